@@ -1,0 +1,58 @@
+"""Masked modelling in every modality: hide part of something, predict it, keep what was learned.
+
+The names below that need torch are imported when first used, so that ``import polymask`` and
+``polymask --help`` stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from polymask.errors import UserError
+from polymask.hookspecs import hookimpl
+from polymask.parts import Part
+from polymask.registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from polymask.wiring import build
+    from polymask.mask import Mask
+    from polymask.protocols import Batch, Request, System, sample_ids
+    from polymask.step import Step
+    from polymask.tokens import Tokens
+
+__version__ = version("polymask")
+
+_LAZY = {
+    "Batch": "polymask.protocols",
+    "Mask": "polymask.mask",
+    "Request": "polymask.protocols",
+    "Step": "polymask.step",
+    "System": "polymask.protocols",
+    "Tokens": "polymask.tokens",
+    "build": "polymask.wiring",
+    "sample_ids": "polymask.protocols",
+}
+
+__all__ = [
+    "Batch",
+    "Mask",
+    "Part",
+    "Registry",
+    "Request",
+    "Step",
+    "System",
+    "Tokens",
+    "UserError",
+    "build",
+    "default_registry",
+    "hookimpl",
+    "sample_ids",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'polymask' has no attribute {name!r}")

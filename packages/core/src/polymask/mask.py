@@ -1,0 +1,171 @@
+"""A mask is data over sites: True (or 1) is hidden, everywhere.
+
+Three verbs are kept apart. A masking *draws* a mask. ``keep``, ``restore``, ``fill`` and
+``invert`` *apply* it. ``mean`` *accounts* for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from polymask.tokens import Tokens
+
+T = TypeVar("T", Tensor, Tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which sites are hidden.
+
+    Args:
+        hidden: ``[B, *sites]`` bool, or float in [0, 1] for a soft mask. Sites are tokens,
+            frequencies, features, weights, loss terms or modalities.
+        visible: visible sites per row when every row has the same number, else None. With it
+            nothing here waits for the device.
+        valid: ``[B, *sites]`` bool, False on padding, which is neither hidden nor visible.
+    """
+
+    hidden: Tensor
+    visible: int | None = None
+    valid: Tensor | None = None
+
+    @property
+    def sites(self) -> int:
+        """Number of sites per row, padding included."""
+        return self.hidden[0].numel()
+
+    @property
+    def count(self) -> int | None:
+        """Hidden sites per row when every row has the same number, else None."""
+        return None if self.visible is None else self.sites - self.visible
+
+    def invert(self) -> Mask:
+        """Hidden and visible exchanged; padding stays neither."""
+        if self.hidden.is_floating_point():
+            hidden = 1 - self.hidden
+        else:
+            hidden = ~self.hidden
+        if self.valid is not None:
+            hidden = hidden & self.valid if hidden.dtype == torch.bool else hidden * self.valid
+        return Mask(hidden, self.count, self.valid)
+
+    def keep(self, x: T) -> T:
+        """The visible sites in their order: ``[B, N, ...] -> [B, K, ...]``.
+
+        Where rows differ in how many sites are visible, K is the largest number and shorter rows
+        are padded; give :class:`Tokens` then, whose ``valid`` tells which are real.
+
+        Raises:
+            ValueError: a tensor with rows of different counts, or a soft mask.
+        """
+        self._hard("keep")
+        if isinstance(x, Tensor):
+            if self.visible is None:
+                raise ValueError("Mask.keep: rows differ in visible sites; keep Tokens, not a tensor")
+            return self._take(x, self._index(), self.visible)
+        if self.visible is None:
+            return self._keep_ragged(x)
+        index, k = self._index(), self.visible
+        return dataclasses.replace(
+            x,
+            values=self._take(x.values, index, k),
+            position=self._take(x.position, index, k),
+            ids=None if x.ids is None else self._take(x.ids, index, k),
+            valid=None if x.valid is None else self._take(x.valid, index, k),
+            grid=None,
+        )
+
+    def restore(self, kept: Tensor, fill: Tensor) -> Tensor:
+        """Undo :meth:`keep`: visible sites back in place, ``fill`` at all others.
+
+        Args:
+            kept: ``[B, K, D]`` as :meth:`keep` returned (or computed from it).
+            fill: anything that broadcasts to ``[B, N, D]``, e.g. one learned mask token.
+
+        Returns:
+            ``[B, N, D]`` of the dtype of ``kept``; gradient reaches both arguments.
+        """
+        self._hard("restore")
+        rows, dim = self.hidden.shape[0], kept.shape[-1]
+        base = fill.to(kept.dtype).expand(rows, self.sites, dim).reshape(rows * self.sites, dim)
+        if self.visible is None:
+            order, real = self._order(kept.shape[1])
+            index, source = (order + self._rows())[real], kept[real]
+        else:
+            index, source = self._index(), kept.reshape(-1, dim)
+        return base.index_copy(0, index, source).view(rows, self.sites, dim)
+
+    def fill(self, x: Tensor, value: Tensor) -> Tensor:
+        """``value`` at hidden sites, ``x`` elsewhere: ``[B, *sites, ...]`` of the dtype of ``x``.
+
+        A selection, not a blend, so that NaN under a hard mask stays hidden. A soft mask blends.
+        """
+        hidden = self.hidden.reshape(self.hidden.shape + (1,) * (x.dim() - self.hidden.dim()))
+        value = value.to(x.dtype)
+        if hidden.dtype == torch.bool:
+            return torch.where(hidden, value, x)
+        return torch.lerp(x, value.expand_as(x), hidden.to(x.dtype).expand_as(x))
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """Mean of a loss over the hidden sites of the whole batch, in float32.
+
+        Args:
+            loss: ``[B, *sites]``, one number per site.
+
+        Returns:
+            Scalar; 0 when nothing is hidden. Visible sites get a gradient of exactly 0, and
+            NaN there does not spread.
+        """
+        weight = self.hidden.float()
+        total = torch.where(weight > 0, loss.float() * weight, 0.0).sum()
+        count = weight.sum()
+        return total / torch.where(count > 0, count, 1.0)
+
+    # ------------------------------------------------------------------ inside
+
+    def _hard(self, verb: str) -> None:
+        if self.hidden.dtype != torch.bool:
+            raise ValueError(f"Mask.{verb} needs a mask of bool; this one is soft ({self.hidden.dtype})")
+
+    def _seen(self) -> Tensor:
+        seen = ~self.hidden.flatten(1)
+        return seen if self.valid is None else seen & self.valid.flatten(1)
+
+    def _rows(self) -> Tensor:
+        return torch.arange(self.hidden.shape[0], device=self.hidden.device)[:, None] * self.sites
+
+    def _index(self) -> Tensor:
+        """Flat indices of visible sites. The size is known, so the device is not waited for."""
+        assert self.visible is not None
+        size = self.hidden.shape[0] * self.visible
+        return torch.nonzero_static(self._seen().flatten(), size=size)[:, 0]
+
+    def _take(self, x: Tensor, index: Tensor, k: int) -> Tensor:
+        # index_select of rows: several times faster than gather with an expanded index, same bits
+        flat = x.reshape(x.shape[0] * self.sites, -1).index_select(0, index)
+        return flat.view(x.shape[0], k, *x.shape[2:])
+
+    def _order(self, k: int | None = None) -> tuple[Tensor, Tensor]:
+        seen = self._seen()
+        count = seen.sum(dim=1)
+        k = int(count.max()) if k is None else k
+        order = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+        return order, torch.arange(k, device=order.device) < count[:, None]
+
+    def _keep_ragged(self, x: Tokens) -> Tokens:
+        order, real = self._order()
+        index = (order + self._rows()).flatten()
+        k = order.shape[1]
+        return dataclasses.replace(
+            x,
+            values=self._take(x.values, index, k),
+            position=self._take(x.position, index, k),
+            ids=None if x.ids is None else self._take(x.ids, index, k),
+            valid=real,
+            grid=None,
+        )

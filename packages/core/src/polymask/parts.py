@@ -1,0 +1,89 @@
+"""Declarations: what a plugin says about a part before anything heavy is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+KINDS = ("systems", "maskings", "targets", "encoders", "tokenizers", "objectives", "datasets")
+"""Every kind of part, in the order ``polymask list`` prints them."""
+
+SLOTS = MappingProxyType(
+    {
+        "tokenizer": "tokenizers",
+        "encoder": "encoders",
+        "masking": "maskings",
+        "target": "targets",
+        "objective": "objectives",
+        "score": "targets",
+    }
+)
+"""Constructor parameters that take a part, and the kind of that part.
+
+A system (or a part made of parts) that has a parameter of such a name gets it built by name:
+``--masking core/block --masking.ratio 0.5``. A parameter may carry a prefix: ``second_masking``.
+"""
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def slot_kind(parameter: str) -> str | None:
+    """Kind of the part that a constructor parameter takes, or None when it is a plain option."""
+    return SLOTS.get(parameter.rpartition("_")[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A declaration: a name and where to import the thing it names. Holds strings only.
+
+    Args:
+        name: lower case, digits and hyphens; users see ``<plugin>/<name>``.
+        target: ``"package.module:Class"``, imported when the part is first used.
+        summary: one line for ``polymask list``.
+        paper: citation or link, where there is one.
+        modality: ``"image"``, ``"audio"``, ... or ``"any"``.
+        defaults: options that differ from the constructor's defaults, slots included, with
+            dotted keys (``{"masking": "core/random", "masking.ratio": 0.6}``).
+        presets: named groups of options on top of ``defaults``, chosen with ``--preset``.
+        needs: what to install when the import fails, e.g. ``"pip install polymask-audio[codec]"``.
+        tags: properties the conformance suite goes by (see ``polymask.testing``).
+    """
+
+    name: str
+    target: str
+    summary: str
+    paper: str = ""
+    modality: str = "any"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    needs: str = ""
+    tags: frozenset[str] = frozenset()
+    plugin: str = ""
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("name", "target", "summary"):
+            if not isinstance(getattr(self, key), str) or not getattr(self, key):
+                raise TypeError(f"Part.{key} must be a non-empty string, got {getattr(self, key)!r}")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens"
+            )
+        if not _TARGET.fullmatch(self.target):
+            raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
+        object.__setattr__(self, "tags", frozenset(self.tags))
+        object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
+        object.__setattr__(
+            self,
+            "presets",
+            MappingProxyType({name: MappingProxyType(dict(p)) for name, p in self.presets.items()}),
+        )
+
+    @property
+    def full_name(self) -> str:
+        """``<plugin>/<name>``, unique among parts of one kind."""
+        return f"{self.plugin}/{self.name}"

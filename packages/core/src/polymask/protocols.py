@@ -1,0 +1,184 @@
+"""What each kind of part must do. Protocols, so that parts need no base class of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from polymask.mask import Mask
+from polymask.step import Step
+from polymask.tokens import Tokens
+
+Batch: TypeAlias = dict[str, Tensor]
+"""Tensors by view or modality; ``"id"`` is int64 ``[B]``, each sample's place in its data set."""
+
+
+def sample_ids(batch: Mapping[str, Tensor]) -> Tensor:
+    """``batch["id"]``, or 0..B-1 where a loop of one's own gives none."""
+    if "id" in batch:
+        return batch["id"]
+    first = next(iter(batch.values()))
+    return torch.arange(len(first), device=first.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a masking is asked for.
+
+    Args:
+        ids: int64 ``[B]`` sample ids; masks are drawn on their device.
+        sites: number of sites per sample.
+        step: the only source of time and chance.
+        grid: lengths of the axes when the sites fill a grid in row-major order.
+        valid: bool ``[B, sites]``, False on padding, which must stay visible and uncounted.
+        score: float ``[B, sites]``, evidence a system computed: the higher, the sooner hidden.
+        position: ``[B, sites, P]`` where sites lie, for clouds and other sets without a grid.
+        stream: tells apart several draws of one step.
+    """
+
+    ids: Tensor
+    sites: int
+    step: Step
+    grid: tuple[int, ...] | None = None
+    valid: Tensor | None = None
+    score: Tensor | None = None
+    position: Tensor | None = None
+    stream: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tokens,
+        batch: Mapping[str, Tensor],
+        step: Step,
+        score: Tensor | None = None,
+        stream: int = 0,
+    ) -> Request:
+        """A request for one mask over the tokens of a batch."""
+        return cls(
+            ids=sample_ids(batch),
+            sites=tokens.shape[1],
+            step=step,
+            grid=tokens.grid,
+            valid=tokens.valid,
+            score=score,
+            position=tokens.position,
+            stream=stream,
+        )
+
+
+@runtime_checkable
+class Masking(Protocol):
+    """Draws a mask. Every draw comes from ``request.step``; global generators stay untouched."""
+
+    def __call__(self, request: Request) -> Mask: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Cuts one entry of a batch into tokens of raw content.
+
+    It embeds nothing, so that hidden tokens cost nothing: the encoder's ``embed`` does that to
+    those it is given. ``provides`` holds what later parts may take as constructor arguments,
+    by name: at least ``in_dim`` (width of ``Tokens.values``), and ``grid`` where there is one.
+    A tokenizer that can be undone has ``inverse(values [B, N, C]) -> [B, ...]``.
+    """
+
+    key: str
+
+    @property
+    def provides(self) -> dict[str, Any]: ...
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Tokens: ...
+
+
+class Encoder(Protocol):
+    """Encodes the tokens it is given. It draws no mask and sees none.
+
+    Attributes:
+        dim: width of embedded tokens and of the output of a plain encoder.
+        out_dim: width of the output (differs from ``dim`` in hierarchical encoders).
+        prefix: how many tokens of no place (class, registers) lead the output.
+        downsample: input tokens per output token along each axis of the grid; 1 in a plain one.
+        needs_grid: True when only the whole grid can be encoded (windows, convolutions): a
+            system may substitute hidden tokens then, but not leave them out.
+    """
+
+    dim: int
+    out_dim: int
+    prefix: int
+    downsample: int
+    needs_grid: bool
+
+    def embed(self, values: Tensor) -> Tensor:
+        """``[B, K, in_dim] -> [B, K, dim]``, each token on its own, without position."""
+
+    def __call__(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, K, dim]`` and ``[B, K, P] -> [B, prefix + K', out_dim]``."""
+
+
+class Target(Protocol):
+    """What is to be predicted at each token: a function of the unmasked input, no gradient.
+
+    ``dim`` is the width of the answer. A target that a prediction can be turned back from has
+    ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used.
+    """
+
+    dim: int
+
+    def __call__(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        """``[B, N, dim]``."""
+
+
+class Objective(Protocol):
+    """Scores a prediction with one number, in float32."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
+        """``[B, N, D]`` each; with a mask only hidden sites count, without one all that are given."""
+
+
+class System(nn.Module):
+    """One published system: what is hidden, what is predicted, how it is scored.
+
+    A plain module that works in anybody's loop::
+
+        loss = sum(system(batch, Step(i, total, seed)).values())
+        loss.backward()
+        system.after_backward(step)
+        optimizer.step()
+        system.after_step(step)
+    """
+
+    unused: ClassVar[Mapping[str, str]] = {}
+    """Names of trainable parameters that get no gradient, and why."""
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Weighted losses by name; their sum is minimised."""
+        raise NotImplementedError
+
+    def encode(self, batch: Batch) -> Tokens:
+        """Features of the unmasked input."""
+        raise NotImplementedError
+
+    def after_backward(self, step: Step) -> None:
+        """Called when gradients are complete, before the optimiser moves."""
+
+    def after_step(self, step: Step) -> None:
+        """Called when the optimiser has moved: EMA teachers follow here."""
+
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Columns of a picture table, by caption: ``[B, ...]`` each, in the units of the data."""
+        return {}
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+        """Masks that ``forward`` would draw now, by view; for ``look`` and ``report``."""
+        return {}
+
+    @classmethod
+    def tiny(cls, **slots: Any) -> System:
+        """A system of a few thousand parameters for tests, with any slot replaced."""
+        raise NotImplementedError

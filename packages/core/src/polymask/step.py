@@ -1,0 +1,71 @@
+"""Time and chance: the only carrier of either.
+
+Randomness is a pure function of (seed, step, sample, stream, site), computed with a 64-bit
+mixing function (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
+2014, the finaliser of SplitMix64). The same sample at the same step draws the same mask on any
+device, in any batch, on any number of processes, before and after a resume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands.
+
+    Args:
+        index: optimiser steps done so far, from 0.
+        total: optimiser steps of the whole run; curricula are functions of ``progress``.
+        seed: seed of the run.
+    """
+
+    index: int = 0
+    total: int = 1
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return min(self.index / max(self.total, 1), 1.0)
+
+    def bits(self, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
+        """Random 64-bit integers.
+
+        Args:
+            ids: sample ids, int64 ``[B]``; the result is on their device.
+            sites: how many numbers each sample needs.
+            stream: tells apart draws of one step (several views, several maskings).
+
+        Returns:
+            int64 ``[B, sites]``, uniform over all 64-bit patterns.
+        """
+        key = torch.zeros_like(ids)
+        for word in (self.seed, self.index, stream):
+            key = _mix(key + (word + 1) * torch.full_like(ids, _GAMMA))
+        key = _mix(key ^ _mix((ids + 1) * _GAMMA))
+        site = torch.arange(1, sites + 1, device=ids.device) * _GAMMA
+        return _mix(key[:, None] + site)
+
+    def noise(self, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1): float32 ``[B, sites]``; arguments as :meth:`bits`."""
+        return _shift(self.bits(ids, sites, stream), 40).float() * 2.0**-24
+
+
+def _shift(x: Tensor, k: int) -> Tensor:
+    """Logical right shift; torch shifts int64 arithmetically."""
+    return (x >> k) & ((1 << (64 - k)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)

@@ -1,0 +1,152 @@
+"""Turns names and options into a system, filling in what one part knows about the next.
+
+Options are nested by slot: ``{"masking": {"name": "core/block", "ratio": 0.5}, "decoder_dim": 64}``;
+dotted keys mean the same. Facts flow along data -> tokenizer -> the rest: a constructor argument
+that nobody set takes the fact of the same name (``size``, ``channels``, ``in_dim``, ``grid``), so
+that an encoder fits its tokenizer without being told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from polymask.errors import UserError
+from polymask.parts import Part, slot_kind
+from polymask.protocols import System
+from polymask.registry import Registry, default_registry
+
+Options = dict[str, Any]
+
+
+def build(
+    system: str,
+    /,
+    preset: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+    **options: Any,
+) -> System:
+    """Build a system by name.
+
+    Args:
+        system: ``"vision/mae"``, or ``"mae"`` where that is unique.
+        preset: named group of options of the system, e.g. ``"small"``.
+        facts: what is known about the data, e.g. ``{"size": (28, 28), "channels": 1}``.
+        registry: where to look names up; the installed plugins by default.
+        options: constructor options; slots by name (``masking="core/block"``), by instance, or
+            as mappings with a ``name``; dotted keys in a ``**{"masking.ratio": 0.5}``.
+
+    Raises:
+        UserError: unknown names or options, or values a constructor refuses.
+    """
+    registry = registry or default_registry()
+    part = registry.find("systems", system)
+    merged = layer(preset_options(part, preset, registry), nest(options))
+    training = trainer_options()
+    merged = {key: value for key, value in merged.items() if key not in training}
+    built = construct(part, merged, dict(facts or {}), registry)
+    assert isinstance(built, System)
+    return built
+
+
+def trainer_options() -> frozenset[str]:
+    """Names in presets that configure training or data, not the system."""
+    from polymask.training.options import names
+
+    return names() | {"data"}
+
+
+def preset_options(part: Part, preset: str | None, registry: Registry) -> Options:
+    """A part's defaults, with a preset laid over them.
+
+    Raises:
+        UserError: the part has no such preset.
+    """
+    options = nest(part.defaults)
+    if preset is None:
+        return options
+    presets = {**getattr(registry.load(part), "presets", {}), **part.presets}
+    if preset not in presets:
+        raise UserError(
+            f"{part.full_name} has no preset {preset!r}; it has {', '.join(sorted(presets)) or 'none'}"
+        )
+    return layer(options, nest(presets[preset]))
+
+
+def nest(options: Mapping[str, Any]) -> Options:
+    """Dotted keys made nested, names of slots made mappings: the one form used from here on."""
+    result: Options = {}
+    for key, value in options.items():
+        head, _, rest = key.partition(".")
+        if rest:
+            result[head] = layer(result.get(head, {}), nest({rest: value}))
+        elif slot_kind(key) and isinstance(value, str):
+            result[key] = layer(result.get(key, {}), {"name": value})
+        elif isinstance(value, Mapping):
+            result[key] = layer(result.get(key, {}), nest(value))
+        else:
+            result[key] = value
+    return result
+
+
+def layer(below: Any, above: Any) -> Any:
+    """``above`` laid over ``below``; another name in a slot drops the options of the first."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    if "name" in above and above["name"] != below.get("name", above["name"]):
+        return dict(above)
+    return {**below, **{key: layer(below.get(key), value) for key, value in above.items()}}
+
+
+def slots_of(cls: type) -> dict[str, str]:
+    """Constructor parameters that take parts, with the kind each takes, in build order."""
+    names = [name for name in _parameters(cls) if slot_kind(name)]
+    order = ("tokenizers", "encoders", "targets", "maskings", "objectives")
+    return {n: k for k in order for n in names if slot_kind(n) == k}
+
+
+def construct(part: Part, options: Options, facts: dict[str, Any], registry: Registry) -> Any:
+    """Build a part: its slots first, then itself, facts filling what nobody set."""
+    cls = registry.load(part)
+    parameters = _parameters(cls)
+    arguments: dict[str, Any] = {}
+    for name, kind in slots_of(cls).items():
+        given = options.get(name)
+        if isinstance(given, Mapping):
+            given = dict(given)
+            if "name" not in given:
+                raise UserError(f"{part.full_name}: which {name}? give --{name} NAME beside its options")
+            child = registry.find(kind, given.pop("name"))
+            given = layer(nest(child.defaults), given)
+            given = construct(child, given, facts, registry)
+            facts.update(getattr(given, "provides", {}))
+        elif given is None and parameters[name].default is inspect.Parameter.empty:
+            raise UserError(f"{part.full_name} needs a {name}: give --{name} NAME")
+        arguments[name] = given
+    for key, value in options.items():
+        if key in arguments:
+            continue
+        if key not in parameters:
+            close = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(
+                f"{part.full_name} has no option {key!r}; {hint}it has {', '.join(parameters) or 'none'}"
+            )
+        arguments[key] = value
+    for key in parameters:
+        if key not in arguments and key in facts:
+            arguments[key] = facts[key]
+    try:
+        return cls(**arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{part.full_name}: {error}") from error
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(cls).parameters
+    return {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}

@@ -1,0 +1,98 @@
+"""Light Transformers that turn the encoding of visible tokens into predictions at hidden ones."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from polymask import Mask, UserError
+from polymask_vision.positions import SinCos
+
+
+_norm = functools.partial(nn.LayerNorm, eps=1e-6)
+
+
+class LightDecoder(nn.Module):
+    """The decoder of MAE (He et al. 2021): one learned mask token, fixed positions, few blocks.
+
+    The last block asks only for hidden tokens, and so does the head: what a visible token would
+    be there is never used. The result is the same to rounding.
+
+    Args:
+        in_dim: width of the encoder's output.
+        out_dim: width of the prediction.
+        prefix: tokens of no place that lead the encoder's output; they are decoded along.
+        grid: lengths of the token axes, or None for free coordinates.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        prefix: int,
+        grid: tuple[int, ...] | None,
+        dim: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise UserError(f"the decoder needs at least one block, got depth {depth}")
+        if dim % heads:
+            raise UserError(f"decoder width {dim} is not divisible by {heads} heads")
+        self.prefix = prefix
+        self.embed = nn.Linear(in_dim, dim)
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        self.positions = SinCos(dim, grid)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)
+        )
+        self.norm = _norm(dim)
+        self.head = nn.Linear(dim, out_dim)
+        nn.init.normal_(self.mask_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, encoded: Tensor, mask: Mask, position: Tensor) -> Tensor:
+        """Predict at hidden sites.
+
+        Args:
+            encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens.
+            mask: which of the N sites are hidden, the same number in every row.
+            position: ``[B, N, P]`` of all sites.
+
+        Returns:
+            ``[B, N - K, out_dim]``, hidden sites in their order.
+        """
+        x = self.embed(encoded)
+        lead, seen = x[:, : self.prefix], x[:, self.prefix :]
+        full = mask.restore(seen, self.mask_token) + self.positions(position).to(x.dtype)
+        x = torch.cat([lead, full], dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        hidden = mask.invert().keep(x[:, self.prefix :])
+        return self.head(self.norm(_attend(self.blocks[-1], hidden, x)))
+
+
+def _attend(block: nn.Module, query: Tensor, context: Tensor) -> Tensor:
+    """A timm ``Block`` evaluated at ``query``, some of the tokens of ``context``."""
+    attn = block.attn
+    b, m, d = query.shape
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    q = F.linear(block.norm1(query), weight[:d], bias[:d])
+    kv = F.linear(block.norm1(context), weight[d:], bias[d:])
+    q = q.view(b, m, attn.num_heads, -1).transpose(1, 2)
+    k, v = kv.view(b, -1, 2, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, m, d)
+    query = query + attn.proj(mixed)
+    return query + block.mlp(block.norm2(query))

@@ -1,0 +1,203 @@
+"""timm's encoders, run on the tokens they are given."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import timm.models
+import torch
+from torch import Tensor, nn
+
+from polymask import UserError
+from polymask_vision.positions import grid_index, sincos
+
+
+class _TokenEmbed(nn.Module):
+    """Stands where timm puts its patch convolution: the same weights as a linear map of one token."""
+
+    def __init__(
+        self,
+        img_size: Any = None,
+        patch_size: Any = None,
+        in_chans: Any = None,
+        embed_dim: int = 768,
+        norm_layer: Any = None,
+        *,
+        in_dim: int,
+        grid: tuple[int, int],
+        **unused: Any,
+    ) -> None:
+        super().__init__()
+        self.grid_size, self.num_patches = grid, grid[0] * grid[1]
+        self.patch_size = (1, 1)
+        self.proj = nn.Linear(in_dim, embed_dim)
+        self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+class ViT(nn.Module):
+    """timm's Vision Transformer (Dosovitskiy et al. 2020) on any subset of tokens.
+
+    Args:
+        in_dim: numbers per token, from the tokenizer.
+        grid: token rows and columns, from the tokenizer.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
+        class_token: lead the sequence with a class token (it has no position).
+        positions: ``"sincos"`` fixed (MAE), ``"learned"``, or ``"none"``.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+        layer_scale: initial value of LayerScale, or None for none.
+    """
+
+    downsample = 1
+    needs_grid = False
+
+    def __init__(
+        self,
+        *,
+        in_dim: int = 768,
+        grid: tuple[int, int] = (14, 14),
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        class_token: bool = True,
+        positions: Literal["sincos", "learned", "none"] = "sincos",
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise UserError(f"encoder width {dim} is not divisible by {heads} heads")
+        self.dim = self.out_dim = dim
+        self.grid, self.positions, self.prefix = tuple(grid), positions, int(class_token)
+        self.vit = timm.models.VisionTransformer(
+            img_size=tuple(grid),
+            patch_size=1,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=mlp_ratio,
+            num_classes=0,
+            global_pool="token" if class_token else "avg",
+            fc_norm=False,
+            class_token=class_token,
+            no_embed_class=True,
+            pos_embed="none" if positions == "none" else "learn",
+            drop_path_rate=drop_path,
+            init_values=layer_scale,
+            embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
+        )
+        if positions == "sincos":
+            table = sincos(torch.cartesian_prod(*(torch.arange(float(n)) for n in grid)), dim)
+            self.vit.pos_embed = nn.Parameter(table[None], requires_grad=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """MAE's: xavier for linear maps, biases 0, class token normal(0.02)."""
+        for module in self.vit.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.vit.cls_token is not None:
+            nn.init.normal_(self.vit.cls_token, std=0.02)
+
+    def embed(self, values: Tensor) -> Tensor:
+        """``[B, K, in_dim] -> [B, K, dim]``."""
+        embedded: Tensor = self.vit.patch_embed(values)
+        return embedded
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, K, dim]`` at grid positions ``[B, K, 2]`` to ``[B, prefix + K, dim]``."""
+        b, k = x.shape[:2]
+        if self.positions != "none":
+            table = self.vit.pos_embed[0]
+            if k == len(table):
+                x = x + table
+            else:
+                index = grid_index(position, self.grid).flatten()
+                x = x + table.index_select(0, index).view(b, k, -1)
+        attend = None
+        if self.prefix:
+            x = torch.cat([self.vit.cls_token.expand(b, -1, -1), x], dim=1)
+        if valid is not None:
+            real = torch.cat([valid.new_ones(b, self.prefix), valid], dim=1)
+            attend = real[:, None, None, :]
+        for block in self.vit.blocks:
+            x = block(x, attn_mask=attend)
+        x = self.vit.norm(x)
+        return x
+
+
+class Swin(nn.Module):
+    """timm's Swin Transformer (Liu et al. 2021): hierarchical, so it needs the whole grid.
+
+    Args:
+        in_dim: numbers per token, from the tokenizer.
+        grid: token rows and columns, from the tokenizer; each divisible by 2 per stage after
+            the first.
+        dim: width of the first stage; it doubles at each further stage.
+        depths: blocks per stage.
+        heads: attention heads per stage.
+        window: side of the attention window in tokens.
+        drop_path: stochastic depth rate of the last block.
+    """
+
+    needs_grid = True
+    prefix = 0
+
+    def __init__(
+        self,
+        *,
+        in_dim: int = 48,
+        grid: tuple[int, int] = (48, 48),
+        dim: int = 128,
+        depths: tuple[int, ...] = (2, 2, 18, 2),
+        heads: tuple[int, ...] = (4, 8, 16, 32),
+        window: int = 6,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(heads):
+            raise UserError(f"Swin: {len(depths)} depths but {len(heads)} heads, give one of each per stage")
+        self.downsample = 2 ** (len(depths) - 1)
+        if any(n % self.downsample for n in grid):
+            raise UserError(
+                f"Swin with {len(depths)} stages halves the token grid {len(depths) - 1} times: "
+                f"{tuple(grid)} is not divisible by {self.downsample}; use smaller patches or fewer stages"
+            )
+        self.grid, self.dim, self.out_dim = tuple(grid), dim, dim * self.downsample
+        self.swin = timm.models.SwinTransformer(
+            img_size=tuple(grid),
+            patch_size=1,
+            embed_dim=dim,
+            depths=tuple(depths),
+            num_heads=tuple(heads),
+            window_size=window,
+            num_classes=0,
+            drop_path_rate=drop_path,
+            embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
+        )
+
+    def embed(self, values: Tensor) -> Tensor:
+        """``[B, N, in_dim] -> [B, N, dim]``, with Swin's norm after embedding."""
+        embedded: Tensor = self.swin.patch_embed(values)
+        return embedded
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, N, dim]`` over the whole grid to ``[B, N / downsample**2, out_dim]``.
+
+        Raises:
+            ValueError: only part of the grid, or padding.
+        """
+        if x.shape[1] != self.grid[0] * self.grid[1] or valid is not None:
+            raise ValueError(f"Swin encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
+        x = x.view(-1, *self.grid, self.dim)
+        x = self.swin.norm(self.swin.layers(x))
+        return x.flatten(1, 2)

@@ -1,0 +1,76 @@
+"""Images as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask import Tokens, UserError
+
+
+class Patches(nn.Module):
+    """Non-overlapping square patches of raw pixels, in row-major order.
+
+    A token is ``patch_size * patch_size * channels`` numbers in the order row, column, channel
+    (He et al. 2021, MAE). Nothing is embedded here.
+
+    Args:
+        size: image height and width in pixels, or one number for both.
+        channels: image channels.
+        patch_size: side of a patch in pixels; must divide height and width.
+    """
+
+    key = "image"
+
+    def __init__(
+        self, *, size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16
+    ) -> None:
+        super().__init__()
+        height, width = (size, size) if isinstance(size, int) else size
+        if height % patch_size or width % patch_size:
+            raise UserError(
+                f"patches of {patch_size} pixels do not tile images of {height} x {width}: choose a "
+                "--tokenizer.patch_size that divides both, or another image size (--data.size)"
+            )
+        self.channels, self.patch_size = channels, patch_size
+        self.size, self.grid = (height, width), (height // patch_size, width // patch_size)
+        axes = [torch.arange(n, dtype=torch.float32) for n in self.grid]
+        position = torch.cartesian_prod(*axes)
+        self.register_buffer("position", position, persistent=False)
+        self.position: Tensor
+
+    @property
+    def provides(self) -> dict[str, Any]:
+        """``in_dim``, ``grid``, ``patch_size``, ``channels`` and ``size`` for the parts that follow."""
+        return {
+            "in_dim": self.patch_size**2 * self.channels,
+            "grid": self.grid,
+            "patch_size": self.patch_size,
+            "channels": self.channels,
+            "size": self.size,
+        }
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tokens:
+        """``batch["image"]`` float ``[B, C, H, W]`` to tokens ``[B, N, p * p * C]``.
+
+        Raises:
+            ValueError: images of another shape than this tokenizer was made for.
+        """
+        image = batch[self.key]
+        b, (h, w), p = image.shape[0], self.grid, self.patch_size
+        if image.shape[1:] != (self.channels, *self.size):
+            raise ValueError(
+                f"expected images [B, {self.channels}, {self.size[0]}, {self.size[1]}], "
+                f"got {list(image.shape)}"
+            )
+        patches = image.reshape(b, self.channels, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
+        return Tokens(patches.reshape(b, h * w, -1), self.position.expand(b, -1, -1), self.grid)
+
+    def inverse(self, values: Tensor) -> Tensor:
+        """Tokens ``[B, N, p * p * C]`` back to images ``[B, C, H, W]``."""
+        b, (h, w), p = values.shape[0], self.grid, self.patch_size
+        patches = values.reshape(b, h, w, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
+        return patches.reshape(b, self.channels, h * p, w * p)
