@@ -41,8 +41,8 @@ class Mask:
 
     @property
     def count(self) -> int | None:
-        """Hidden sites per row when every row has the same number, else None."""
-        return None if self.visible is None else self.sites - self.visible
+        """Hidden sites per row when every row has the same number and none is padded, else None."""
+        return None if self.visible is None or self.valid is not None else self.sites - self.visible
 
     def invert(self) -> Mask:
         """Hidden and visible exchanged; padding stays neither."""
@@ -112,7 +112,7 @@ class Mask:
         return torch.lerp(x, value.expand_as(x), hidden.to(x.dtype).expand_as(x))
 
     def mean(self, loss: Tensor) -> Tensor:
-        """Mean of a loss over the hidden sites of the whole batch, in float32.
+        """Mean of a loss over the hidden sites of the whole batch, in float32 (float64 stays).
 
         Args:
             loss: ``[B, *sites]``, one number per site.
@@ -120,9 +120,15 @@ class Mask:
         Returns:
             Scalar; 0 when nothing is hidden. Visible sites get a gradient of exactly 0, and
             NaN there does not spread.
+
+        Raises:
+            ValueError: the loss has another shape than the mask.
         """
-        weight = self.hidden.float()
-        total = torch.where(weight > 0, loss.float() * weight, 0.0).sum()
+        if loss.shape != self.hidden.shape:
+            raise ValueError(f"Mask.mean: the loss is {list(loss.shape)}, the mask {list(self.hidden.shape)}")
+        dtype = torch.promote_types(loss.dtype, torch.float32)
+        weight = self.hidden.to(dtype)
+        total = (torch.where(weight > 0, loss.to(dtype), 0.0) * weight).sum()
         count = weight.sum()
         return total / torch.where(count > 0, count, 1.0)
 
@@ -146,6 +152,8 @@ class Mask:
         return torch.nonzero_static(self._seen().flatten(), size=size)[:, 0]
 
     def _take(self, x: Tensor, index: Tensor, k: int) -> Tensor:
+        if x.shape[1] != self.sites:
+            raise ValueError(f"Mask.keep: {x.shape[1]} sites in {list(x.shape)}, the mask has {self.sites}")
         # index_select of rows: several times faster than gather with an expanded index, same bits
         flat = x.reshape(x.shape[0] * self.sites, -1).index_select(0, index)
         return flat.view(x.shape[0], k, *x.shape[2:])

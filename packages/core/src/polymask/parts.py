@@ -75,13 +75,20 @@ class Part:
             )
         if not _TARGET.fullmatch(self.target):
             raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
+        if isinstance(self.tags, str):
+            raise TypeError(f"Part {self.name!r}: tags is one string, {self.tags!r}; give a set of strings")
+        self._mapping("defaults", self.defaults)
+        self._mapping("presets", self.presets)
+        for name, options in self.presets.items():
+            self._mapping(f"preset {name!r}", options)
+        presets = {name: MappingProxyType(dict(options)) for name, options in self.presets.items()}
         object.__setattr__(self, "tags", frozenset(self.tags))
         object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
-        object.__setattr__(
-            self,
-            "presets",
-            MappingProxyType({name: MappingProxyType(dict(p)) for name, p in self.presets.items()}),
-        )
+        object.__setattr__(self, "presets", MappingProxyType(presets))
+
+    def _mapping(self, what: str, value: object) -> None:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"Part {self.name!r}: {what} must map option names to values, got {value!r}")
 
     @property
     def full_name(self) -> str:

@@ -86,6 +86,8 @@ class Tokenizer(Protocol):
     those it is given. ``provides`` holds what later parts may take as constructor arguments,
     by name: at least ``in_dim`` (width of ``Tokens.values``), and ``grid`` where there is one.
     A tokenizer that can be undone has ``inverse(values [B, N, C]) -> [B, ...]``.
+    ``example`` makes random input of the right shape, with rows of several lengths where lengths
+    may differ, so that whatever is built on this tokenizer can be tried without data.
     """
 
     key: str
@@ -94,6 +96,9 @@ class Tokenizer(Protocol):
     def provides(self) -> dict[str, Any]: ...
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tokens: ...
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        """``n`` random samples, the same for the same seed, global generators untouched."""
 
 
 class Encoder(Protocol):
@@ -144,6 +149,9 @@ class Objective(Protocol):
 class System(nn.Module):
     """One published system: what is hidden, what is predicted, how it is scored.
 
+    A class attribute ``presets`` names groups of options: ``"paper"`` and ``"small"``, and
+    ``"tiny"``, which builds in milliseconds and is what :mod:`polymask.testing` tests.
+
     A plain module that works in anybody's loop::
 
         loss = sum(system(batch, Step(i, total, seed)).values())
@@ -177,8 +185,3 @@ class System(nn.Module):
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         """Masks that ``forward`` would draw now, by view; for ``look`` and ``report``."""
         return {}
-
-    @classmethod
-    def tiny(cls, **slots: Any) -> System:
-        """A system of a few thousand parameters for tests, with any slot replaced."""
-        raise NotImplementedError

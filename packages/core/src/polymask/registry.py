@@ -8,16 +8,18 @@ loaded on its own, in a fixed order, and whatever goes wrong becomes a record th
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import dataclasses
 import difflib
 import functools
 import importlib
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
 from typing import Any, Literal
 
 import pluggy
@@ -26,7 +28,9 @@ from polymask import hookspecs
 from polymask.errors import UserError
 from polymask.parts import KINDS, Part
 
-HEAVY = ("torch", "timm", "torchaudio", "torchvision", "transformers", "lightning")
+HEAVY = frozenset(
+    {"torch", "timm", "torchaudio", "torchvision", "transformers", "lightning", "matplotlib", "sklearn"}
+)
 """Modules that a plugin module must not import: they would slow down ``polymask --help``."""
 
 Status = Literal["ok", "disabled", "conflict", "broken"]
@@ -75,64 +79,78 @@ class Registry:
         self._parts: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
         self.plugins: list[PluginRecord] = []
         found = entry_points(group=hookspecs.GROUP) if entries is None else entries
-        for entry in sorted(found, key=lambda e: (e.name, e.dist.name if e.dist else "")):
-            dist, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
-            self._load(PluginRecord(entry.name, dist, version, entry.value), entry.load)
+        for entry in sorted(found, key=lambda entry: (entry.name, *_source(entry))):
+            self._load(PluginRecord(entry.name, *_source(entry), entry.value), entry.load)
 
-    def add(self, name: str, module: ModuleType) -> PluginRecord:
-        """Register a module that no entry point names (a notebook's own plugin, a test's)."""
-        record = PluginRecord(name, "", "", getattr(module, "__name__", name))
-        self._load(record, lambda: module)
+    def add(self, name: str, plugin: object) -> PluginRecord:
+        """Register a module that no entry point names: a notebook's own plugin, a test's.
+
+        The same name again replaces what was added before, so that a cell can be run twice.
+
+        Returns:
+            The record; its ``status`` and ``error`` say whether and why it failed.
+        """
+        for record in [p for p in self.plugins if p.name == name and not p.distribution]:
+            self.plugins.remove(record)
+            self._drop(name)
+        record = PluginRecord(name, "", "", getattr(plugin, "__name__", name))
+        self._load(record, lambda: plugin)
         return record
 
     # ---------------------------------------------------------------- loading
 
-    def _load(self, record: PluginRecord, load: Callable[[], ModuleType]) -> None:
+    def _load(self, record: PluginRecord, load: Callable[[], object]) -> None:
+        taken = [p for p in self.plugins if p.name == record.name and p.status in ("ok", "broken")]
         self.plugins.append(record)
-        owner = next((p for p in self.plugins[:-1] if p.name == record.name and p.status == "ok"), None)
         if record.name in self._deny or (self._allow is not None and record.name not in self._allow):
             record.status = "disabled"
+            record.error = "by POLYMASK_DISABLE" if record.name in self._deny else "not in POLYMASK_PLUGINS"
             return
-        if owner is not None:
-            self._fail(
-                record,
-                ValueError(f"the plugin name {record.name!r} is taken by {owner.source or owner.module}"),
-                "conflict",
-            )
+        if taken:
+            owner = taken[0].source or taken[0].module
+            error = ValueError(f"the plugin name {record.name!r} is taken by {owner}; uninstall one of the two")
+            self._fail(record, error, "conflict")
             return
-        light = {name for name in HEAVY if name in sys.modules}
         try:
-            module = load()
-            heavy = sorted(name for name in HEAVY if name in sys.modules and name not in light)
+            with _heavy_imports() as heavy:
+                plugin = load()
             if heavy:
                 raise ImportError(
-                    f"importing {record.module} imports {', '.join(heavy)}: declare parts as strings "
-                    "and import the rest in the module their target names"
+                    f"importing {record.module} imports {', '.join(sorted(heavy))}: declare parts as "
+                    "strings and import the rest in the module their target names"
                 )
-            _check_api(getattr(module, "POLYMASK_API", None))
-            self._manager.register(module, record.name)
-            parts = self._declared(module, record)
+            _check_api(getattr(plugin, "POLYMASK_API", None))
+            self._manager.register(plugin, record.name)
+            parts = self._declared(plugin, record)
         # A plugin may call sys.exit or fail in ways of its own: it must not take others with it.
         except (Exception, SystemExit) as error:
-            if self._manager.has_plugin(record.name):
-                self._manager.unregister(name=record.name)
+            self._drop(record.name)
             self._fail(record, error, "broken")
             return
         for part in parts:
             self._parts[part.kind][part.full_name] = part
         record.parts = len(parts)
 
-    def _declared(self, module: ModuleType, record: PluginRecord) -> list[Part]:
+    def _drop(self, name: str) -> None:
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+        for kind, table in self._parts.items():
+            self._parts[kind] = {full: part for full, part in table.items() if part.plugin != name}
+
+    def _declared(self, plugin: object, record: PluginRecord) -> list[Part]:
         known = {f"polymask_register_{kind}": kind for kind in KINDS}
         parts: dict[tuple[str, str], Part] = {}
-        for caller in self._manager.get_hookcallers(module) or []:
+        for caller in self._manager.get_hookcallers(plugin) or []:
             if caller.name not in known:
                 close = difflib.get_close_matches(caller.name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise AttributeError(f"{record.module} implements an unknown hook {caller.name!r}{hint}")
             kind = known[caller.name]
-            for impl in (i for i in caller.get_hookimpls() if i.plugin is module):
-                for part in impl.function():
+            for impl in (i for i in caller.get_hookimpls() if i.plugin is plugin):
+                declared = impl.function()
+                if not isinstance(declared, Iterable):
+                    raise TypeError(f"{caller.name} returned {declared!r}; return a list of polymask.Part")
+                for part in declared:
                     if not isinstance(part, Part):
                         raise TypeError(f"{caller.name} returned {part!r}, which is not a polymask.Part")
                     if (kind, part.name) in parts:
@@ -150,32 +168,48 @@ class Registry:
     # -------------------------------------------------------------- resolving
 
     def parts(self, kind: str) -> list[Part]:
-        """Declarations of one kind, sorted by full name."""
+        """Declarations of one kind, sorted by full name.
+
+        Raises:
+            UserError: there is no such kind.
+        """
+        if kind not in self._parts:
+            raise UserError(f"there is no kind of part called {kind!r}; the kinds are {', '.join(KINDS)}")
         return [self._parts[kind][name] for name in sorted(self._parts[kind])]
 
     def find(self, kind: str, name: str) -> Part:
         """The part called ``plugin/part``, or ``part`` where that is unique.
 
         Raises:
-            UserError: unknown or ambiguous, with the candidates and the broken plugins.
+            UserError: unknown or ambiguous, with the candidates and the plugins that did not load.
         """
-        table = self._parts[kind]
-        if name in table:
-            return table[name]
-        short = [part for part in self.parts(kind) if part.name == name]
-        if len(short) == 1:
-            return short[0]
-        singular = kind.removesuffix("s")
-        if short:
-            options = ", ".join(part.full_name for part in short)
+        return self._pick(kind.removesuffix("s"), kind, self.parts(kind), name)
+
+    def locate(self, name: str, kind: str | None = None) -> Part:
+        """As :meth:`find`, over parts of all kinds where none is given."""
+        if kind is not None:
+            return self.find(kind, name)
+        return self._pick("part", "parts", [part for kind in KINDS for part in self.parts(kind)], name)
+
+    def _pick(self, singular: str, plural: str, parts: list[Part], name: str) -> Part:
+        matches = [p for p in parts if p.full_name == name] or [p for p in parts if p.name == name]
+        if len(matches) == 1:
+            return matches[0]
+        names = [part.full_name for part in parts]
+        if matches:
+            several = len({part.kind for part in matches}) > 1
+            options = ", ".join(f"{p.full_name} of {p.kind}" if several else p.full_name for p in matches)
             raise UserError(f"{singular} {name!r} is ambiguous: choose one of {options}")
-        close = difflib.get_close_matches(name, [*table, *(p.name for p in table.values())], n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name, [*names, *(part.name for part in parts)], n=3, cutoff=0.5)
         lines = [f"no {singular} is called {name!r}"]
         if close:
             lines.append(f"did you mean {' or '.join(dict.fromkeys(close))}?")
-        lines.append(f"installed {kind}: {', '.join(sorted(table)) or 'none'}")
-        broken = [p for p in self.plugins if p.status in ("broken", "conflict")]
-        lines += [f"plugin {p.name!r} of {p.source} did not load ({p.error})" for p in broken]
+        lines.append(f"installed {plural}: {', '.join(names) or 'none'}")
+        for plugin in self.plugins:
+            if plugin.status != "ok":
+                of = f" of {plugin.source}" if plugin.source else ""
+                why = "is disabled" if plugin.status == "disabled" else "did not load"
+                lines.append(f"plugin {plugin.name!r}{of} {why}: {plugin.error}")
         raise UserError("\n".join(lines))
 
     def load(self, part: Part) -> type:
@@ -209,6 +243,41 @@ def default_registry() -> Registry:
 
 def _names(value: str | None) -> frozenset[str] | None:
     return None if value is None else frozenset(name.strip() for name in value.split(",") if name.strip())
+
+
+def _source(entry: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution an entry point is from, empty where it has none."""
+    if entry.dist is None:
+        return "", ""
+    metadata = entry.dist.metadata  # damaged metadata lack the fields
+    return metadata["Name"] or "", metadata["Version"] or ""
+
+
+@contextlib.contextmanager
+def _heavy_imports() -> Iterator[set[str]]:
+    """Collect which heavy modules are imported inside, loaded before or not.
+
+    A look at ``sys.modules`` alone would find a plugin at fault on the command line and fine in a
+    notebook that has imported torch already, so import statements are watched too.
+    """
+    seen: set[str] = set()
+    before = HEAVY.intersection(sys.modules)
+    original, thread = builtins.__import__, threading.get_ident()
+
+    def watched(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
+        root = name.partition(".")[0]
+        if level == 0 and root in HEAVY and threading.get_ident() == thread:
+            seen.add(root)
+        return original(name, globals, locals, fromlist, level)
+
+    builtins.__import__ = watched
+    try:
+        yield seen
+    finally:
+        builtins.__import__ = original
+        seen |= HEAVY.intersection(sys.modules) - before
 
 
 def _check_api(wanted: Any) -> None:

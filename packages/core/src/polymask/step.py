@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from polymask.errors import UserError
+
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -25,12 +27,16 @@ class Step:
     Args:
         index: optimiser steps done so far, from 0.
         total: optimiser steps of the whole run; curricula are functions of ``progress``.
-        seed: seed of the run.
+        seed: seed of the run, any number of 64 bits with a sign.
     """
 
     index: int = 0
     total: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not -(1 << 63) <= self.seed < (1 << 63) - 1:
+            raise UserError(f"seed {self.seed} does not fit into 64 bits with a sign; choose a smaller one")
 
     @property
     def progress(self) -> float:

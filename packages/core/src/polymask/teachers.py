@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymask.errors import UserError
 from polymask.step import Step
 
 
@@ -59,14 +60,14 @@ class EMATeacher(Frozen):
     ) -> None:
         final = momentum if final is None else final
         if not (0 <= momentum <= 1 and 0 <= final <= 1):
-            raise ValueError(f"EMA momentum must lie in [0, 1], got {momentum} to {final}")
+            raise UserError(f"EMA momentum must lie in [0, 1], got {momentum} to {final}")
         if curve not in ("cosine", "linear"):
-            raise ValueError(f"curve={curve!r}: choose 'cosine' or 'linear'")
+            raise UserError(f"curve={curve!r}: choose 'cosine' or 'linear'")
         super().__init__(copy.deepcopy(student))
         self.start, self.final, self.curve = momentum, final, curve
 
     def momentum(self, step: Step) -> float:
-        """m at a step."""
+        """The weight m of the teacher's past at a step."""
         p = step.progress
         rise = p if self.curve == "linear" else (1 - math.cos(math.pi * p)) / 2
         return self.start + (self.final - self.start) * rise
@@ -74,7 +75,8 @@ class EMATeacher(Frozen):
     @torch.no_grad()
     def follow(self, student: nn.Module, step: Step) -> None:
         """Move towards the student by the rule for this step."""
-        mine, theirs = list(self.module.parameters()), list(student.parameters())
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         if len(mine) != len(theirs):
             raise ValueError(f"teacher has {len(mine)} parameters, the student {len(theirs)}")
         torch._foreach_lerp_(mine, theirs, 1 - self.momentum(step))

@@ -8,15 +8,18 @@ that an encoder fits its tokenizer without being told.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
-from polymask.protocols import System
 from polymask.registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from polymask.protocols import System
 
 Options = dict[str, Any]
 
@@ -44,11 +47,11 @@ def build(
     """
     registry = registry or default_registry()
     part = registry.find("systems", system)
-    merged = layer(preset_options(part, preset, registry), nest(options))
+    below, above = preset_options(part, preset, registry), nest(options)
+    merged = layer(full_names(below, registry), full_names(above, registry))
     training = trainer_options()
     merged = {key: value for key, value in merged.items() if key not in training}
-    built = construct(part, merged, dict(facts or {}), registry)
-    assert isinstance(built, System)
+    built: System = construct(part, merged, dict(facts or {}), registry)
     return built
 
 
@@ -92,6 +95,18 @@ def nest(options: Mapping[str, Any]) -> Options:
     return result
 
 
+def full_names(options: Options, registry: Registry) -> Options:
+    """Short names of parts written out, so that ``random`` laid over ``core/random`` keeps its options."""
+    result: Options = {}
+    for key, value in options.items():
+        result[key] = full_names(dict(value), registry) if isinstance(value, Mapping) else value
+        kind = slot_kind(key)
+        if kind and isinstance(value, Mapping) and "name" in value:
+            with contextlib.suppress(UserError):  # unknown: told when the part is to be built
+                result[key]["name"] = registry.find(kind, value["name"]).full_name
+    return result
+
+
 def layer(below: Any, above: Any) -> Any:
     """``above`` laid over ``below``; another name in a slot drops the options of the first."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
@@ -125,7 +140,8 @@ def construct(part: Part, options: Options, facts: dict[str, Any], registry: Reg
             facts.update(getattr(given, "provides", {}))
         elif given is None and parameters[name].default is inspect.Parameter.empty:
             raise UserError(f"{part.full_name} needs a {name}: give --{name} NAME")
-        arguments[name] = given
+        if name in options:
+            arguments[name] = given
     for key, value in options.items():
         if key in arguments:
             continue
@@ -140,11 +156,30 @@ def construct(part: Part, options: Options, facts: dict[str, Any], registry: Reg
         if key not in arguments and key in facts:
             arguments[key] = facts[key]
     try:
-        return cls(**arguments)
+        built = cls(**arguments)
     except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.full_name}: {error}") from error
+    _remember(built, part, arguments)
+    return built
+
+
+def options_of(built: Any) -> Options | None:
+    """Name and constructor options of a part that was built by name, its slots included, else None."""
+    return getattr(built, "_polymask_options", None)
+
+
+def _remember(built: Any, part: Part, arguments: Options) -> None:
+    options: Options = {"name": part.full_name}
+    for key, value in arguments.items():
+        if slot_kind(key) and value is not None:
+            value = options_of(value)
+            if value is None:  # given as an instance: nobody knows what it was built from
+                return
+        options[key] = value
+    with contextlib.suppress(AttributeError):  # a part with __slots__
+        built._polymask_options = options
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -1,0 +1,84 @@
+"""A declaration is checked where it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polymask import Part
+from polymask.parts import KINDS, SLOTS, slot_kind
+
+GOOD: dict[str, Any] = {"name": "stripes", "target": "acme.maskings:Stripes", "summary": "lines"}
+
+
+@pytest.mark.parametrize("name", ["mae", "l1", "data2vec2", "smooth-l1", "r-amt", "3d"])
+def test_names_that_are_allowed(name: str) -> None:
+    assert Part(**{**GOOD, "name": name}).name == name
+
+
+@pytest.mark.parametrize("name", ["MAE", "a_b", "-a", "a-", "a--b", "a/b", "a b", "ä", "a\n"])
+def test_names_that_are_not(name: str) -> None:
+    with pytest.raises(ValueError, match="lower-case letters and digits"):
+        Part(**{**GOOD, "name": name})
+
+
+@pytest.mark.parametrize(
+    "target", ["acme.Stripes", "acme:", ":Stripes", "acme:a.b", "acme:Stripes()", "a b:C"]
+)
+def test_targets_that_are_not(target: str) -> None:
+    with pytest.raises(ValueError, match="is not 'package.module:Class'"):
+        Part(**{**GOOD, "target": target})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": ""}, "Part.name must be a non-empty string"),
+        ({"summary": None}, "Part.summary must be a non-empty string"),
+        ({"target": object}, "Part.target must be a non-empty string"),
+        ({"tags": "score"}, "tags is one string, 'score'"),
+        ({"defaults": ["ratio"]}, "defaults must map option names"),
+        ({"presets": 3}, "presets must map option names"),
+        ({"presets": {"tiny": 3}}, "preset 'tiny' must map option names"),
+    ],
+)
+def test_wrong_types(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Part(**{**GOOD, **change})
+
+
+def test_fields_are_given_by_name() -> None:
+    with pytest.raises(TypeError):
+        Part("stripes", "acme.maskings:Stripes", "lines")  # type: ignore[misc]
+
+
+def test_a_declaration_cannot_be_changed_through_what_it_was_made_from() -> None:
+    defaults: dict[str, Any] = {"ratio": 0.5}
+    presets = {"small": {"ratio": 0.6}}
+    part = Part(**GOOD, defaults=defaults, presets=presets, tags=frozenset({"score"}))
+    defaults["ratio"] = presets["small"]["ratio"] = 0.9
+    assert part.defaults["ratio"] == 0.5
+    assert part.presets["small"]["ratio"] == 0.6
+    with pytest.raises(TypeError):
+        part.defaults["ratio"] = 0.9  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "kind"),
+    [
+        ("masking", "maskings"),
+        ("second_masking", "maskings"),
+        ("image_tokenizer", "tokenizers"),
+        ("score", "targets"),
+        ("ratio", None),
+        ("maskings", None),
+        ("masking_ratio", None),
+    ],
+)
+def test_slots_are_known_by_the_end_of_a_parameter_name(parameter: str, kind: str | None) -> None:
+    assert slot_kind(parameter) == kind
+
+
+def test_every_slot_takes_a_kind_that_exists() -> None:
+    assert set(SLOTS.values()) <= set(KINDS)

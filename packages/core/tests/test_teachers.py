@@ -1,0 +1,119 @@
+"""Teachers move by their rule and otherwise stand still."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from polymask import Step, UserError
+from polymask.teachers import EMATeacher, Frozen
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+
+
+def nudge(module: nn.Module, by: float) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by)
+
+
+def test_a_frozen_module_neither_learns_nor_leaves_eval_mode() -> None:
+    frozen = Frozen(net())
+    frozen.train()
+    nn.Sequential(frozen).train()
+    assert not any(module.training for module in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    x = torch.randn(8, 3, requires_grad=True)
+    before = copy.deepcopy(frozen.state_dict())
+    answer = frozen(x)
+    assert not answer.requires_grad
+    assert torch.equal(answer, frozen(x))  # no dropout
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
+
+
+def test_an_ema_teacher_starts_as_a_copy_and_shares_nothing() -> None:
+    student = net()
+    teacher = EMATeacher(student)
+    for mine, theirs in zip(teacher.module.state_dict().values(), student.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs) and mine.data_ptr() != theirs.data_ptr()
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert student.training and not teacher.module.training
+
+
+def test_an_ema_teacher_follows_the_explicit_recursion() -> None:
+    student = net().double()
+    teacher = EMATeacher(student, momentum=0.9, final=1.0, curve="linear")
+    want = [parameter.detach().clone() for parameter in teacher.parameters()]
+    for index in range(5):
+        nudge(student, 0.5 + index)
+        teacher.follow(student, Step(index, 10))
+        m = 0.9 + 0.1 * index / 10
+        want = [m * mine + (1 - m) * theirs for mine, theirs in zip(want, student.parameters(), strict=True)]
+    for got, expected in zip(teacher.parameters(), want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_momentum_follows_its_curve() -> None:
+    linear = EMATeacher(net(), momentum=0.5, final=1.0, curve="linear")
+    cosine = EMATeacher(net(), momentum=0.5, final=1.0)
+    at = [Step(index, 4) for index in range(5)]
+    assert [linear.momentum(step) for step in at] == pytest.approx([0.5, 0.625, 0.75, 0.875, 1.0])
+    halves = [(1 - math.cos(math.pi * p / 4)) / 4 for p in range(5)]
+    assert [cosine.momentum(step) for step in at] == pytest.approx([0.5 + half for half in halves])
+    assert EMATeacher(net(), momentum=0.9).momentum(Step(3, 4)) == 0.9
+
+
+@pytest.mark.parametrize(("momentum", "moves"), [(1.0, False), (0.0, True)])
+def test_the_ends_of_momentum_are_exact(momentum: float, moves: bool) -> None:
+    student = net()
+    teacher = EMATeacher(student, momentum=momentum)
+    before = [parameter.clone() for parameter in teacher.parameters()]
+    nudge(student, 1.0)
+    teacher.follow(student, Step())
+    want = list(student.parameters()) if moves else before
+    assert all(torch.equal(got, w) for got, w in zip(teacher.parameters(), want, strict=True))
+
+
+def test_buffers_are_copied() -> None:
+    student = net()
+    teacher = EMATeacher(student, momentum=0.5)
+    student(torch.randn(16, 3) + 5)  # moves the running statistics
+    teacher.follow(student, Step())
+    mine, theirs = dict(teacher.module.named_buffers()), dict(student.named_buffers())
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert mine["1.running_mean"].data_ptr() != theirs["1.running_mean"].data_ptr()
+
+
+def test_the_student_is_no_part_of_the_teacher_and_the_teacher_travels_in_checkpoints() -> None:
+    student = net()
+    teacher = EMATeacher(student)
+    assert {name.removeprefix("module.") for name in teacher.state_dict()} == set(student.state_dict())
+    nudge(student, 1.0)
+    assert not torch.equal(next(teacher.parameters()), next(student.parameters()))
+
+
+def test_another_network_cannot_be_followed() -> None:
+    with pytest.raises(ValueError, match="teacher has 6 parameters, the student 2"):
+        EMATeacher(net()).follow(nn.Linear(3, 4), Step())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1.1}, r"\[0, 1\]"),
+        ({"final": -0.1}, r"\[0, 1\]"),
+        ({"curve": "square"}, "curve='square'"),
+    ],
+)
+def test_impossible_options_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        EMATeacher(net(), **options)
