@@ -1,0 +1,122 @@
+"""Checks of what systems show of themselves: features, masks, pictures; and of what they look at.
+
+Tag: ``sees-hidden`` (hidden content reaches the prediction on purpose).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.mask import Mask
+from polymask.protocols import Batch
+from polymask.testing.loop import FIRST, built, loss
+from polymask.testing.subject import Subject, rows, seeded
+from polymask.testing.suite import Skip, check, require
+from polymask.tokens import Tokens
+
+
+@check("systems")
+def check_system_encodes_the_whole_input(subject: Subject) -> None:
+    """``encode`` in eval mode gives finite features, the same at every call and in any batch."""
+    system, batch = built(subject)
+    system.eval()
+    with seeded(1):
+        first = system.encode(batch)
+    with seeded(2):
+        second = system.encode(batch)
+    require(isinstance(first, Tokens), f"encode returned {type(first).__name__}, not polymask.Tokens")
+    pooled = first.pool()
+    require(
+        pooled.dim() == 2 and len(pooled) == len(batch["id"]), f"pooled features are {list(pooled.shape)}"
+    )
+    require(pooled.isfinite().all(), "features are not finite")
+    require(
+        torch.equal(first.values, second.values), "encode gives other features at a second call: it masks"
+    )
+    few = system.encode(rows(batch, slice(1, 3))).pool()
+    require(torch.allclose(pooled[1:3], few, rtol=1e-3, atol=1e-4), "features depend on the samples beside")
+
+
+@check("systems", unless=("sees-hidden",))
+def check_system_predicts_without_looking(subject: Subject) -> None:
+    """Changing hidden input leaves the prediction bit-equal (seen through a constant target)."""
+    system, batch = built(subject)
+    tokenizer, target = getattr(system, "tokenizer", None), getattr(system, "target", None)
+    if target is None or not hasattr(tokenizer, "inverse") or not hasattr(system, "masking"):
+        raise Skip("needs the slots tokenizer (with an inverse), masking and target")
+    assert tokenizer is not None
+    masks, tokens = [*system.masks(batch, FIRST).values()], tokenizer(batch)
+    if len(masks) != 1 or masks[0].hidden.shape != tokens.shape or masks[0].hidden.dtype != torch.bool:
+        raise Skip("draws no single mask over the tokens")
+    noise = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(3))
+    changed = {**batch, tokenizer.key: tokenizer.inverse(masks[0].fill(tokens.values, noise))}
+    _put(system, "masking", lambda request: masks[0])
+    _put(system, "target", _Constant(target.dim, target(batch, tokens)))
+    before, after = loss(system, batch), loss(system, changed)
+    require(torch.equal(before, after), f"hidden input changed the loss from {before:.6f} to {after:.6f}")
+
+
+def _put(system: nn.Module, slot: str, value: Any) -> None:
+    # A module refuses a plain function in the place of a module.
+    system._modules.pop(slot, None)
+    system.__dict__[slot] = value
+
+
+@dataclass
+class _Constant:
+    """Answers with what a target said once, whatever it is asked."""
+
+    dim: int
+    answer: Tensor
+
+    def __call__(self, batch: Batch, tokens: Tokens) -> Tensor:
+        return self.answer
+
+
+@check("systems")
+def check_system_masks(subject: Subject) -> None:
+    """``masks`` gives the masks that ``forward`` draws at that step, one row per sample."""
+    system, batch = built(subject)
+    shown = system.masks(batch, FIRST)
+    if not shown:
+        raise Skip("shows no masks")
+    for name, mask in shown.items():
+        require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
+        require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
+    drawn: list[Tensor] = []
+    masking = getattr(system, "masking", None)
+    if masking is None:
+        return
+
+    def spied(request: Any) -> Mask:
+        mask: Mask = masking(request)
+        drawn.append(mask.hidden)
+        return mask
+
+    _put(system, "masking", spied)
+    loss(system, batch)
+    for name, mask in shown.items():
+        found = any(d.shape == mask.hidden.shape and torch.equal(d, mask.hidden) for d in drawn)
+        require(not drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
+
+
+@check("systems")
+def check_system_pictures(subject: Subject) -> None:
+    """``pictures`` gives finite columns of one row per sample, of one shape, and moves nothing."""
+    system, batch = built(subject)
+    system.eval()
+    state = copy.deepcopy(system.state_dict())
+    columns = system.pictures(batch, FIRST)
+    if not columns:
+        raise Skip("draws no pictures")
+    for caption, column in columns.items():
+        require(len(column) == len(batch["id"]), f"{caption!r} has {len(column)} rows")
+        require(column.isfinite().all(), f"{caption!r} is not finite")
+        require(not column.requires_grad, f"{caption!r} carries gradient")
+    moved = [name for name, x in system.state_dict().items() if not torch.equal(x, state[name])]
+    require(not moved, f"drawing pictures changes {', '.join(moved)}")

@@ -1,0 +1,170 @@
+"""A part under test: how it is built small, and where its input comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymask.parts import Part
+from polymask.protocols import Batch, Tokenizer
+from polymask.registry import Registry
+from polymask.tokens import Tokens
+from polymask.wiring import construct, layer, nest, preset_options, slots_of, trainer_options
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's global generators, and put them back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class StandIn:
+    """Tokens of random numbers on a grid that is not square, for parts bound to no modality."""
+
+    key = "x"
+
+    def __init__(self, *, grid: tuple[int, ...] = (4, 6), in_dim: int = 12) -> None:
+        self.grid, self.in_dim = grid, in_dim
+
+    @property
+    def provides(self) -> dict[str, Any]:
+        """``in_dim`` and ``grid``."""
+        return {"in_dim": self.in_dim, "grid": self.grid}
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Tokens:
+        x = batch[self.key]
+        axes = [torch.arange(float(n)) for n in self.grid]
+        position = torch.cartesian_prod(*axes).view(-1, len(self.grid))
+        return Tokens(x, position.expand(len(x), -1, -1), self.grid)
+
+    def inverse(self, values: Tensor) -> Tensor:
+        """The entry of the batch that tokens of these values come from."""
+        return values
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        """Normal noise ``[n, sites, in_dim]``."""
+        generator = torch.Generator().manual_seed(seed)
+        sites = torch.Size(self.grid).numel()
+        return {self.key: torch.randn(n, sites, self.in_dim, generator=generator)}
+
+
+class Subject:
+    """A part under test.
+
+    It is built at its preset ``"tiny"`` where it has one, and so is every part in its slots. Its
+    input is what a tokenizer of its modality gives as :meth:`polymask.protocols.Tokenizer.example`
+    (a system's is that of its own tokenizers), so a new modality needs nothing here.
+
+    Args:
+        part: declaration, as a registry gives it.
+        registry: where the parts in its slots are looked up.
+        options: constructor options over the preset.
+        tokenizer: name of the tokenizer to make inputs with.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        registry: Registry,
+        options: Mapping[str, Any] | None = None,
+        tokenizer: str | None = None,
+    ) -> None:
+        self.part, self.registry, self.options = part, registry, dict(options or {})
+        self._tokenizer = tokenizer
+
+    @functools.cached_property
+    def cls(self) -> type:
+        """The class the part names."""
+        return self.registry.load(self.part)
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Constructor parameters by name."""
+        return inspect.signature(self.cls).parameters
+
+    def make(self, seed: int = 0, **options: Any) -> Any:
+        """A fresh part, its weights drawn from ``seed``.
+
+        Raises:
+            UserError: it refuses the options.
+        """
+        facts = {} if self.part.kind in ("tokenizers", "systems", "datasets") else self.tokenizer.provides
+        chosen = layer(nest(self.options), nest(options))
+        with seeded(seed):
+            return construct(self.part, self._tiny(self.part, chosen), dict(facts), self.registry)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What makes tokens for this part; the part itself where it is a tokenizer."""
+        made: Tokenizer = StandIn()
+        if self.part.kind == "tokenizers":
+            made = self.make()
+        elif self._tokenizer is not None:
+            made = self._build(self.registry.find("tokenizers", self._tokenizer))
+        elif self.part.modality != "any":
+            fitting = [p for p in self.registry.parts("tokenizers") if p.modality == self.part.modality]
+            fitting.sort(key=lambda p: p.plugin != self.part.plugin)
+            made = self._build(fitting[0]) if fitting else made
+        return made
+
+    def batch(self, n: int = 4, seed: int = 0) -> Batch:
+        """Random input with ids that are not the rows' numbers."""
+        return with_ids(self.tokenizer.example(n, seed), n, seed)
+
+    def tokens(self, n: int = 4, seed: int = 0) -> Tokens:
+        """The same as tokens."""
+        return self.tokenizer(self.batch(n, seed))
+
+    def batch_for(self, system: Any, n: int = 4, seed: int = 0) -> Batch:
+        """Input for a system: its own ``example`` where it has one, else that of its tokenizers."""
+        if hasattr(system, "example"):
+            return with_ids(system.example(n, seed), n, seed)
+        batch: Batch = {}
+        for slot, kind in slots_of(self.cls).items():
+            if kind == "tokenizers":
+                batch |= getattr(system, slot).example(n, seed)
+        return with_ids(batch, n, seed)
+
+    def _build(self, part: Part) -> Any:
+        return construct(part, self._tiny(part, {}), {}, self.registry)
+
+    def _tiny(self, part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
+        cls = self.registry.load(part)
+        has = "tiny" in part.presets or "tiny" in getattr(cls, "presets", {})
+        merged = layer(preset_options(part, "tiny" if has else None, self.registry), options)
+        merged = {key: value for key, value in merged.items() if key not in trainer_options()}
+        for slot, kind in slots_of(cls).items():
+            chosen = merged.get(slot)
+            if isinstance(chosen, Mapping) and "name" in chosen:
+                child = self.registry.find(kind, chosen["name"])
+                merged[slot] = layer(self._tiny(child, {}), chosen)
+            elif kind == "tokenizers" and chosen is None:
+                merged[slot] = StandIn()
+        return merged
+
+
+def with_ids(batch: Mapping[str, Tensor], n: int, seed: int) -> Batch:
+    """The batch with ids of samples that are neither in order nor the rows' numbers."""
+    return {**batch, "id": (torch.arange(n) * 7919 + 31 * seed + 5) % 100_003}
+
+
+def rows(batch: Mapping[str, Tensor], which: Any) -> Batch:
+    """Some samples of a batch."""
+    return {key: value[which] for key, value in batch.items()}
