@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from polymask import Mask, UserError
+from polymask import Mask, Tokens, UserError
 from polymask_vision.positions import SinCos
 
-
-_norm = functools.partial(nn.LayerNorm, eps=1e-6)
+_norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
 
 
 class LightDecoder(nn.Module):
@@ -52,9 +52,7 @@ class LightDecoder(nn.Module):
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.positions = SinCos(dim, grid)
-        self.blocks = nn.ModuleList(
-            Block(dim, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth))
         self.norm = _norm(dim)
         self.head = nn.Linear(dim, out_dim)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -68,23 +66,28 @@ class LightDecoder(nn.Module):
 
         Args:
             encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens.
-            mask: which of the N sites are hidden, the same number in every row.
+            mask: which of the N sites are hidden.
             position: ``[B, N, P]`` of all sites.
 
         Returns:
-            ``[B, N - K, out_dim]``, hidden sites in their order.
+            ``[B, M, out_dim]``, hidden sites in their order. Where rows differ in how many they
+            hide, M is the largest number and shorter rows end in padding.
         """
         x = self.embed(encoded)
         lead, seen = x[:, : self.prefix], x[:, self.prefix :]
         full = mask.restore(seen, self.mask_token) + self.positions(position).to(x.dtype)
         x = torch.cat([lead, full], dim=1)
+        real = None
+        if mask.valid is not None:
+            real = F.pad(mask.valid, (self.prefix, 0), value=True)[:, None, None, :]
         for block in self.blocks[:-1]:
-            x = block(x)
-        hidden = mask.invert().keep(x[:, self.prefix :])
-        return self.head(self.norm(_attend(self.blocks[-1], hidden, x)))
+            x = block(x, attn_mask=real)
+        hidden = mask.invert().keep(Tokens(x[:, self.prefix :], position)).values
+        prediction: Tensor = self.head(self.norm(_attend(self.blocks[-1], hidden, x, real)))
+        return prediction
 
 
-def _attend(block: nn.Module, query: Tensor, context: Tensor) -> Tensor:
+def _attend(block: Any, query: Tensor, context: Tensor, real: Tensor | None) -> Tensor:
     """A timm ``Block`` evaluated at ``query``, some of the tokens of ``context``."""
     attn = block.attn
     b, m, d = query.shape
@@ -93,6 +96,7 @@ def _attend(block: nn.Module, query: Tensor, context: Tensor) -> Tensor:
     kv = F.linear(block.norm1(context), weight[d:], bias[d:])
     q = q.view(b, m, attn.num_heads, -1).transpose(1, 2)
     k, v = kv.view(b, -1, 2, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, m, d)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=real).transpose(1, 2).reshape(b, m, d)
     query = query + attn.proj(mixed)
-    return query + block.mlp(block.norm2(query))
+    out: Tensor = query + block.mlp(block.norm2(query))
+    return out

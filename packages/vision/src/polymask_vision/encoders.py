@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal
 
 import timm.models
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask_vision.positions import grid_index, sincos
+from polymask.export import Exporter
+from polymask_vision import export
+from polymask_vision.positions import coordinates, grid_index, sincos
 
 
 class _TokenEmbed(nn.Module):
@@ -25,17 +28,18 @@ class _TokenEmbed(nn.Module):
         norm_layer: Any = None,
         *,
         in_dim: int,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         **unused: Any,
     ) -> None:
         super().__init__()
-        self.grid_size, self.num_patches = grid, grid[0] * grid[1]
+        self.grid_size, self.num_patches = grid, math.prod(grid)
         self.patch_size = (1, 1)
         self.proj = nn.Linear(in_dim, embed_dim)
         self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x))
+        embedded: Tensor = self.norm(self.proj(x))
+        return embedded
 
 
 class ViT(nn.Module):
@@ -43,17 +47,19 @@ class ViT(nn.Module):
 
     Args:
         in_dim: numbers per token, from the tokenizer.
-        grid: token rows and columns, from the tokenizer.
+        grid: lengths of the token axes (rows and columns), from the tokenizer; None for tokens of free
+            coordinates, along any number of axes.
         dim: width.
         depth: blocks.
         heads: attention heads per block.
         mlp_ratio: width of the feed-forward layers over ``dim``.
         class_token: lead the sequence with a class token (it has no position).
-        positions: ``"sincos"`` fixed (MAE), ``"learned"``, or ``"none"``.
+        positions: ``"sincos"`` fixed (MAE), ``"learned"`` (of a grid), or ``"none"``.
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
         layer_scale: initial value of LayerScale, or None for none.
     """
 
+    presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2}}
     downsample = 1
     needs_grid = False
 
@@ -61,7 +67,7 @@ class ViT(nn.Module):
         self,
         *,
         in_dim: int = 768,
-        grid: tuple[int, int] = (14, 14),
+        grid: tuple[int, ...] | None = None,
         dim: int = 768,
         depth: int = 12,
         heads: int = 12,
@@ -74,10 +80,14 @@ class ViT(nn.Module):
         super().__init__()
         if dim % heads:
             raise UserError(f"encoder width {dim} is not divisible by {heads} heads")
+        if positions == "learned" and not grid:
+            raise UserError(
+                "learned positions need tokens on a grid, and these have none: use sincos or none"
+            )
         self.dim = self.out_dim = dim
-        self.grid, self.positions, self.prefix = tuple(grid), positions, int(class_token)
-        self.vit = timm.models.VisionTransformer(
-            img_size=tuple(grid),
+        self.grid = tuple(grid or ())
+        self.positions, self.prefix = positions, int(class_token)
+        self.vit: Any = timm.models.VisionTransformer(
             patch_size=1,
             embed_dim=dim,
             depth=depth,
@@ -88,14 +98,13 @@ class ViT(nn.Module):
             fc_norm=False,
             class_token=class_token,
             no_embed_class=True,
-            pos_embed="none" if positions == "none" else "learn",
+            pos_embed="none" if positions == "none" or not self.grid else "learn",
             drop_path_rate=drop_path,
             init_values=layer_scale,
-            embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
+            embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=self.grid),
         )
-        if positions == "sincos":
-            table = sincos(torch.cartesian_prod(*(torch.arange(float(n)) for n in grid)), dim)
-            self.vit.pos_embed = nn.Parameter(table[None], requires_grad=False)
+        if positions == "sincos" and self.grid:
+            self.vit.pos_embed = nn.Parameter(sincos(coordinates(self.grid), dim)[None], requires_grad=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -114,15 +123,10 @@ class ViT(nn.Module):
         return embedded
 
     def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``[B, K, dim]`` at grid positions ``[B, K, 2]`` to ``[B, prefix + K, dim]``."""
-        b, k = x.shape[:2]
+        """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
+        b = len(x)
         if self.positions != "none":
-            table = self.vit.pos_embed[0]
-            if k == len(table):
-                x = x + table
-            else:
-                index = grid_index(position, self.grid).flatten()
-                x = x + table.index_select(0, index).view(b, k, -1)
+            x = x + self._embed_position(position).to(x.dtype)
         attend = None
         if self.prefix:
             x = torch.cat([self.vit.cls_token.expand(b, -1, -1), x], dim=1)
@@ -131,8 +135,27 @@ class ViT(nn.Module):
             attend = real[:, None, None, :]
         for block in self.vit.blocks:
             x = block(x, attn_mask=attend)
-        x = self.vit.norm(x)
-        return x
+        encoded: Tensor = self.vit.norm(x)
+        return encoded
+
+    def _embed_position(self, position: Tensor) -> Tensor:
+        """What broadcasts to ``[B, K, dim]``."""
+        if position.stride(0) == 0:  # the same in every sample: looked up, and summed in backward, once
+            position = position[:1]
+        if not self.grid:
+            return sincos(position, self.dim)
+        index = grid_index(position, self.grid)
+        found: Tensor = self.vit.pos_embed[0].index_select(0, index.flatten())
+        return found.view(*index.shape, self.dim)
+
+    def exports(self) -> dict[str, Exporter]:
+        """Formats of ``polymask export`` beside safetensors."""
+        if not self.grid:
+            return {}
+        return {
+            "timm": functools.partial(export.vit_to_timm, self),
+            "transformers": functools.partial(export.vit_to_transformers, self),
+        }
 
 
 class Swin(nn.Module):
@@ -149,6 +172,7 @@ class Swin(nn.Module):
         drop_path: stochastic depth rate of the last block.
     """
 
+    presets = {"tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2}}
     needs_grid = True
     prefix = 0
 
@@ -172,9 +196,10 @@ class Swin(nn.Module):
                 f"Swin with {len(depths)} stages halves the token grid {len(depths) - 1} times: "
                 f"{tuple(grid)} is not divisible by {self.downsample}; use smaller patches or fewer stages"
             )
-        self.grid, self.dim, self.out_dim = tuple(grid), dim, dim * self.downsample
-        self.swin = timm.models.SwinTransformer(
-            img_size=tuple(grid),
+        self.grid, self.window = tuple(grid), window
+        self.dim, self.out_dim = dim, dim * self.downsample
+        self.swin: Any = timm.models.SwinTransformer(
+            img_size=tuple(grid),  # type: ignore[arg-type]
             patch_size=1,
             embed_dim=dim,
             depths=tuple(depths),
@@ -200,4 +225,12 @@ class Swin(nn.Module):
             raise ValueError(f"Swin encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
         x = x.view(-1, *self.grid, self.dim)
         x = self.swin.norm(self.swin.layers(x))
-        return x.flatten(1, 2)
+        encoded: Tensor = x.flatten(1, 2)
+        return encoded
+
+    def exports(self) -> dict[str, Exporter]:
+        """Formats of ``polymask export`` beside safetensors."""
+        return {
+            "timm": functools.partial(export.swin_to_timm, self),
+            "transformers": functools.partial(export.swin_to_transformers, self),
+        }

@@ -65,6 +65,74 @@ def polymask_register_targets() -> Iterable[Part]:
 
 
 @hookimpl
+def polymask_register_maskings() -> Iterable[Part]:
+    return [
+        Part(
+            name="block",
+            target="polymask.maskings:Block",
+            summary="rectangles of neighbouring patches",
+            paper="Bao et al. 2021, arXiv 2106.08254",
+            modality="image",
+            # BEiT: 75 of 196 patches, blocks of 16 patches at least
+            defaults={"ratio": 0.4, "scale": (0.08, 0.4), "aspect": (0.3, 3.3), "size": None},
+            tags=frozenset({"needs-grid"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_datasets() -> Iterable[Part]:
+    return [
+        Part(
+            name="digits",
+            target="polymask_vision.datasets.digits:Digits",
+            summary="1,797 grey digits of 8 x 8 pixels, from scikit-learn",
+            paper="Alpaydin and Kaynak 1998",
+            modality="image",
+        ),
+        Part(
+            name="fashion",
+            target="polymask_vision.datasets.fashion:Fashion",
+            summary="8,000 grey pictures of clothes of 28 x 28 pixels, built in",
+            paper="Xiao et al. 2017, arXiv 1708.07747",
+            modality="image",
+        ),
+        Part(
+            name="fashion-mnist",
+            target="polymask_vision.datasets.fashion_mnist:FashionMNIST",
+            summary="all 70,000 of them, fetched once",
+            paper="Xiao et al. 2017, arXiv 1708.07747",
+            modality="image",
+        ),
+        Part(
+            name="folder",
+            target="polymask_vision.datasets.folder:Folder",
+            summary="folder:PATH, image files in class folders or none",
+            modality="image",
+        ),
+        Part(
+            name="hf",
+            target="polymask_vision.datasets.huggingface:HuggingFace",
+            summary="hf:NAME, a data set of the Hugging Face hub or a folder in its layout",
+            modality="image",
+            needs="pip install 'polymask-vision[hf]'",
+        ),
+        Part(
+            name="torchvision",
+            target="polymask_vision.datasets.torchvision_sets:Torchvision",
+            summary="torchvision:CLASS, e.g. torchvision:CIFAR10",
+            modality="image",
+        ),
+        Part(
+            name="wds",
+            target="polymask_vision.datasets.webdataset:WebDataset",
+            summary="wds:PATTERN, local tar files in WebDataset's format",
+            modality="image",
+        ),
+    ]
+
+
+@hookimpl
 def polymask_register_systems() -> Iterable[Part]:
     return [
         Part(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from polymask import UserError
+
 
 def sincos(position: Tensor, dim: int) -> Tensor:
     """Fixed sine-cosine embedding of coordinates (Vaswani et al. 2017; several axes as in MAE).
@@ -18,16 +20,46 @@ def sincos(position: Tensor, dim: int) -> Tensor:
 
     Returns:
         float32 ``[..., dim]``.
+
+    Raises:
+        UserError: the width cannot be shared.
     """
-    axes = position.shape[-1]
-    if dim % (2 * axes):
-        raise ValueError(f"a sine-cosine embedding of {axes} axes needs a width divisible by {2 * axes}, got {dim}")
-    share = dim // (2 * axes)
+    check_width(dim, position.shape[-1])
+    share = dim // (2 * position.shape[-1])
     # float64 until the end: angles of far positions lose digits in float32
     steps = torch.arange(share, dtype=torch.float64, device=position.device)
     omega = 10000.0 ** (-steps / share)
     angle = position.double().flip(-1)[..., None] * omega
     return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2).float()
+
+
+def check_width(dim: int, axes: int) -> None:
+    """Refuse a width that sines and cosines of so many axes cannot share equally.
+
+    Raises:
+        UserError: it is not a multiple of 2 per axis.
+    """
+    if dim % (2 * axes):
+        raise UserError(
+            f"sine-cosine positions of {axes} axes need a width divisible by {2 * axes}, got {dim}: "
+            "choose another width, or learned positions"
+        )
+
+
+def coordinates(grid: tuple[int, ...]) -> Tensor:
+    """All sites of a grid in row-major order, float32 ``[N, P]``."""
+    axes = [torch.arange(float(n)) for n in grid]
+    return torch.cartesian_prod(*axes).view(-1, len(grid))
+
+
+def grid_index(position: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Row-major site numbers, int64 ``[B, K]``, of grid coordinates ``[B, K, P]``."""
+    # whole numbers first: in bfloat16 a coordinate is exact and the number of its site is not
+    place = position.long()
+    index = place[..., 0]
+    for axis in range(1, len(grid)):
+        index = index * grid[axis] + place[..., axis]
+    return index
 
 
 class SinCos(nn.Module):
@@ -40,21 +72,12 @@ class SinCos(nn.Module):
 
     def __init__(self, dim: int, grid: tuple[int, ...] | None) -> None:
         super().__init__()
-        self.dim, self.grid = dim, grid
-        table = None
-        if grid is not None:
-            table = sincos(torch.cartesian_prod(*(torch.arange(float(n)) for n in grid)).view(-1, len(grid)), dim)
-        self.register_buffer("table", table, persistent=False)
+        self.dim = dim
+        self.register_buffer(
+            "table", None if grid is None else sincos(coordinates(grid), dim), persistent=False
+        )
         self.table: Tensor | None
 
     def forward(self, position: Tensor) -> Tensor:
         """``[B, N, P]`` coordinates to what broadcasts to ``[B, N, dim]``, for all N sites of a sample."""
         return sincos(position, self.dim) if self.table is None else self.table[None]
-
-
-def grid_index(position: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Row-major site numbers, int64 ``[B, K]``, of grid coordinates ``[B, K, P]``."""
-    index = position[..., 0]
-    for axis in range(1, len(grid)):
-        index = index * grid[axis] + position[..., axis]
-    return index.long()

@@ -26,7 +26,7 @@ class Pixels(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, in_dim]`` float32."""
-        values = tokens.values.float()
+        values = tokens.values.detach().float()
         if not self.patch_norm:
             return values
         mean, std = self._statistics(values)

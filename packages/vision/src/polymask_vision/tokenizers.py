@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask_vision.positions import coordinates
 
 
 class Patches(nn.Module):
@@ -24,10 +25,9 @@ class Patches(nn.Module):
     """
 
     key = "image"
+    presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
 
-    def __init__(
-        self, *, size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16
-    ) -> None:
+    def __init__(self, *, size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16) -> None:
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size
         if height % patch_size or width % patch_size:
@@ -37,9 +37,7 @@ class Patches(nn.Module):
             )
         self.channels, self.patch_size = channels, patch_size
         self.size, self.grid = (height, width), (height // patch_size, width // patch_size)
-        axes = [torch.arange(n, dtype=torch.float32) for n in self.grid]
-        position = torch.cartesian_prod(*axes)
-        self.register_buffer("position", position, persistent=False)
+        self.register_buffer("position", coordinates(self.grid), persistent=False)
         self.position: Tensor
 
     @property
@@ -74,3 +72,8 @@ class Patches(nn.Module):
         b, (h, w), p = values.shape[0], self.grid, self.patch_size
         patches = values.reshape(b, h, w, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
         return patches.reshape(b, self.channels, h * p, w * p)
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        """Noise in the shape of ``n`` normalised images."""
+        generator = torch.Generator().manual_seed(seed)
+        return {self.key: torch.randn(n, self.channels, *self.size, generator=generator)}

@@ -1,0 +1,119 @@
+"""From a decoded picture to what a system is given: size, augmentation, normalisation, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from polymask import UserError
+
+Augment = Literal["none", "flip", "crop-flip"]
+"""Random augmentation of training images, by name."""
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation that colour images are normalised with by convention."""
+
+IMAGENET_GREY = ((0.459,), (0.226,))
+"""The same for grey ones: the luma of the mean, the mean of the deviations."""
+
+
+class Preparation:
+    """Brings pictures to one size and normalises them.
+
+    Without augmentation a picture is scaled to cover the size and cropped around its centre.
+
+    Args:
+        size: height and width, or one number for both.
+        mean: per channel, of values in [0, 1]; its length is the number of channels.
+        std: standard deviation per channel.
+        augment: ``"none"``; ``"flip"``, left to right with probability 1/2; ``"crop-flip"``, a part of
+            random area and shape scaled to size, then the flip (He et al. 2021).
+        crop_scale: smallest and largest area of the part, as shares of the picture (He et al. 2021:
+            0.2 to 1; Xie et al. 2021, SimMIM: 0.67 to 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment = "none",
+        crop_scale: Sequence[float] = (0.2, 1.0),
+    ) -> None:
+        self.size = _pair(size)
+        if augment not in get_args(Augment):
+            raise UserError(f"augment={augment!r}: choose one of {', '.join(get_args(Augment))}")
+        if len(mean) != len(std) or min(std) <= 0:
+            raise UserError(
+                f"mean and std need one number per channel, and std positive ones, got {mean} and {std}"
+            )
+        low, high = _two(crop_scale, "crop_scale")
+        if not 0 < low <= high <= 1:
+            raise UserError(
+                f"crop_scale must be two shares of the picture, 0 < low <= high <= 1, got {low}, {high}"
+            )
+        self.channels = len(mean)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.augment = augment
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
+        self._scale = torch.tensor([1 / s for s in std])[:, None, None]
+        self._flip = v2.RandomHorizontalFlip()
+        # shapes are relative to the one wanted, so that wide images are not squeezed
+        shape = self.size[1] / self.size[0]
+        self._crop = v2.RandomResizedCrop(
+            self.size,
+            scale=(low, high),
+            ratio=(shape * 3 / 4, shape * 4 / 3),
+            interpolation=InterpolationMode.BICUBIC,
+            antialias=True,
+        )
+
+    def __call__(self, image: Tensor, augment: bool = False) -> Tensor:
+        """``[..., C, h, w]``, uint8 or float in [0, 1], to normalised float32 ``[..., C, H, W]``.
+
+        With ``augment``, chance comes from torch's global generator.
+        """
+        if augment and self.augment == "crop-flip":
+            image = self._flip(self._crop(image))
+        else:
+            image = self._cover(image)
+            if augment and self.augment == "flip":
+                image = self._flip(image)
+        if image.dtype == torch.uint8:
+            return torch.addcmul(self._shift, image.float(), self._scale / 255)
+        # scaling by cubic curves leaves the range, and rounding to uint8 brings back only uint8
+        return torch.addcmul(self._shift, image.float().clamp(0, 1), self._scale)
+
+    def picture(self, x: Tensor) -> Tensor:
+        """Undo the normalisation: ``[..., C, H, W]`` in [0, 1]."""
+        mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (x * std + mean).clamp(0, 1)
+
+    def _cover(self, image: Tensor) -> Tensor:
+        h, w = image.shape[-2:]
+        if (h, w) == self.size:
+            return image
+        scale = max(self.size[0] / h, self.size[1] / w)
+        size = [max(round(h * scale), self.size[0]), max(round(w * scale), self.size[1])]
+        image = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
+        cropped: Tensor = F.center_crop(image, list(self.size))
+        return cropped
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else _two(size, "size")
+    if min(height, width) < 1:
+        raise UserError(f"size must be one or two numbers of pixels, got {size}")
+    return int(height), int(width)
+
+
+def _two(values: Sequence[float], name: str) -> tuple[float, float]:
+    if len(values) != 2:
+        raise UserError(f"{name} takes two numbers, got {values!r}")
+    return values[0], values[1]

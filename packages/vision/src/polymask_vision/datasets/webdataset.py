@@ -1,0 +1,231 @@
+"""Shards in WebDataset's format: tar files in which the files of a sample share their name."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from polymask import UserError
+from polymask_vision.datasets.base import (
+    ImageDataset,
+    Names,
+    Skipped,
+    class_names,
+    divide,
+    numbered,
+    prepare,
+    whole,
+)
+from polymask_vision.datasets.decode import ENDINGS
+from polymask_vision.datasets.prepare import Augment
+
+
+class WebDataset(ImageDataset):
+    """Local tar files in WebDataset's format: ``a.jpg`` and ``a.cls`` are picture and class of a sample.
+
+    The members are indexed once, on opening, and read by their place in the file: random access, so that
+    training shuffles all samples alike and resumes exactly, which a stream of shards cannot.
+
+    Args:
+        source: a tar file, a folder of them, or a pattern: ``wds:train-{000..099}.tar``, ``wds:train-*.tar``.
+        test_source: the same for shards to test on; by default a fixed share of each class is held out.
+        image: ending of the picture's file; by default any known one.
+        label: ending of the file that holds the class, or ``json:FIELD``.
+        size: height and width to scale and crop to. By default that of the images, if it is the same
+            for all and at most 224; else 224.
+        channels: 1 (grey) or 3; by default 1 if all images are grey.
+        test: share of each class to hold out where there are no shards for it.
+        augment: random augmentation in training.
+        crop_scale: areas of ``crop-flip``, as shares of the picture.
+        mean: per channel, of values in [0, 1]; by default ImageNet's.
+        std: standard deviation per channel; by default ImageNet's.
+        limit: at most so many images of each split.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        test_source: str | None = None,
+        image: str | None = None,
+        label: str = "cls",
+        size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        test: float = 0.1,
+        augment: Augment = "none",
+        crop_scale: Sequence[float] = (0.2, 1.0),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        skipped: Skipped = []
+        shards = [Shards(pattern, image, label, skipped) for pattern in (source, test_source) if pattern]
+        named = [[name for name in part.classes if name is not None] for part in shards]
+        classes = class_names(*named) or None
+        portions = [
+            whole(part, numbered(part.classes, classes) if some else None)
+            for part, some in zip(shards, named, strict=True)
+        ]
+        if len(portions) == 1:
+            portions = list(divide(shards[0], portions[0].labels, test))
+        super().__init__(
+            portions[0],
+            portions[1],
+            prepare(
+                portions[0],
+                size=size,
+                channels=channels,
+                mean=mean,
+                std=std,
+                augment=augment,
+                crop_scale=crop_scale,
+            ),
+            classes=classes,
+            skipped=skipped,
+            limit=limit,
+        )
+
+
+class Shards:
+    """The pictures in some tar files.
+
+    Args:
+        pattern: which files.
+        image: ending of the picture's file, or None for any known one.
+        label: ending of the file that holds the class, or ``json:FIELD``.
+        skipped: takes what is left out, ``(shard or member, reason)``.
+
+    Raises:
+        UserError: no such files, or no pictures in them.
+    """
+
+    def __init__(self, pattern: str, image: str | None, label: str, skipped: Skipped) -> None:
+        self.paths = find_shards(pattern)
+        with ThreadPoolExecutor() as pool:
+            indexes = list(pool.map(lambda path: _index(path, image, label), self.paths))
+        for path, index in zip(self.paths, indexes, strict=True):
+            skipped.extend((f"{path}/{name}" if name else path, reason) for name, reason in index.skipped)
+        self.keys = Names([key for index in indexes for key in index.keys])
+        self.classes = [name for index in indexes for name in index.classes]
+        places = [place for index in indexes for place in index.places]
+        self._place = np.array(places, dtype=np.int64).reshape(-1, 2)
+        self._shard = np.repeat(np.arange(len(indexes)), [len(index.keys) for index in indexes])
+        if not len(self.keys):
+            reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+            endings = image or ", ".join(ENDINGS)
+            raise UserError(f"wds:{pattern}: no pictures ({endings}) in {len(self.paths)} shards{reason}")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, index: int) -> bytes:
+        offset, size = self._place[index]
+        with open(self.paths[self._shard[index]], "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def name(self, index: int) -> str:
+        return f"{Path(self.paths[self._shard[index]]).name}/{self.keys[index]}"
+
+
+@dataclass
+class _Index:
+    """What one tar file holds: per sample its name, where its picture lies, its class."""
+
+    keys: list[str] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+    classes: list[str | None] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=list)
+
+
+def find_shards(pattern: str) -> list[str]:
+    """Files that a pattern with braces and wildcards names, sorted as given.
+
+    Raises:
+        UserError: a remote address, or files that are not there.
+    """
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise UserError(
+            f"wds:{pattern}: only local files, since samples are read at random; copy the shards first"
+        )
+    pattern = os.path.expanduser(pattern)
+    if os.path.isdir(pattern):
+        pattern = os.path.join(glob.escape(pattern), "*.tar")
+    found: list[str] = []
+    for name in expand_braces(pattern):
+        matches = [name] if os.path.isfile(name) else sorted(glob.glob(name))
+        if not matches:
+            raise UserError(f"wds:{pattern}: there is no file {os.path.abspath(name)}")
+        found += matches
+    return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a{00..02}{x,y}`` to ``a00x``, ``a00y``, ``a01x``, ..."""
+    match = re.search(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span:
+        values = [str(i).zfill(len(span[1])) for i in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        values = match[1].split(",")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [name for value in values for name in expand_braces(before + value + after)]
+
+
+def _index(path: str, image: str | None, label: str) -> _Index:
+    index, size = _Index(), os.path.getsize(path)
+    file, _, entry = label.partition(":")
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in _samples(tar):
+                wanted = (f".{image.lower()}",) if image else ENDINGS
+                picture = next((m for ending, m in members.items() if f".{ending}".endswith(wanted)), None)
+                if picture is None:
+                    continue
+                if not picture.size or picture.offset_data + picture.size > size:
+                    index.skipped.append((picture.name, "empty file" if not picture.size else "cut off"))
+                    continue
+                index.keys.append(key)
+                index.places.append((picture.offset_data, picture.size))
+                index.classes.append(_class(tar, members.get(file.lower()), entry))
+    except (tarfile.TarError, OSError, ValueError) as error:
+        index.skipped.append(("", f"{error} (compressed tar files cannot be read at random: unpack them)"))
+    return index
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Neighbouring members whose names agree up to the first dot, by what follows it."""
+    current, members = None, dict[str, tarfile.TarInfo]()
+    for member in tar:
+        folder, _, name = member.name.rpartition("/")
+        base, _, ending = name.partition(".")
+        if not member.isfile() or not base:
+            continue
+        key = f"{folder}/{base}" if folder else base
+        if key != current:
+            if current is not None:
+                yield current, members
+            current, members = key, {}
+        members[ending.lower()] = member
+    if current is not None:
+        yield current, members
+
+
+def _class(tar: tarfile.TarFile, member: tarfile.TarInfo | None, entry: str) -> str | None:
+    file = None if member is None else tar.extractfile(member)
+    if file is None:
+        return None
+    text = file.read().decode("utf-8").strip()
+    value = json.loads(text).get(entry) if entry else text
+    return None if value is None else str(value)

@@ -1,0 +1,252 @@
+"""Our encoders as models of timm and of transformers: weights, configuration, preprocessing.
+
+Both libraries embed a patch by a convolution; its kernel is our embedding's weight, whose inputs
+are in the order of :class:`polymask_vision.tokenizers.Patches` (row, column, channel). What is
+written is the layout of the hub, so neither library is imported to write it, and any version that
+reads the hub reads this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from polymask import UserError
+from polymask.export import WEIGHTS, save_json, save_state
+
+if TYPE_CHECKING:
+    from polymask_vision.encoders import Swin, ViT
+
+Facts = Mapping[str, Any]
+State = dict[str, Tensor]
+
+
+def vit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
+    """A folder for ``timm.create_model("local-dir:<out>", pretrained=True)``.
+
+    ``forward_features`` then gives class token and patch tokens, and the model itself the mean of
+    the patch tokens after the final norm.
+    """
+    vit: Any = encoder.vit
+    first = vit.blocks[0]
+    arguments = {
+        "embed_dim": encoder.dim,
+        "depth": len(vit.blocks),
+        "num_heads": first.attn.num_heads,
+        "mlp_ratio": first.mlp.fc1.out_features / encoder.dim,
+        "class_token": encoder.prefix == 1,
+        "no_embed_class": True,
+        "pos_embed": "none" if vit.pos_embed is None else "learn",
+        "init_values": 1.0 if hasattr(first.ls1, "gamma") else None,
+        "global_pool": "avg",
+        "fc_norm": False,
+    }
+    _timm("vit_base_patch16_224", arguments, vit.state_dict(), "head", facts, out)
+
+
+def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
+    """A folder for ``timm.create_model("local-dir:<out>", pretrained=True)``."""
+    swin: Any = encoder.swin
+    arguments = {
+        "embed_dim": encoder.dim,
+        "depths": [len(layer.blocks) for layer in swin.layers],
+        "num_heads": [layer.blocks[0].attn.num_heads for layer in swin.layers],
+        "window_size": encoder.window,
+    }
+    _timm("swin_base_patch4_window7_224", arguments, swin.state_dict(), "head.fc", facts, out)
+
+
+def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:
+    """A folder for ``transformers.ViTModel.from_pretrained``.
+
+    LayerScale, which it lacks, is multiplied into the projections before it.
+
+    Raises:
+        UserError: no class token, which ``ViTModel`` cannot be without.
+    """
+    if encoder.prefix != 1:
+        raise UserError(
+            "transformers' ViT always has a class token and this encoder has none: export it to timm, or "
+            "pre-train with --encoder.class_token true"
+        )
+    vit: Any = encoder.vit
+    source, dim = vit.state_dict(), encoder.dim
+    positions = torch.zeros(1, 1 + encoder.grid[0] * encoder.grid[1], dim)
+    if "pos_embed" in source:
+        positions[:, 1:] = source["pos_embed"]
+    state = {
+        "embeddings.cls_token": source["cls_token"],
+        "embeddings.position_embeddings": positions,
+        "embeddings.patch_embeddings.projection.weight": _kernel(source, facts),
+        "embeddings.patch_embeddings.projection.bias": source["patch_embed.proj.bias"],
+        "layernorm.weight": source["norm.weight"],
+        "layernorm.bias": source["norm.bias"],
+    }
+    for i in range(len(vit.blocks)):
+        state |= _block(source, f"blocks.{i}", f"encoder.layer.{i}", "attention.attention")
+    config = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "hidden_size": dim,
+        "num_hidden_layers": len(vit.blocks),
+        "num_attention_heads": vit.blocks[0].attn.num_heads,
+        "intermediate_size": vit.blocks[0].mlp.fc1.out_features,
+        "layer_norm_eps": vit.norm.eps,
+        "encoder_stride": facts["patch_size"],
+    }
+    _transformers(config, state, facts, out)
+
+
+def swin_to_transformers(encoder: Swin, facts: Facts, out: Path) -> None:
+    """A folder for ``transformers.SwinModel.from_pretrained``.
+
+    Raises:
+        UserError: a stage whose grid its windows do not tile, where ``SwinModel`` differs.
+    """
+    swin: Any = encoder.swin
+    source, window = swin.state_dict(), encoder.window
+    state = {
+        "embeddings.patch_embeddings.projection.weight": _kernel(source, facts),
+        "embeddings.patch_embeddings.projection.bias": source["patch_embed.proj.bias"],
+        "embeddings.norm.weight": source["patch_embed.norm.weight"],
+        "embeddings.norm.bias": source["patch_embed.norm.bias"],
+        "layernorm.weight": source["norm.weight"],
+        "layernorm.bias": source["norm.bias"],
+    }
+    for i, layer in enumerate(swin.layers):
+        h, w = (n // 2**i for n in encoder.grid)
+        if h % window or w % window or (h != w and window in (h, w)):
+            raise UserError(
+                f"transformers' Swin treats windows that do not tile a grid otherwise than timm, and stage "
+                f"{i + 1} has {h} x {w} tokens in windows of {window}: export to timm, or pre-train with "
+                "another --encoder.window"
+            )
+        for j in range(len(layer.blocks)):
+            ours, theirs = f"layers.{i}.blocks.{j}", f"encoder.layers.{i}.blocks.{j}"
+            state |= _block(source, ours, theirs, "attention.self")
+            table = "relative_position_bias_table"
+            state[f"{theirs}.attention.self.{table}"] = source[f"{ours}.attn.{table}"]
+        if i:  # timm merges patches at the start of a stage, transformers at the end of the one before
+            for name in ("norm.weight", "norm.bias", "reduction.weight"):
+                state[f"encoder.layers.{i - 1}.downsample.{name}"] = source[f"layers.{i}.downsample.{name}"]
+    config = {
+        "architectures": ["SwinModel"],
+        "model_type": "swin",
+        "embed_dim": encoder.dim,
+        "depths": [len(layer.blocks) for layer in swin.layers],
+        "num_heads": [layer.blocks[0].attn.num_heads for layer in swin.layers],
+        "window_size": window,
+        "mlp_ratio": swin.layers[0].blocks[0].mlp.fc1.out_features / encoder.dim,
+        "drop_path_rate": 0.0,
+        "layer_norm_eps": swin.norm.eps,
+        "encoder_stride": facts["patch_size"] * encoder.downsample,
+    }
+    _transformers(config, state, facts, out)
+
+
+_BLOCK = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+def _block(source: State, ours: str, theirs: str, attention: str) -> State:
+    """One Transformer block of timm under the names that transformers has on the hub."""
+    state: State = {}
+    for kind in ("weight", "bias"):
+        joint = source[f"{ours}.attn.qkv.{kind}"].chunk(3)
+        for name, value in zip(("query", "key", "value"), joint, strict=True):
+            state[f"{theirs}.{attention}.{name}.{kind}"] = value
+        for mine, other in _BLOCK.items():
+            state[f"{theirs}.{other}.{kind}"] = source[f"{ours}.{mine}.{kind}"]
+    for scale, other in (("ls1", "attention.output.dense"), ("ls2", "output.dense")):
+        gamma = source.get(f"{ours}.{scale}.gamma")
+        if gamma is not None:
+            state[f"{theirs}.{other}.weight"] = gamma[:, None] * state[f"{theirs}.{other}.weight"]
+            state[f"{theirs}.{other}.bias"] = gamma * state[f"{theirs}.{other}.bias"]
+    return state
+
+
+def _kernel(source: State, facts: Facts) -> Tensor:
+    """Weight of the patch embedding as the kernel of a convolution, ``[D, C, p, p]``."""
+    if not {"size", "channels", "patch_size"} <= facts.keys():
+        raise UserError(
+            "timm and transformers embed square patches of pixels, and this system's tokenizer makes "
+            "other tokens: export as safetensors"
+        )
+    p, weight = facts["patch_size"], source["patch_embed.proj.weight"]
+    return weight.view(-1, p, p, facts["channels"]).permute(0, 3, 1, 2)
+
+
+def _statistics(facts: Facts) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel that images in [0, 1] are normalised with."""
+    channels = facts["channels"]
+    mean, std = facts.get("mean", [0.0] * channels), facts.get("std", [1.0] * channels)
+    return [float(m) for m in mean], [float(s) for s in std]
+
+
+def _timm(
+    architecture: str, arguments: dict[str, Any], state: State, classifier: str, facts: Facts, out: Path
+) -> None:
+    state = {**state, "patch_embed.proj.weight": _kernel(state, facts)}
+    mean, std = _statistics(facts)
+    size = list(facts["size"])
+    config = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "model_args": {
+            "img_size": size,
+            "patch_size": facts["patch_size"],
+            "in_chans": facts["channels"],
+            **arguments,
+        },
+        "pretrained_cfg": {
+            "input_size": [facts["channels"], *size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": mean,
+            "std": std,
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": classifier,
+        },
+    }
+    save_json(config, out / "config.json")
+    save_state(state, out / WEIGHTS)
+
+
+def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path) -> None:
+    height, width = facts["size"]
+    mean, std = _statistics(facts)
+    common = {
+        "image_size": height if height == width else [height, width],
+        "patch_size": facts["patch_size"],
+        "num_channels": facts["channels"],
+        "qkv_bias": True,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    preprocessing = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    save_json({**config, **common}, out / "config.json")
+    save_json(preprocessing, out / "preprocessor_config.json")
+    save_state(state, out / WEIGHTS)
