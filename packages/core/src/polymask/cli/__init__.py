@@ -1,1 +1,88 @@
-def main() -> None: ...
+"""The command line: ``polymask VERB ...``, one module per verb in ``verbs``.
+
+A verb's module has a docstring, whose first line ``polymask --help`` prints, and
+``run(argv) -> int``. Modules import torch and the like only inside functions, so that help and
+lists come at once and work with every plugin broken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from polymask.cli.terminal import columns, plain_warnings, say
+from polymask.errors import UserError
+
+VERBS = ("list", "show", "pretrain", "probe", "compare", "look", "report", "export", "check", "plugins")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: arguments after the program's name; those of the process by default.
+
+    Returns:
+        Exit status: 0; 1 where a check found a fault; 2 for what the user can mend; 130 after
+        Ctrl-C. ``POLYMASK_DEBUG=1`` shows the traceback of an error of the user's.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with plain_warnings():
+            return _dispatch(words)
+    except UserError as error:
+        if os.environ.get("POLYMASK_DEBUG", "") not in ("", "0"):
+            raise
+        say(f"error: {error}", colour=31)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit(1) of Ctrl-C
+            return 130
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: python must not flush to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from polymask import __version__
+
+        print(f"polymask {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"no verb is called {words[0]!r}; {hint}there are {', '.join(VERBS)}")
+    status: int = importlib.import_module(f"polymask.cli.verbs.{words[0]}").run(words[1:])
+    sys.stdout.flush()
+    return status
+
+
+def _help() -> str:
+    summaries = [importlib.import_module(f"polymask.cli.verbs.{verb}").__doc__ or "" for verb in VERBS]
+    lines = columns([(f"  {verb}", text.split("\n")[0]) for verb, text in zip(VERBS, summaries, strict=True)])
+    return "\n".join(
+        [
+            "usage: polymask VERB ...",
+            "",
+            "Masked modelling in every modality: hide part of something, predict it, keep what was learned.",
+            "",
+            *lines,
+            "",
+            "example:",
+            "  polymask pretrain vision/mae --preset small --data vision/digits",
+            "",
+            "polymask VERB --help says more; polymask --version prints the version.",
+        ]
+    )

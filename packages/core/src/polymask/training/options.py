@@ -1,2 +1,122 @@
-def names():
-    return frozenset({"epochs","warmup_epochs","batch_size","base_lr","betas","weight_decay","augment","steps","warmup_steps","clip"})
+"""How a run is trained: every option with its default and its reason. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polymask.errors import UserError
+
+ALTERNATIVES = (("steps", "epochs"), ("warmup_steps", "warmup_epochs"), ("lr", "base_lr"))
+"""Options that say the same thing in two ways: giving one takes back the other."""
+
+SAME_RUN = frozenset(
+    {"accumulate", "devices", "nodes", "accelerator", "strategy", "workers", "compile"}
+    | {"checkpoint_every", "log_every"}
+)
+"""Options that may differ on resume: where and how fast the run goes on, not what it computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a run is trained.
+
+    Args:
+        steps: optimiser steps; or give epochs.
+        epochs: passes over the training data, fractions allowed; 100 when neither is given.
+        batch_size: samples per optimiser step, over all devices and accumulated parts together.
+        base_lr: peak learning rate per 256 samples: the peak is base_lr * batch_size / 256.
+        lr: peak learning rate as it is; replaces base_lr.
+        min_lr: learning rate that the cosine ends at.
+        schedule: after the warm-up, cosine to min_lr or constant.
+        warmup_steps: steps over which the learning rate rises linearly from 0.
+        warmup_epochs: the same in passes over the data; 5 % of the run when neither is given.
+        betas: decay rates of AdamW's two moments.
+        weight_decay: decay of AdamW; biases, norms, positions and learned tokens have none.
+        clip: greatest norm of the gradient, longer ones are scaled down; none by default.
+        accumulate: parts that a batch is computed in one after the other, to save memory.
+        precision: auto takes bf16-mixed where the device is fast at it, else 32.
+        accelerator: auto, cpu, cuda, mps, or any other that Lightning knows.
+        devices: how many devices per machine, or auto for all.
+        nodes: how many machines.
+        strategy: auto, ddp, fsdp (shards weights and optimiser), or any other of Lightning.
+        workers: processes that read data, per device; chosen by how fast samples are read if none.
+        seed: of weights, order, augmentation, masks and dropout.
+        compile: compile the system's forward with torch.compile.
+        checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
+        log_every: steps per row of metrics.csv.
+
+    Raises:
+        UserError: a value that cannot be, or two that contradict each other.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 256
+    base_lr: float = 1e-3
+    lr: float | None = None
+    min_lr: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Literal["auto", "32", "bf16-mixed", "bf16-true", "16-mixed"] = "auto"
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    nodes: int = 1
+    strategy: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+    compile: bool = False
+    checkpoint_every: int | None = None
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for one, other in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise UserError(f"both {one} and {other} are given: give one of them")
+        for name in ("steps", "epochs", "batch_size", "accumulate", "nodes", "checkpoint_every", "log_every"):
+            self._require(name, "more than 0", lambda value: value > 0)
+        for name in ("warmup_steps", "warmup_epochs", "weight_decay", "workers", "min_lr"):
+            self._require(name, "0 or more", lambda value: value >= 0)
+        for name in ("base_lr", "lr", "clip"):
+            self._require(name, "more than 0", lambda value: value > 0)
+        self._require("seed", "0 or more and below 2**63", lambda value: 0 <= value < 2**63)
+        betas: tuple[float, ...] = self.betas
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise UserError(f"betas={self.betas}: give two numbers in [0, 1)")
+        if self.schedule not in ("cosine", "constant"):
+            raise UserError(f"schedule={self.schedule!r}: choose cosine or constant")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts: "
+                "choose --accumulate that divides --batch_size"
+            )
+
+    def _require(self, name: str, rule: str, holds: Any) -> None:
+        value = getattr(self, name)
+        if value is not None and not (math.isfinite(value) and holds(value)):
+            raise UserError(f"{name}={value}: give a number {rule}")
+
+
+def names() -> frozenset[str]:
+    """Names of all options."""
+    return frozenset(field.name for field in dataclasses.fields(TrainOptions))
+
+
+def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Options laid over others, where ``steps`` above takes back ``epochs`` below, and so on."""
+    taken_back = {
+        pair[1 - i]
+        for pair in ALTERNATIVES
+        for i in (0, 1)
+        if above.get(pair[i]) is not None and above.get(pair[1 - i]) is None
+    }
+    return {**{key: value for key, value in below.items() if key not in taken_back}, **above}

@@ -1,0 +1,119 @@
+"""What is printed, and how the fixed options of a verb are described."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from polymask.errors import UserError
+from polymask.registry import Registry
+
+
+def say(text: str, colour: int | None = None) -> None:
+    """Print to stderr; the word before the first colon in colour where stderr is a terminal."""
+    head, colon, rest = text.partition(":")
+    if colour is not None and colon and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        text = f"\x1b[{colour};1m{head}:\x1b[0m{rest}"
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line each, said once, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", UserWarning)
+        warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", colour=33)
+        yield
+
+
+def print_json(value: Any) -> None:
+    """Print for a program; mappings, tuples and sets of declarations become plain."""
+    print(json.dumps(plain(value), indent=2))
+
+
+def plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts only, as JSON and YAML have them."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def show_value(value: Any) -> str:
+    """A value as one would give it: ``true``, ``null``, ``[0.9, 0.95]``."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(show_value(item) for item in value)}]"
+    return str(value)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines, one per row, cut at the width of the terminal but not in a pipe."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = [
+        "  ".join([*(cell.ljust(n) for cell, n in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+    if not sys.stdout.isatty():
+        return lines
+    limit = shutil.get_terminal_size().columns
+    return [line if len(line) <= limit else line[: limit - 1] + "…" for line in lines]
+
+
+def warn_broken(registry: Registry) -> Registry:
+    """Say on stderr which plugins did not load; returns the registry."""
+    for plugin in registry.plugins:
+        if plugin.status in ("broken", "conflict"):
+            where = f" ({plugin.source})" if plugin.source else ""
+            text = f"plugin {plugin.name!r}{where} did not load: {plugin.error}; see polymask plugins"
+            say(f"warning: {text}", colour=33)
+    return registry
+
+
+class Arguments(argparse.ArgumentParser):
+    """A verb's fixed arguments: types and defaults in the help, one message per error.
+
+    Args:
+        verb: the verb.
+        text: docstring of the verb's module.
+        example: a command line that works.
+    """
+
+    def __init__(self, verb: str, text: str | None, example: str) -> None:
+        super().__init__(
+            prog=f"polymask {verb}",
+            description=text,
+            epilog=f"example:\n  {example}",
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\n{self.prog} --help says more")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """``--name type  text (default: ...)``, as for verbs whose options depend on parts."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return getattr(action.type, "__name__", "str")
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
+            return action.help or ""
+        return f"{action.help} (default: %(default)s)"

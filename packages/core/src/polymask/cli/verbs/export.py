@@ -1,0 +1,28 @@
+"""The encoder of a run, in a form that other libraries load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from polymask.cli.terminal import Arguments, warn_broken
+from polymask.registry import default_registry
+
+
+def run(argv: list[str]) -> int:
+    """``polymask export RUN [--format NAME] [--out DIR]``."""
+    parser = Arguments("export", __doc__, "polymask export runs/mae-digits-1 --format timm --out encoder")
+    parser.add_argument("folder", metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--format",
+        default="safetensors",
+        metavar="NAME",
+        help="safetensors, or what the encoder offers: timm, transformers, ...",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write; RUN/export/NAME by default")
+    args = parser.parse_args(argv)
+    warn_broken(default_registry())
+    from polymask.export import export
+
+    out = args.out or Path(args.folder, "export", args.format)
+    print(export(args.folder, args.format, out))
+    return 0

@@ -1,0 +1,128 @@
+"""The two classifiers of a probe. Neither sees a test label."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STRENGTHS = tuple(10.0**k for k in range(-4, 3))
+"""Inverse regularisation strengths a linear probe chooses from (scikit-learn's C)."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier said.
+
+    Args:
+        predicted: int64 ``[m]`` class of each test sample.
+        strength: inverse regularisation that was chosen, where there is a choice.
+        converged: False when the optimiser gave up.
+    """
+
+    predicted: Tensor
+    strength: float | None = None
+    converged: bool = True
+
+
+def knn(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> Answers:
+    """Nearest neighbours by cosine similarity s, votes weighted by exp(s / temperature).
+
+    The weighting of Wu et al. 2018 (arXiv 1805.01978) and DINO (Caron et al. 2021).
+
+    Args:
+        train: float32 ``[n, D]``.
+        labels: int64 ``[n]``, from 0.
+        test: float32 ``[m, D]``.
+        neighbours: votes per test sample; all of ``train`` where that is fewer.
+        temperature: smaller lets the nearest decide.
+        chunk: test samples at a time.
+    """
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    k = min(neighbours, len(train))
+    classes = int(labels.max()) + 1
+    predicted = []
+    for part in torch.split(test, chunk):
+        similarity, nearest = (part @ train.T).topk(k, dim=1)
+        # exp((s - 1) / t) instead of exp(s / t): the same votes without large numbers
+        weight = ((similarity - 1) / temperature).exp()
+        votes = torch.zeros(len(part), classes).scatter_add_(1, labels[nearest], weight)
+        predicted.append(votes.argmax(dim=1))
+    return Answers(torch.cat(predicted))
+
+
+def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select: int = 5000) -> Answers:
+    """Multinomial logistic regression on standardised features.
+
+    The regularisation is chosen on a fifth of (at most ``select``) training samples, from the
+    same candidates whatever the features, then all training samples are fitted.
+
+    Args:
+        train: float32 ``[n, D]``.
+        labels: int64 ``[n]``.
+        test: float32 ``[m, D]``.
+        seed: of the validation split.
+        select: training samples used to choose the regularisation.
+    """
+    mean, std = train.mean(dim=0), train.std(dim=0, unbiased=False)
+    # A feature that never varies says nothing, and dividing by its rounding error would shout.
+    scale = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0.0)
+    x, y, z = ((train - mean) * scale).numpy(), labels.numpy(), ((test - mean) * scale).numpy()
+    if len(np.unique(y)) == 1:
+        return Answers(torch.full((len(z),), int(y[0])))
+    strength = _choose(x, y, seed, select)
+    model, converged = _fit(x, y, strength)
+    return Answers(torch.from_numpy(model.predict(z).astype(np.int64)), strength, converged)
+
+
+def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:
+    """The strength that does best on held-out training samples; the stronger of equals."""
+    order = np.random.default_rng(seed).permutation(len(y))[:select]
+    held = _stratified(y[order])
+    fit, check = order[~held], order[held]
+    if len(check) == 0 or len(np.unique(y[fit])) < 2:
+        return 1.0
+    best, chosen, worse = -1.0, STRENGTHS[0], 0
+    for strength in STRENGTHS:
+        score = float(_fit(x[fit], y[fit], strength)[0].score(x[check], y[check]))
+        if score > best:
+            best, chosen, worse = score, strength, 0
+        else:
+            worse += 1
+        # the weaker the regularisation the longer a fit takes, and past the best it only gets worse
+        if worse == 2:
+            break
+    return chosen
+
+
+def _stratified(y: np.ndarray) -> np.ndarray:
+    """Every fifth sample of each class, at least one where there are two, as bool ``[n]``."""
+    held = np.zeros(len(y), dtype=bool)
+    for label in np.unique(y):
+        members = np.flatnonzero(y == label)
+        if len(members) > 1:
+            held[members[: max(1, len(members) // 5)]] = True
+    return held
+
+
+def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[Any, bool]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model = LogisticRegression(C=strength, max_iter=1000).fit(x, y)
+    return model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)

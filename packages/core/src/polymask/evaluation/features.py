@@ -1,0 +1,138 @@
+"""Features of unmasked samples, every row of a probe from one pass over the same data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from polymask.data import Samples, collate
+from polymask.errors import UserError
+from polymask.protocols import Batch, System
+
+Extractor = Callable[[Batch], Tensor]
+"""Vectors ``[B, D]`` of a batch."""
+
+
+def encoder_features(system: System, pool: str = "mean") -> Extractor:
+    """What a system's encoder makes of the unmasked input, pooled to one vector per sample.
+
+    Args:
+        system: the system; use within :func:`evaluating`.
+        pool: ``"mean"`` over tokens or ``"prefix"``, the class token.
+    """
+
+    def extract(batch: Batch) -> Tensor:
+        device = next((p.device for p in system.parameters()), torch.device("cpu"))
+        moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        try:
+            return system.encode(moved).pool(pool)
+        except ValueError as error:
+            raise UserError(f"features with pool={pool!r}: {error}") from error
+
+    return extract
+
+
+def raw_features(key: str, most: int = 4096) -> Extractor:
+    """The input itself as a vector; averaged over neighbours until it has at most ``most`` numbers.
+
+    Args:
+        key: entry of the batch, ``[B, C, *axes]`` or ``[B, T]``.
+        most: largest length of the vector.
+    """
+
+    def extract(batch: Batch) -> Tensor:
+        x = batch[key].float()
+        if x[0].numel() > most:
+            x = x[:, None] if x.dim() == 2 else x
+            shrink = (most / x[0].numel()) ** (1 / (x.dim() - 2))
+            size = [max(1, math.floor(n * shrink)) for n in x.shape[2:]]
+            pools: dict[int, Any] = {
+                1: F.adaptive_avg_pool1d,
+                2: F.adaptive_avg_pool2d,
+                3: F.adaptive_avg_pool3d,
+            }
+            x = pools[len(size)](x, size)
+        return x.flatten(1)
+
+    return extract
+
+
+@contextmanager
+def evaluating(system: System, device: torch.device | None = None) -> Iterator[System]:
+    """The system in eval mode, on the best device, without gradient; as it was afterwards."""
+    modes = {module: module.training for module in system.modules()}
+    home = next((p.device for p in system.parameters()), torch.device("cpu"))
+    system.eval().to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        with torch.no_grad():
+            yield system
+    finally:
+        system.to(home)
+        for module, training in modes.items():
+            module.training = training
+
+
+def extract(
+    extractors: Mapping[str, Extractor],
+    samples: Samples,
+    index: Sequence[int] | None = None,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> dict[str, Tensor]:
+    """Run every extractor over the same samples, each sample read once.
+
+    Args:
+        extractors: functions by name.
+        samples: a split of a data set, without augmentation.
+        index: which samples, in this order; all by default.
+        batch_size: samples per batch; it does not change the result beyond rounding.
+        workers: processes that read samples.
+
+    Returns:
+        float32 ``[n, D]`` on the CPU, by name.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    picked = _Picked(samples, range(len(samples)) if index is None else index)
+    # A generator of its own: a loader otherwise draws its workers' seed from the global one.
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        picked,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(0),
+    )
+    found: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    for batch in loader:
+        for name, function in extractors.items():
+            found[name].append(function(batch).float().cpu())
+    features = {name: torch.cat(parts) for name, parts in found.items()}
+    for name, value in features.items():
+        if not value.isfinite().all():
+            raise UserError(
+                f"features of {name!r} are not finite in {int((~value.isfinite()).any(1).sum())} of "
+                f"{len(value)} samples: the run has diverged; lower the learning rate or resume from before"
+            )
+    return features
+
+
+class _Picked(Dataset[dict[str, Tensor]]):
+    """Some samples of a split, each with its place in it as ``"id"``."""
+
+    def __init__(self, samples: Samples, index: Sequence[int]) -> None:
+        self.samples, self.index = samples, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {**self.samples[self.index[i]], "id": torch.tensor(self.index[i])}

@@ -1,0 +1,321 @@
+"""Probes: kNN and a linear classifier on frozen features, beside the same encoder untrained.
+
+Training and test features come from the same function of the same unmasked input, in eval mode
+and float32, and every row sees the same training samples and candidates for regularisation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from polymask.data import Dataset
+from polymask.errors import UserError
+from polymask.evaluation.classifiers import Answers, knn, linear
+from polymask.evaluation.features import (
+    Extractor,
+    encoder_features,
+    evaluating,
+    extract,
+    raw_features,
+)
+from polymask.evaluation.intervals import Interval, accuracy_interval, difference_interval
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from polymask.run import Run
+
+TRAINED, UNTRAINED, RAW = "pre-trained", "untrained", "raw input"
+METHODS = ("kNN", "linear")
+
+CAVEAT = (
+    "Measured on this run's data and budget; such figures compare runs with each other "
+    "and never stand for those of a paper."
+)
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """Accuracy of one classifier on one kind of features.
+
+    Args:
+        features: ``"pre-trained"``, ``"untrained"``, ``"raw input"``, or any name.
+        method: ``"kNN"`` or ``"linear"``.
+        dim: length of the feature vectors.
+        accuracy: share of test samples classified rightly, with its 95 % interval.
+        note: chosen regularisation, and whether a fit did not converge.
+    """
+
+    features: str
+    method: str
+    dim: int
+    accuracy: Interval
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Args:
+        rows: accuracies.
+        differences: first features minus each of the others, paired by test sample, by
+            ``(others, method)``.
+        train: training samples (per draw).
+        test: test samples.
+        chance: share of the most frequent class among test samples.
+        settings: everything else that was chosen.
+    """
+
+    rows: list[ProbeRow]
+    differences: dict[tuple[str, str], Interval]
+    train: int
+    test: int
+    chance: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def accuracy(self, features: str = TRAINED, method: str = "linear") -> Interval:
+        """One accuracy of the table."""
+        return next(r.accuracy for r in self.rows if (r.features, r.method) == (features, method))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, lists and mappings."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "differences": [
+                {"against": name, "method": method, **asdict(value), "verdict": value.verdict}
+                for (name, method), value in self.differences.items()
+            ],
+            "train": self.train,
+            "test": self.test,
+            "chance": self.chance,
+            "settings": self.settings,
+            "caveat": CAVEAT,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> ProbeResult:
+        """The inverse of :meth:`to_json`."""
+        ends = ("mean", "error", "low", "high")
+        return cls(
+            rows=[ProbeRow(**{**row, "accuracy": Interval(**row["accuracy"])}) for row in found["rows"]],
+            differences={
+                (d["against"], d["method"]): Interval(**{key: d[key] for key in ends})
+                for d in found["differences"]
+            },
+            train=found["train"],
+            test=found["test"],
+            chance=found["chance"],
+            settings=dict(found["settings"]),
+        )
+
+    def table(self) -> Table:
+        """A table for the terminal."""
+        from rich.table import Table
+
+        table = Table(title="Accuracy of probes on frozen features, 95 % intervals", title_justify="left")
+        table.add_column("features")
+        for method in METHODS:
+            table.add_column(method, justify="right")
+        for name in dict.fromkeys(row.features for row in self.rows):
+            cells = [self.accuracy(name, method) for method in METHODS]
+            table.add_row(name, *(f"{a.mean:.3f} [dim]{a.low:.3f} to {a.high:.3f}[/dim]" for a in cells))
+        table.add_row("most frequent class", *(f"{self.chance:.3f}" for _ in METHODS), style="dim")
+        table.caption = f"{self.train} training, {self.test} test samples. {CAVEAT}"
+        table.caption_justify = "left"
+        return table
+
+
+def probe(
+    run: Run | str | Path,
+    *,
+    neighbours: int = 20,
+    labels_per_class: int | None = None,
+    draws: int = 5,
+    pool: str = "mean",
+    limit: int | None = 10_000,
+    raw: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> ProbeResult:
+    """Probe a run's encoder, the same encoder untrained, and the raw input; write ``probe.json``.
+
+    Args:
+        run: a run or its folder.
+        neighbours: votes of the nearest-neighbour classifier.
+        labels_per_class: train on so few labels per class; None for all.
+        draws: how often those few are drawn anew (unused without ``labels_per_class``).
+        pool: ``"mean"`` over tokens or ``"prefix"``, the class token.
+        limit: most training samples to use, drawn at random; None for all.
+        raw: whether to probe the raw input too.
+        seed: of the draws.
+        batch_size: samples per batch.
+        workers: processes that read samples.
+
+    Raises:
+        UserError: no labels, fewer labels than asked for, or a diverged run.
+    """
+    from polymask.run import open_run
+
+    trained = open_run(run) if isinstance(run, str | Path) else run
+    data = trained.data
+    train_labels, test_labels = labels_of(data)
+    picks = draw(train_labels, labels_per_class, draws, limit, seed)
+    test_index = torch.nonzero(test_labels >= 0)[:, 0]
+    untrained = open_run(trained.folder, trained=False)
+    with evaluating(trained.system) as one, evaluating(untrained.system) as two:
+        rows: dict[str, Extractor] = {
+            TRAINED: encoder_features(one, pool),
+            UNTRAINED: encoder_features(two, pool),
+        }
+        if raw:
+            rows[RAW] = raw_features(data.key)
+        union = torch.unique(torch.cat(picks))
+        train, test = (
+            extract(rows, samples, index, batch_size=batch_size, workers=workers)
+            for samples, index in (
+                (data.split("train"), union.tolist()),
+                (data.split("test"), test_index.tolist()),
+            )
+        )
+    result = evaluate(
+        {name: (train[name], test[name]) for name in rows},
+        train_labels[union],
+        test_labels[test_index],
+        picks=[torch.searchsorted(union, pick) for pick in picks],
+        neighbours=neighbours,
+        seed=seed,
+        settings={
+            "step": trained.step,
+            "neighbours": neighbours,
+            "labels_per_class": labels_per_class,
+            "draws": len(picks),
+            "pool": pool,
+            "limit": limit,
+            "seed": seed,
+        },
+    )
+    write_json(Path(trained.folder) / "probe.json", result.to_json())
+    return result
+
+
+def evaluate(
+    features: Mapping[str, tuple[Tensor, Tensor]],
+    train_labels: Tensor,
+    test_labels: Tensor,
+    *,
+    picks: Sequence[Tensor] | None = None,
+    neighbours: int = 20,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> ProbeResult:
+    """Probe ready-made features.
+
+    Args:
+        features: float32 ``([n, D], [m, D])`` of training and test samples, by name.
+        train_labels: int64 ``[n]``.
+        test_labels: int64 ``[m]``.
+        picks: training samples of each draw, int64 indices; one draw of all by default.
+        neighbours: votes of the nearest-neighbour classifier.
+        seed: of the linear probe's validation split.
+        settings: kept with the result.
+    """
+    picks = [torch.arange(len(train_labels))] if picks is None else picks
+    rows, correct = [], {}
+    for name, (train, test) in features.items():
+        for method in METHODS:
+            answers = [
+                _classify(method, train[pick], train_labels[pick], test, neighbours, seed) for pick in picks
+            ]
+            right = torch.stack([a.predicted == test_labels for a in answers])
+            rows.append(ProbeRow(name, method, train.shape[1], accuracy_interval(right), _note(answers)))
+            correct[name, method] = right
+    first, *others = features
+    return ProbeResult(
+        rows=rows,
+        differences={
+            (name, method): difference_interval(correct[first, method], correct[name, method])
+            for name in others
+            for method in METHODS
+        },
+        train=len(picks[0]),
+        test=len(test_labels),
+        chance=float(test_labels.bincount().max() / len(test_labels)),
+        settings=dict(settings or {}),
+    )
+
+
+def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
+    """Labels of both splits, int64 each, -1 where a sample has none.
+
+    Raises:
+        UserError: a split has no label at all.
+    """
+    train, test = data.labels("train"), data.labels("test")
+    if train is None or test is None:
+        raise UserError(
+            "a probe needs labels, and this data has none: put images in one folder per class, "
+            "or probe on labelled data"
+        )
+    for name, labels in (("training", train), ("test", test)):
+        if not (labels >= 0).any():
+            raise UserError(f"a probe needs labels, and no {name} sample has one")
+    return train, test
+
+
+def draw(
+    labels: Tensor, labels_per_class: int | None, draws: int, limit: int | None, seed: int
+) -> list[Tensor]:
+    """Training samples of each draw, as sorted indices of labelled samples.
+
+    Raises:
+        UserError: a class has fewer samples than asked for.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(members: Tensor, n: int | None) -> Tensor:
+        return members[torch.randperm(len(members), generator=generator)[:n]]
+
+    if labels_per_class is None:
+        return [some(torch.nonzero(labels >= 0)[:, 0], limit).sort().values]
+    members = [torch.nonzero(labels == label)[:, 0] for label in torch.unique(labels[labels >= 0])]
+    fewest = min(len(m) for m in members)
+    if not 0 < labels_per_class <= fewest:
+        raise UserError(
+            f"labels_per_class={labels_per_class}: choose 1 to {fewest}, the size of the smallest class"
+        )
+    return [torch.cat([some(m, labels_per_class) for m in members]).sort().values for _ in range(draws)]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def _classify(
+    method: str, train: Tensor, labels: Tensor, test: Tensor, neighbours: int, seed: int
+) -> Answers:
+    if method == "kNN":
+        return knn(train, labels, test, neighbours=neighbours)
+    return linear(train, labels, test, seed=seed)
+
+
+def _note(answers: Sequence[Answers]) -> str:
+    strengths = sorted({a.strength for a in answers if a.strength is not None})
+    failed = sum(not a.converged for a in answers)
+    notes = ["C = " + " or ".join(f"{c:g}" for c in strengths)] if strengths else []
+    if failed:
+        notes.append(f"{failed} of {len(answers)} fits did not converge")
+    return "; ".join(notes)

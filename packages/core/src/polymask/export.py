@@ -1,0 +1,153 @@
+"""Hands the encoder of a system to those who will use it, in the form they load.
+
+Any encoder that was built by name can be written as ``safetensors``: its weights, and a JSON file
+of how to build it again (:func:`load`). An encoder that other libraries know has a method
+``exports() -> Mapping[str, Exporter]`` whose keys are further formats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from polymask import pieces
+from polymask.errors import UserError
+from polymask.protocols import Batch, Encoder, System, Tokenizer
+from polymask.registry import Registry, default_registry
+from polymask.run import open_run, plain
+from polymask.tokens import Tokens
+from polymask.wiring import construct, options_of
+
+Exporter: TypeAlias = Callable[[Mapping[str, Any], Path], None]
+"""Writes an encoder into a folder, given the facts about its data and its tokenizer."""
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "polymask.json"
+
+
+class Features(nn.Module):
+    """The part of a system that outlives its pre-training: a tokenizer and an encoder.
+
+    Args:
+        tokenizer: cuts an input into tokens.
+        encoder: encodes them.
+        facts: what is known about the data, e.g. the ``mean`` and ``std`` it was normalised with.
+    """
+
+    def __init__(
+        self, *, tokenizer: Tokenizer, encoder: Encoder, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.encoder, self.facts = tokenizer, encoder, dict(facts or {})
+
+    def forward(self, x: Tensor | Batch) -> Tokens:
+        """Features of a batch, or of its one entry, as :meth:`polymask.System.encode` gives them."""
+        batch = {self.tokenizer.key: x} if isinstance(x, Tensor) else x
+        return pieces.encode(self.tokenizer, self.encoder, batch)
+
+
+def export(
+    source: System | str | Path, format: str, out: str | Path, *, facts: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the encoder of a system for use elsewhere.
+
+    Args:
+        source: run folder, or a system.
+        format: ``"safetensors"``, or one the encoder offers (see :func:`formats`).
+        out: folder to write; files of the same names are replaced.
+        facts: what is known about the data; a run folder knows by itself.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: the encoder has no such format, or cannot be expressed in it.
+    """
+    if not isinstance(source, System):
+        run = open_run(Path(source))
+        source, facts = run.system, {**run.data.provides, **(facts or {})}
+    features = _features(source, dict(facts or {}))
+    available = _exporters(features)
+    if format not in available:
+        encoder, choices = type(features.encoder).__name__, " or ".join(available)
+        raise UserError(f"{encoder} cannot be exported to {format!r}: choose {choices}")
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder to export to")
+    out.mkdir(parents=True, exist_ok=True)
+    available[format]({**features.facts, **features.tokenizer.provides}, out)
+    return out
+
+
+def formats(system: System) -> tuple[str, ...]:
+    """Formats the encoder of a system can be exported to."""
+    return tuple(_exporters(_features(system, {})))
+
+
+def load(folder: str | Path, registry: Registry | None = None) -> Features:
+    """Build an encoder exported as ``safetensors`` again, in eval mode.
+
+    Args:
+        folder: where it was written.
+        registry: where to look its parts up; the installed plugins by default.
+
+    Raises:
+        UserError: not such a folder, or a part of it is not installed.
+    """
+    folder, registry = Path(folder), registry or default_registry()
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(
+            f"{folder} holds no {DESCRIPTION}: give a folder that "
+            "`polymask export --format safetensors` wrote"
+        )
+    description = json.loads((folder / DESCRIPTION).read_text())
+    parts = {}
+    for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
+        options = dict(description[slot])
+        part = registry.find(kind, options.pop("name"))
+        parts[slot] = construct(part, options, {}, registry)
+    features = Features(**parts, facts=description["facts"])
+    features.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    return features.eval()
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as safetensors, marked as PyTorch's, which transformers insists on."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def save_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write JSON for people to read too."""
+    path.write_text(json.dumps(plain(value), indent=2) + "\n")
+
+
+def _features(system: System, facts: Mapping[str, Any]) -> Features:
+    tokenizer, encoder = getattr(system, "tokenizer", None), getattr(system, "encoder", None)
+    if tokenizer is None or encoder is None:
+        raise UserError(f"{type(system).__name__} has no tokenizer and encoder of its own to export")
+    return Features(tokenizer=tokenizer, encoder=encoder, facts=facts)
+
+
+def _exporters(features: Features) -> dict[str, Exporter]:
+    def write(facts: Mapping[str, Any], out: Path) -> None:
+        _write(features, out)
+
+    offered: Callable[[], Mapping[str, Exporter]] = getattr(features.encoder, "exports", dict)
+    return {"safetensors": write, **offered()}
+
+
+def _write(features: Features, out: Path) -> None:
+    description = {slot: options_of(getattr(features, slot)) for slot in ("tokenizer", "encoder")}
+    for slot, options in description.items():
+        if options is None:
+            raise UserError(
+                f"nothing is known about how the {slot} {type(getattr(features, slot)).__name__} was built: "
+                "build the system by name (polymask.build) to export it as safetensors"
+            )
+    save_json({**description, "facts": features.facts}, out / DESCRIPTION)
+    save_state(features.state_dict(), out / WEIGHTS)

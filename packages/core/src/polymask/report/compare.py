@@ -1,0 +1,188 @@
+"""Several variants of one run, with the same data, seeds and budget."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polymask.data import Dataset
+from polymask.errors import UserError
+from polymask.evaluation.probe import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, write_json
+from polymask.evaluation.probe import probe as probe_run
+from polymask.registry import default_registry
+from polymask.report.comparison import COST, LOSS, Comparison
+from polymask.run import CHECKPOINT, Run, build_from_config, plain, train_options
+from polymask.training import fit
+from polymask.training.metrics import read_metrics
+from polymask.training.rehearsal import rehearse
+from polymask.wiring import full_names, layer, nest, preset_options
+
+PLAN = "comparison.json"
+
+Config = dict[str, Any]
+
+
+def compare(
+    config: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    out: str | Path,
+    *,
+    seeds: int | Sequence[int] = 3,
+    probe: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Train and probe every variant with every seed, and compare them.
+
+    A run that the folder holds already is used as it is, one that was stopped goes on from its
+    last checkpoint. Seeds may be added later.
+
+    Args:
+        config: what all runs share, as in a run's ``config.yaml``: ``system``, ``preset``,
+            ``data``, slots, options.
+        variants: what each variant changes, by label; the first is what others are compared to:
+            ``{"core/random": {"masking": "core/random"}, "block": {"masking": {"name":
+            "core/block", "ratio": 0.5}}}``, or ``{"mae": {"system": "vision/mae"}, ...}``.
+        out: folder of the comparison: a run folder per variant and seed, ``comparison.json``,
+            ``.md``, ``.html`` and ``.png``.
+        seeds: how many (0, 1, ...), or which.
+        probe: options of :func:`polymask.evaluation.probe`.
+        progress: say on stderr which run is trained, with a progress line.
+
+    Raises:
+        UserError: variants cannot be built, differ in data or budget, or the folder holds
+            something else. Nothing is trained then.
+    """
+    out, probe = Path(out), dict(probe or {})
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    configs = _configs(config, variants, seeds)
+    anew = _claim(out, config, variants, probe)
+    names = {label: re.sub(r"[^\w.=-]+", "-", label).strip("-") for label in variants}
+    if len(set(names.values())) < len(names):
+        raise UserError(f"variants need names that differ in letters or digits, got {', '.join(names)}")
+    for label in variants:
+        if not (out / f"{names[label]}-seed{seeds[0]}" / CHECKPOINT).exists():
+            system, data, options = build_from_config({**configs[label], "seed": seeds[0]})
+            rehearse(label, system, data, options.seed)
+    values: dict[str, list[dict[str, float]]] = {label: [] for label in variants}
+    folders: dict[str, list[str]] = {label: [] for label in variants}
+    reference: dict[str, float] = {}
+    turns = list(itertools.product(seeds, variants))
+    for turn, (seed, label) in enumerate(turns):
+        folder = out / f"{names[label]}-seed{seed}"
+        if progress:
+            sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
+        found = _run({**configs[label], "seed": seed}, folder, probe, turn == 0, anew, progress)
+        values[label].append(_measure(folder, found))
+        folders[label].append(folder.name)
+        if found is not None and turn == 0:
+            reference = {method: found.accuracy(RAW, method).mean for method in METHODS}
+            reference["chance"] = found.chance
+    result = Comparison(dict(config), dict(variants), seeds, values, reference, folders)
+    _write(result, out, probe)
+    return result
+
+
+def _configs(
+    config: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+) -> dict[str, Config]:
+    """The whole configuration of each variant, once they are known to be comparable."""
+    registry = default_registry()
+    if len(variants) < 2 or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError("a comparison needs two variants or more, and different seeds")
+    whole: dict[str, Config] = {}
+    budgets: dict[str, dict[str, Any]] = {}
+    for label, change in variants.items():
+        merged = layer(full_names(nest(config), registry), full_names(nest(change), registry))
+        merged.pop("seed", None)
+        if not merged.get("system"):
+            raise UserError(f"variant {label!r} names no system")
+        below = preset_options(registry.find("systems", merged["system"]), merged.get("preset"), registry)
+        options = train_options(below, merged)
+        whole[label] = merged
+        budgets[label] = {key: getattr(options, key) for key in ("steps", "epochs", "batch_size")}
+        budgets[label]["data"] = plain(merged.get("data"))
+    first = next(iter(budgets))
+    for label, budget in budgets.items():
+        differ = [key for key in budget if budget[key] != budgets[first][key]]
+        if differ:
+            found = "; ".join(f"{key}: {budgets[first][key]} and {budget[key]}" for key in differ)
+            raise UserError(
+                f"{first} and {label} would not have the same data and budget ({found}): "
+                f"give {', '.join('--' + key for key in differ)} for all variants"
+            )
+    return whole
+
+
+def _claim(out: Path, config: Mapping[str, Any], variants: Mapping[str, Any], probe: Config) -> bool:
+    """Make the folder this comparison's, if it is no other's; returns whether to probe anew."""
+    plan = {"config": plain(config), "variants": plain(variants)}
+    path = out / PLAN
+    if not path.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"{out} holds something else than a comparison: give another --out")
+        write_json(path, {**plan, "probe": plain(probe)})
+        return False
+    found = json.loads(path.read_text())
+    for key, value in plan.items():
+        if found.get(key) != value or list(found[key]) != list(value):
+            raise UserError(
+                f"{out} holds another comparison, whose {key} is {json.dumps(found.get(key))}, "
+                f"not {json.dumps(value)}: give another --out, or compare the same again"
+            )
+    return bool(found.get("probe") != plain(probe))
+
+
+def _run(
+    config: Config, folder: Path, probe: Config, raw: bool, anew: bool, progress: bool
+) -> ProbeResult | None:
+    """Train (what is left of) a run and probe it; None where there are no labels."""
+    done = folder / "probe.json"
+    if done.is_file() and not anew:
+        return ProbeResult.from_json(json.loads(done.read_text()))
+    system, data, options = build_from_config(config)
+    result = fit(system, data, options, folder, resume=folder.exists(), progress=progress)
+    if not _labelled(data):
+        return None
+    return probe_run(Run(folder, config, system, data, result.step), **{"raw": raw, **probe})
+
+
+def _labelled(data: Dataset) -> bool:
+    return data.labels("train") is not None and data.labels("test") is not None
+
+
+def _measure(folder: Path, found: ProbeResult | None) -> dict[str, float]:
+    """The numbers of one run, from its files alone."""
+    rows = read_metrics(folder / "metrics.csv")
+    last = rows[-max(1, math.ceil(len(rows) / 10)) :]
+    steps = [row["step"] - before for before, row in zip([0, *(r["step"] for r in rows)], rows, strict=False)]
+    measured: dict[str, float] = {}
+    if found is not None:
+        for method in METHODS:
+            measured[method] = found.accuracy(TRAINED, method).mean
+            measured[f"untrained {method}"] = found.accuracy(UNTRAINED, method).mean
+    measured[LOSS] = statistics.fmean(row["loss"] for row in last)
+    return measured
+
+
+def _write(result: Comparison, out: Path, probe: Config) -> None:
+    from polymask.report import charts
+    from polymask.report.page import render
+
+    charts.save(result.draw(charts.PAPER), out / "comparison.png")
+    chart = charts.svg(result.draw(charts.PAGE), "Accuracy of each variant with its interval")
+    for name, text in (
+        ("comparison.md", result.markdown()),
+        ("comparison.html", render("comparison.html.j2", found=result, chart=chart)),
+    ):
+        partial = out / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, out / name)
+    write_json(out / PLAN, {**plain(result.to_json()), "probe": plain(probe)})

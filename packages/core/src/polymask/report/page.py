@@ -1,0 +1,289 @@
+"""One self-contained HTML page about a run: what it learned, how it went, what it hid."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from polymask.errors import UserError
+from polymask.evaluation.features import evaluating
+from polymask.evaluation.probe import CAVEAT, METHODS, ProbeResult
+from polymask.registry import default_registry
+from polymask.report import charts, views
+from polymask.report.charts import PAGE
+from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
+from polymask.report.panels import coverage, panels_of
+from polymask.run import Run, load_config, open_run, train_options
+from polymask.step import Step
+from polymask.training.metrics import read_metrics
+from polymask.training.plan import make_plan
+from polymask.training.watch import RANK, SPREAD
+from polymask.wiring import preset_options
+
+REPORT = "report.html"
+SAMPLES, SIDE = 8, 224
+
+SPEED = ("lr", "grad_norm", "samples_per_second", "data_wait")
+"""Columns of ``metrics.csv`` that are neither losses nor measures of features."""
+
+Metrics = dict[str, list[float]]
+"""Columns of ``metrics.csv``, NaN where a row says nothing."""
+
+
+class Chart(NamedTuple):
+    """A chart on the page: its title, a line that says what to see, and its SVG."""
+
+    title: str
+    note: str
+    svg: str
+
+
+@dataclass
+class Page:
+    """What the template shows; every part may be missing, and ``missing`` then says why.
+
+    Args:
+        title: the system.
+        summary: what it does, in one line.
+        facts: of the run, by name.
+        samples: what the samples in the pictures are.
+        curves: charts of the training.
+        probe: what was probed.
+        probe_chart: the same as SVG.
+        pictures: strips of held-out samples by caption, as data URIs.
+        masks: the same samples under each view's mask.
+        mask_charts: by view.
+        environment: by name.
+        config: by dotted name.
+        skipped: files left out, with the reason.
+        missing: by part.
+    """
+
+    title: str
+    summary: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    samples: str = "held-out samples"
+    curves: list[Chart] = field(default_factory=list)
+    probe: ProbeResult | None = None
+    probe_chart: str = ""
+    pictures: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
+    mask_charts: dict[str, list[Chart]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    missing: defaultdict[str, str] = field(default_factory=lambda: defaultdict(str))
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html`` about a run, finished or not.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: there is no run.
+    """
+    folder = Path(folder)
+    path, partial = folder / REPORT, folder / (REPORT + ".partial")
+    partial.write_text(render(gather(folder)), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def render(page: Page) -> str:
+    """The page as HTML that loads nothing."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("polymask.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["drawing"] = Markup
+    return environment.get_template("page.html.j2").render(page=page, methods=METHODS, caveat=CAVEAT)
+
+
+def gather(folder: Path) -> Page:
+    """Read all there is to say about a run."""
+    config = load_config(folder)
+    page = Page(title=str(config.get("system", folder.name)), config=flat(config))
+    try:
+        page.summary = default_registry().find("systems", page.title).summary
+    except UserError:
+        page.summary = ""
+    metrics = _columns(read_metrics(folder / "metrics.csv"))
+    _training(page, metrics)
+    _environment(page, folder)
+    _probe(page, folder)
+    run = _open(page, folder, config)
+    if run is not None:
+        page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
+        total = total_steps(run)
+        with evaluating(run.system, torch.device("cpu")):
+            _pictures(page, run, Step(run.step, total, int(config.get("seed", 0))))
+        page.facts = _facts(run, config, metrics, total)
+    return page
+
+
+def total_steps(run: Run) -> int:
+    """Steps of the whole run, as its configuration has them."""
+    registry = default_registry()
+    part = registry.find("systems", run.config["system"])
+    below = preset_options(part, run.config.get("preset"), registry)
+    return make_plan(train_options(below, run.config), len(run.data.split("train"))).total
+
+
+# ------------------------------------------------------------------------------ parts of the page
+
+
+def _open(page: Page, folder: Path, config: Mapping[str, Any]) -> Run | None:
+    try:
+        return open_run(folder)
+    except UserError as error:
+        page.missing["pictures"] = f"The trained system could not be opened: {error}"
+    try:
+        run = open_run(folder, trained=False)
+    except UserError as error:
+        page.missing["pictures"] = f"The run could not be opened again: {error}"
+        return None
+    page.missing["pictures"] += " What follows shows it untrained."
+    return run
+
+
+def _facts(run: Run, config: Mapping[str, Any], metrics: Metrics, total: int) -> dict[str, str]:
+    trainable = sum(p.numel() for p in run.system.parameters() if p.requires_grad)
+    done = max(run.step, int(metrics["step"][-1]) if metrics else 0)
+    data = config.get("data", "")
+    state = "finished" if run.step >= total else "not finished"
+    facts = {
+        "data": str(data.get("name", "")) if isinstance(data, Mapping) else str(data),
+        "training samples": f"{len(run.data.split('train')):,}",
+        "steps": f"{done:,} of {total:,}, {state}",
+        "parameters": f"{trainable:,}",
+        "seed": str(config.get("seed", 0)),
+    }
+    if metrics:
+        facts["last loss"] = f"{metrics['loss'][-1]:.4g}"
+    return facts
+
+
+def _training(page: Page, metrics: Metrics) -> None:
+    if not metrics:
+        page.missing["training"] = "No step has been logged yet."
+        return
+    watched = [name for name in metrics if name.endswith(("_std", "_rank"))]
+    terms = [name for name in metrics if name not in (*SPEED, *watched, "step", "loss")]
+    several = len(terms) > 1
+    groups: tuple[tuple[str, str, list[str]], ...] = (
+        (
+            "Loss",
+            "weighted terms and their sum" if several else terms[0],
+            [*terms, "loss"] if several else terms,
+        ),
+        ("Learning rate", "at its largest", ["lr"]),
+        ("Gradient", "norm before clipping", ["grad_norm"]),
+        ("Spread of features", f"below {SPREAD} they have collapsed", _ending("_std", watched)),
+        ("Rank of features", f"directions in use; below {RANK} collapsed", _ending("_rank", watched)),
+        ("Throughput", "samples per second", ["samples_per_second"]),
+        ("Waiting for data", "share of the time", ["data_wait"]),
+    )
+    for title, note, names in groups:
+        lines = {name: metrics[name] for name in names if name in metrics}
+        if not lines:
+            continue
+        made, axes = charts.panel(*((9.3, 2.6) if title == "Loss" else (2.9, 1.9)))
+        charts.curves(charts.style(axes, PAGE, "step"), PAGE, metrics["step"], lines)
+        if title == "Loss":
+            charts.logarithmic(axes)
+        elif title not in ("Learning rate", "Gradient"):
+            axes.set_ylim(bottom=0)
+        page.curves.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
+
+
+def _probe(page: Page, folder: Path) -> None:
+    path = folder / "probe.json"
+    if not path.is_file():
+        page.missing["probe"] = "Not probed yet: run polymask probe with this folder. It needs labelled data."
+        return
+    page.probe = found = ProbeResult.from_json(json.loads(path.read_text()))
+    names = list(dict.fromkeys(row.features for row in found.rows))
+    series = {method: [found.accuracy(name, method) for name in names] for method in METHODS}
+    made = charts.figure(4.4, 0.75 + 0.4 * len(names))
+    axes = made.subplots()
+    charts.dots(axes, PAGE, names, series, "accuracy")
+    axes.axvline(found.chance, color=PAGE.muted, linewidth=0.8, linestyle=(0, (4, 3)))
+    page.probe_chart = charts.svg(made, "Accuracy of probes with intervals")
+
+
+def _pictures(page: Page, run: Run, step: Step) -> None:
+    data, system = run.data, run.system
+    samples, page.samples = views.held_out(data)
+    batch = views.batch_of(samples, views.spread(len(samples), SAMPLES))
+    columns = system.pictures(batch, step)
+    for caption, values in columns.items():
+        page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
+    if not columns:
+        page.missing["reconstructions"] = "This system draws no pictures of its own."
+    viewer = views.of_system(system)
+    originals = views.pictures_of(data, batch, SIDE)
+    for name, view in viewer(batch, step).items():
+        page.masks[name] = _strip([view.pixels(original, i) for i, original in enumerate(originals)])
+    if not page.masks:
+        page.missing["masks"] = "This system offers no masks to draw."
+        return
+    for name, found in views.statistics_of(viewer, samples, step).items():
+        page.mask_charts[name] = []
+        for title, note, draw in panels_of(found):
+            made, axes = charts.panel(2.9, 2.2, *((0.05, 0.1) if draw is coverage else ()))
+            draw(axes, PAGE, found)
+            page.mask_charts[name].append(Chart(title, note, charts.svg(made, f"{title}, {name}, {note}")))
+
+
+def _environment(page: Page, folder: Path) -> None:
+    path = folder / "environment.json"
+    if path.is_file():
+        found = flat(json.loads(path.read_text()))
+        page.environment = {name: text for name, text in found.items() if text not in ("", "None")}
+    else:
+        page.missing["environment"] = "No environment was recorded."
+
+
+def _strip(pictures: list[Pixels]) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(sheet([pictures], gap=16))).decode()
+
+
+def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Nested mappings as dotted names and text."""
+    found: dict[str, str] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found |= flat(item, f"{above}{key}.")
+        else:
+            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            found[f"{above}{key}"] = text
+    return found
+
+
+def _columns(rows: list[dict[str, float]]) -> Metrics:
+    names = dict.fromkeys(key for row in rows for key in row)
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}
+
+
+def _ending(end: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith(end)]

@@ -1,0 +1,192 @@
+"""What a masking does on average: where, how much, and in how large pieces it hides.
+
+Nothing is known about a masking here but the masks it draws, so these figures hold for any.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.special import chdtrc
+from torch import Tensor
+
+from polymask.errors import UserError
+from polymask.protocols import Masking, Request
+from polymask.step import Step
+
+
+@dataclass(frozen=True, eq=False)
+class MaskStatistics:
+    """Statistics of many masks of one masking.
+
+    Args:
+        coverage: float64 ``[*grid]`` share of masks that hide each site.
+        ratio: float64 ``[n]`` share of sites that each mask hides.
+        count: int64 ``[n]`` sites that each mask hides.
+        neighbour_correlation: correlation between hiding a site and hiding the next along an
+            axis, over all masks and pairs; None without a grid.
+        chance_correlation: the same for uniformly random masks of fixed count, -1 / (N - 1).
+        chi2: statistic of the test that every site is hidden equally often.
+        dof: its degrees of freedom, N - 1 where sites are hidden independently, fewer where
+            they are hidden in pieces.
+        p_value: chance of a larger statistic if coverage is uniform.
+    """
+
+    coverage: Tensor
+    ratio: Tensor
+    count: Tensor
+    neighbour_correlation: float | None
+    chance_correlation: float
+    chi2: float
+    dof: float
+    p_value: float
+
+    @property
+    def masks(self) -> int:
+        """How many masks were drawn."""
+        return len(self.ratio)
+
+    @property
+    def uniform(self) -> bool:
+        """False when coverage differs between sites by more than chance (p below 1e-4)."""
+        return self.p_value >= 1e-4
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Least and largest coverage of any site."""
+        return float(self.coverage.min()), float(self.coverage.max())
+
+    @property
+    def verdict(self) -> str:
+        """Coverage in words."""
+        low, high = self.spread
+        p = "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.2g}"
+        if self.uniform:
+            return f"no bias in {self.masks:,} masks ({p})"
+        return f"not uniform: {low:.2f} to {high:.2f} ({p})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and lists; an infinite statistic becomes None."""
+        return {
+            "masks": self.masks,
+            "ratio": float(self.ratio.mean()),
+            "hidden": [int(self.count.min()), int(self.count.max())],
+            "coverage": self.coverage.tolist(),
+            "neighbour_correlation": self.neighbour_correlation,
+            "chance_correlation": self.chance_correlation,
+            "chi2": self.chi2 if math.isfinite(self.chi2) else None,
+            "dof": self.dof,
+            "p_value": self.p_value,
+            "uniform": self.uniform,
+        }
+
+    def chance_spread(self) -> float:
+        """Standard deviation of a site's coverage over this many masks, if coverage is uniform."""
+        ratio = float(self.ratio.mean())
+        return math.sqrt(ratio * (1 - ratio) / self.masks)
+
+
+def mask_statistics(
+    masking: Masking,
+    grid: tuple[int, ...],
+    *,
+    n: int = 2048,
+    step: Step | None = None,
+    score: Tensor | None = None,
+    position: Tensor | None = None,
+) -> MaskStatistics:
+    """Draw masks for ``n`` samples and describe them.
+
+    Args:
+        masking: what draws.
+        grid: lengths of the axes of the sites; one axis for a sequence.
+        n: masks to draw, of samples 0..n-1.
+        step: when; the start of a run by default.
+        score: float ``[n, sites]`` for maskings that hide by score.
+        position: ``[n, sites, P]`` for maskings that go by place; the grid's own by default.
+    """
+    sites = math.prod(grid)
+    step = step or Step(0, 1, 0)
+    if position is None:
+        axes = [torch.arange(k, dtype=torch.float32) for k in grid]
+        position = torch.cartesian_prod(*axes).view(sites, len(grid)).expand(n, -1, -1)
+    drawn = []
+    for rows in torch.split(torch.arange(n), max(1, 2**20 // sites)):
+        request = Request(
+            ids=rows,
+            sites=sites,
+            step=step,
+            grid=tuple(grid),
+            score=None if score is None else score[rows],
+            position=position[rows],
+        )
+        drawn.append(masking(request).hidden.flatten(1))
+    return describe(torch.cat(drawn), grid)
+
+
+def describe(hidden: Tensor, grid: tuple[int, ...] | None) -> MaskStatistics:
+    """Statistics of masks that are already drawn.
+
+    The test of uniform coverage is Pearson's, with the second-order correction of Rao and Scott
+    (1984) for sites that are hidden together: a block masking of uniform coverage passes, and one
+    that misses the border does not.
+
+    Args:
+        hidden: ``[n, sites]`` bool, or float in [0, 1].
+        grid: lengths of the axes, or None where sites fill no grid.
+
+    Raises:
+        UserError: fewer than two masks.
+    """
+    n, sites = hidden.shape
+    if n < 2:
+        raise UserError(f"statistics need two masks or more, got {n}")
+    x = hidden.double()
+    coverage, ratio = x.mean(dim=0), x.mean(dim=1)
+    # Deviation of each site from its mask's own ratio: the mean over masks is 0 everywhere if,
+    # and only if, coverage is uniform, and nothing else about the masking is assumed.
+    y = x - ratio[:, None]
+    mean = y.mean(dim=0)
+    covariance = (y - mean).T @ (y - mean) / (n - 1)
+    trace = float(covariance.trace())
+    squared = float(covariance.square().sum()) - trace**2 / (n - 1)
+    squared = max(squared, trace**2 / max(sites - 1, 1))
+    shift = n * float(mean.square().sum())
+    if trace > 1e-12:
+        chi2, dof = shift * trace / squared, trace**2 / squared
+    else:
+        # One and the same mask each time: uniform only if it hides all or nothing.
+        chi2, dof = (math.inf if shift > 1e-12 else 0.0), 1.0
+    shape = tuple(grid) if grid else (sites,)
+    return MaskStatistics(
+        coverage=coverage.view(shape),
+        ratio=ratio,
+        count=(hidden > 0).sum(dim=1),
+        neighbour_correlation=neighbour_correlation(x.view(n, *shape)) if grid else None,
+        chance_correlation=-1 / (sites - 1) if sites > 1 else 0.0,
+        chi2=chi2,
+        dof=dof,
+        p_value=float(chdtrc(dof, chi2)),
+    )
+
+
+def neighbour_correlation(hidden: Tensor) -> float:
+    """Correlation between a site and the next along an axis: 1 in one piece, near 0 at random.
+
+    Args:
+        hidden: float ``[n, *grid]``.
+    """
+    pairs = [
+        (hidden.narrow(axis, 0, length - 1).flatten(), hidden.narrow(axis, 1, length - 1).flatten())
+        for axis, length in enumerate(hidden.shape)
+        if axis > 0 and length > 1
+    ]
+    if not pairs:
+        return 0.0
+    first, second = (torch.cat(side) for side in zip(*pairs, strict=True))
+    a, b = first - first.mean(), second - second.mean()
+    scale = float((a.square().mean() * b.square().mean()).sqrt())
+    return float((a * b).mean()) / scale if scale > 1e-12 else 0.0

@@ -1,0 +1,127 @@
+"""Masks of a system or a masking over samples of a data set, ready to be drawn and counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polymask import pieces
+from polymask.data import Dataset, Samples, collate
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.protocols import Batch, Masking, System, Target, Tokenizer
+from polymask.report.drawing import Pixels, blank, overlay, scale, to_pixels
+from polymask.report.statistics import MaskStatistics, describe
+from polymask.step import Step
+from polymask.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One mask per sample.
+
+    Args:
+        hidden: ``[B, *grid]``, or ``[B, sites]`` where sites fill no grid.
+        grid: lengths of the axes of the sites, or None.
+        on_picture: whether sites lie over the sample's picture (tokens do; frequencies do not).
+    """
+
+    hidden: Tensor
+    grid: tuple[int, ...] | None
+    on_picture: bool
+
+    def pixels(self, picture: Pixels, row: int) -> Pixels:
+        """The mask of one sample over its picture, or over nothing."""
+        return overlay(picture if self.on_picture else blank(*picture.shape[:2]), self.hidden[row])
+
+
+Viewer = Callable[[Batch, Step], dict[str, View]]
+"""Views by name for a batch at a step."""
+
+
+def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = None) -> Viewer:
+    """Views of a masking over the tokens of a tokenizer; several where the masking has ``views``."""
+    count: int = getattr(masking, "views", 1)
+    names = ["mask"] if count == 1 else [f"view {k + 1}" for k in range(count)]
+
+    def views(batch: Batch, step: Step) -> dict[str, View]:
+        tokens = tokenizer(batch)
+        return {
+            name: _view(pieces.draw(masking, tokens, batch, step, score, stream), tokens)
+            for stream, name in enumerate(names)
+        }
+
+    return views
+
+
+def of_system(system: System) -> Viewer:
+    """Views of what a system's ``forward`` would hide; none where it hides nothing of the kind."""
+
+    def views(batch: Batch, step: Step) -> dict[str, View]:
+        tokenizer = getattr(system, "tokenizer", None)
+        tokens = tokenizer(batch) if tokenizer is not None else None
+        return {name: _view(mask, tokens) for name, mask in system.masks(batch, step).items()}
+
+    return views
+
+
+def _view(mask: Mask, tokens: Tokens | None) -> View:
+    hidden = mask.hidden.detach().cpu()
+    if tokens is not None and tokens.grid is not None and hidden.shape == tokens.shape:
+        return View(hidden.view(-1, *tokens.grid), tokens.grid, True)
+    if hidden.dim() == 2:
+        return View(hidden, None, False)
+    grid = tuple(hidden.shape[1:])
+    return View(hidden, grid, tokens is not None and grid == tokens.grid)
+
+
+def held_out(data: Dataset) -> tuple[Samples, str]:
+    """Test samples, or training samples where there are none; and what they are called."""
+    try:
+        return data.split("test"), "held-out samples"
+    except UserError:
+        return data.split("train"), "training samples, for want of held-out ones"
+
+
+def batch_of(samples: Samples, index: Sequence[int]) -> Batch:
+    """Some samples of a split, with their ids."""
+    batch = collate([samples[i] for i in index])
+    batch["id"] = torch.tensor(list(index))
+    return batch
+
+
+def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
+    """The samples of a batch as pictures about ``side`` pixels wide."""
+    return [scale(to_pixels(data.picture(x)), side) for x in batch[data.key]]
+
+
+def spread(n: int, count: int) -> list[int]:
+    """``count`` of ``n`` samples at equal distances, so that sorted classes all show."""
+    count = min(n, count)
+    return [i * n // count for i in range(count)]
+
+
+def statistics_of(
+    viewer: Viewer, source: Samples, step: Step, masks: int = 2048, batch_size: int = 256
+) -> dict[str, MaskStatistics]:
+    """Statistics of a viewer's masks over real samples at one step.
+
+    Where the data has fewer samples than masks are wanted, each sample draws again from
+    another seed.
+    """
+    samples = len(source)
+    drawn: dict[str, list[View]] = {}
+    for start in range(0, math.ceil(masks / samples) * samples, samples):
+        at = Step(step.index, step.total, step.seed + start // samples)
+        wanted = range(min(samples, masks - start))
+        for index in (wanted[i : i + batch_size] for i in wanted[::batch_size]):
+            for name, view in viewer(batch_of(source, index), at).items():
+                drawn.setdefault(name, []).append(view)
+    return {
+        name: describe(torch.cat([v.hidden.flatten(1) for v in views]), views[0].grid)
+        for name, views in drawn.items()
+    }

@@ -1,0 +1,116 @@
+"""Reading samples in the given order, with augmentation that any worker draws alike."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from polymask.data import Samples, collate
+from polymask.protocols import Batch
+from polymask.training.order import Batches, Key, mix
+
+FAST = 1e-4
+"""Seconds per sample below which a worker would cost more than it saves."""
+
+
+class Keyed(Dataset[dict[str, torch.Tensor]]):
+    """Samples by key, each with its number as ``"id"``.
+
+    Before a sample is read, the global generators of torch, numpy and Python are seeded from
+    (seed, epoch, sample); samples with ``random = False`` promise to draw nothing and save that.
+
+    Args:
+        samples: a split of a data set.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, samples: Samples, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+        self.random = getattr(samples, "random", True)
+
+    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[Key]) -> list[dict[str, torch.Tensor]]:
+        if not self.random:
+            return [self._read(sample) for _, sample in keys]
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        found = []
+        for epoch, sample in keys:
+            seed = mix(self.seed, epoch, sample)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would visit every device
+            np.random.seed(seed & 0xFFFFFFFF)
+            random.seed(seed)
+            found.append(self._read(sample))
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+        return found
+
+    def _read(self, sample: int) -> dict[str, torch.Tensor]:
+        return {**self.samples[sample], "id": torch.tensor(sample)}
+
+
+class Loader:
+    """Batches of a sampler; ``waited`` counts the seconds that training had to wait for them.
+
+    Args:
+        dataset: where samples are read.
+        batches: which samples.
+        workers: processes that read; 0 reads in this one.
+        pin: keep batches in page-locked memory, from which a GPU copies faster.
+    """
+
+    def __init__(self, dataset: Keyed, batches: Batches, workers: int = 0, pin: bool = False) -> None:
+        self.dataset, self.batches = dataset, batches
+        self.waited = 0.0
+        self._loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin,
+            # a loader draws its workers' seed from the global generator if it has none of its own
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator = iter(self._loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def again(self, step: int, part: int) -> Batch:
+        """A batch read once more."""
+        return collate(self.dataset.__getitems__(self.batches.keys(step, part)))
+
+
+def workers_for(dataset: Keyed, processes: int = 1) -> int:
+    """How many workers the speed of reading asks for; the result of training is the same with any.
+
+    Args:
+        dataset: read from, a few samples.
+        processes: that share this machine.
+    """
+    count = min(len(dataset.samples), 9)
+    dataset[0, 0]
+    start = time.perf_counter()
+    for sample in range(1, count):
+        dataset[0, sample]
+    if time.perf_counter() - start < FAST * (count - 1):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // processes))

@@ -1,0 +1,178 @@
+"""``metrics.csv``: one row every few steps, none lost and none twice, whatever stops the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from polymask.training.module import Training
+from polymask.training.watch import Watch
+
+
+class MetricsFile(Logger):
+    """A Lightning logger that appends rows to a CSV file.
+
+    Args:
+        path: of the file.
+        keep: last step whose row is kept of what is there; later rows are taken back, since the
+            run that goes on from this step writes them again.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = []
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            rows = [row for row in read_metrics(path) if row["step"] <= keep]
+            self.columns = list(dict.fromkeys(key for row in rows for key in row))
+            self._rewrite(rows)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run folder's ``config.yaml`` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": step, **metrics}
+        new = [key for key in row if key not in self.columns]
+        if new:
+            rows = read_metrics(self.path)
+            self.columns += new
+            self._rewrite(rows)
+        with self.path.open("a", newline="") as file:
+            file.write(_line([row.get(column, "") for column in self.columns]))
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Have the rows on the disk itself."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _rewrite(self, rows: list[dict[str, float]]) -> None:
+        partial = self.path.with_suffix(".partial")
+        lines: list[list[Any]] = [[row.get(column, "") for column in self.columns] for row in rows]
+        if self.columns:
+            lines.insert(0, self.columns)
+        partial.write_text("".join(_line(line) for line in lines))
+        os.replace(partial, self.path)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Rows of a ``metrics.csv``, whole ones only, without their empty cells."""
+    path = Path(path)
+    text = path.read_text() if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    return [
+        {key: int(cell) if key == "step" else float(cell) for key, cell in row.items() if cell}
+        for row in csv.DictReader(io.StringIO(whole))
+    ]
+
+
+def _line(cells: list[Any]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerow(cells)
+    return file.getvalue()
+
+
+class Meter(pl.Callback):
+    """Averages losses between rows, and measures speed.
+
+    Args:
+        every: steps per row; the last step of a run has a row too.
+        watch: what else to measure, now and then.
+
+    Attributes:
+        row: the last row.
+    """
+
+    def __init__(self, every: int, watch: Watch | None = None) -> None:
+        self.every, self.watch = every, watch
+        self.row: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._start()
+
+    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
+        self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
+        self._start()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: Training, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._add({**module.terms, "loss": module.loss})
+        if not module.stepped:
+            return
+        self._add({"grad_norm": module.grad_norm})
+        self._steps += 1
+        done = trainer.global_step
+        if done % self.every and done != module.plan.total:
+            return
+        means = self._means(trainer)
+        seconds = time.perf_counter() - self._since  # the means have waited for the device
+        assert module.loader is not None
+        self.row = {
+            "loss": means.pop("loss"),
+            **{name: value for name, value in means.items() if name != "grad_norm"},
+            "lr": module.plan.lr(done - 1),
+            "grad_norm": means["grad_norm"],
+            "samples_per_second": self._steps * module.plan.batch_size / seconds,
+            "data_wait": min((module.loader.waited - self._waited) / seconds, 1.0),
+        }
+        if self.watch is not None:
+            self.row |= self.watch(trainer, module, done)
+        for logger in trainer.loggers:
+            logger.log_metrics(self.row, done)
+        self._sums, self._counts = {}, {}
+        self._start(module.loader.waited)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._sums:  # only the first process saves: have it save what all have seen
+            stacked = torch.stack(list(self._sums.values()))
+            reduced: Tensor = trainer.strategy.reduce(stacked, reduce_op="mean")
+            self._sums = dict(zip(self._sums, reduced.unbind(), strict=True))
+        sums = {name: float(value) for name, value in self._sums.items()}
+        checkpoint["meter"] = {"sums": sums, "counts": dict(self._counts)}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        saved = checkpoint["meter"]
+        self._sums = {name: torch.tensor(value) for name, value in saved["sums"].items()}
+        self._counts = dict(saved["counts"])
+
+    def _start(self, waited: float = 0.0) -> None:
+        self._steps, self._waited, self._since = 0, waited, time.perf_counter()
+
+    def _add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _means(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Means over parts, steps and processes; here the host waits for the device."""
+        names = list(self._sums)
+        stacked = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        reduced: Tensor = trainer.strategy.reduce(stacked, reduce_op="mean")
+        return dict(zip(names, reduced.tolist(), strict=True))

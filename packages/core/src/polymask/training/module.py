@@ -1,0 +1,148 @@
+"""A system as Lightning wants it: one adapter, whatever the system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from polymask.protocols import Batch, System
+from polymask.step import Step
+from polymask.training.loader import Keyed, Loader, workers_for
+from polymask.training.optimiser import make_optimiser
+from polymask.training.order import Batches, mix
+from polymask.training.plan import Plan
+
+NEVER = torch.iinfo(torch.int64).max
+"""``failed_at`` while nothing has failed."""
+
+
+class Training(pl.LightningModule):
+    """Trains a system by a plan.
+
+    Everything random is seeded anew for each part of each step, so the whole state of a run is
+    its weights, its optimiser and the number of steps done.
+
+    Args:
+        system: to be trained, in place.
+        dataset: samples to train on.
+        plan: of the run.
+
+    Attributes:
+        terms: weighted losses of the last part, by name, detached.
+        loss: their sum.
+        grad_norm: norm of the gradient of the last step, before clipping.
+        stepped: whether the last part completed an optimiser step.
+        failed_at: int64 scalar on the device, the first step with a loss or gradient that is not
+            finite. From a gradient that is not finite on, the optimiser leaves the weights alone.
+    """
+
+    def __init__(self, system: System, dataset: Keyed, plan: Plan) -> None:
+        super().__init__()
+        self.system, self.dataset, self.plan = system, dataset, plan
+        self.terms: dict[str, Tensor] = {}
+        self.loss = torch.zeros(())
+        self.grad_norm = torch.zeros(())
+        self.failed_at = torch.tensor(NEVER)
+        self.stepped = False
+        self.step = Step()
+        self.loader: Loader | None = None
+
+    # ------------------------------------------------------------------ what Lightning asks for
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            from polymask.training.sharding import shard
+
+            shard(self.system, self.device_mesh)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.optimiser = make_optimiser(self.system, self.plan.options, self.plan.lr(0))
+        return self.optimiser
+
+    def train_dataloader(self) -> Loader:
+        workers = self.plan.options.workers
+        if workers is None:
+            workers = workers_for(self.dataset, self.trainer.num_devices)
+        batches = Batches(self.plan, self.global_rank, self.trainer.global_step)
+        self.loader = Loader(self.dataset, batches, workers, pin=self.device.type == "cuda")
+        return self.loader
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning's own progress through its epochs is not wanted: the step says it all
+        checkpoint.pop("loops", None)
+        epoch = self.trainer.fit_loop.epoch_loop
+        epoch.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint["global_step"]
+        epoch._batches_that_stepped = checkpoint["global_step"]
+
+    def on_fit_start(self) -> None:
+        self.failed_at = self.failed_at.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        options = self.plan.options
+        self.stepped = False
+        self.step = Step(self.trainer.global_step, self.plan.total, options.seed)
+        terms = self.losses(batch, self.step, batch_idx % options.accumulate)
+        loss = torch.stack(list(terms.values())).sum()
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        self.loss = loss.detach()
+        self._watch(self.loss)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.system.after_backward(self.step)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        options = self.plan.options
+        parameters = [p for p in self.system.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if hasattr(norm, "full_tensor"):  # of sharded gradients
+            norm = norm.full_tensor()
+        if options.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, options.clip, norm)
+        self.grad_norm = norm
+        if options.precision == "16-mixed":
+            return
+        self._watch(norm)
+        # where a gradient scaler puts it: the fused kernel then leaves the weights alone
+        failed = (self.failed_at != NEVER).float()
+        self.optimiser.found_inf = failed  # type: ignore[attr-defined]
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.lr(self.trainer.global_step)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.system.after_step(self.step)
+        self.stepped = True
+
+    # ------------------------------------------------------------------ ours
+
+    def losses(self, batch: Batch, step: Step, part: int) -> dict[str, Tensor]:
+        """Losses of one part of a step, with dropout and the like seeded for it.
+
+        Raises:
+            ValueError: the system returned none.
+        """
+        seed = mix(self.plan.options.seed, step.index, part, self.global_rank)
+        # torch.manual_seed would visit every kind of device, at a hundred times the cost
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).manual_seed(seed)
+        terms: dict[str, Tensor] = self.system(batch, step)
+        if not terms:
+            raise ValueError(f"{type(self.system).__name__}.forward returned no loss")
+        return terms
+
+    def _watch(self, value: Tensor) -> None:
+        """Note the step if a value is not finite, without waiting for the device."""
+        bad = torch.where(value.isfinite(), NEVER, self.step.index)
+        self.failed_at = torch.minimum(self.failed_at, bad)

@@ -1,0 +1,99 @@
+"""What the options come to, once the size of the data and the number of processes are known."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+from polymask.errors import UserError
+from polymask.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps of how many samples at which learning rate.
+
+    Args:
+        options: what was asked for.
+        samples: size of the training split.
+        world: processes that train together.
+        batch_size: samples per optimiser step, over all processes and parts.
+        total: optimiser steps of the whole run.
+        warmup: steps of linear warm-up.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    options: TrainOptions
+    samples: int
+    world: int
+    batch_size: int
+    total: int
+    warmup: int
+    checkpoint_every: int
+
+    @property
+    def part(self) -> int:
+        """Samples that one process computes at a time."""
+        return self.batch_size // (self.world * self.options.accumulate)
+
+    @property
+    def peak(self) -> float:
+        """Greatest learning rate."""
+        return self.options.lr or self.options.base_lr * self.batch_size / 256
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step: a linear rise, then half a cosine or a constant."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        if self.options.schedule == "constant":
+            return self.peak
+        progress = (step - self.warmup) / max(self.total - self.warmup, 1)
+        low = self.options.min_lr
+        return low + (self.peak - low) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def make_plan(options: TrainOptions, samples: int, world: int = 1) -> Plan:
+    """Work out a plan.
+
+    A batch larger than the data is made smaller, with a warning, since a sample that occurs twice
+    in one batch would be masked alike both times.
+
+    Raises:
+        UserError: no data, or a batch that does not divide among processes and parts.
+    """
+    if samples == 0:
+        raise UserError("the training split is empty")
+    pieces = world * options.accumulate
+    batch_size = options.batch_size
+    if batch_size % pieces:
+        near = max(round(batch_size / pieces), 1) * pieces
+        raise UserError(
+            f"a batch of {batch_size} does not divide among {world} processes times {options.accumulate} "
+            f"parts: choose --batch_size {near}, or another --accumulate"
+        )
+    if batch_size > samples:
+        batch_size = samples // pieces * pieces
+        if not batch_size:
+            raise UserError(f"{samples} samples are too few for {pieces} parts of a batch: use fewer")
+        warnings.warn(
+            f"a batch of {options.batch_size} is more than the {samples} samples there are: "
+            f"batches of {batch_size} it is",
+            stacklevel=2,
+        )
+    steps_per_epoch = samples / batch_size
+    epochs = 100.0 if options.epochs is None else options.epochs
+    total = options.steps or max(round(epochs * steps_per_epoch), 1)
+    if options.warmup_steps is not None:
+        warmup = options.warmup_steps
+    elif options.warmup_epochs is not None:
+        warmup = round(options.warmup_epochs * steps_per_epoch)
+    else:
+        warmup = round(0.05 * total)
+    if warmup > total:
+        raise UserError(
+            f"a warm-up of {warmup} steps is longer than the whole run of {total}: "
+            "shorten --warmup_steps or --warmup_epochs"
+        )
+    every = options.checkpoint_every or min(max(total // 20, 1), 1000)
+    return Plan(options, samples, world, batch_size, total, warmup, every)

@@ -1,0 +1,79 @@
+"""How far a run is: a live line in a terminal or notebook, a plain one now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from polymask.training.metrics import Meter
+from polymask.training.module import Training
+
+
+class ProgressLine(pl.Callback):
+    """Shows step, loss, samples per second, time left, and the share of time spent waiting for data.
+
+    Args:
+        meter: measures; it must come before this among the callbacks.
+        every: seconds between plain lines.
+    """
+
+    def __init__(self, meter: Meter, every: float = 10.0) -> None:
+        self.meter, self.every = meter, every
+        self.console = Console(stderr=True)
+        self._live: Progress | None = None
+        self._last = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero:
+            return
+        self._last = time.monotonic()
+        if self.console.is_terminal or self.console.is_jupyter:
+            text = TextColumn("{task.fields[text]}")
+            columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), text)
+            self._live = Progress(*columns, console=self.console, refresh_per_second=4)
+            self._live.add_task("", total=module.plan.total, completed=trainer.global_step, text="")
+            self._live.start()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: Training, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not (module.stepped and trainer.is_global_zero):
+            return
+        done, total = trainer.global_step, module.plan.total
+        if self._live is not None:
+            text = describe(self.meter.row, (total - done) * module.plan.batch_size)
+            self._live.update(self._live.task_ids[0], completed=done, text=text)
+        elif self.meter.row and (time.monotonic() - self._last > self.every or done == total):
+            self._last = time.monotonic()
+            text = describe(self.meter.row, (total - done) * module.plan.batch_size)
+            sys.stderr.write(f"step {done}/{total}  {text}\n")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def describe(row: dict[str, float], samples_left: int) -> str:
+    """One line of a row of ``metrics.csv``."""
+    if not row:
+        return ""
+    speed = row["samples_per_second"]
+    minutes, seconds = divmod(round(samples_left / speed), 60)
+    hours, minutes = divmod(minutes, 60)
+    left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return (
+        f"loss {row['loss']:.4f}  {speed:,.0f} samples/s  {left} left  "
+        f"{row['data_wait']:.0%} waiting for data"
+    )

@@ -1,0 +1,93 @@
+"""Watches the encoder's features for collapse: all samples mapped to one point, or to one line.
+
+A system that predicts what a network of its own computes can reach a loss of zero so, and the
+loss alone does not tell.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from polymask.data import Dataset, collate
+from polymask.evaluation.features import evaluating
+from polymask.training.module import Training
+
+SPREAD, RANK = 0.01, 1.5
+"""Below these, features are called collapsed."""
+
+
+class Watch:
+    """Measures the features of some samples, always the same ones, without augmentation.
+
+    Adds ``feature_std`` and ``feature_rank`` to a row, and ``<name>_std`` and ``<name>_rank`` for
+    each entry of the system's ``latents(batch, step)``, where it has such a method: features
+    ``[B, D]`` or ``[B, N, D]`` that it predicts. Warns once about each that collapses.
+
+    Args:
+        data: whose training samples are measured.
+        every: steps between two measurements.
+        size: how many samples.
+    """
+
+    def __init__(self, data: Dataset, every: int, size: int = 256) -> None:
+        self.data, self.every, self.size = data, every, size
+        self._batch: dict[str, Tensor] = {}
+        self._warned: set[str] = set()
+
+    def __call__(self, trainer: pl.Trainer, module: Training, step: int) -> dict[str, float]:
+        """Measurements at a step, or none when it is not their turn."""
+        if step % self.every and step != module.plan.total:
+            return {}
+        if not self._batch:
+            samples = self.data.split("train")
+            self.size = min(self.size, len(samples))
+            self._batch = collate([{**samples[i], "id": torch.tensor(i)} for i in range(self.size)])
+        batch = trainer.strategy.batch_to_device(self._batch)
+        with evaluating(module.system, module.device), trainer.precision_plugin.forward_context():
+            found: dict[str, Tensor] = {"feature": module.system.encode(batch).pool()}
+            latents = getattr(module.system, "latents", None)
+            if latents is not None:
+                found |= latents(batch, module.step)
+        row: dict[str, float] = {}
+        for name, value in found.items():
+            row[f"{name}_std"], row[f"{name}_rank"] = spread_and_rank(value)
+        self._warn(row, step)
+        return row
+
+    def _warn(self, row: Mapping[str, float], step: int) -> None:
+        for key, value in row.items():
+            name, _, what = key.rpartition("_")
+            if value < (SPREAD if what == "std" else RANK) and name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"step {step}: the {name}s of {self.size} different samples have collapsed "
+                    f"({key} is {value:.3g}): the encoder hardly tells samples apart any more",
+                    stacklevel=2,
+                )
+
+
+def spread_and_rank(x: Tensor) -> tuple[float, float]:
+    """How far features spread about their mean, and over how many directions.
+
+    Args:
+        x: ``[B, D]``, or ``[B, N, D]``, whose tokens are averaged.
+
+    Returns:
+        Standard deviation over root mean square, in [0, 1], 0 when all are equal; and the
+        exponential of the entropy of the normalised singular values of the centred features (Roy
+        and Vetterli, "The effective rank", EUSIPCO 2007), 0 when all are equal.
+    """
+    x = x.detach().float()
+    x = x.mean(dim=1) if x.dim() == 3 else x
+    centred = x - x.mean(dim=0)
+    spread = (centred.square().mean() / x.square().mean().clamp(min=1e-30)).sqrt()
+    values = torch.linalg.svdvals(centred)
+    if values.sum() <= 1e-6 * x.norm():
+        return float(spread), 0.0
+    share = values / values.sum()
+    return float(spread), float(torch.special.entr(share).sum().exp())

@@ -1,0 +1,52 @@
+"""The toy plugin, and the command line called in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from polymask.cli import main
+from polymask.registry import default_registry
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def toy():
+    """The module ``toy.py``, registered as the plugin "toy"."""
+    spec = importlib.util.spec_from_file_location("polymask_cli_toy", Path(__file__).with_name("toy.py"))
+    module = sys.modules.get(spec.name)
+    if module is None:
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    registry = default_registry()
+    record = registry.add("toy", module)
+    assert record.status == "ok", record.error
+    yield module
+    registry._drop("toy")
+    registry.plugins.remove(record)
+
+
+@pytest.fixture
+def polymask(capsys, tmp_path, monkeypatch):
+    """``polymask("list", "--json")`` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> Outcome:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        capsys.readouterr()
+        status = main(argv)
+        torch.set_num_threads(threads)
+        return Outcome(status, *capsys.readouterr())
+
+    return call

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from polymask import hookimpl
+from polymask.cli import VERBS
+from polymask.registry import default_registry
+
+HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision"}
+
+
+def in_a_process(*argv, **env):
+    """Status, and which heavy modules a command line imports."""
+    code = (
+        "import sys; from polymask.cli import main; status = main(sys.argv[1:]);"
+        f"print('imported', sorted({HEAVY} & set(sys.modules))); sys.exit(status)"
+    )
+    environ = {**os.environ, **env}
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environ)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["list", "maskings", "--json"],
+        ["plugins"],
+        ["plugins", "--json"],
+        ["pretrain", "--help"],
+        *([verb, "--help"] for verb in ("list", "show", "probe", "report", "export", "check", "plugins")),
+    ],
+    ids=" ".join,
+)
+def test_light_verbs_import_nothing_heavy(argv):
+    done = in_a_process(*argv)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported []"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [(["show", "randon"], "random"), (["check", "randon"], "random"), (["pretrain", "no"], "system")],
+    ids=lambda x: x[0],
+)
+def test_unknown_names_are_told_before_anything_heavy_is_imported(argv, named):
+    done = in_a_process(*argv)
+    assert done.returncode == 2 and named in done.stderr
+    assert done.stdout.splitlines()[-1] == "imported []"
+
+
+def test_help_names_every_verb(polymask):
+    shown = polymask("--help")
+    assert shown.status == 0 and polymask().out == polymask("-h").out == shown.out
+    for verb in VERBS:
+        assert f"\n  {verb} " in shown.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(polymask, verb):
+    shown = polymask(verb, "--help")
+    assert shown.status == 0 and shown.err == ""
+    assert f"usage: polymask {verb}" in shown.out and f"example:\n  polymask {verb}" in shown.out
+
+
+def test_version(polymask):
+    from importlib.metadata import version
+
+    assert polymask("--version").out == f"polymask {version('polymask')}\n"
+
+
+def test_unknown_verb_suggests_the_nearest(polymask):
+    done = polymask("pretrian")
+    assert done.status == 2 and done.out == "" and "'pretrain'" in done.err and "export" in done.err
+
+
+def test_errors_are_one_message_without_a_traceback(polymask):
+    done = polymask("list", "nonsense")
+    assert done.status == 2 and done.err.startswith("error: ") and "Traceback" not in done.err
+
+
+def test_debug_shows_where(monkeypatch):
+    from polymask.cli import main
+    from polymask.errors import UserError
+
+    monkeypatch.setenv("POLYMASK_DEBUG", "1")
+    with pytest.raises(UserError):
+        main(["list", "nonsense"])
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def interrupt_as_lightning_does():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"), [(interrupt, 130), (interrupt_as_lightning_does, 130), (lambda: sys.exit(143), 143)]
+)
+def test_a_stop_sets_the_status(polymask, monkeypatch, stop, status):
+    import polymask.cli.verbs.list as verb
+
+    monkeypatch.setattr(verb, "run", lambda argv: stop())
+    done = polymask("list")
+    assert done.status == status and "Traceback" not in done.err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m polymask list --json | head -n 1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[\n" and done.stderr == ""
+
+
+class Bad:
+    @hookimpl
+    def polymask_register_maskings(self):
+        raise RuntimeError("out of order")
+
+
+@pytest.fixture
+def broken():
+    registry = default_registry()
+    record = registry.add("bad", Bad())
+    assert record.status == "broken"
+    yield record
+    registry.plugins.remove(record)
+
+
+@pytest.mark.parametrize("argv", [["list"], ["show", "core/random"], ["pretrain", "--help"]], ids=" ".join)
+def test_a_broken_plugin_is_told_once_on_stderr_and_stops_nothing(polymask, broken, argv):
+    done = polymask(*argv)
+    assert done.status == 0
+    assert done.err.count("'bad'") == 1 and "out of order" in done.err and "polymask plugins" in done.err
+
+
+def test_help_and_plugins_do_not_warn(polymask, broken):
+    assert polymask("--help").err == polymask("plugins").err == polymask("--version").err == ""
+
+
+def test_everything_broken():
+    """With no plugin left, help, list and plugins still answer."""
+    for argv in (["--help"], ["list"], ["plugins"]):
+        assert in_a_process(*argv, POLYMASK_PLUGINS="").returncode == 0
+
+
+def test_warnings_are_one_line(polymask, monkeypatch):
+    import warnings
+
+    import polymask.cli.verbs.list as verb
+
+    def warn(argv):
+        for _ in range(2):
+            warnings.warn("look out for test_warnings_are_one_line", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(verb, "run", warn)
+    assert polymask("list").err == "warning: look out for test_warnings_are_one_line\n"
+
+
+def test_a_module_can_be_run():
+    done = subprocess.run([sys.executable, "-m", "polymask", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("polymask ")

@@ -1,0 +1,96 @@
+"""kNN and the linear probe against scikit-learn and on data whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from polymask.evaluation.classifiers import knn, linear
+
+
+def blobs(n: int, spread: float, seed: int, classes: int = 4, dim: int = 6):
+    """Normal clouds around fixed centres, and the class of each point."""
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=generator)
+    return centres[labels] + spread * torch.randn(n, dim, generator=generator), labels
+
+
+@pytest.mark.parametrize("neighbours", [1, 7, 50])
+def test_knn_is_scikit_learns(neighbours):
+    train, labels = blobs(300, 1.0, 1)
+    test, _ = blobs(200, 1.0, 2)
+    theirs = KNeighborsClassifier(
+        neighbours, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    )
+    expected = theirs.fit(train.double().numpy(), labels.numpy()).predict(test.double().numpy())
+    found = knn(train, labels, test, neighbours=neighbours, chunk=33).predicted
+    assert found.tolist() == expected.tolist()
+
+
+def test_knn_weights_votes_by_similarity():
+    train = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 1, 1])
+    test = torch.tensor([[1.0, 0.2]])
+    assert knn(train, labels, test, neighbours=3).predicted.item() == 0
+    assert knn(train, labels, test, neighbours=3, temperature=1e3).predicted.item() == 1
+
+
+def test_knn_with_fewer_samples_than_neighbours():
+    train, labels = blobs(5, 0.1, 1)
+    assert len(knn(train, labels, train, neighbours=20).predicted) == 5
+
+
+def test_linear_separates_separable_data_of_any_scale():
+    train, labels = blobs(400, 0.05, 1)
+    test, expected = blobs(100, 0.05, 2)
+    scale = torch.tensor([1e-4, 1e4, 1.0, 1.0, 1.0, 1.0])
+    shift = torch.tensor([0.0, 1e5, -3.0, 0.0, 0.0, 0.0])
+    found = linear(train * scale + shift, labels, test * scale + shift)
+    assert found.predicted.tolist() == expected.tolist() and found.converged
+
+
+def test_linear_regularises_where_features_are_noise():
+    generator = torch.Generator().manual_seed(3)
+    train, labels = blobs(120, 1.0, 1)
+    test, expected = blobs(1000, 1.0, 2)
+    noisy_train = torch.cat([train, torch.randn(120, 400, generator=generator)], dim=1)
+    noisy_test = torch.cat([test, torch.randn(1000, 400, generator=generator)], dim=1)
+    chosen = linear(noisy_train, labels, noisy_test)
+    plain = linear(train, labels, test)
+    assert chosen.strength < 0.1
+    assert (plain.predicted == expected).float().mean() > (chosen.predicted == expected).float().mean() > 0.4
+
+
+def test_linear_ignores_features_that_never_vary():
+    train, labels = blobs(200, 0.1, 1)
+    test, _ = blobs(50, 0.1, 2)
+    constant = torch.full((200, 1), 0.1)
+    found = linear(torch.cat([train, constant], 1), labels, torch.cat([test, constant[:50] + 1], 1))
+    assert found.predicted.tolist() == linear(train, labels, test).predicted.tolist()
+
+
+def test_linear_never_chooses_by_test_samples():
+    train, labels = blobs(200, 1.0, 1)
+    test, _ = blobs(50, 1.0, 2)
+    assert linear(train, labels, test).strength == linear(train, labels, test * 100).strength
+
+
+def test_linear_says_when_it_did_not_converge(monkeypatch):
+    import sklearn.linear_model
+
+    class Short(sklearn.linear_model.LogisticRegression):
+        def __init__(self, **options):
+            super().__init__(**{**options, "max_iter": 1})
+
+    monkeypatch.setattr(sklearn.linear_model, "LogisticRegression", Short)
+    train, labels = blobs(200, 2.0, 1)
+    assert not linear(train, labels, train).converged
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
+def test_linear_with_one_class_or_one_label_each(labels):
+    train = torch.eye(3)
+    assert linear(train, torch.tensor(labels), train).predicted.tolist() == labels

@@ -1,0 +1,61 @@
+"""Intervals against scipy's and against simulation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from polymask.evaluation.intervals import accuracy_interval, difference_interval, t_interval
+
+
+def test_t_interval_is_scipys():
+    values = [0.71, 0.74, 0.69, 0.75]
+    found = t_interval(values)
+    low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_one_run_says_nothing_about_spread():
+    found = t_interval([0.5])
+    assert found.mean == 0.5 and math.isnan(found.error)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    assert found.verdict == "no difference seen"
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (13, 20), (20, 20), (8123, 10000)])
+def test_accuracy_interval_is_wilsons(right, n):
+    correct = torch.arange(n)[None] < right
+    found = accuracy_interval(correct)
+    wilson = stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+    assert found.mean == pytest.approx(right / n)
+
+
+def test_draws_that_disagree_widen_the_interval():
+    agree = torch.tensor([[True] * 70 + [False] * 30] * 4)
+    disagree = torch.stack([torch.arange(100) < k for k in (50, 60, 80, 90)])
+    one, two = accuracy_interval(agree), accuracy_interval(disagree)
+    assert one.mean == pytest.approx(two.mean)
+    assert two.high - two.low > one.high - one.low
+    assert one.error == pytest.approx(accuracy_interval(agree[:1]).error)
+
+
+def test_difference_is_paired():
+    generator = torch.Generator().manual_seed(0)
+    easy = torch.rand(1, 2000, generator=generator) < 0.7
+    better = easy.clone()
+    better[0, torch.nonzero(~easy[0])[:20, 0]] = True
+    found = difference_interval(better, easy)
+    assert found.mean == pytest.approx(20 / 2000)
+    assert found.verdict == "higher" and difference_interval(easy, better).verdict == "lower"
+    unpaired = math.hypot(accuracy_interval(better).error, accuracy_interval(easy).error)
+    assert found.error < unpaired / 3
+
+
+def test_t_interval_covers_the_truth_95_times_in_100():
+    draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    covered = sum(i.low < 0 < i.high for i in (t_interval(row) for row in draws.tolist()))
+    assert abs(covered / 4000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)

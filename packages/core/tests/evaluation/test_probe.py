@@ -1,0 +1,127 @@
+"""The probe of a run: rows, draws, refusals, and the file it leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+import polymask.run
+from polymask import UserError
+from polymask.evaluation import ProbeResult, evaluate, probe
+from polymask.evaluation.probe import RAW, TRAINED, UNTRAINED, draw, write_json
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, toy_data, toy_system):
+    """A run whose pre-trained system is a copy of the input and whose untrained one is a constant."""
+    data = toy_data()
+    trained, untrained = toy_system(dim=8), toy_system(dim=8)
+    with torch.no_grad():
+        untrained.proj.weight.zero_()
+    opened = SimpleNamespace(folder=tmp_path, system=trained, data=data, step=70, config={})
+
+    def open_run(folder, trained=True):
+        assert str(folder) == str(tmp_path)
+        return opened if trained else SimpleNamespace(**{**vars(opened), "system": untrained})
+
+    monkeypatch.setattr(polymask.run, "open_run", open_run)
+    return opened
+
+
+def test_rows_are_pretrained_untrained_and_raw(run):
+    result = probe(run)
+    assert [(r.features, r.method, r.dim) for r in result.rows] == [
+        (TRAINED, "kNN", 8),
+        (TRAINED, "linear", 8),
+        (UNTRAINED, "kNN", 8),
+        (UNTRAINED, "linear", 8),
+        (RAW, "kNN", 32),
+        (RAW, "linear", 32),
+    ]
+    assert result.train == 90 and result.test == 60
+    assert result.chance == pytest.approx(1 / 3)
+    assert result.accuracy(RAW).mean > 0.9
+    assert result.accuracy(UNTRAINED).mean == pytest.approx(1 / 3)
+    gain = result.differences[UNTRAINED, "linear"]
+    assert gain.verdict == "higher"
+    expected = result.accuracy(TRAINED).mean - result.accuracy(UNTRAINED).mean
+    assert gain.mean == pytest.approx(expected)
+
+
+def test_probe_json_holds_the_result(run):
+    result = probe(str(run.folder), raw=False, neighbours=5)
+    written = json.loads((run.folder / "probe.json").read_text())
+    assert ProbeResult.from_json(written) == result
+    assert written["settings"]["step"] == 70 and written["settings"]["neighbours"] == 5
+    assert "never stand for those of a paper" in written["caveat"]
+    assert [p.name for p in run.folder.iterdir()] == ["probe.json"]
+
+
+def test_probing_twice_gives_the_same(run):
+    assert probe(run) == probe(run, batch_size=11)
+
+
+def test_the_table_names_every_row(run):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(probe(run).table())
+    text = console.export_text()
+    for name in (TRAINED, UNTRAINED, RAW, "kNN", "linear", "most frequent class"):
+        assert name in text
+
+
+def test_data_without_labels_is_refused(run):
+    run.data.labelled = False
+    with pytest.raises(UserError, match="needs labels.*one folder per class"):
+        probe(run)
+    assert not (run.folder / "probe.json").exists()
+
+
+def test_few_labels_are_drawn_per_class(run):
+    result = probe(run, labels_per_class=2, draws=3)
+    assert result.train == 6 and result.settings["draws"] == 3
+    assert result.accuracy(TRAINED).mean < probe(run).accuracy(TRAINED).mean
+
+
+def test_draws_are_balanced_differ_and_repeat():
+    labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 40)
+    picks = draw(labels, 4, 3, None, seed=1)
+    assert [labels[p].bincount().tolist() for p in picks] == [[4, 4, 4]] * 3
+    assert len({tuple(p.tolist()) for p in picks}) == 3
+    again = draw(labels, 4, 3, None, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(picks, again, strict=True))
+    with pytest.raises(UserError, match="choose 1 to 10"):
+        draw(labels, 11, 1, None, seed=1)
+
+
+def test_a_limit_draws_at_random_without_repeats():
+    (pick,) = draw(torch.zeros(100).long(), None, 5, 30, seed=0)
+    assert len(pick.unique()) == 30 and pick.tolist() != list(range(30))
+    (everything,) = draw(torch.zeros(10).long(), None, 5, 30, seed=0)
+    assert everything.tolist() == list(range(10))
+
+
+def test_draws_that_differ_count_towards_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    labels, test_labels = torch.arange(60) % 3, torch.arange(300) % 3
+    centres = torch.randn(3, 4, generator=generator)
+    train = centres[labels] + torch.randn(60, 4, generator=generator)
+    test = centres[test_labels] + torch.randn(300, 4, generator=generator)
+    picks = draw(labels, 1, 6, None, seed=0)
+    many = evaluate({"x": (train, test)}, labels, test_labels, picks=picks).accuracy("x", "kNN")
+    one = [evaluate({"x": (train, test)}, labels, test_labels, picks=[p]) for p in picks]
+    singles = [r.accuracy("x", "kNN").mean for r in one]
+    assert many.mean == pytest.approx(sum(singles) / 6)
+    assert many.error > torch.tensor(singles).std() / 6**0.5 * 0.99
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "probe.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from polymask.training.metrics import MetricsFile, read_metrics
+
+
+def test_rows_after_the_checkpoint_are_taken_back(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n4,1.5\n8,1.25\n12,1.125\n16,1.0")  # the last line was not finished
+    assert [row["step"] for row in read_metrics(path)] == [4, 8, 12]
+    file = MetricsFile(path, keep=8)
+    assert path.read_text() == "step,loss\n4,1.5\n8,1.25\n"
+    file.log_metrics({"loss": 0.5}, 12)
+    assert path.read_text() == "step,loss\n4,1.5\n8,1.25\n12,0.5\n"
+
+
+def test_a_new_column_widens_the_file(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.log_metrics({"loss": 1.0}, 1)
+    file.log_metrics({"loss": 0.5, "extra": 2.0}, 2)
+    file.log_metrics({"loss": 0.25}, 3)
+    assert file.path.read_text() == "step,loss,extra\n1,1.0,\n2,0.5,2.0\n3,0.25,\n"
+    assert read_metrics(file.path)[0] == {"step": 1, "loss": 1.0}
+    assert read_metrics(file.path)[1] == {"step": 2, "loss": 0.5, "extra": 2.0}
+
+
+def test_numbers_survive_the_file(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    value = float(torch.rand(()) / 3)
+    file.log_metrics({"loss": value}, 1)
+    assert read_metrics(file.path)[0]["loss"] == value
+
+
+def test_rows_are_means_over_steps_and_parts(toy, tmp_path):
+    """Every fourth row of steps of a run that writes each is the row of one that writes each fourth."""
+    data = toy.Data(augment=False)
+    toy.train(tmp_path / "1", data=data, steps=10, accumulate=2, log_every=1)
+    toy.train(tmp_path / "4", data=data, steps=10, accumulate=2, log_every=4)
+    fine, coarse = (read_metrics(tmp_path / name / "metrics.csv") for name in "14")
+    assert [row["step"] for row in coarse] == [4, 8, 10]  # the end has a row of its own
+    for row, (first, last) in zip(coarse, [(0, 4), (4, 8), (8, 10)], strict=True):
+        for key in ("loss", "reconstruction", "latent", "grad_norm"):
+            mean = sum(r[key] for r in fine[first:last]) / (last - first)
+            assert row[key] == pytest.approx(mean, rel=1e-5)
+        assert row["loss"] == pytest.approx(row["reconstruction"] + row["latent"], rel=1e-5)
+        assert row["lr"] == fine[last - 1]["lr"]
+        assert 0 <= row["data_wait"] <= 1
+
+
+def test_speed_and_waiting(toy, tmp_path, monkeypatch):
+    """A clock that moves one second per look, of which there are two per batch."""
+    now = iter(range(10**6))
+    clock = SimpleNamespace(perf_counter=lambda: float(next(now)))
+    monkeypatch.setattr("polymask.training.metrics.time", clock)
+    monkeypatch.setattr("polymask.training.loader.time", clock)
+    toy.train(tmp_path, steps=8, log_every=4)
+    for row in read_metrics(tmp_path / "metrics.csv"):
+        # nine looks from row to row: one at the row itself, two at each of four batches
+        assert row["samples_per_second"] == pytest.approx(4 * 16 / 9)
+        assert row["data_wait"] == pytest.approx(4 / 9)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from polymask import UserError
+from polymask.training import fit
+
+
+def weights(system):
+    return torch.cat([p.detach().flatten() for p in system.parameters()])
+
+
+def test_parts_add_up_to_one_large_batch(toy, tmp_path):
+    """Gradients of the parts are averaged: after one step, weights as from the whole batch."""
+    whole = toy.train(tmp_path / "1", system=toy.Toy(drop=0.0), steps=1, clip=0.1, warmup_steps=0)
+    parts = toy.train(
+        tmp_path / "4", system=toy.Toy(drop=0.0), steps=1, clip=0.1, warmup_steps=0, accumulate=4
+    )
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-6)
+    assert not torch.equal(weights(parts), weights(toy.Toy(drop=0.0)))
+
+
+def spy(toy):
+    class Spy(toy.Toy):
+        def __init__(self):
+            super().__init__(drop=0.0)
+            self.calls = []
+
+        def forward(self, batch, step):
+            self.calls.append(("forward", step.index, step.total, step.seed))
+            return super().forward(batch, step)
+
+        def after_backward(self, step):
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            self.calls.append(("after_backward", step.index, float(norm)))
+
+        def after_step(self, step):
+            self.calls.append(("after_step", step.index, weights(self)))
+            super().after_step(step)
+
+    return Spy()
+
+
+def test_hooks_come_once_per_step_and_in_order(toy, tmp_path):
+    system = spy(toy)
+    toy.train(tmp_path, system=system, steps=3, accumulate=2, seed=7, clip=1e-3)
+    expected = [
+        (name, step)
+        for step in range(3)
+        for name in ("forward", "forward", "after_backward", "after_step")
+    ]
+    assert [call[:2] for call in system.calls] == expected
+    assert system.calls[0][2:] == (3, 7)
+    # gradients are whole there, and not yet clipped
+    assert all(call[2] > 0.1 for call in system.calls if call[0] == "after_backward")
+    moved = [call[2] for call in system.calls if call[0] == "after_step"]
+    assert not torch.equal(moved[0], moved[1])
+
+
+def test_after_step_sees_moved_weights(toy, tmp_path):
+    system = spy(toy)
+    before = weights(system)
+    toy.train(tmp_path, system=system, steps=1, warmup_steps=0)
+    after = next(call[2] for call in system.calls if call[0] == "after_step")
+    assert not torch.equal(before[: after.numel()], after)
+    # and nothing moved student weights afterwards: the teacher alone follows
+    student = {name: p for name, p in system.named_parameters() if "teacher" not in name}
+    assert student
+    rule = torch.lerp(toy.Toy(drop=0.0).embed.weight, system.embed.weight, 1 - 0.9)
+    torch.testing.assert_close(system.teacher.module.weight, rule)
+
+
+def test_clipping_bounds_the_gradient(toy, tmp_path):
+    class Norms(pl.Callback):
+        def __init__(self):
+            self.before, self.after = [], []
+
+        def on_before_zero_grad(self, trainer, module, optimizer):
+            grads = [p.grad for p in module.system.parameters() if p.grad is not None]
+            if grads:
+                self.before.append(float(module.grad_norm))
+                self.after.append(float(torch.nn.utils.get_total_norm(grads)))
+
+    for clip in (0.05, None):
+        norms = Norms()
+        toy.train(tmp_path / str(clip), steps=3, clip=clip, callbacks=[norms])
+        for before, after in zip(norms.before, norms.after, strict=True):
+            assert before > 0.05
+            assert after == pytest.approx(clip or before, rel=1e-4)
+
+
+def test_learning_rate_of_every_step(toy, tmp_path):
+    class Rates(pl.Callback):
+        def __init__(self):
+            self.rates = []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if module.stepped:
+                self.rates.append({group["lr"] for group in module.optimiser.param_groups})
+                self.plan = module.plan
+
+    rates = Rates()
+    toy.train(tmp_path, steps=6, accumulate=2, warmup_steps=2, callbacks=[rates])
+    assert rates.rates == [{rates.plan.lr(step)} for step in range(6)]
+
+
+def test_dropout_depends_on_seed_and_step_alone(toy, tmp_path):
+    torch.manual_seed(1)
+    one = toy.train(tmp_path / "1", data=toy.Data(augment=False))
+    torch.manual_seed(2)
+    two = toy.train(tmp_path / "2", data=toy.Data(augment=False))
+    other = toy.train(tmp_path / "3", data=toy.Data(augment=False), seed=1)
+    assert torch.equal(weights(one), weights(two))
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_training_leaves_no_mark_on_the_system(toy, tmp_path, monkeypatch):
+    system = toy.Toy(drop=0.0)
+    calls = []
+
+    def compile_(self):
+        self._compiled_call_impl = lambda *args: (calls.append(1), self._call_impl(*args))[1]
+
+    monkeypatch.setattr(toy.Toy, "compile", compile_)
+    toy.train(tmp_path / "c", system=system, steps=3, compile=True)
+    plain = toy.train(tmp_path / "p", system=toy.Toy(drop=0.0), steps=3)
+    assert calls == [1, 1, 1]
+    assert system._compiled_call_impl is None
+    assert system.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(weights(system), weights(plain))
+
+
+def test_a_system_without_loss_is_refused(toy, tmp_path):
+    class Empty(toy.Toy):
+        def forward(self, batch, step):
+            return {}
+
+    with pytest.raises(ValueError, match="Empty.forward returned no loss"):
+        toy.train(tmp_path, system=Empty())
+
+
+def test_impossible_combination_for_lightning(toy, tmp_path):
+    with pytest.raises(UserError, match="Lightning cannot train with --accelerator cpu .*--strategy nope"):
+        fit(toy.Toy(), toy.Data(), toy.options(strategy="nope"), tmp_path)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from polymask.training import TrainOptions
+from polymask.training.optimiser import make_optimiser, parameter_groups
+
+
+class Zoo(nn.Module):
+    """One parameter of each kind that is treated in its own way."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(4, 4)
+        self.composition = nn.Linear(4, 4, bias=False)
+        self.norm = nn.LayerNorm(4)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.mask_token = nn.Parameter(torch.zeros(1, 4))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 9, 4))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+        self.position_embeddings = nn.Embedding(9, 4)
+        self.pos_mlp = nn.Linear(2, 4)
+        self.token_embed = nn.Embedding(20, 4)
+        self.listed = Listing()
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.tied = self.proj
+
+
+class Listing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(3, 3))
+        self.weight = nn.Parameter(torch.zeros(3, 3))
+
+    def no_weight_decay(self):
+        return {"table"}
+
+
+def test_what_decays():
+    zoo = Zoo()
+    decayed, undecayed = parameter_groups(zoo, 0.05)
+    name = {id(p): n for n, p in zoo.named_parameters()}
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.05, 0.0)
+    assert sorted(name[id(p)] for p in decayed["params"]) == [
+        "composition.weight",
+        "listed.weight",
+        "pos_mlp.weight",
+        "proj.weight",
+        "token_embed.weight",
+    ]
+    both = decayed["params"] + undecayed["params"]
+    trainable = [p for p in zoo.parameters() if p.requires_grad]
+    assert sorted(map(id, both)) == sorted(map(id, trainable))
+
+
+def test_decay_moves_only_what_decays():
+    zoo = Zoo()
+    nn.init.ones_(zoo.cls_token)
+    before = zoo.proj.weight.detach().clone()
+    optimiser = make_optimiser(zoo, TrainOptions(weight_decay=0.5), lr=0.1)
+    for parameter in zoo.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    torch.testing.assert_close(zoo.proj.weight.detach(), before * (1 - 0.1 * 0.5))
+    assert zoo.cls_token.eq(1).all()
+
+
+def test_a_step_marked_as_failed_is_left_out():
+    layer = nn.Linear(2, 2)
+    optimiser = make_optimiser(layer, TrainOptions(), lr=0.1)
+    before = layer.weight.detach().clone()
+    for failed in (1.0, 0.0):
+        layer.weight.grad = torch.ones(2, 2)
+        optimiser.found_inf = torch.tensor(failed)
+        optimiser.step()
+        assert torch.equal(layer.weight, before) == bool(failed)
+        assert optimiser.state[layer.weight]["step"] == 1 - failed
+
+
+def test_nothing_to_train():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        make_optimiser(nn.Linear(2, 2).requires_grad_(False), TrainOptions(), lr=0.1)

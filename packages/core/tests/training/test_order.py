@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from polymask.training import TrainOptions
+from polymask.training.order import Batches, Order, mix
+from polymask.training.plan import make_plan
+
+N = 23
+
+
+def stream(batches):
+    return [key for part in batches for key in part]
+
+
+def plan_of(world=1, accumulate=1, samples=N, **options):
+    usual = {"steps": 9, "batch_size": 12, "accumulate": accumulate, "seed": 5}
+    return make_plan(TrainOptions(**{**usual, **options}), samples, world)
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    keys = Order(N, seed=5).keys(0, 4 * N)
+    epochs = [[sample for epoch, sample in keys if epoch == e] for e in range(4)]
+    assert [epoch for epoch, _ in keys] == [e for e in range(4) for _ in range(N)]
+    assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert Order(N, seed=6).keys(0, N) != keys[:N]
+
+
+@pytest.mark.parametrize("start", [0, 1, 22, 23, 50])
+def test_starting_anywhere_equals_skipping(start):
+    order = Order(N, seed=5)
+    order.keys(70, 3)  # what was asked before does not matter
+    assert order.keys(start, 40) == Order(N, seed=5).keys(0, start + 40)[start:]
+
+
+def test_resume_from_any_step():
+    whole = list(Batches(plan_of(accumulate=2)))
+    for step in (0, 1, 4, 8):
+        batches = Batches(plan_of(accumulate=2), start=step)
+        assert list(batches) == whole[2 * step :]
+        assert len(batches) == len(whole) - 2 * step
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 3), (4, 3)])
+def test_processes_and_parts_share_each_step(world, accumulate):
+    alone = list(Batches(plan_of()))
+    ranks = [Batches(plan_of(world, accumulate), rank) for rank in range(world)]
+    for step, expected in enumerate(alone):
+        shares = [ranks[r].keys(step, part) for part in range(accumulate) for r in range(world)]
+        assert sum(shares, []) == expected
+        assert {len(share) for share in shares} == {12 // world // accumulate}
+
+
+def test_a_part_holds_the_same_samples_on_any_number_of_processes():
+    one = Batches(plan_of(1, 3))
+    two = [Batches(plan_of(2, 3), rank) for rank in range(2)]
+    for step in range(9):
+        for part in range(3):
+            assert one.keys(step, part) == two[0].keys(step, part) + two[1].keys(step, part)
+
+
+def test_all_samples_are_used_alike():
+    keys = stream(Batches(plan_of(steps=N)))  # 12 epochs
+    counts = [sum(sample == i for _, sample in keys) for i in range(N)]
+    assert counts == [12] * N
+
+
+def test_mix_separates_its_words():
+    found = {mix(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
+    assert len(found) == 512
+    assert all(0 <= x < 2**63 for x in found)
+    assert mix(1, 2) != mix(2, 1)
+    bits = [bin(mix(3, i) ^ mix(3, i + 1)).count("1") for i in range(500)]
+    assert 29 < sum(bits) / len(bits) < 34  # half of 63 bits change when one word does

@@ -1,0 +1,157 @@
+"""A data set and a system of core parts only, and a script that trains them in a process of its own.
+
+The system has all that makes an exact resume hard: dropout, a moving-average teacher and masks;
+the data set draws its augmentation from three global generators.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import nn
+
+from polymask import System, Tokens
+from polymask.teachers import EMATeacher
+from polymask.training import TrainOptions, fit
+
+
+class Split:
+    def __init__(self, x, augment):
+        self.x, self.augment = x, augment
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        x = self.x[index]
+        if self.augment:
+            x = x + 0.1 * torch.randn_like(x) + 0.1 * np.random.rand() + 0.1 * random.random()
+        return {"x": x}
+
+
+class Data:
+    """Sequences of 6 tokens of 4 numbers."""
+
+    key, classes = "x", None
+    provides: dict = {}
+    skipped: list = []
+
+    def __init__(self, n=50, augment=True):
+        self.x = torch.randn(n, 6, 4, generator=torch.Generator().manual_seed(0))
+        self.augment = augment
+
+    def split(self, name, *, augment=False):
+        return Split(self.x, augment and self.augment)
+
+    def labels(self, name):
+        return None
+
+    def picture(self, x):
+        return x
+
+
+class Toy(System):
+    """Predicts hidden tokens through one Transformer block."""
+
+    def __init__(self, drop=0.1, seed=0, width=8):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embed = nn.Linear(4, width)
+            self.block = nn.TransformerEncoderLayer(width, 2, 16, dropout=drop, batch_first=True)
+            self.head = nn.Linear(width, 4)
+            self.mask_token = nn.Parameter(torch.zeros(width))
+            self.teacher = EMATeacher(self.embed, momentum=0.9)
+        self.seen = []
+
+    def hidden(self, batch, step):
+        return step.noise(batch["id"], batch["x"].shape[1]).argsort(dim=1) < 3
+
+    def forward(self, batch, step):
+        x, hidden = batch["x"], self.hidden(batch, step)
+        z = torch.where(hidden[..., None], self.mask_token, self.embed(x))
+        error = (self.head(self.block(z)) - x).square().mean(-1)
+        with torch.no_grad():
+            target = self.teacher(x)
+        return {
+            "reconstruction": error[hidden].mean(),
+            "latent": 0.1 * (self.embed(x) - target).square().mean(),
+        }
+
+    def after_step(self, step):
+        self.teacher.follow(self.embed, step)
+
+    def encode(self, batch):
+        z = self.block(self.embed(batch["x"]))
+        return Tokens(z, torch.zeros(*z.shape[:2], 1))
+
+
+class Record(pl.Callback):
+    """Notes ids and masks of every part, ``(step, part, id, mask)``, by the process that saw them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        part = batch_idx % module.plan.options.accumulate
+        step = trainer.global_step
+        from polymask import Step
+
+        hidden = module.system.hidden(batch, Step(step, module.plan.total, module.plan.options.seed))
+        for i, row in zip(batch["id"].tolist(), hidden.int().tolist(), strict=True):
+            self.seen.append([step, part, i, row])
+
+
+class Kill(pl.Callback):
+    """Ends the process without notice after so many parts, or in the midst of writing a checkpoint."""
+
+    def __init__(self, parts, writing=False):
+        self.parts, self.writing = parts, writing
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.parts -= 1
+        if self.parts == 0 and self.writing:
+            replace = os.replace
+            os.replace = lambda a, b: _die() if str(b).endswith(".ckpt") else replace(a, b)
+        elif self.parts == 0:
+            _die()
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def options(**changed):
+    """Short training options of a CPU run."""
+    usual = {"steps": 12, "batch_size": 16, "precision": "32", "accelerator": "cpu", "devices": 1}
+    return TrainOptions(**{**usual, "workers": 0, "lr": 0.01, "log_every": 4, **changed})
+
+
+def train(folder, *, system=None, data=None, resume=False, callbacks=(), **changed):
+    """Train, and return the trained system."""
+    system = Toy() if system is None else system
+    data = Data() if data is None else data
+    fit(system, data, options(**changed), folder, resume=resume, callbacks=callbacks, progress=False)
+    return system
+
+
+def main(folder, env, kill, record, toy, **changed):
+    os.environ.update(env)
+    torch.set_num_threads(1)
+    recorder = Record()
+    callbacks = [recorder] if record else []
+    callbacks += [Kill(**kill)] if kill else []
+    train(folder, system=Toy(**toy), callbacks=callbacks, **changed)
+    if record:
+        with open(f"{folder}/seen-{env.get('RANK', 0)}.json", "w") as file:
+            json.dump(recorder.seen, file)
+
+
+if __name__ == "__main__":
+    main(**ARGUMENTS)  # noqa: F821  given by the test that runs this file
