@@ -1,0 +1,113 @@
+"""Every system with every masking, target and encoder of its modality, at tiny size.
+
+A pair either trains, or is refused with a UserError that is listed here with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from polymask import Part, Step, System, UserError, default_registry
+from polymask.testing.loop import built, total
+from polymask.testing.subject import Subject
+
+REGISTRY = default_registry()
+SYSTEMS = REGISTRY.parts("systems")
+
+REFUSED = {
+    (
+        "vision/mae",
+        "vision/swin",
+    ): "encodes whole grids only: use vision/vit here, or simmim with this encoder",
+}
+"""What cannot be combined, and what the user is told."""
+
+
+def fitting(kind: str) -> Iterator[tuple[Part, Part]]:
+    """Pairs of a system and a part of a kind that is of its modality, or of any."""
+    for system in SYSTEMS:
+        for part in REGISTRY.parts(kind):
+            if part.modality in ("any", system.modality):
+                yield system, part
+
+
+def pairs(kind: str) -> pytest.MarkDecorator:
+    found = list(fitting(kind))
+    return pytest.mark.parametrize(
+        ("system", "part"), found, ids=[f"{s.full_name}-{p.full_name}" for s, p in found]
+    )
+
+
+def slot_of(system: Part, slot: str) -> bool:
+    return slot in Subject(system, REGISTRY).parameters
+
+
+def tried(system: Part, slot: str, part: Part, **others: str) -> None:
+    """One step of training; the losses are finite and gradient reaches the encoder."""
+    if not slot_of(system, slot):
+        pytest.skip(f"{system.full_name} has no slot {slot}")
+    subject = Subject(system, REGISTRY, {slot: part.full_name, **others})
+    if (system.full_name, part.full_name) in REFUSED:
+        with pytest.raises(UserError) as caught:
+            step(subject)
+        assert REFUSED[system.full_name, part.full_name] in str(caught.value)
+        return
+    step(subject)
+
+
+def step(subject: Subject) -> System:
+    model, batch = built(subject, 3)
+    loss = total(model, batch, Step(1, 10, 0))
+    assert math.isfinite(float(loss.detach()))
+    loss.backward()
+    model.after_backward(Step(1, 10, 0))
+    gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+    assert any(bool(gradient.any()) for gradient in gradients)
+    model.after_step(Step(1, 10, 0))
+    with torch.no_grad():
+        assert model.eval().encode(batch).pool().isfinite().all()
+    return model
+
+
+@pairs("maskings")
+def test_masking(system: Part, part: Part) -> None:
+    others = {"score": "vision/variance"} if "score" in part.tags else {}
+    tried(system, "masking", part, **others)
+
+
+@pairs("targets")
+def test_target(system: Part, part: Part) -> None:
+    objective = {"objective": "core/cross-entropy"} if "classes" in part.tags else {}
+    tried(system, "target", part, **objective)
+
+
+@pairs("encoders")
+def test_encoder(system: Part, part: Part) -> None:
+    tried(system, "encoder", part)
+
+
+@pytest.mark.parametrize("part", REGISTRY.parts("objectives"), ids=lambda p: p.full_name)
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.full_name)
+def test_objective(system: Part, part: Part) -> None:
+    if "classes" in part.tags:
+        pytest.skip("scores class ids, and no target here gives any")
+    tried(system, "objective", part)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.full_name)
+def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> None:
+    if not slot_of(system, "masking"):
+        pytest.skip("draws its masks itself")
+    for part in (p for p in REGISTRY.parts("maskings") if "score" in p.tags):
+        with pytest.raises(UserError, match="score"):
+            step(Subject(system, REGISTRY, {"masking": part.full_name}))
+
+
+def test_every_refusal_names_parts_that_exist() -> None:
+    for system, part in REFUSED:
+        assert REGISTRY.locate(system)
+        assert REGISTRY.locate(part)

@@ -1,0 +1,81 @@
+"""Write the generated parts of README.md and docs/ anew: tables of what is registered, files shown.
+
+    uv run tools/tables.py
+
+A table stands between ``<!-- table: KIND -->`` and ``<!-- end -->``, where KIND is a kind of part or
+``verbs``; a file between ``<!-- file: PATH -->`` and ``<!-- end -->``. ``tests/test_docs.py`` fails
+where something else stands there than this would write.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from polymask.cli import VERBS
+from polymask.parts import KINDS, Part
+from polymask.registry import Registry
+
+ROOT = Path(__file__).parent.parent
+GENERATED = re.compile(r"(<!-- (table|file): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def own_registry() -> Registry:
+    """The parts of the packages in this repository, whatever else is installed."""
+    projects = (tomllib.loads(p.read_text()) for p in ROOT.glob("packages/*/pyproject.toml"))
+    own = [name for p in projects for name in p["project"]["entry-points"]["polymask"]]
+    return Registry(environ={"POLYMASK_PLUGINS": ",".join(own), "POLYMASK_STRICT": "1"})
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, one line per row."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def paper(part: Part) -> str:
+    """The citation, with arXiv numbers as links."""
+    return re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", part.paper)
+
+
+def table(kind: str, registry: Registry) -> str:
+    """The table of one kind of part, or of the verbs of the command line."""
+    if kind == "verbs":
+        docs = (importlib.import_module(f"polymask.cli.verbs.{verb}").__doc__ or "" for verb in VERBS)
+        rows = [[f"`polymask {verb}`", doc.split("\n")[0]] for verb, doc in zip(VERBS, docs, strict=True)]
+        return markdown(["verb", "what it does"], rows)
+    if kind not in KINDS:
+        raise ValueError(f"no kind of part is called {kind!r}")
+    parts = registry.parts(kind)
+    rows = [[f"`{p.full_name}`", p.summary, p.modality, paper(p)] for p in parts]
+    return markdown([kind.removesuffix("s"), "in a few words", "modality", "paper"], rows)
+
+
+def shown(path: str) -> str:
+    """A file as a block of code; its title is its path below the folder of the example."""
+    language = {".py": "python", ".toml": "toml"}[Path(path).suffix]
+    title = path.split("/", 2)[-1]
+    return f'```{language} title="{title}"\n{(ROOT / path).read_text()}```\n'
+
+
+def pages() -> dict[Path, str]:
+    """Every page with generated parts, and what it should hold."""
+    registry = own_registry()
+
+    def fresh(found: re.Match[str]) -> str:
+        make = table(found[3], registry) if found[2] == "table" else shown(found[3])
+        return found[1] + make + found[4]
+
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    texts = {path: path.read_text() for path in paths}
+    return {path: GENERATED.sub(fresh, text) for path, text in texts.items() if GENERATED.search(text)}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        if path.read_text() != text:
+            path.write_text(text)
+            print(f"wrote {path.relative_to(ROOT)}")
