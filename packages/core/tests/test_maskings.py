@@ -15,7 +15,7 @@ from torch import Tensor
 
 import polymask
 from polymask import Mask, Request, Step, UserError
-from polymask.maskings import Block, Disjoint, Random, Scheduled, Span, TopScore
+from polymask.maskings import Block, Disjoint, Random, Ranking, Scheduled, Span, TopScore
 from polymask.protocols import Masking
 
 STEP = Step(index=30, total=100, seed=7)
@@ -26,7 +26,7 @@ MASKINGS: dict[str, Masking] = {
     "random up": Random(ratio=0.41, rounding="up"),
     "random cells": Random(ratio=0.6, cell=2),
     "block": Block(),
-    "block inverse": Block(ratio=0.8, size=3, inverse=True),
+    "block inverse": Block(ratio=0.8, side=3, inverse=True),
     "block tall": Block(ratio=0.5, scale=(0.1, 0.2), aspect=(2.0, 5.0)),
     "span": Span(length=5),
     "span of one": Span(ratio=0.15, length=1),
@@ -78,6 +78,16 @@ def test_a_sample_draws_the_same_mask_in_any_batch(name: str) -> None:
     assert request.score is not None
     part = dataclasses.replace(request, ids=request.ids[few], score=request.score[few])
     assert torch.equal(MASKINGS[name](part).hidden, whole[few])
+
+
+@pytest.mark.parametrize("name", [n for n, masking in MASKINGS.items() if isinstance(masking, Ranking)])
+def test_ranks_are_distinct_so_that_every_device_sorts_them_alike(name: str) -> None:
+    masking = MASKINGS[name]
+    assert isinstance(masking, Ranking)
+    for request in (ask(), ask(lengths=LENGTHS) if name not in NO_PADDING else ask()):
+        real = torch.ones(16, 48, dtype=torch.bool) if request.valid is None else request.valid
+        for ranks, valid in zip(masking.rank(request), real, strict=True):
+            assert len(set(ranks[valid].tolist())) == int(valid.sum())
 
 
 @each

@@ -156,10 +156,10 @@ def test_nothing_changes_outside_the_window() -> None:
 
 
 def test_the_inner_masking_is_otherwise_the_same_and_stays_as_it_was() -> None:
-    inner = Block(ratio=0.5, size=2)
+    inner = Block(ratio=0.5, side=2)
     request = Request(torch.arange(8), 64, Step(500, 1000), grid=(8, 8))
     masking = Scheduled(masking=inner, start=0.2, end=0.6)
-    assert torch.equal(masking(request).hidden, Block(ratio=0.4, size=2)(request).hidden)
+    assert torch.equal(masking(request).hidden, Block(ratio=0.4, side=2)(request).hidden)
     assert inner.ratio == 0.5
 
 
@@ -176,7 +176,7 @@ def test_whole_numbers_stay_whole() -> None:
 def test_an_impossible_end_is_found_out_at_the_start() -> None:
     with pytest.raises(UserError, match=r"ratio 0.999 of 100 sites hides everything"):
         counts(Scheduled(masking=Random(), start=0.5, end=0.999), 0)
-    growing = Scheduled(masking=Block(size=2), option="size", start=2, end=9)
+    growing = Scheduled(masking=Block(side=2), option="side", start=2, end=9)
     with pytest.raises(UserError, match="blocks of 9 sites do not fit into a grid of 8"):
         growing(Request(torch.arange(2), 8, Step(0, 10), grid=(8,)))
 

@@ -81,46 +81,47 @@ def test_blocks_lie_together_on_any_number_of_axes(grid: tuple[int, ...], invers
 
 def test_inverse_blocks_are_those_of_data2vec2() -> None:
     """39 of 196 patches kept, in squares of 3: over 90 % touch another kept one, by chance 59 %."""
-    mask = Block(ratio=0.8, size=3, inverse=True)(ask(14, 14, n=512))
+    mask = Block(ratio=0.8, side=3, inverse=True)(ask(14, 14, n=512))
     assert mask.visible == 39
     assert touching(~mask.hidden.view(-1, 14, 14), axes=2) > 0.9
     chance = Random(ratio=0.8)(ask(14, 14, n=512))
     assert 0.54 < touching(~chance.hidden.view(-1, 14, 14), axes=2) < 0.64
-    assert Block(ratio=0.8, size=3, inverse=True)(ask(8, 8)).visible == 13
+    assert Block(ratio=0.8, side=3, inverse=True)(ask(8, 8)).visible == 13
 
 
-@pytest.mark.parametrize(("size", "ratio"), [(2, 0.4), (3, 0.3)])
-def test_all_blocks_but_the_last_are_whole(size: int, ratio: float) -> None:
-    hidden = Block(ratio=ratio, size=size)(ask(9, 9, n=256)).hidden.view(-1, 9, 9)
+@pytest.mark.parametrize(("side", "ratio", "inverse"), [(2, 0.4, False), (3, 0.3, False), (3, 0.7, True)])
+def test_all_blocks_but_the_last_are_whole(side: int, ratio: float, inverse: bool) -> None:
+    mask = Block(ratio=ratio, side=side, inverse=inverse)(ask(9, 9, n=256))
+    hidden = (mask.invert() if inverse else mask).hidden.view(-1, 9, 9)
     corner = torch.ones_like(hidden)
-    for down in range(size):
-        for right in range(size):
+    for down in range(side):
+        for right in range(side):
             corner &= hidden.roll((-down, -right), (1, 2))
     whole = torch.zeros_like(hidden)
-    for down in range(size):
-        for right in range(size):
+    for down in range(side):
+        for right in range(side):
             whole |= corner.roll((down, right), (1, 2))
     left_over = (hidden & ~whole).flatten(1).sum(1)
-    assert left_over.max() < size * size
+    assert left_over.max() < side * side
     assert (left_over > 0).any() and (left_over == 0).any()
 
 
 def test_one_block_of_the_whole_count_is_one_rectangle() -> None:
-    hidden = Block(ratio=9 / 49, size=3)(ask(7, 7, n=128)).hidden.view(-1, 7, 7)
+    hidden = Block(ratio=9 / 49, side=3)(ask(7, 7, n=128)).hidden.view(-1, 7, 7)
     assert (hidden.any(1).sum(1) == 3).all() and (hidden.any(2).sum(1) == 3).all()
 
 
 def test_the_count_is_reached_though_blocks_be_unlucky(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polymask.maskings.block.enough", lambda area, share: 2)
-    mask = Block(ratio=0.9, size=1)(ask(6, 6))
+    mask = Block(ratio=0.9, side=1)(ask(6, 6))
     assert (mask.hidden.sum(1) == 32).all()
 
 
 def test_enough_blocks_are_drawn() -> None:
     """Without the block over the whole grid that closes every draw, hardly one in a hundred falls short."""
-    for ratio, options in ((0.4, {}), (0.9, {"scale": (0.05, 0.05)}), (0.8, {"size": 1})):
+    for ratio, options in ((0.4, {}), (0.9, {"scale": (0.05, 0.05)}), (0.8, {"side": 1})):
         block = Block(ratio=ratio, **options)
-        sizes, area = sizes_for((14, 14), block.scale, block.aspect, block.size)
+        sizes, area = sizes_for((14, 14), block.scale, block.aspect, block.side)
         drawn = enough(area, ratio) - 1
         short = 0
         generator = torch.Generator().manual_seed(0)
@@ -169,7 +170,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"scale": (0.1, 1.1)}, "scale must be"),
     ({"aspect": (2.0, 1.0)}, "aspect must be"),
     ({"aspect": (0.0, 1.0)}, "aspect must be"),
-    ({"size": 0}, "size must be"),
+    ({"side": 0}, "side must be"),
 ]
 
 
@@ -181,9 +182,9 @@ def test_impossible_blocks_are_refused(options: dict[str, Any], message: str) ->
 
 def test_blocks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
-        UserError, match="blocks of 5 sites do not fit into a grid of 4 x 8; choose a smaller size"
+        UserError, match="blocks of 5 sites do not fit into a grid of 4 x 8; choose a smaller side"
     ):
-        Block(size=5)(ask(4, 8))
+        Block(side=5)(ask(4, 8))
     with pytest.raises(UserError, match="core/block needs tokens on a grid"):
         Block()(ask(32, grid=None))
 

@@ -35,7 +35,7 @@ INNER: dict[str, Ranking] = {
     "cells": Random(ratio=0.6, cell=2),
     "cells up": Random(ratio=0.51, cell=2, rounding="up"),
     "block": Block(ratio=0.6),
-    "block inverse": Block(ratio=0.8, size=3, inverse=True),
+    "block inverse": Block(ratio=0.8, side=3, inverse=True),
     "span": Span(ratio=0.55, length=7),
 }
 each = pytest.mark.parametrize("name", INNER)

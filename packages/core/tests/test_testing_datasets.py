@@ -113,6 +113,31 @@ class Unseeded(Good):
         return Samples(self.x[name] + next(CALLS) * augment, augment)
 
 
+class AugmentsToDouble(Good):
+    def split(self, name: str, *, augment: bool = False) -> Any:
+        return Samples(self.x[name].double() if augment else self.x[name], augment)
+
+
+class LosesSamples(Samples):
+    def __getstate__(self) -> dict[str, Any]:
+        return {"x": self.x[1:], "augment": self.augment}
+
+
+class LosesAugmentation(Samples):
+    def __getstate__(self) -> dict[str, Any]:
+        return {"x": self.x, "augment": False}
+
+
+class Shortened(Good):
+    def split(self, name: str, *, augment: bool = False) -> Any:
+        return LosesSamples(self.x[name], augment)
+
+
+class Plain(Good):
+    def split(self, name: str, *, augment: bool = False) -> Any:
+        return LosesAugmentation(self.x[name], augment)
+
+
 class NoClasses(Good):
     classes = None
 
@@ -158,6 +183,9 @@ BAD = [
     ("check_dataset_labels", ThirdClass, "labels beyond the 2 classes"),
     ("check_dataset_is_repeatable", Restless, "a sample differs when read again"),
     ("check_dataset_is_repeatable", Unseeded, "for the same seed of torch's generator"),
+    ("check_dataset_is_repeatable", AugmentsToDouble, "an augmented sample is torch.float64"),
+    ("check_dataset_is_picklable", Shortened, "the copy has another length"),
+    ("check_dataset_is_picklable", Plain, "the copy gives another sample"),
     ("check_dataset_picture", RawPicture, "train: a picture reaches from -"),
     ("check_dataset_is_picklable", OpenFile, "pickle"),
     ("check_dataset_facts_fit_a_tokenizer", Widened, "tokens of 24 numbers"),

@@ -134,6 +134,13 @@ class DropsTheOdd(Good):
         return super().forward(x[:, :n], position[:, :n], valid)
 
 
+class StandardisesTokens(Good):
+    """Divides by a spread that one token alone does not have."""
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        return super().forward(x / x.std(1, correction=0, keepdim=True), position, valid)
+
+
 class CountsTokens(Good):
     """Places tokens by their number among those that are left."""
 
@@ -210,6 +217,7 @@ BAD = [
         DropsTheOdd,
         "17 of 24 tokens: the output is [4, 17, 8], not [4, 18, 8]",
     ),
+    ("check_encoder_takes_any_subset", StandardisesTokens, "1 of 24 tokens: the output is not finite"),
     ("check_encoder_goes_by_position", CountsTokens, "tag it 'ordered'"),
     ("check_encoder_refuses_part_of_a_grid", TakesPartOfAGrid, "encodes 12 of 24 tokens without complaint"),
     ("check_encoder_ignores_padding", IgnoresValid, "changing padding changes the features"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -103,6 +104,24 @@ class Remembers:
     def __call__(self, request: Request) -> Mask:
         self.calls += 1
         return draw(request, ids=request.ids + self.calls)
+
+
+class KnowsItsBirth:
+    """Every instance draws in its own way."""
+
+    born = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = next(self.born)
+
+    def __call__(self, request: Request) -> Mask:
+        return draw(request, ids=request.ids + self.number)
+
+
+class ForgetsInTransit(Good):
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        self.ratio = 0.25
+        return type(self), ()
 
 
 class SeedsTorch:
@@ -267,6 +286,7 @@ BAD = [
     ("check_masking_shape", Refuses, "", "refuses everything it was asked: grid (8, 8): not today"),
     ("check_masking_is_a_function_of_the_request", GlobalChance, "", "a second draw differs"),
     ("check_masking_is_a_function_of_the_request", Remembers, "", "a second draw differs"),
+    ("check_masking_is_a_function_of_the_request", KnowsItsBirth, "", "another instance draws another mask"),
     ("check_masking_leaves_global_generators", GlobalChance, "", "generator of torch"),
     ("check_masking_leaves_global_generators", SeedsTorch, "", "generator of torch"),
     ("check_masking_leaves_global_generators", SeedsNumpy, "", "generator of numpy"),
@@ -297,8 +317,9 @@ BAD = [
     ("check_masking_meets_odd_grids", Careless, "", "grid (1,): hides [0, 0"),
     ("check_masking_meets_odd_grids", CrashesOnLines, "", "RuntimeError: Expected size > 1"),
     ("check_masking_is_picklable", Closure, "", "pickle"),
+    ("check_masking_is_picklable", ForgetsInTransit, "", "the copy draws otherwise"),
 ]
-UNTRIED = {"check_masking_draws_alike_on_every_device": "needs an accelerator"}
+DEVICES = "check_masking_draws_alike_on_every_device"
 
 
 @pytest.mark.parametrize(("check", "bad", "tag", "message"), BAD, ids=lambda x: getattr(x, "__name__", None))
@@ -310,7 +331,26 @@ def test_a_check_catches(check: str, bad: type, tag: str, message: str) -> None:
 
 def test_every_check_is_tried() -> None:
     names = {check.name for check in CHECKS if check.kinds == ("maskings",)}
-    assert names == {check for check, *_ in BAD} | UNTRIED.keys()
+    assert names == {check for check, *_ in BAD} | {DEVICES}
+
+
+@pytest.mark.parametrize(
+    ("device", "cls", "ended", "message"),
+    [
+        ("cpu", Good, "passed", ""),
+        ("cpu", Remembers, "failed", "grid (8, 8): on cpu it draws another mask"),
+        ("meta", GlobalChance, "failed", "grid (8, 8): the mask is on cpu, the ids on meta"),
+        (None, Good, "skipped", "no accelerator here"),
+    ],
+)
+def test_devices_are_compared(
+    device: str | None, cls: type, ended: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another device in the part of the accelerator, since there may be none."""
+    found = None if device is None else torch.device(device)
+    monkeypatch.setattr("polymask.testing.maskings.accelerator", lambda: found)
+    (result,) = check_part(cls, kind="maskings", only=[DEVICES])
+    assert (result.outcome, result.message) == (ended, message)
 
 
 @pytest.mark.parametrize(("good", "tags"), [(Good, []), (GoodByScore, ["score"])])

@@ -252,6 +252,12 @@ class EncodesTogether(Good):
         return Tokens(tokens.values - tokens.values.mean(0), tokens.position)
 
 
+class EncodesInARow(Good):
+    def encode(self, batch: Batch) -> Tokens:
+        tokens = super().encode(batch)
+        return Tokens(tokens.values.flatten(0, 1)[None], tokens.position.flatten(0, 1)[None])
+
+
 class DividesTwice(Good):
     def score(self, error: Tensor, mask: Mask) -> Tensor:
         return super().score(error, mask) / mask.hidden.sum()
@@ -358,6 +364,7 @@ BAD = [
     ("check_system_encodes_the_whole_input", MasksInEncode, "other features at a second call"),
     ("check_system_encodes_the_whole_input", EncodesToATensor, "encode returned Tensor"),
     ("check_system_encodes_the_whole_input", EncodesNaN, "features are not finite"),
+    ("check_system_encodes_the_whole_input", EncodesInARow, "pooled features are [1, 16]"),
     ("check_system_encodes_the_whole_input", EncodesTogether, "features depend on the samples beside"),
     ("check_system_loss_is_a_mean", DividesTwice, "of the batch twice"),
     ("check_system_loss_is_a_mean", Contrasts, "of its halves"),

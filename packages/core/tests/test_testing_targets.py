@@ -118,6 +118,12 @@ class ScalesInPlace(Good):
         return tokens.values.mul_(2).clone()
 
 
+class ScalesTheBatch(Good):
+    def __call__(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        batch["x"].mul_(2)
+        return super().__call__(batch, tokens)
+
+
 class InvertsWrongly(Good):
     def invert(self, prediction: Tensor, tokens: Tokens) -> tuple[Tensor, str]:
         return prediction, "as they are"
@@ -150,7 +156,8 @@ BAD = [
     ("check_target_has_no_gradient", PassesTheInputOn, "", "the answer carries gradient"),
     ("check_target_is_deterministic_in_eval", Noisy, "", "another answer"),
     ("check_target_ignores_companions", Whitens, "", "depends on the samples beside it"),
-    ("check_target_leaves_its_input", ScalesInPlace, "", "overwrites batch['x']"),
+    ("check_target_leaves_its_input", ScalesInPlace, "", "overwrites the tokens"),
+    ("check_target_leaves_its_input", ScalesTheBatch, "", "overwrites batch['x']"),
     ("check_target_inverts", InvertsWrongly, "invertible", "invert of the answer is off"),
     ("check_target_inverts", InvertsToAnotherShape, "invertible", "invert gives [4, 24, 1]"),
     ("check_target_inverts", InvertsInSilence, "invertible", "names no statistics"),

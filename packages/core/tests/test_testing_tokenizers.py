@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,18 @@ class ExampleTooLong(Good):
 class ExampleIsConstant(Good):
     def example(self, n: int, seed: int = 0) -> Batch:
         return super().example(n, 0)
+
+
+class ExampleNeverTheSame(Good):
+    calls = itertools.count()
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        return super().example(n, next(self.calls))
+
+
+class ReturnsATensor(Good):
+    def __call__(self, batch: Mapping[str, Tensor]) -> Any:
+        return batch["x"]
 
 
 class Edited(Good):
@@ -154,6 +167,8 @@ BAD = [
     ("check_tokenizer_example", ExampleOfAnotherKey, "makes y, not the tokenizer's key 'x'"),
     ("check_tokenizer_example", ExampleTooLong, "example(3) makes 4 samples"),
     ("check_tokenizer_example", ExampleIsConstant, "the same for another seed"),
+    ("check_tokenizer_example", ExampleNeverTheSame, "makes another 'x' for the same seed"),
+    ("check_tokenizer_shapes", ReturnsATensor, "returned Tensor, not polymask.Tokens"),
     ("check_tokenizer_shapes", Flat, "values have shape [3, 288]"),
     ("check_tokenizer_shapes", OnePositionTooFew, "position has shape [3, 23, 2], not [3, 24, P]"),
     ("check_tokenizer_shapes", NowherePosition, "position is not finite"),

@@ -198,12 +198,12 @@ def test_slots_nest(registry: Registry) -> None:
     options = {
         "masking": "core/scheduled",
         "masking.masking": "block",
-        "masking.masking.size": 2,
+        "masking.masking.side": 2,
         "masking.start": 0.2,
     }
     masking = make(registry, **options).masking
     assert isinstance(masking, Scheduled) and masking.start == 0.2
-    assert isinstance(masking.masking, Block) and masking.masking.size == 2
+    assert isinstance(masking.masking, Block) and masking.masking.side == 2
     # what the user leaves open, the declaration of the outer part fills
     assert isinstance(make(registry, masking="core/disjoint").masking.masking, Random)
 

@@ -36,8 +36,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "sincos": VIT,
     "learned": VIT | {"encoder.positions": "learned", "encoder.layer_scale": 0.1, "encoder.mlp_ratio": 2.0},
     "bare": VIT | {"encoder.positions": "none", "encoder.class_token": False},
+    "relative": VIT | {"encoder.positions": "relative", "encoder.layer_scale": 0.1},
     "swin": SWIN,
 }
+POOL = dict.fromkeys(KINDS, "mean") | {"relative": "prefix"}
+"""What the exported timm model itself returns."""
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_size = pytest.mark.parametrize(("size", "channels"), [((16, 16), 3), ((16, 32), 1)])
@@ -95,7 +98,7 @@ def test_timm_gives_the_same_features(
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     with torch.no_grad():
         close(model.forward_features(x).reshape(2, -1, system.encoder.out_dim), sequence(system, x))
-        close(model(x), system.encode({"image": x}).pool("mean"))
+        close(model(x), system.encode({"image": x}).pool(POOL[kind]))
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (channels, *size)
     assert tuple(config["mean"]) == MEAN[:channels] and tuple(config["std"]) == STD[:channels]
@@ -123,7 +126,10 @@ def test_timm_puts_a_classifier_on_top(tmp_path: Path, kind: str) -> None:
     export.export(system, "timm", tmp_path)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).eval()
     assert model(x).shape == (2, 7)
-    close(model.forward_head(model.forward_features(x), pre_logits=True), system.encode({"image": x}).pool())
+    close(
+        model.forward_head(model.forward_features(x), pre_logits=True),
+        system.encode({"image": x}).pool(POOL[kind]),
+    )
 
 
 def test_timm_prepares_images_as_we_do(tmp_path: Path) -> None:
@@ -170,6 +176,8 @@ def test_transformers_prepares_images_as_we_do(tmp_path: Path) -> None:
 def test_transformers_refuses_what_its_models_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="always has a class token"):
         export.export(make("bare"), "transformers", tmp_path)
+    with pytest.raises(UserError, match="choose safetensors or timm$"):
+        export.export(make("relative"), "transformers", tmp_path)
     with pytest.raises(UserError, match="4 x 8 tokens in windows of 4"):
         export.export(make("swin", (16, 32)), "transformers", tmp_path)
     with pytest.raises(UserError, match="6 x 6 tokens in windows of 4"):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from polymask import hookimpl
 from polymask.cli import main
 from polymask.registry import default_registry
 
@@ -33,6 +34,22 @@ def toy():
     assert record.status == "ok", record.error
     yield module
     registry._drop("toy")
+    registry.plugins.remove(record)
+
+
+class Bad:
+    @hookimpl
+    def polymask_register_maskings(self):
+        raise RuntimeError("out of order")
+
+
+@pytest.fixture
+def broken():
+    """The record of a plugin that does not load."""
+    registry = default_registry()
+    record = registry.add("bad", Bad())
+    assert record.status == "broken"
+    yield record
     registry.plugins.remove(record)
 
 

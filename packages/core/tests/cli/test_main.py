@@ -6,9 +6,7 @@ import sys
 
 import pytest
 
-from polymask import hookimpl
 from polymask.cli import VERBS
-from polymask.registry import default_registry
 
 HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision"}
 
@@ -45,7 +43,12 @@ def test_light_verbs_import_nothing_heavy(argv):
 
 @pytest.mark.parametrize(
     ("argv", "named"),
-    [(["show", "randon"], "random"), (["check", "randon"], "random"), (["pretrain", "no"], "system")],
+    [
+        (["show", "randon"], "random"),
+        (["check", "randon"], "random"),
+        (["pretrain", "no"], "system"),
+        (["pretrain", "vision/mae", "--data", "no"], "data"),
+    ],
     ids=lambda x: x[0],
 )
 def test_unknown_names_are_told_before_anything_heavy_is_imported(argv, named):
@@ -120,21 +123,6 @@ def test_a_reader_that_goes_away_is_no_error():
         f"{sys.executable} -m polymask list --json | head -n 1", shell=True, capture_output=True, text=True
     )
     assert done.stdout == "[\n" and done.stderr == ""
-
-
-class Bad:
-    @hookimpl
-    def polymask_register_maskings(self):
-        raise RuntimeError("out of order")
-
-
-@pytest.fixture
-def broken():
-    registry = default_registry()
-    record = registry.add("bad", Bad())
-    assert record.status == "broken"
-    yield record
-    registry.plugins.remove(record)
 
 
 @pytest.mark.parametrize("argv", [["list"], ["show", "core/random"], ["pretrain", "--help"]], ids=" ".join)

@@ -13,7 +13,8 @@ from rich.console import Console
 import polymask.run
 from polymask import UserError
 from polymask.evaluation import ProbeResult, evaluate, probe
-from polymask.evaluation.probe import RAW, TRAINED, UNTRAINED, draw, write_json
+from polymask.evaluation.probe import draw, write_json
+from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
 
 
 @pytest.fixture

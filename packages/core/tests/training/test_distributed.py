@@ -52,8 +52,8 @@ def test_same_samples_and_masks(one, two):
 
 def test_same_losses(one, two):
     for alone, together in zip(*(read_metrics(f / "metrics.csv") for f in (one, two)), strict=True):
-        for key in ("loss", "reconstruction", "latent", "grad_norm", "lr", "feature_std"):
-            assert alone.get(key) == pytest.approx(together.get(key), rel=1e-4, abs=1e-6), key
+        for key in ("step", "loss", "reconstruction", "latent", "grad_norm", "lr"):
+            assert alone[key] == pytest.approx(together[key], rel=1e-4, abs=1e-6), key
 
 
 def test_same_features_from_a_checkpoint_loaded_in_one_process(toy, one, two):

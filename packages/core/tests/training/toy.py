@@ -7,6 +7,7 @@ the data set draws its augmentation from three global generators.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -142,6 +143,8 @@ def train(folder, *, system=None, data=None, resume=False, callbacks=(), **chang
 
 
 def main(folder, env, kill, record, toy, **changed):
+    # a child of a fork server would have servers of its own for its workers, which outlive a kill
+    multiprocessing.set_start_method("fork", force=True)
     os.environ.update(env)
     torch.set_num_threads(1)
     recorder = Record()

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import timm.models
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import Exporter
 from polymask_vision import export
-from polymask_vision.positions import coordinates, grid_index, sincos
+from polymask_vision.positions import RelativeBias, coordinates, grid_index, sincos
 
 
 class _TokenEmbed(nn.Module):
@@ -54,7 +55,8 @@ class ViT(nn.Module):
         heads: attention heads per block.
         mlp_ratio: width of the feed-forward layers over ``dim``.
         class_token: lead the sequence with a class token (it has no position).
-        positions: ``"sincos"`` fixed (MAE), ``"learned"`` (of a grid), or ``"none"``.
+        positions: ``"sincos"`` fixed (MAE), ``"learned"`` or ``"relative"`` (of a grid; one bias
+            on attention that all blocks share, as in SimMIM), or ``"none"``.
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
         layer_scale: initial value of LayerScale, or None for none.
     """
@@ -73,16 +75,16 @@ class ViT(nn.Module):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         class_token: bool = True,
-        positions: Literal["sincos", "learned", "none"] = "sincos",
+        positions: Literal["sincos", "learned", "relative", "none"] = "sincos",
         drop_path: float = 0.0,
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise UserError(f"encoder width {dim} is not divisible by {heads} heads")
-        if positions == "learned" and not grid:
+        if positions in ("learned", "relative") and not grid:
             raise UserError(
-                "learned positions need tokens on a grid, and these have none: use sincos or none"
+                f"{positions} positions need tokens on a grid, and these have none: use sincos or none"
             )
         self.dim = self.out_dim = dim
         self.grid = tuple(grid or ())
@@ -98,13 +100,14 @@ class ViT(nn.Module):
             fc_norm=False,
             class_token=class_token,
             no_embed_class=True,
-            pos_embed="none" if positions == "none" or not self.grid else "learn",
+            pos_embed="learn" if positions in ("sincos", "learned") and self.grid else "none",
             drop_path_rate=drop_path,
             init_values=layer_scale,
             embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=self.grid),
         )
         if positions == "sincos" and self.grid:
             self.vit.pos_embed = nn.Parameter(sincos(coordinates(self.grid), dim)[None], requires_grad=False)
+        self.relative = RelativeBias(self.grid, heads, self.prefix) if positions == "relative" else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -125,14 +128,14 @@ class ViT(nn.Module):
     def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
         """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
         b = len(x)
-        if self.positions != "none":
+        if self.positions in ("sincos", "learned"):
             x = x + self._embed_position(position).to(x.dtype)
-        attend = None
+        attend = None if self.relative is None else self.relative(position)
         if self.prefix:
             x = torch.cat([self.vit.cls_token.expand(b, -1, -1), x], dim=1)
         if valid is not None:
-            real = torch.cat([valid.new_ones(b, self.prefix), valid], dim=1)
-            attend = real[:, None, None, :]
+            real = F.pad(valid, (self.prefix, 0), value=True)[:, None, None, :]
+            attend = real if attend is None else torch.where(real, attend, -torch.inf)
         for block in self.vit.blocks:
             x = block(x, attn_mask=attend)
         encoded: Tensor = self.vit.norm(x)
@@ -152,10 +155,10 @@ class ViT(nn.Module):
         """Formats of ``polymask export`` beside safetensors."""
         if not self.grid:
             return {}
-        return {
-            "timm": functools.partial(export.vit_to_timm, self),
-            "transformers": functools.partial(export.vit_to_transformers, self),
-        }
+        offered = {"timm": functools.partial(export.vit_to_timm, self)}
+        if self.relative is None:
+            offered["transformers"] = functools.partial(export.vit_to_transformers, self)
+        return dict(offered)
 
 
 class Swin(nn.Module):

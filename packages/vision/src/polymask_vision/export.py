@@ -31,6 +31,9 @@ def vit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
     ``forward_features`` then gives class token and patch tokens, and the model itself the mean of
     the patch tokens after the final norm.
     """
+    if encoder.relative is not None:
+        _beit_to_timm(encoder, facts, out)
+        return
     vit: Any = encoder.vit
     first = vit.blocks[0]
     arguments = {
@@ -46,6 +49,40 @@ def vit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
         "fc_norm": False,
     }
     _timm("vit_base_patch16_224", arguments, vit.state_dict(), "head", facts, out)
+
+
+def _beit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
+    """A ViT with one relative bias for all blocks is timm's BEiT; the model itself gives the class token.
+
+    BEiT has no bias on keys. Ours adds the same to all that a query is compared with, which softmax
+    does not see.
+    """
+    if encoder.prefix != 1 or encoder.relative is None:
+        raise UserError(
+            "timm's BEiT always has a class token and this encoder has none: export it as safetensors, or "
+            "pre-train with --encoder.class_token true"
+        )
+    first = encoder.vit.blocks[0]
+    arguments = {
+        "embed_dim": encoder.dim,
+        "depth": len(encoder.vit.blocks),
+        "num_heads": first.attn.num_heads,
+        "mlp_ratio": first.mlp.fc1.out_features / encoder.dim,
+        "init_values": 1.0 if hasattr(first.ls1, "gamma") else None,
+        "use_abs_pos_emb": False,
+        "use_rel_pos_bias": False,
+        "use_shared_rel_pos_bias": True,
+        "global_pool": "token",
+    }
+    state: State = {"rel_pos_bias.relative_position_bias_table": encoder.relative.bias}
+    for name, value in encoder.vit.state_dict().items():
+        if name.endswith("qkv.bias"):
+            query, _, value_bias = value.chunk(3)
+            state[name.replace("qkv.bias", "q_bias")] = query
+            state[name.replace("qkv.bias", "v_bias")] = value_bias
+        else:
+            state[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = value
+    _timm("beit_base_patch16_224", arguments, state, "head", facts, out)
 
 
 def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:

@@ -74,7 +74,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             paper="Bao et al. 2021, arXiv 2106.08254",
             modality="image",
             # BEiT: 75 of 196 patches, blocks of 16 patches at least
-            defaults={"ratio": 0.4, "scale": (0.08, 0.4), "aspect": (0.3, 3.3), "size": None},
+            defaults={"ratio": 0.4, "scale": (0.08, 0.4), "aspect": (0.3, 3.3)},
             tags=frozenset({"needs-grid"}),
         ),
     ]

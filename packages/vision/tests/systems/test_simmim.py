@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Step, build
+from polymask_vision.positions import RelativeBias, coordinates
 from polymask_vision.systems.simmim import unfold
 
 VIT = {
@@ -26,7 +27,8 @@ SWIN = {
     "encoder.heads": (2, 4),
     "encoder.window": 4,
 }
-ENCODERS = pytest.mark.parametrize("options", [VIT, SWIN], ids=["vit", "swin"])
+RELATIVE = VIT | {"encoder.positions": "relative"}
+ENCODERS = pytest.mark.parametrize("options", [VIT, RELATIVE, SWIN], ids=["vit", "relative", "swin"])
 STEP = Step(3, 10, seed=1)
 
 
@@ -206,6 +208,19 @@ def test_token_is_substituted_before_positions_are_added() -> None:
     assert system.predict(system.tokenizer(blank), everything).std(dim=1).mean() > 1e-3
 
 
+def test_relative_bias_depends_on_the_offset_alone_and_follows_any_subset() -> None:
+    bias = RelativeBias((3, 4), heads=2, prefix=1)
+    whole = bias(coordinates((3, 4))[None])
+    assert whole.shape == (1, 2, 13, 13)
+    assert torch.equal(whole[:, :, 1, 7], whole[:, :, 6, 12])  # (0, 0) to (1, 2), (1, 1) to (2, 3)
+    assert len(whole[0, 0].unique()) == 5 * 7 + 3
+    kept = torch.tensor([[7, 2, 11], [0, 1, 5]])
+    part = bias(coordinates((3, 4))[kept])
+    for row, sites in enumerate(kept):
+        at = torch.cat([torch.zeros(1, dtype=torch.int64), sites + 1])
+        assert torch.equal(part[row], whole[0][:, at][:, :, at])
+
+
 def test_sequence_keeps_its_length() -> None:
     system, lengths = make(), []
     system.encoder.vit.blocks[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
@@ -363,7 +378,8 @@ def test_paper_presets_are_the_published_sizes(preset: str) -> None:
             theirs, extra = transformers.SwinForMaskedImageModeling(config), 0
         else:
             theirs = transformers.ViTForMaskedImageModeling(transformers.ViTConfig())
-            extra = 12 * 2 * 768 - 768  # LayerScale, which theirs lacks; a class position, which ours lacks
+            # LayerScale and one bias per offset and head, where theirs has a table of positions
+            extra = 12 * 2 * 768 + (27 * 27 + 3) * 12 - 197 * 768
     count = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
     assert count[0] == count[1] + extra
 
@@ -389,7 +405,7 @@ def test_pictures_show_original_visible_and_predicted(options: dict[str, Any]) -
     guess = system.tokenizer.inverse(system.predict(system.tokenizer(batch), mask))
     assert torch.equal(original, batch["image"])
     assert torch.equal(visible, torch.where(hidden, 0.0, original))
-    assert torch.equal(predicted, torch.where(hidden, guess, original))
+    torch.testing.assert_close(predicted, torch.where(hidden, guess, original))
     assert "predicted pixels as they are" in list(columns)[2]
 
 

@@ -17,7 +17,7 @@ from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
 from polymask.registry import Registry
 from polymask.training.options import TrainOptions, names
-from polymask.wiring import Options, full_names, layer, nest, preset_options, slots_of
+from polymask.wiring import Options, layer, nest, preset_options, slots_of
 
 Groups = dict[str, dict[str, Option]]
 
@@ -49,19 +49,20 @@ def system_setup(
         systems = ", ".join(part.full_name for part in registry.parts("systems"))
         raise UserError(f"which system? the first argument should be one of {systems}")
     part, preset = registry.find("systems", head["system"]), head["preset"]
-    declared = f"preset {preset!r}" if preset else f"defaults of {part.full_name}"
     dropped = frozenset() if training else names()
-    layers = {
-        declared: settle(_without(dropped, preset_options(part, preset, registry)), registry),
+    # Names first, before anything heavy is imported to know presets and options.
+    upper = {
         f"file {file}": settle(_without(dropped, below), registry),
         "command line": settle(above, registry),
     }
-    setup = Setup(part.full_name, layers)
+    declared = f"preset {preset!r}" if preset else f"defaults of {part.full_name}"
+    lowest = settle(_without(dropped, preset_options(part, preset, registry)), registry)
+    setup = Setup(part.full_name, {declared: lowest, **upper})
     add_part(setup.groups, part, setup.options, registry)
     add_data(setup.groups, setup.options, registry)
     if training:
         setup.groups["training"] = read_options(TrainOptions)
-    _drop_foreign_data(layers[declared], setup)
+    _drop_foreign_data(lowest, setup)
     return setup, {"system": part.full_name, "preset": preset}
 
 
@@ -127,19 +128,27 @@ def settle(options: Mapping[str, Any], registry: Registry) -> Options:
     ``data`` may be ``name:source``; a slot set to ``none`` is left empty.
 
     Raises:
-        UserError: the data set is unknown or ambiguous.
+        UserError: a name is unknown or ambiguous.
     """
-    flat: Options = {}
-    for key, value in options.items():
-        empty = value in ("none", "null") and slot_kind(key.rpartition(".")[2])
-        flat[key] = None if empty else value
+    flat = dict(options)
     if isinstance(flat.get("data"), str):
         name, colon, source = flat.pop("data").partition(":")
         flat = {"data.name": name, **({"data.source": source} if colon else {}), **flat}
-    nested = full_names(nest(flat), registry)
-    if "name" in nested.get("data", {}):
-        nested["data"]["name"] = registry.find("datasets", str(nested["data"]["name"])).full_name
-    return nested
+    return _full_names(nest(flat), registry)
+
+
+def _full_names(options: Options, registry: Registry) -> Options:
+    result: Options = {}
+    for key, value in options.items():
+        kind = "datasets" if key == "data" else slot_kind(key)
+        if kind and isinstance(value, Mapping):
+            value = _full_names(dict(value), registry)
+            if value.get("name") in ("none", "null"):
+                value = None
+            elif "name" in value:
+                value["name"] = registry.find(kind, str(value["name"])).full_name
+        result[key] = value
+    return result
 
 
 def read_config(path: str | Path) -> Options:

@@ -108,12 +108,14 @@ class Setup:
         close = difflib.get_close_matches(key, names, n=2, cutoff=0.6)
         close = close or [name for name in names if name.rpartition(".")[2] == last][:3]
         where = next(label for label in reversed(self.layers) if key in flatten(self.layers[label], {}))
-        lines = [f"{self.name} as set up here has no option --{key} (from the {where})"]
+        part = flatten(self.options, {}).get(f"{owner}.name")
+        whose = f"{part}, the {owner}," if part else self.name
+        lines = [f"{whose} has no option --{key} (from the {where})"]
         if close:
             lines.append(f"did you mean {' or '.join(f'--{name}' for name in close)}?")
         siblings = [name for name in names if owner and name.rpartition(".")[0] == owner]
         if siblings:
-            lines.append(f"{owner} has {', '.join(f'--{name}' for name in siblings)}")
+            lines.append(f"it has {', '.join(f'--{name}' for name in siblings)}")
         else:
             lines.append("--help lists all options")
         return "\n".join(lines)

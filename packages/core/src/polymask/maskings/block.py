@@ -29,14 +29,14 @@ class Block(Ranking):
     is left out of the count, and sites beside it differ a little.)
 
     With ``inverse`` the blocks are what stays visible, as in data2vec 2.0 (Baevski et al. 2022,
-    arXiv 2212.07525: ratio 0.8 and size 3).
+    arXiv 2212.07525: ratio 0.8 and side 3).
 
     Args:
         ratio: share of sites to hide, in (0, 1).
         scale: smallest and largest block, as shares of the grid; areas are drawn evenly between.
         aspect: smallest and largest length of an axis of a block over its last axis, drawn evenly
             on a logarithmic scale. An axis too short for its part leaves it to the others.
-        size: blocks of this many sites along every axis, instead of ``scale`` and ``aspect``.
+        side: blocks of this many sites along every axis, instead of ``scale`` and ``aspect``.
         inverse: lay blocks to be kept, hide all else.
     """
 
@@ -46,16 +46,16 @@ class Block(Ranking):
         ratio: float = 0.4,
         scale: tuple[float, float] = (0.08, 0.4),
         aspect: tuple[float, float] = (0.3, 3.3),
-        size: int | None = None,
+        side: int | None = None,
         inverse: bool = False,
     ) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
             raise UserError(f"scale must be two shares of the grid, 0 < low <= high <= 1, got {scale}")
         if not 0 < aspect[0] <= aspect[1]:
             raise UserError(f"aspect must be two ratios of lengths, 0 < low <= high, got {aspect}")
-        if size is not None and size < 1:
-            raise UserError(f"size must be 1 or more, got {size}")
-        self.ratio, self.inverse, self.size = check_ratio(ratio), inverse, size
+        if side is not None and side < 1:
+            raise UserError(f"side must be 1 or more, got {side}")
+        self.ratio, self.inverse, self.side = check_ratio(ratio), inverse, side
         self.scale, self.aspect = (scale[0], scale[1]), (aspect[0], aspect[1])
 
     def rank(self, request: Request) -> Tensor:
@@ -66,7 +66,7 @@ class Block(Ranking):
                 "core/block needs tokens on a grid, and these have none; use core/random or core/span"
             )
         hidden = hidden_count(self.ratio, request.sites) / request.sites
-        sizes, area = sizes_for(grid, self.scale, self.aspect, self.size)
+        sizes, area = sizes_for(grid, self.scale, self.aspect, self.side)
         blocks = enough(area, 1 - hidden if self.inverse else hidden)
         bits = request.step.bits(request.ids, blocks * (1 + len(grid)), request.stream)
         bits = (bits & (ABOVE - 1)).view(-1, blocks, 1 + len(grid))
@@ -89,16 +89,16 @@ class Block(Ranking):
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def sizes_for(
-    grid: tuple[int, ...], scale: tuple[float, float], aspect: tuple[float, float], size: int | None
+    grid: tuple[int, ...], scale: tuple[float, float], aspect: tuple[float, float], side: int | None
 ) -> tuple[Sizes, float]:
     """Block sizes to draw from, and their mean area as a share of the grid."""
-    if size is None:
+    if side is None:
         sizes = block_sizes(grid, scale, aspect)
-    elif size <= min(grid):
-        sizes = ((size,) * len(grid),)
+    elif side <= min(grid):
+        sizes = ((side,) * len(grid),)
     else:
         shape = " x ".join(map(str, grid))
-        raise UserError(f"blocks of {size} sites do not fit into a grid of {shape}; choose a smaller size")
+        raise UserError(f"blocks of {side} sites do not fit into a grid of {shape}; choose a smaller side")
     return sizes, sum(map(math.prod, sizes)) / len(sizes) / math.prod(grid)
 
 

@@ -93,7 +93,9 @@ def curves(axes: Axes, ink: Ink, steps: Sequence[float], lines: Mapping[str, Seq
             axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.3)
             kernel = np.ones(window) / window
             x, y = np.convolve(x, kernel, "valid"), np.convolve(y, kernel, "valid")
-        axes.plot(x, y, color=colour, linewidth=1.5, label=name, marker="o" if len(y) == 1 else None)
+        axes.plot(
+            x, y, color=colour, linewidth=1.5, label=name, marker="o" if len(y) < 6 else None, markersize=3.5
+        )
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 import statistics
 import sys
@@ -15,11 +14,12 @@ from typing import Any
 
 from polymask.data import Dataset
 from polymask.errors import UserError
-from polymask.evaluation.probe import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, write_json
 from polymask.evaluation.probe import probe as probe_run
+from polymask.evaluation.probe import write_json
+from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
 from polymask.registry import default_registry
-from polymask.report.comparison import COST, LOSS, Comparison
-from polymask.run import CHECKPOINT, Run, build_from_config, plain, train_options
+from polymask.report.comparison import COST, LOSS, NOTES, Comparison
+from polymask.run import CHECKPOINT, CONFIG, Run, build_from_config, plain, train_options
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.rehearsal import rehearse
@@ -63,7 +63,8 @@ def compare(
     out, probe = Path(out), dict(probe or {})
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     configs = _configs(config, variants, seeds)
-    anew = _claim(out, config, variants, probe)
+    plan = {"config": plain(config), "variants": plain(variants)}
+    stored = _stored(out, plan)
     names = {label: re.sub(r"[^\w.=-]+", "-", label).strip("-") for label in variants}
     if len(set(names.values())) < len(names):
         raise UserError(f"variants need names that differ in letters or digits, got {', '.join(names)}")
@@ -71,6 +72,10 @@ def compare(
         if not (out / f"{names[label]}-seed{seeds[0]}" / CHECKPOINT).exists():
             system, data, options = build_from_config({**configs[label], "seed": seeds[0]})
             rehearse(label, system, data, options.seed)
+    if stored is None or stored.get("probe") != plain(probe):
+        for outdated in out.glob("*/probe.json"):
+            outdated.unlink()
+        write_json(out / PLAN, {**plan, "probe": plain(probe)})
     values: dict[str, list[dict[str, float]]] = {label: [] for label in variants}
     folders: dict[str, list[str]] = {label: [] for label in variants}
     reference: dict[str, float] = {}
@@ -79,12 +84,11 @@ def compare(
         folder = out / f"{names[label]}-seed{seed}"
         if progress:
             sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
-        found = _run({**configs[label], "seed": seed}, folder, probe, turn == 0, anew, progress)
+        found = _run({**configs[label], "seed": seed}, folder, probe, turn == 0, progress)
         values[label].append(_measure(folder, found))
         folders[label].append(folder.name)
-        if found is not None and turn == 0:
-            reference = {method: found.accuracy(RAW, method).mean for method in METHODS}
-            reference["chance"] = found.chance
+        if turn == 0 and found is not None:
+            reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
     result = Comparison(dict(config), dict(variants), seeds, values, reference, folders)
     _write(result, out, probe)
     return result
@@ -121,34 +125,30 @@ def _configs(
     return whole
 
 
-def _claim(out: Path, config: Mapping[str, Any], variants: Mapping[str, Any], probe: Config) -> bool:
-    """Make the folder this comparison's, if it is no other's; returns whether to probe anew."""
-    plan = {"config": plain(config), "variants": plain(variants)}
+def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
+    """What the folder holds of this comparison, None when it is empty or not there yet."""
     path = out / PLAN
     if not path.is_file():
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} holds something else than a comparison: give another --out")
-        write_json(path, {**plan, "probe": plain(probe)})
-        return False
-    found = json.loads(path.read_text())
+        return None
+    found: Config = json.loads(path.read_text())
     for key, value in plan.items():
-        if found.get(key) != value or list(found[key]) != list(value):
+        if found.get(key) != value or list(found["variants"]) != list(plan["variants"]):
             raise UserError(
                 f"{out} holds another comparison, whose {key} is {json.dumps(found.get(key))}, "
                 f"not {json.dumps(value)}: give another --out, or compare the same again"
             )
-    return bool(found.get("probe") != plain(probe))
+    return found
 
 
-def _run(
-    config: Config, folder: Path, probe: Config, raw: bool, anew: bool, progress: bool
-) -> ProbeResult | None:
+def _run(config: Config, folder: Path, probe: Config, raw: bool, progress: bool) -> ProbeResult | None:
     """Train (what is left of) a run and probe it; None where there are no labels."""
     done = folder / "probe.json"
-    if done.is_file() and not anew:
+    if done.is_file():
         return ProbeResult.from_json(json.loads(done.read_text()))
     system, data, options = build_from_config(config)
-    result = fit(system, data, options, folder, resume=folder.exists(), progress=progress)
+    result = fit(system, data, options, folder, resume=(folder / CONFIG).exists(), progress=progress)
     if not _labelled(data):
         return None
     return probe_run(Run(folder, config, system, data, result.step), **{"raw": raw, **probe})
@@ -162,27 +162,35 @@ def _measure(folder: Path, found: ProbeResult | None) -> dict[str, float]:
     """The numbers of one run, from its files alone."""
     rows = read_metrics(folder / "metrics.csv")
     last = rows[-max(1, math.ceil(len(rows) / 10)) :]
-    steps = [row["step"] - before for before, row in zip([0, *(r["step"] for r in rows)], rows, strict=False)]
     measured: dict[str, float] = {}
     if found is not None:
         for method in METHODS:
             measured[method] = found.accuracy(TRAINED, method).mean
             measured[f"untrained {method}"] = found.accuracy(UNTRAINED, method).mean
     measured[LOSS] = statistics.fmean(row["loss"] for row in last)
+    measured[COST] = 1000 / statistics.median(row["samples_per_second"] for row in rows)
     return measured
 
 
 def _write(result: Comparison, out: Path, probe: Config) -> None:
     from polymask.report import charts
-    from polymask.report.page import render
+    from polymask.report.templates import flat, render, write
 
-    charts.save(result.draw(charts.PAPER), out / "comparison.png")
-    chart = charts.svg(result.draw(charts.PAGE), "Accuracy of each variant with its interval")
+    picture = result.draw(charts.PAPER)
+    picture.suptitle(result.title, x=0.01, ha="left", fontsize=11, color=charts.PAPER.text)
+    charts.save(picture, out / "comparison.png")
+    what = "Accuracy" if METHODS[0] in result.measures else "Loss"
+    context = {
+        "found": result,
+        "notes": NOTES,
+        "chart_title": what,
+        "chart": charts.svg(result.draw(charts.PAGE), f"{what} of each variant with its interval"),
+        "config": flat(result.config),
+        "changes": {label: flat(change) for label, change in result.variants.items()},
+    }
     for name, text in (
         ("comparison.md", result.markdown()),
-        ("comparison.html", render("comparison.html.j2", found=result, chart=chart)),
+        ("comparison.html", render("comparison.html.j2", **context)),
     ):
-        partial = out / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out / name)
+        write(out / name, text)
     write_json(out / PLAN, {**plain(result.to_json()), "probe": plain(probe)})

@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from polymask.evaluation.intervals import Interval, t_interval
-from polymask.evaluation.probe import CAVEAT, METHODS
+from polymask.evaluation.result import CAVEAT, METHODS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from polymask.report.charts import Ink
 
-LOSS, COST = "loss", "ms per step"
+LOSS, COST = "loss", "ms per sample"
 
 NOTES = (
     "95 % t intervals over seeds; differences are paired by seed, each interval stands for itself. "
     "The loss is the mean over the last tenth of the run; losses of different targets, objectives "
-    "or maskings measure different things. " + CAVEAT
+    "or maskings measure different things. Milliseconds are the median over the run, beside whatever "
+    "else the machine did. " + CAVEAT
 )
 
 
@@ -35,8 +36,8 @@ class Comparison:
         seeds: of the runs.
         values: by label, for each seed in order: accuracies by method (``"kNN"``, ``"linear"``),
             the same of the untrained encoder (``"untrained kNN"``, ...), ``"loss"`` and
-            ``"ms per step"``.
-        reference: accuracies of the raw input, by method, and ``"chance"``.
+            ``"ms per sample"``.
+        reference: accuracies of the raw input, by method.
         folders: by label, run folders within that of the comparison, one per seed.
     """
 
@@ -75,53 +76,58 @@ class Comparison:
             return "one seed cannot tell"
         return self.difference(label, measure).verdict
 
-    def rows(self) -> list[list[str]]:
-        """A table as text: a heading, a row per variant, then the untrained encoder and the raw input."""
-        heading = ["variant"]
-        for measure in self.measures:
-            heading += [measure, "difference"] if measure in METHODS else [measure]
-        rows = [heading]
-        for label in self.variants:
-            row = [label]
-            for measure in self.measures:
-                row.append(_text(self.mean(label, measure), measure))
-                if measure in METHODS:
-                    row.append(self._difference_text(label, measure))
-            rows.append(row)
-        for name, found in self._references().items():
-            row = [name]
-            for measure in self.measures:
-                row += [found[measure], ""] if measure in METHODS else [""]
-            rows.append(row)
-        return rows
-
-    def table(self) -> Table:
-        """A table for the terminal."""
-        from rich.table import Table
-
-        heading, *rows = self.rows()
-        table = Table(title=self.title, title_justify="left", caption=NOTES, caption_justify="left")
-        for name in heading:
-            table.add_column(name, justify="left" if name == "variant" else "right")
-        for row in rows:
-            table.add_row(*row, style=None if row[0] in self.variants else "dim")
-        return table
-
     @property
     def title(self) -> str:
         """What is compared, on what, how often."""
-        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
         data = self.config.get("data", "")
         data = data.get("name", "") if isinstance(data, Mapping) else data
-        parts = [str(self.config.get("system", "")), f"on {data}" if data else "", f"{seeds} each"]
-        return ", ".join(part for part in parts if part)
+        what = str(self.config.get("system") or " and ".join(self.variants))
+        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds each"
+        return f"{what} on {data}, {seeds}" if data else f"{what}, {seeds}"
+
+    def rows(self) -> list[list[str]]:
+        """Means as text: a heading, a row per variant, then the untrained encoder and the raw input."""
+        rows = [["variant", *self.measures]]
+        rows += [[label, *(_text(self.mean(label, m), m) for m in self.measures)] for label in self.variants]
+        levels = {m: self._levels(m) for m in self.measures}
+        for name in dict.fromkeys(name for found in levels.values() for name in found):
+            rows.append([name, *(f"{found[name]:.3f}" if name in found else "" for found in levels.values())])
+        return rows
+
+    def differences(self) -> list[list[str]]:
+        """Differences in accuracy to the first variant as text, with a heading."""
+        rows = [["variant", "classifier", f"minus {self.first}", "seen"]]
+        for label in [label for label in self.variants if label != self.first]:
+            for measure in [m for m in self.measures if m in METHODS]:
+                found = self.difference(label, measure)
+                half = found.high - found.mean
+                spread = f" ± {half:.3f}" if math.isfinite(half) else ""
+                rows.append([label, measure, f"{found.mean:+.3f}{spread}", self.verdict(label, measure)])
+        return rows
+
+    def table(self) -> RenderableType:
+        """Both tables for the terminal."""
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+
+        tables = []
+        for title, (heading, *rows) in ((self.title, self.rows()), ("", self.differences())):
+            table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+            for k, name in enumerate(heading):
+                table.add_column(name, justify="right" if k else "left", overflow="fold")
+            for row in rows:
+                table.add_row(*row, style=None if row[0] in self.variants else "dim")
+            tables.append(table)
+        return Group(*(table for table in tables if table.row_count), NOTES)
 
     def markdown(self) -> str:
-        """The table in Markdown."""
-        heading, *rows = self.rows()
-        lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
-        table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
-        return f"# {self.title}\n\n{table}\n\n{NOTES}\n"
+        """Both tables in Markdown."""
+        parts = [f"# {self.title}"]
+        for heading, *rows in (self.rows(), self.differences()):
+            lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
+            parts.append("\n".join(f"| {' | '.join(_cell(text) for text in row)} |" for row in lines))
+        return "\n\n".join([*parts, NOTES]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and mappings; what is unbounded or unknown becomes None."""
@@ -153,17 +159,28 @@ class Comparison:
         measures = [m for m in self.measures if m in METHODS] or [LOSS]
         labels = list(self.variants)
         made = charts.figure(1.6 + 3.4 * len(measures), 0.9 + 0.42 * len(labels))
-        for axes, measure in zip(made.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True):
+        for axes, measure in zip(
+            made.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True
+        ):
             label = f"{measure} accuracy" if measure in METHODS else measure
             charts.dots(axes, ink, labels, {measure: [self.mean(name, measure) for name in labels]}, label)
             for row, name in enumerate(labels):
                 points = [value[measure] for value in self.values[name]]
                 axes.plot(points, [row + 0.2] * len(points), "o", markersize=3, color=ink.muted, alpha=0.7)
             for k, (name, value) in enumerate(self._levels(measure).items()):
-                axes.axvline(value, color=ink.muted, linewidth=0.9, linestyle=((0, (4, 3)), (0, (1, 2)))[k], label=name)
+                axes.axvline(
+                    value, color=ink.muted, linewidth=0.9, linestyle=((0, (4, 3)), (0, (1, 2)))[k], label=name
+                )
         if len(self._levels(measures[0])):
             handles = [h for h in made.axes[0].lines if not str(h.get_label()).startswith("_")]
-            made.legend(handles=handles, frameon=False, fontsize=8, labelcolor=ink.text, loc="outside upper right", ncols=2)
+            made.legend(
+                handles=handles,
+                frameon=False,
+                fontsize=8,
+                labelcolor=ink.text,
+                loc="outside upper right",
+                ncols=2,
+            )
         return made
 
     def _levels(self, measure: str) -> dict[str, float]:
@@ -175,25 +192,13 @@ class Comparison:
             levels["raw input"] = self.reference[measure]
         return levels
 
-    def _references(self) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {}
-        for measure in (m for m in self.measures if m in METHODS):
-            for name, value in self._levels(measure).items():
-                found.setdefault(name, {})[measure] = f"{value:.3f}"
-        return found
 
-    def _difference_text(self, label: str, measure: str) -> str:
-        if label == self.first:
-            return ""
-        difference = self.difference(label, measure)
-        if len(self.seeds) == 1:
-            return f"{difference.mean:+.3f}, {self.verdict(label, measure)}"
-        half = difference.high - difference.mean
-        return f"{difference.mean:+.3f} ± {half:.3f}, {difference.verdict}"
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _text(value: Interval, measure: str) -> str:
-    digits = {LOSS: 4, COST: 1}.get(measure, 3)
+    digits = {LOSS: 3, COST: 2}.get(measure, 3)
     half = value.high - value.mean
     return f"{value.mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
 

@@ -20,8 +20,8 @@ from polymask.protocols import Masking, System, Target, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, sheet
-from polymask.report.page import flat
 from polymask.report.statistics import MaskStatistics
+from polymask.report.templates import flat
 from polymask.step import Step
 from polymask.wiring import build, construct, layer, nest, options_of
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
-from polymask.evaluation.probe import CAVEAT, METHODS, ProbeResult
+from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.registry import default_registry
 from polymask.report import charts, views
 from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
 from polymask.report.panels import coverage, panels_of
+from polymask.report.templates import flat, render, write
 from polymask.run import Run, load_config, open_run, train_options
 from polymask.step import Step
 from polymask.training.metrics import read_metrics
@@ -29,7 +31,6 @@ from polymask.training.plan import make_plan
 from polymask.training.watch import RANK, SPREAD
 from polymask.wiring import preset_options
 
-REPORT = "report.html"
 SAMPLES, SIDE = 8, 224
 
 SPEED = ("lr", "grad_norm", "samples_per_second", "data_wait")
@@ -96,33 +97,15 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         UserError: there is no run.
     """
-    folder = Path(folder)
-    path, partial = folder / REPORT, folder / (REPORT + ".partial")
-    partial.write_text(render(gather(folder)), encoding="utf-8")
-    os.replace(partial, path)
+    path = Path(folder) / "report.html"
+    write(path, render("page.html.j2", page=gather(Path(folder)), methods=METHODS, caveat=CAVEAT))
     return path
-
-
-def render(page: Page) -> str:
-    """The page as HTML that loads nothing."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("polymask.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["drawing"] = Markup
-    return environment.get_template("page.html.j2").render(page=page, methods=METHODS, caveat=CAVEAT)
 
 
 def gather(folder: Path) -> Page:
     """Read all there is to say about a run."""
     config = load_config(folder)
-    page = Page(title=str(config.get("system", folder.name)), config=flat(config))
+    page = Page(title=str(config.get("system", folder.name)), config=_set(config))
     try:
         page.summary = default_registry().find("systems", page.title).summary
     except UserError:
@@ -133,11 +116,11 @@ def gather(folder: Path) -> Page:
     _probe(page, folder)
     run = _open(page, folder, config)
     if run is not None:
-        page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
         total = total_steps(run)
         with evaluating(run.system, torch.device("cpu")):
             _pictures(page, run, Step(run.step, total, int(config.get("seed", 0))))
         page.facts = _facts(run, config, metrics, total)
+        page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
     return page
 
 
@@ -145,8 +128,10 @@ def total_steps(run: Run) -> int:
     """Steps of the whole run, as its configuration has them."""
     registry = default_registry()
     part = registry.find("systems", run.config["system"])
-    below = preset_options(part, run.config.get("preset"), registry)
-    return make_plan(train_options(below, run.config), len(run.data.split("train"))).total
+    options = train_options(preset_options(part, run.config.get("preset"), registry), run.config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training has said it
+        return make_plan(options, len(run.data.split("train"))).total
 
 
 # ------------------------------------------------------------------------------ parts of the page
@@ -189,13 +174,11 @@ def _training(page: Page, metrics: Metrics) -> None:
         return
     watched = [name for name in metrics if name.endswith(("_std", "_rank"))]
     terms = [name for name in metrics if name not in (*SPEED, *watched, "step", "loss")]
-    several = len(terms) > 1
-    groups: tuple[tuple[str, str, list[str]], ...] = (
-        (
-            "Loss",
-            "weighted terms and their sum" if several else terms[0],
-            [*terms, "loss"] if several else terms,
-        ),
+    losses, said = [*terms, "loss"], "weighted terms and their sum"
+    if len(terms) == 1:
+        losses, said = terms, terms[0]
+    groups = (
+        ("Loss", said, losses),
         ("Learning rate", "at its largest", ["lr"]),
         ("Gradient", "norm before clipping", ["grad_norm"]),
         ("Spread of features", f"below {SPREAD} they have collapsed", _ending("_std", watched)),
@@ -204,7 +187,7 @@ def _training(page: Page, metrics: Metrics) -> None:
         ("Waiting for data", "share of the time", ["data_wait"]),
     )
     for title, note, names in groups:
-        lines = {name: metrics[name] for name in names if name in metrics}
+        lines = {name: metrics[name] for name in names if np.isfinite(metrics.get(name, math.nan)).any()}
         if not lines:
             continue
         made, axes = charts.panel(*((9.3, 2.6) if title == "Loss" else (2.9, 1.9)))
@@ -212,7 +195,9 @@ def _training(page: Page, metrics: Metrics) -> None:
         if title == "Loss":
             charts.logarithmic(axes)
         elif title not in ("Learning rate", "Gradient"):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(
+                0, 1.1 * max(line[np.isfinite(line)].max() for line in map(np.array, lines.values())) or 1
+            )
         page.curves.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
 
 
@@ -258,8 +243,7 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
 def _environment(page: Page, folder: Path) -> None:
     path = folder / "environment.json"
     if path.is_file():
-        found = flat(json.loads(path.read_text()))
-        page.environment = {name: text for name, text in found.items() if text not in ("", "None")}
+        page.environment = _set(json.loads(path.read_text()))
     else:
         page.missing["environment"] = "No environment was recorded."
 
@@ -268,16 +252,9 @@ def _strip(pictures: list[Pixels]) -> str:
     return "data:image/png;base64," + base64.b64encode(png(sheet([pictures], gap=16))).decode()
 
 
-def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Nested mappings as dotted names and text."""
-    found: dict[str, str] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            found |= flat(item, f"{above}{key}.")
-        else:
-            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
-            found[f"{above}{key}"] = text
-    return found
+def _set(value: Mapping[str, Any]) -> dict[str, str]:
+    """What has a value, flat."""
+    return {name: text for name, text in flat(value).items() if text not in ("", "None")}
 
 
 def _columns(rows: list[dict[str, float]]) -> Metrics:

@@ -65,7 +65,9 @@ def coverage(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
         return
     style(axes, ink)
     share = share.reshape(-1, share.shape[-1])
-    mesh = axes.pcolormesh(share, cmap=COVERAGE, vmin=mean - reach, vmax=mean + reach, linewidth=0)
+    mesh = axes.pcolormesh(
+        share, cmap=COVERAGE, vmin=mean - reach, vmax=mean + reach, edgecolors="face", linewidth=0.3
+    )
     axes.invert_yaxis()
     axes.set_aspect("equal", anchor="NW")
     axes.grid(False)

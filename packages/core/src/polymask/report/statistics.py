@@ -187,6 +187,8 @@ def neighbour_correlation(hidden: Tensor) -> float:
     if not pairs:
         return 0.0
     first, second = (torch.cat(side) for side in zip(*pairs, strict=True))
-    a, b = first - first.mean(), second - second.mean()
-    scale = float((a.square().mean() * b.square().mean()).sqrt())
-    return float((a * b).mean()) / scale if scale > 1e-12 else 0.0
+    # either site of a pair may come first, so both have one mean and one variance
+    mean = (first.mean() + second.mean()) / 2
+    a, b = first - mean, second - mean
+    variance = float((a.square().mean() + b.square().mean()) / 2)
+    return float((a * b).mean()) / variance if variance > 1e-12 else 0.0

@@ -95,7 +95,9 @@ def batch_of(samples: Samples, index: Sequence[int]) -> Batch:
 
 
 def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
-    """The samples of a batch as pictures about ``side`` pixels wide."""
+    """The samples of a batch as pictures about ``side`` pixels wide, blank where data has no pictures."""
+    if not hasattr(data, "picture"):
+        return [blank(side, side) for _ in batch["id"]]
     return [scale(to_pixels(data.picture(x)), side) for x in batch[data.key]]
 
 

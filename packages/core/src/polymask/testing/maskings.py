@@ -19,7 +19,7 @@ from torch import Tensor
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.step import Step
-from polymask.testing.requests import ODD, accepted, change, hidden_of, request
+from polymask.testing.requests import ODD, accelerator, accepted, change, hidden_of, request
 from polymask.testing.subject import Subject, seeded
 from polymask.testing.suite import Skip, check, require
 
@@ -288,10 +288,13 @@ def check_masking_is_picklable(subject: Subject) -> None:
 @check("maskings")
 def check_masking_draws_alike_on_every_device(subject: Subject) -> None:
     """Draws on the device of the ids, the same mask as on the CPU."""
-    if not torch.cuda.is_available():
+    device = accelerator()
+    if device is None:
         raise Skip("no accelerator here")
     masking = subject.make()
     for where, asked in accepted(subject, masking):
-        there = hidden_of(masking(change(asked, Tensor.cuda)))
-        require(there.is_cuda, f"{where}: the mask is on {there.device}, the ids on a GPU")
-        require(torch.equal(there.cpu(), hidden_of(masking(asked))), f"{where}: the GPU draws another mask")
+        there = hidden_of(masking(change(asked, lambda x: x.to(device))))
+        on = there.device.type
+        require(on == device.type, f"{where}: the mask is on {on}, the ids on {device.type}")
+        same = torch.equal(there.cpu(), hidden_of(masking(asked)))
+        require(same, f"{where}: on {device.type} it draws another mask")

@@ -76,3 +76,8 @@ def change(asked: Request, edit: Callable[[Tensor], Tensor], *names: str, **valu
         if isinstance(value := getattr(asked, name), Tensor):
             values.setdefault(name, edit(value))
     return dataclasses.replace(asked, **values)
+
+
+def accelerator() -> torch.device | None:
+    """The device to compare the CPU with, where there is one."""
+    return torch.accelerator.current_accelerator(check_available=True)

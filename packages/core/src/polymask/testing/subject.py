@@ -45,8 +45,9 @@ class StandIn:
 
     @property
     def provides(self) -> dict[str, Any]:
-        """``in_dim`` and ``grid``."""
-        return {"in_dim": self.in_dim, "grid": self.grid}
+        """Facts as of an image of one-pixel patches: a part bound to no modality must bear them all."""
+        image = {"size": self.grid, "channels": self.in_dim, "patch_size": 1}
+        return {"in_dim": self.in_dim, "grid": self.grid, **image}
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tokens:
         x = batch[self.key]

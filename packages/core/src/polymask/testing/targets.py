@@ -106,6 +106,7 @@ def check_target_leaves_its_input(subject: Subject) -> None:
     """Changes neither the batch nor the tokens."""
     target, batch = subject.make(), subject.batch()
     tokens = subject.tokenizer(batch)
+    tokens = dataclasses.replace(tokens, values=tokens.values.clone())
     before = {key: value.clone() for key, value in batch.items()}, tokens.values.clone()
     target(batch, tokens)
     for key, value in batch.items():

@@ -48,6 +48,8 @@ class Training(pl.LightningModule):
         self.failed_at = torch.tensor(NEVER)
         self.stepped = False
         self.step = Step()
+        for name in system.unused:  # processes would wait for their gradients, and none come
+            system.get_parameter(name).requires_grad_(False)
         self.loader: Loader | None = None
 
     # ------------------------------------------------------------------ what Lightning asks for

@@ -59,7 +59,7 @@ class FashionMNIST(ImageDataset):
                 _gather(Path(source).expanduser(), root)
             elif not _complete(root):
                 _obtain(root)
-            train, test = _read(root, "train"), _read(root, "test")
+            train, test = (_read(root, name, source or root) for name in ("train", "test"))
         super().__init__(
             train,
             test,
@@ -69,7 +69,7 @@ class FashionMNIST(ImageDataset):
         )
 
 
-def _read(root: Path, name: str) -> Portion:
+def _read(root: Path, name: str, given: str | Path) -> Portion:
     try:
         data = torchvision.datasets.FashionMNIST(str(root), train=name == "train")
         images, labels = data.data, data.targets
@@ -77,7 +77,7 @@ def _read(root: Path, name: str) -> Portion:
             raise ValueError(f"{len(images)} {name} images, expected {_COUNTS[name]} of each of 10 classes")
     except (AssertionError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"Fashion-MNIST in {root} is damaged ({error}): delete that folder and try again"
+            f"Fashion-MNIST in {given} is damaged ({error}): delete that folder and try again"
         ) from error
     return whole(Arrays(images[:, None]), labels)
 

@@ -7,10 +7,11 @@ through one linear layer.
     polymask pretrain vision/simmim --preset small --data fashion-mnist
 
 Nothing is left out, so windowed and hierarchical encoders work: ``--preset paper-swin``, or
-``--encoder vision/swin``. The paper's ViT knows position from one relative bias shared by all
-blocks; here it has learned absolute positions, as in the port to transformers. The head's numbers
-are in the order of the tokens (row, column, channel), where the paper's PixelShuffle has the
-channel first: the same layer, its rows in another order.
+``--encoder vision/swin``. The paper's ViT knows position from one relative bias that all blocks
+share (``--encoder.positions relative``, as the preset ``paper`` has it); the default is learned
+positions, as in the port to transformers. The head's numbers are in the order of the tokens (row,
+column, channel) where the paper's PixelShuffle has the channel first: the same layer, its rows in
+another order. Initial values are MAE's for the ViT, Swin's own for Swin.
 
 Shapes: B samples, N tokens, D width, P axes; L = N / r^P output tokens of an encoder that
 downsamples by r along each axis; T target width, F = r^P T.
@@ -52,6 +53,7 @@ class SimMIM(System):
             "encoder.dim": 768,
             "encoder.depth": 12,
             "encoder.heads": 12,
+            "encoder.positions": "relative",
             "encoder.layer_scale": 0.1,
             "encoder.drop_path": 0.1,
             "masking.ratio": 0.6,

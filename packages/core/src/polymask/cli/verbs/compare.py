@@ -41,7 +41,6 @@ def run(argv: list[str]) -> int:
     own = {key: first[key] for key in ("seeds", "probe") if key in first}
     names = [name.rpartition("/")[2] for name in (first["system"], first["data"]["name"], option)]
     folder = Path(out or Path("runs", f"compare-{'-'.join(names)}"))
-    _rehearse(configs)
     from polymask.report.compare import compare
 
     result = compare(*_shared(configs), folder, **own)
@@ -51,7 +50,7 @@ def run(argv: list[str]) -> int:
         from rich.console import Console
 
         Console().print(result.table())
-        print(f"comparison: {folder}")
+        print(f"page: {folder / 'comparison.html'}")
     return 0
 
 
@@ -78,17 +77,6 @@ def _shared(configs: dict[str, Options]) -> tuple[Options, dict[str, Options]]:
     first, *others = configs.values()
     alike = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in others)}
     return alike, {label: {k: v for k, v in c.items() if k not in alike} for label, c in configs.items()}
-
-
-def _rehearse(configs: dict[str, Options]) -> None:
-    """Try every variant, so that the last one cannot fail after the first ones have trained."""
-    from polymask.run import build_from_config
-    from polymask.training.rehearsal import rehearse
-
-    for label, config in configs.items():
-        own = {key: value for key, value in config.items() if key not in ("seeds", "probe")}
-        system, data, options = build_from_config(own)
-        rehearse(f"{config['system']} with {label}", system, data, options.seed)
 
 
 def _split(command: Command) -> tuple[str, dict[str, Command]]:

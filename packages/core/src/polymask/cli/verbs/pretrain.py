@@ -11,7 +11,7 @@ from polymask.cli.options import UNSET, Option, read_options
 from polymask.cli.scan import Command, scan
 from polymask.cli.setup import Setup
 from polymask.cli.start import about, configuration, run_options
-from polymask.cli.terminal import warn_broken
+from polymask.cli.terminal import say, warn_broken
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 from polymask.training.options import TrainOptions
@@ -81,6 +81,10 @@ def _train(config: Options, folder: Path, registry: Registry, resume: bool, repo
     system, data, options = build_from_config(config)
     rehearse(config["system"], system, data, options.seed)
     resolved = resolve(config, options_of(system), registry)
+    if _rank() == 0:
+        say(
+            f"{'resuming' if resume else 'training'} {config['system']} on {config['data']['name']} in {folder}"
+        )
     os.environ[FOLDER] = str(folder)
     try:
         fit(system, data, options, folder, resume=resume, config=resolved)
@@ -92,12 +96,12 @@ def _train(config: Options, folder: Path, registry: Registry, resume: bool, repo
 
 
 def _conclude(folder: Path, data: Dataset, report: bool) -> None:
-    print(f"run:    {folder}")
     if data.labels("train") is not None and data.labels("test") is not None:
         from rich.console import Console
 
         from polymask.evaluation import probe
 
+        say("probing the encoder, the same encoder untrained, and the raw input")
         Console().print(probe(folder).table())
     else:
         print("no probe: this data has no labels")
@@ -105,6 +109,8 @@ def _conclude(folder: Path, data: Dataset, report: bool) -> None:
         from polymask.report import write_report
 
         print(f"report: {write_report(folder)}")
+    else:
+        print(f"run: {folder}")
 
 
 def _resume(command: Command) -> Path | None:

@@ -1,0 +1,44 @@
+"""Templates to pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def render(template: str, **context: Any) -> str:
+    """A page as HTML that loads nothing; everything in it is escaped but our own drawings."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("polymask.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["drawing"] = Markup
+    return environment.get_template(template).render(context)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Nested mappings as dotted names and text."""
+    found: dict[str, str] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found |= flat(item, f"{above}{key}.")
+        else:
+            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            found[f"{above}{key}"] = text
+    return found

@@ -1,0 +1,116 @@
+"""Means, paired differences and words of a comparison whose runs are made up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from scipy import stats
+
+from polymask.report import charts
+from polymask.report.comparison import Comparison
+from polymask.report.templates import flat, render
+
+KNN = {"a": [0.50, 0.60, 0.70], "b": [0.55, 0.65, 0.75], "c|d": [0.52, 0.57, 0.71]}
+
+
+def comparison(seeds=(0, 1, 2), accuracies=True):
+    values = {
+        label: [
+            {
+                **(
+                    {"kNN": knn, "untrained kNN": 0.4, "linear": 0.8, "untrained linear": 0.7}
+                    if accuracies
+                    else {}
+                ),
+                "loss": 1.0 + knn,
+                "ms per sample": 2.0,
+            }
+            for knn in found[: len(seeds)]
+        ]
+        for label, found in KNN.items()
+    }
+    return Comparison(
+        config={"system": "vision/mae", "data": {"name": "vision/digits"}, "steps": 3},
+        variants={"a": {"masking": {"name": "a"}}, "b": {"masking": {"name": "b"}}, "c|d": {}},
+        seeds=seeds,
+        values=values,
+        reference={"kNN": 0.9, "linear": 0.95} if accuracies else {},
+        folders={label: [f"{label}-seed{s}" for s in seeds] for label in values},
+    )
+
+
+def test_means_have_t_intervals():
+    found = comparison().mean("a", "kNN")
+    low, high = stats.t.interval(0.95, 2, loc=0.6, scale=stats.sem(KNN["a"]))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.6, low, high))
+
+
+def test_differences_are_paired_by_seed():
+    result = comparison()
+    # always 0.05 more: certain, although the means' intervals overlap widely
+    assert result.difference("b", "kNN").error == pytest.approx(0, abs=1e-12)
+    assert result.mean("b", "kNN").low < result.mean("a", "kNN").high
+    assert result.verdict("b", "kNN") == "higher"
+    paired = [c - a for c, a in zip(KNN["c|d"], KNN["a"], strict=True)]
+    expected = stats.ttest_1samp(paired, 0).confidence_interval(0.95)
+    found = result.difference("c|d", "kNN")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert result.verdict("c|d", "kNN") == "no difference seen"
+
+
+def test_lower_is_said_too():
+    values = {"a": comparison().values["b"], "b": comparison().values["a"]}
+    turned = Comparison({}, {"a": {}, "b": {}}, (0, 1, 2), values)
+    assert turned.verdict("b", "kNN") == "lower"
+
+
+def test_one_seed_cannot_tell():
+    result = comparison(seeds=(0,))
+    assert result.verdict("b", "kNN") == "one seed cannot tell"
+    assert "±" not in result.markdown()
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_the_table_has_every_variant_and_the_references():
+    names = [row[0] for row in comparison().rows()]
+    assert names == ["variant", "a", "b", "c|d", "untrained", "raw input"]
+    assert comparison().rows()[-1] == ["raw input", "0.900", "0.950", "", ""]
+    assert comparison().rows()[1][1] == "0.600 ± 0.248"
+
+
+def test_markdown_keeps_its_columns():
+    lines = [line for line in comparison().markdown().splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in lines} == {5, 6}
+    assert "c\\|d" in lines[4]
+
+
+def test_without_labels_losses_are_compared_and_not_accuracies():
+    result = comparison(accuracies=False)
+    assert result.measures == ["loss", "ms per sample"]
+    assert len(result.differences()) == 1
+    assert "loss" in charts.svg(result.draw(charts.PAGE), "loss")
+
+
+def test_json_round_trip():
+    found = json.loads(json.dumps(comparison().to_json(), allow_nan=False))
+    assert found["results"]["b"]["difference"]["kNN"]["verdict"] == "higher"
+    assert found["results"]["a"]["values"][2]["kNN"] == 0.7
+    assert "never stand for those of a paper" in found["notes"]
+
+
+def test_the_page_escapes_names_and_loads_nothing():
+    result = comparison()
+    text = render(
+        "comparison.html.j2",
+        found=result,
+        notes="<notes>",
+        chart_title="Accuracy",
+        chart=charts.svg(result.draw(charts.PAGE), "chart"),
+        config=flat({"source": "<script>alert(1)</script>"}),
+        changes={"<a>": {"b": "c"}},
+    )
+    assert (
+        "<script" not in text and "&lt;script&gt;" in text and "&lt;notes&gt;" in text and "<a>" not in text
+    )
+    assert "http" not in text and "src=" not in text

@@ -1,0 +1,133 @@
+"""The picture of a masking: what it shows is what the masking draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from polymask import Mask, Request, Step, System, UserError
+from polymask.maskings import Disjoint, Random, Scheduled, TopScore
+from polymask.report import views
+from polymask.report.look import _patch_size, examine, look
+
+
+class Brightness:
+    dim = 1
+
+    def __call__(self, batch, tokens):
+        return tokens.values
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_picture_is_written_in_the_form_its_name_says(tmp_path, gradients, pixels, suffix):
+    path = look(Random(ratio=0.5), gradients(), tmp_path / "new" / f"m.{suffix}", tokenizer=pixels, masks=40)
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+    assert path.read_bytes().startswith(start)
+
+
+def test_pictures_are_the_same_each_time(tmp_path, gradients, pixels):
+    paths = [
+        look(Random(ratio=0.5), gradients(), tmp_path / f"{k}.png", tokenizer=pixels, masks=40) for k in "ab"
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_other_suffixes_are_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match=r"end its name in \.png, \.svg or \.pdf"):
+        look("nothing", "nowhere", tmp_path / "masks.jpeg")
+
+
+def test_what_is_coloured_is_what_is_hidden(gradients, pixels):
+    data, masking = gradients(), Random(ratio=0.5)
+    sight = examine(masking, data, tokenizer=pixels, samples=3, draws=2, total=10, masks=40, seed=4)
+    ids = torch.tensor(views.spread(20, 3))
+    hidden = masking(Request(ids, 48, Step(9, 10, 4), grid=(6, 8))).hidden.view(3, 6, 8)
+    last = sight.rows["mask\nstep 9"]
+    for k, original in enumerate(sight.originals):
+        side = original.shape[0] // 6
+        centres = slice(side // 2, None, side)
+        changed = np.abs(last[k] - original).max(axis=2)[centres, centres] > 1e-6
+        assert np.array_equal(changed, hidden[k].numpy())
+
+
+def test_statistics_are_of_as_many_masks_as_asked(gradients, pixels):
+    sight = examine(Random(ratio=0.5), gradients(), tokenizer=pixels, masks=1000)
+    found = sight.statistics["mask"]
+    assert found.masks == 1000 and found.uniform
+    assert set(found.count.tolist()) == {24}
+    assert len(np.unique(found.coverage.numpy())) > 10  # 20 samples drew 50 different masks each
+    assert sight.to_json()["views"]["mask"]["hidden"] == [24, 24]
+
+
+def test_a_score_decides_where_the_masking_asks_for_one(gradients, pixels):
+    sight = examine(TopScore(ratio=0.5), gradients(), tokenizer=pixels, score=Brightness(), masks=40)
+    coverage = sight.statistics["mask"].coverage
+    assert coverage[:, :4].max() == 0 and coverage[:, 4:].min() == 1
+
+
+def test_masks_that_belong_together_are_all_shown(gradients, pixels):
+    sight = examine(Disjoint(masking=Random(ratio=0.5)), gradients(), tokenizer=pixels, draws=2, masks=40)
+    assert list(sight.rows) == [f"view {v}\nstep {s}" for v in (1, 2) for s in (0, 999)]
+    assert torch.equal(
+        sight.statistics["view 1"].coverage + sight.statistics["view 2"].coverage, torch.ones(6, 8).double()
+    )
+
+
+def test_curricula_are_shown_over_the_run(gradients, pixels):
+    masking = Scheduled(masking=Random(), start=0.25, end=0.75)
+    sight = examine(masking, gradients(), tokenizer=pixels, draws=3, total=101, masks=40)
+    changed = [
+        (np.abs(np.array(row) - np.array(sight.originals)).max(axis=-1) > 1e-6).mean()
+        for row in sight.rows.values()
+    ]
+    assert changed == pytest.approx([0.25, 0.5, 0.75], abs=0.06)
+
+
+def test_a_system_shows_its_own_views_in_eval_mode(gradients, looker):
+    system = looker(Random(ratio=0.25)).train()
+    sight = examine(system, gradients(), masks=40)
+    assert list(sight.statistics) == ["student"] and system.training
+    assert set(sight.statistics["student"].count.tolist()) == {12}
+
+
+def test_a_system_without_masks_says_so(gradients):
+    class Nothing(System):
+        pass
+
+    with pytest.raises(UserError, match="offers no masks"):
+        examine(Nothing(), gradients(), masks=40)
+
+
+def test_sites_that_are_not_tokens_are_drawn_beside_the_picture(gradients, looker):
+    """Frequencies, for instance: their mask says nothing about places in the picture."""
+
+    class Spectrum(looker):
+        def masks(self, batch, step):
+            hidden = step.noise(batch["id"], 12 * 5).view(-1, 12, 5) < 0.5
+            return {"spectrum": Mask(hidden), "set": Mask(hidden.flatten(1))}
+
+    sight = examine(Spectrum(Random()), gradients(), masks=40, draws=1)
+    assert sight.statistics["spectrum"].coverage.shape == (12, 5)
+    assert sight.statistics["set"].neighbour_correlation is None
+    for row in sight.rows.values():
+        visible = row[0].max(axis=2) > 0.9
+        assert visible.any()  # blank background instead of the dark picture
+
+
+def test_global_generators_stay_untouched(gradients, pixels):
+    before = torch.get_rng_state()
+    examine(Random(), gradients(), tokenizer=pixels, masks=40)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch"), [((28, 28), 4), (224, 16), ((8, 8), 2), (32, 4), (64, 4), ((48, 96), 6), (7, 1)]
+)
+def test_patches_make_a_sensible_grid(pixels, size, patch):
+    assert _patch_size(type(pixels), size) == {"patch_size": patch}
+
+
+def test_unknown_names_list_what_there_is(gradients):
+    with pytest.raises(UserError, match=r"no masking or system is called 'nope'.*core/random"):
+        examine("nope", gradients())

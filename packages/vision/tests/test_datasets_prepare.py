@@ -1,0 +1,127 @@
+"""Sizes are covered and cropped, normalisation is undone exactly, chance comes from torch's generator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from polymask import UserError
+from polymask_vision.datasets.prepare import Preparation
+
+
+def make(**options: object) -> Preparation:
+    return Preparation(**{"size": (6, 8), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1), **options})  # type: ignore[arg-type]
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_normalisation_is_by_channel_and_undone() -> None:
+    x, prepare = noise(3, 6, 8), make()
+    out = prepare(x)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out[1], (x[1] / 255 - 0.4) / 0.3)
+    torch.testing.assert_close(prepare.picture(out), x / 255)
+    torch.testing.assert_close(prepare.picture(out[None]), (x / 255)[None])
+    torch.testing.assert_close(prepare(x / 255), out)
+
+
+def test_pictures_are_clamped_to_what_can_be_drawn() -> None:
+    drawn = make().picture(torch.full((3, 2, 2), 100.0))
+    assert drawn.max() == 1
+
+
+def test_a_batch_is_prepared_like_its_samples() -> None:
+    batch, prepare = noise(5, 3, 10, 14), make()
+    torch.testing.assert_close(prepare(batch), torch.stack([prepare(x) for x in batch]))
+
+
+def test_other_shapes_are_covered_and_cropped_around_the_centre() -> None:
+    """A bright square in the middle stays square and in the middle; the far ends are cut."""
+    wide = torch.zeros(3, 60, 160, dtype=torch.uint8)
+    wide[:, 20:40, 70:90] = 255
+    wide[:, :, :10] = 255
+    out = make(size=(30, 40), mean=(0.0,) * 3, std=(1.0,) * 3)(wide)
+    assert out.shape == (3, 30, 40)
+    bright = (out[0] > 0.5).nonzero()
+    assert bright.min(dim=0).values.tolist() == [10, 15]
+    assert bright.max(dim=0).values.tolist() == [19, 24]
+
+
+def test_scaling_stays_in_range() -> None:
+    """Cubic interpolation overshoots at edges."""
+    edge = torch.zeros(3, 12, 16)
+    edge[:, :, 8:] = 1
+    for image in (edge, (edge * 255).to(torch.uint8)):
+        out = make(mean=(0.0,) * 3, std=(1.0,) * 3)(image)
+        assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_flip_turns_half_of_them_and_nothing_else() -> None:
+    x, prepare = noise(3, 6, 8), make(augment="flip")
+    plain = prepare(x)
+    torch.manual_seed(0)
+    seen = [prepare(x, augment=True) for _ in range(200)]
+    flipped = sum(torch.equal(out, plain.flip(-1)) for out in seen)
+    assert flipped + sum(torch.equal(out, plain) for out in seen) == 200
+    assert 70 <= flipped <= 130
+
+
+def test_crop_flip_takes_parts_of_the_area_asked_for() -> None:
+    """On a horizontal ramp the range of a crop tells its width, on a vertical one its height."""
+    h = w = 400
+    ramps = torch.stack([torch.linspace(0, 1, h)[:, None].expand(h, w), torch.linspace(0, 1, w).expand(h, w)])
+    prepare = Preparation(
+        size=32, mean=(0.0,) * 2, std=(1.0,) * 2, augment="crop-flip", crop_scale=(0.3, 0.6)
+    )
+    torch.manual_seed(0)
+    areas, flips = [], 0
+    for _ in range(200):
+        out = prepare(ramps, augment=True)
+        height, width = (out[c].amax() - out[c].amin() for c in range(2))
+        flips += bool(out[1, 0, 0] > out[1, 0, -1])
+        areas.append(float(height * width) * (32 / 31) ** 2)
+    assert 0.27 < min(areas) < 0.35
+    assert 0.55 < max(areas) < 0.66
+    assert 70 <= flips <= 130
+
+
+def test_crops_keep_the_shape_of_wide_images() -> None:
+    """Ratios are about the shape wanted: an image of that shape can be taken whole."""
+    prepare = make(size=(20, 80), augment="crop-flip", crop_scale=(1.0, 1.0), mean=(0.0,), std=(1.0,))
+    ramp = torch.linspace(0, 1, 160).expand(1, 40, 160)
+    torch.manual_seed(0)
+    spans = [float(out.amax() - out.amin()) for out in (prepare(ramp, augment=True) for _ in range(20))]
+    assert min(spans) > 0.7
+
+
+def test_the_global_generator_decides() -> None:
+    x, prepare = noise(3, 40, 40), make(augment="crop-flip")
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(prepare(x, augment=True))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    state = torch.get_rng_state()
+    prepare(x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "colour"}, "none, flip, crop-flip"),
+        ({"size": 0}, "size"),
+        ({"size": (1, 2, 3)}, "two numbers"),
+        ({"crop_scale": (0.9, 0.2)}, "low <= high"),
+        ({"crop_scale": (0.0, 1.0)}, "0 < low"),
+        ({"std": (0.1, 0.1)}, "one number per channel"),
+        ({"std": (0.1, 0.1, 0.0)}, "positive"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**options)

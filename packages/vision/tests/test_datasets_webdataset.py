@@ -1,0 +1,151 @@
+"""Tar shards: members are grouped as WebDataset does, read at random, and damage is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from polymask import UserError
+from polymask.data import open_data
+from polymask_vision.datasets.webdataset import expand_braces, find_shards
+
+
+def picture(shade: int, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, 0, 0)).save(file, kind)
+    return file.getvalue()
+
+
+def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards of four samples: shade 10 * shard + place, class the place's parity."""
+    for s in range(3):
+        members = {}
+        for i in range(4):
+            members[f"{i:04d}.png"] = picture(10 * s + i)
+            members[f"{i:04d}.cls"] = str(i % 2).encode()
+            members[f"{i:04d}.json"] = json.dumps({"animal": ["cat", "dog", "emu"][s]}).encode()
+        shard(tmp_path / f"train-{s:03d}.tar", members)
+    return tmp_path
+
+
+def shades(data: object, split: str = "train") -> list[int]:
+    samples = data.split(split)  # type: ignore[attr-defined]
+    pictures = [data.picture(samples[i]["image"]) for i in range(len(samples))]  # type: ignore[attr-defined]
+    return [round(float(p[0, 0, 0]) * 255) for p in pictures]
+
+
+@pytest.mark.parametrize("pattern", ["train-{000..002}.tar", "train-*.tar", "", "train-{000,001,002}.tar"])
+def test_samples_come_in_the_order_of_the_shards(shards: Path, pattern: str) -> None:
+    data = open_data(f"wds:{shards / pattern}", test=0)
+    assert shades(data) == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
+    assert data.labels("train").tolist() == [0, 1] * 6  # type: ignore[union-attr]
+    assert data.classes == ["0", "1"]
+    assert data.provides["size"] == (6, 8)
+    assert data.skipped == []
+
+
+def test_any_sample_is_read_alone(shards: Path) -> None:
+    samples = open_data(f"wds:{shards}", test=0).split("train")
+    last, first = samples[11]["image"], samples[0]["image"]
+    assert not torch.equal(first, last)
+    assert torch.equal(pickle.loads(pickle.dumps(samples))[11]["image"], last)
+
+
+def test_shards_to_test_on(shards: Path) -> None:
+    data = open_data(f"wds:{shards}/train-{{000..001}}.tar", test_source=f"{shards}/train-002.tar")
+    assert shades(data, "test") == [20, 21, 22, 23]
+    assert len(data.split("train")) == 8
+    divided = open_data(f"wds:{shards}", test=0.25)
+    assert (len(divided.split("train")), len(divided.split("test"))) == (8, 4)
+
+
+def test_classes_from_a_field(shards: Path) -> None:
+    data = open_data(f"wds:{shards}", label="json:animal", test=0)
+    assert data.classes == ["cat", "dog", "emu"]
+    assert data.labels("train").bincount().tolist() == [4, 4, 4]  # type: ignore[union-attr]
+    assert open_data(f"wds:{shards}", label="txt").classes is None
+
+
+def test_members_are_grouped_by_folder_and_first_dot(tmp_path: Path) -> None:
+    shard(
+        tmp_path / "a.tar",
+        {
+            "x/1.left.JPG": picture(200, "JPEG"),
+            "x/1.cls": b"7",
+            "y/1.left.JPG": picture(100, "JPEG"),
+            "y/1.right.png": picture(90),
+            "y/1.cls": b"10",
+            "words.txt": b"no picture",
+            ".hidden": b"",
+            "z/3.right.png": picture(50),
+        },
+    )
+    data = open_data(f"wds:{tmp_path}", test=0)
+    assert data.classes == ["7", "10"]
+    assert data.labels("train").tolist() == [0, 1, -1]  # type: ignore[union-attr]
+    assert shades(data)[2] == 50
+    right = open_data(f"wds:{tmp_path}", image="right.png", test=0)
+    assert shades(right) == [90, 50]
+
+
+def test_damage_is_named_and_the_rest_is_used(shards: Path) -> None:
+    path = shards / "train-001.tar"
+    raw = path.read_bytes()
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[6]
+    path.write_bytes(raw[: third.offset_data + 10])
+    shard(shards / "train-003.tar", {"1.png": b"", "2.png": picture(30)})
+    shard(shards / "train-004.tar", {"1.png": picture(40)}, "w:gz")
+    data = open_data(f"wds:{shards}/train-*.tar", test=0)
+    assert shades(data) == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23, 30]
+    found = {
+        Path(name).name if name.endswith(".tar") else name[-17:]: reason for name, reason in data.skipped
+    }
+    assert found["train-003.tar/1.png"[-17:]] == "empty file"
+    assert "unpack" in found["train-004.tar"]
+    assert "train-001.tar" in found
+
+
+def test_a_broken_picture_is_replaced(tmp_path: Path) -> None:
+    shard(tmp_path / "a.tar", {"1.png": picture(10), "2.png": picture(20)[:50], "3.png": picture(30)})
+    data = open_data(f"wds:{tmp_path}", test=0)
+    with pytest.warns(UserWarning, match=r"a\.tar/2: .*a\.tar/3 stands in"):
+        assert shades(data) == [10, 30, 30]
+
+
+def test_braces_multiply() -> None:
+    assert expand_braces("a{08..11}{x,yz}.tar") == [
+        f"a{i:02d}{e}.tar" for i in range(8, 12) for e in ("x", "yz")
+    ]
+    assert expand_braces("plain{}.tar") == ["plain{}.tar"]
+
+
+def test_what_cannot_be_read_is_refused(shards: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*train-003\.tar"):
+        find_shards(f"{shards}/train-{{000..005}}.tar")
+    for remote in ("https://example.org/a.tar", "s3://bucket/a.tar", "pipe:cat a.tar"):
+        with pytest.raises(UserError, match="only local files"):
+            open_data(f"wds:{remote}")
+    shard(shards / "words.tar", {"1.txt": b"words"})
+    with pytest.raises(UserError, match="no pictures"):
+        open_data(f"wds:{shards}/words.tar")
+    with pytest.raises(UserError, match=r"no pictures \(webp\)"):
+        open_data(f"wds:{shards}/train-000.tar", image="webp")
