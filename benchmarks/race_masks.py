@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import polymask
 import torch
 from jsonargparse import auto_cli
+
+import polymask
 from polymask import Request, Step
 
 SIDE = 14

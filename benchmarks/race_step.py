@@ -7,7 +7,8 @@ width 384 on 50 tokens, 8 of width 512 on 197), no embedding, head, mask or loss
 
 Peers live in an environment of their own; those that are not installed are left out::
 
-    python -m venv race && race/bin/pip install polymask-vision transformers "lightly[timm]" stable-pretraining
+    python -m venv race
+    race/bin/pip install polymask-vision transformers "lightly[timm]" stable-pretraining
     race/bin/python benchmarks/race_step.py --threads 2 --out benchmarks/results/step.json
 
 Times are per image. A ratio is the median over rounds of (contestant / polymask in that round).

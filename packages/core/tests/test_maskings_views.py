@@ -83,6 +83,7 @@ def test_any_number_of_views_covers_everything_where_the_ratio_allows(
     assert len({mask.count for mask in masks}) == 1
     assert masks[0].count is not None and abs(masks[0].count - ratio * sites) <= 1
     visible = torch.stack([~mask.hidden for mask in masks]).sum(0)
+    assert (visible.amax(1) - visible.amin(1)).max() <= 1
     if count * (1 - ratio) <= 1:
         assert visible.max() <= 1
     if ratio == 0.75 and count == 4:

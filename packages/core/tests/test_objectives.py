@@ -11,7 +11,12 @@ from torch import Tensor
 from polymask import Mask, UserError
 from polymask.objectives import L1, MSE, Cosine, CrossEntropy, SmoothL1
 
-REGRESSION: dict[str, Callable[..., Tensor]] = {"mse": MSE(), "l1": L1(), "smooth-l1": SmoothL1(beta=0.5), "cosine": Cosine()}
+REGRESSION: dict[str, Callable[..., Tensor]] = {
+    "mse": MSE(),
+    "l1": L1(),
+    "smooth-l1": SmoothL1(beta=0.5),
+    "cosine": Cosine(),
+}
 ALL: dict[str, Callable[..., Tensor]] = {**REGRESSION, "cross-entropy": CrossEntropy()}
 HIDDEN = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 0, 1]]).bool()
 NAN = float("nan")

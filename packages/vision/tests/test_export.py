@@ -100,7 +100,7 @@ def test_timm_gives_the_same_features(
         close(model.forward_features(x).reshape(2, -1, system.encoder.out_dim), sequence(system, x))
         close(model(x), system.encode({"image": x}).pool(POOL[kind]))
     config = timm.data.resolve_model_data_config(model)
-    assert config["input_size"] == (channels, *size)
+    assert tuple(config["input_size"]) == (channels, *size)
     assert tuple(config["mean"]) == MEAN[:channels] and tuple(config["std"]) == STD[:channels]
 
 
@@ -161,7 +161,9 @@ def test_transformers_gives_the_same_features(
         out, add_pooling_layer=False, output_loading_info=True
     )
     assert type(model).__name__ == {"swin": "SwinModel"}.get(kind, "ViTModel")
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    # the index into the table of relative positions, which transformers 4 counts as a weight, is computed
+    missing = [key for key in info["missing_keys"] if not key.endswith("relative_position_index")]
+    assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"]
     with torch.no_grad():
         close(model.eval()(x).last_hidden_state, sequence(system, x))
 

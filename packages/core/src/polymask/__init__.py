@@ -16,11 +16,11 @@ from polymask.parts import Part
 from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
-    from polymask.wiring import build
     from polymask.mask import Mask
     from polymask.protocols import Batch, Request, System, sample_ids
     from polymask.step import Step
     from polymask.tokens import Tokens
+    from polymask.wiring import build
 
 __version__ = version("polymask")
 

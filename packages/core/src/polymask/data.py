@@ -55,9 +55,7 @@ class Dataset(Protocol):
         """Normalised values as given to a system to something that can be drawn, in [0, 1]."""
 
 
-def open_data(
-    spec: str, /, registry: Registry | None = None, **options: Any
-) -> Dataset:
+def open_data(spec: str, /, registry: Registry | None = None, **options: Any) -> Dataset:
     """Open a data set by name.
 
     Args:
@@ -88,6 +86,8 @@ def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         values = [torch.as_tensor(sample[key]) for sample in samples]
         shapes = {tuple(value.shape) for value in values}
         if len(shapes) > 1:
-            raise UserError(f"samples differ in the shape of {key!r}: {sorted(shapes)}; give the data set one size")
+            raise UserError(
+                f"samples differ in the shape of {key!r}: {sorted(shapes)}; give the data set one size"
+            )
         batch[key] = torch.stack(values)
     return batch

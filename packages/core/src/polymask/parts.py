@@ -70,9 +70,7 @@ class Part:
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise TypeError(f"Part.{key} must be a non-empty string, got {getattr(self, key)!r}")
         if not _NAME.fullmatch(self.name):
-            raise ValueError(
-                f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens"
-            )
+            raise ValueError(f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens")
         if not _TARGET.fullmatch(self.target):
             raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
         if isinstance(self.tags, str):

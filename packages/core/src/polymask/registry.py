@@ -108,7 +108,9 @@ class Registry:
             return
         if taken:
             owner = taken[0].source or taken[0].module
-            error = ValueError(f"the plugin name {record.name!r} is taken by {owner}; uninstall one of the two")
+            error = ValueError(
+                f"the plugin name {record.name!r} is taken by {owner}; uninstall one of the two"
+            )
             self._fail(record, error, "conflict")
             return
         try:

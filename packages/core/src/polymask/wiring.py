@@ -76,7 +76,8 @@ def preset_options(part: Part, preset: str | None, registry: Registry) -> Option
         raise UserError(
             f"{part.full_name} has no preset {preset!r}; it has {', '.join(sorted(presets)) or 'none'}"
         )
-    return layer(options, nest(presets[preset]))
+    merged: Options = layer(options, nest(presets[preset]))
+    return merged
 
 
 def nest(options: Mapping[str, Any]) -> Options:

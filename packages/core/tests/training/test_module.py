@@ -47,9 +47,7 @@ def test_hooks_come_once_per_step_and_in_order(toy, tmp_path):
     system = spy(toy)
     toy.train(tmp_path, system=system, steps=3, accumulate=2, seed=7, clip=1e-3)
     expected = [
-        (name, step)
-        for step in range(3)
-        for name in ("forward", "forward", "after_backward", "after_step")
+        (name, step) for step in range(3) for name in ("forward", "forward", "after_backward", "after_step")
     ]
     assert [call[:2] for call in system.calls] == expected
     assert system.calls[0][2:] == (3, 7)

@@ -11,7 +11,9 @@ from polymask.training.plan import make_plan
 
 
 def test_learning_rate_in_closed_form():
-    plan = make_plan(TrainOptions(steps=110, warmup_steps=10, base_lr=1e-3, batch_size=512, min_lr=1e-4), 5000)
+    plan = make_plan(
+        TrainOptions(steps=110, warmup_steps=10, base_lr=1e-3, batch_size=512, min_lr=1e-4), 5000
+    )
     assert plan.peak == pytest.approx(2e-3)  # linear in the batch, per 256
     assert [plan.lr(s) for s in (0, 4, 9)] == pytest.approx([2e-4, 1e-3, 2e-3])
     for step in (10, 35, 60, 109):
@@ -23,7 +25,9 @@ def test_learning_rate_in_closed_form():
 
 
 def test_constant_schedule_and_absolute_rate():
-    plan = make_plan(TrainOptions(steps=20, warmup_steps=0, lr=0.3, batch_size=512, schedule="constant"), 5000)
+    plan = make_plan(
+        TrainOptions(steps=20, warmup_steps=0, lr=0.3, batch_size=512, schedule="constant"), 5000
+    )
     assert {plan.lr(step) for step in range(20)} == {0.3}
 
 

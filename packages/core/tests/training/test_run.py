@@ -173,11 +173,30 @@ def test_environment(trained):
 
 
 def test_precision_auto(toy, monkeypatch):
-    options = toy.options(precision="auto")
+    auto = toy.options(precision="auto")
+    wide, narrow = torch.nn.Linear(192, 768), torch.nn.Linear(128, 768)
     for bf16, expected in ((True, "bf16-mixed"), (False, "32")):
         monkeypatch.setattr(environment, "_cpu_has_bf16", lambda bf16=bf16: bf16)
-        assert environment.precision_for(options) == expected
-    assert environment.precision_for(toy.options(precision="bf16-true")) == "bf16-true"
+        assert environment.precision_for(auto, wide) == expected
+        assert environment.precision_for(auto, narrow) == "32"
+    assert environment.precision_for(toy.options(precision="bf16-true"), wide) == "bf16-true"
+
+
+def test_precision_of_a_run(toy, tmp_path):
+    """Weights and losses stay float32 under autocast, and the run differs from that without."""
+    losses = []
+
+    class Look(toy.pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            losses.append(module.loss)
+
+    mixed = toy.train(tmp_path / "16", precision="bf16-mixed", steps=2, callbacks=[Look()])
+    full = toy.train(tmp_path / "32", precision="32", steps=2)
+    assert {loss.dtype for loss in losses} == {torch.float32}
+    assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+    assert not torch.equal(mixed.head.weight, full.head.weight)
+    found = json.loads((tmp_path / "16" / "environment.json").read_text())
+    assert found["precision"] == "bf16-mixed"
 
 
 def test_commit(tmp_path, monkeypatch):

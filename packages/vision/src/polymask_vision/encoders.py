@@ -132,7 +132,7 @@ class ViT(nn.Module):
             x = x + self._embed_position(position).to(x.dtype)
         attend = None if self.relative is None else self.relative(position)
         if self.prefix:
-            x = torch.cat([self.vit.cls_token.expand(b, -1, -1), x], dim=1)
+            x = torch.cat([self.vit.cls_token.to(x.dtype).expand(b, -1, -1), x], dim=1)
         if valid is not None:
             real = F.pad(valid, (self.prefix, 0), value=True)[:, None, None, :]
             attend = real if attend is None else torch.where(real, attend, -torch.inf)

@@ -8,6 +8,7 @@ reads the hub reads this.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,15 @@ def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
         "num_heads": [layer.blocks[0].attn.num_heads for layer in swin.layers],
         "window_size": encoder.window,
     }
-    _timm("swin_base_patch4_window7_224", arguments, swin.state_dict(), "head.fc", facts, out)
+    state: State = {}
+    for name, value in swin.state_dict().items():
+        # timm merges patches at the start of a stage, but takes a file without a classifier for one of
+        # Swin's authors, who merge at the end of the stage before (the last versions look more closely)
+        stage = re.match(r"layers\.(\d+)\.downsample\.", name)
+        if stage:
+            name = name.replace(stage[0], f"layers.{int(stage[1]) - 1}.downsample.")
+        state[name] = value
+    _timm("swin_base_patch4_window7_224", arguments, state, "head.fc", facts, out)
 
 
 def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:

@@ -104,7 +104,11 @@ def sizes_for(
 
 def enough(area: float, share: float) -> int:
     """How many blocks of a mean area almost surely cover a share of the grid, and one more."""
-    mean = 1.0 if area >= 1 else math.log2(1 - share) / math.log2(1 - area)
+    # In steps, so that a share that changes over the run changes the shapes in a graph but rarely.
+    left = 0.75
+    while 1 - left < share:
+        left *= 0.75
+    mean = 1.0 if area >= 1 else math.log(left) / math.log1p(-area)
     return math.ceil(mean + 4 * math.sqrt(mean)) + 1
 
 

@@ -23,8 +23,9 @@ class Disjoint:
     Ma et al. 2023 (DMJD, arXiv 2301.00230). A request for stream v gets the mask of view v. View 0
     is the mask of the inner masking; the others hide as many sites each, further along in its
     ranking and round again: what one view shows, the next hides. Every site (of the share
-    ``prediction``) is hidden in at least one view, and no site is visible in two as long as
-    views * (1 - ratio) is at most 1. Streams from ``views`` on are views of further draws.
+    ``prediction``) is hidden in at least one view and, give or take one, in as many as any other;
+    none is visible in two as long as views * (1 - ratio) is at most 1. Streams from ``views`` on
+    are views of further draws.
 
     Over core/random (also in cells) each view by itself is a uniformly random mask. Over a masking
     of shapes view 0 hides shapes; the others show what the first ones hid. Maskings that draw whole
@@ -69,7 +70,7 @@ class Disjoint:
         total = max(share(self.prediction, units), count)
         # Rounding may leave the views one site short of covering all.
         count = unit * max(count, -(-total // self.views))
-        hidden = _arc(place, unit * (view * total // self.views), count, unit * total)
+        hidden = _arc(place, view * count, count, unit * total)
         return Mask(hidden, request.sites - count)
 
     def _padded(self, place: Tensor, valid: Tensor, masking: Ranking, view: int) -> Mask:
@@ -78,7 +79,7 @@ class Disjoint:
         count = hidden_counts(masking.ratio, valid, masking.rounding)[:, None]
         total = torch.maximum(share(self.prediction, n), count)
         count = torch.minimum(torch.maximum(count, -(-total // self.views)), (n - 1).clamp(min=0))
-        hidden = _arc(place, view * total // self.views, count, total.clamp(min=1))
+        hidden = _arc(place, view * count, count, total.clamp(min=1))
         return Mask(hidden & valid, None, valid)
 
     def _at(self, step: Step) -> Ranking:

@@ -169,3 +169,8 @@ def with_ids(batch: Mapping[str, Tensor], n: int, seed: int) -> Batch:
 def rows(batch: Mapping[str, Tensor], which: Any) -> Batch:
     """Some samples of a batch."""
     return {key: value[which] for key, value in batch.items()}
+
+
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Equal bit for bit, NaN (padding, for some) included."""
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.testing.subject import Subject, rows, seeded
+from polymask.testing.subject import Subject, identical, rows, seeded
 from polymask.testing.suite import check, require
 
 
@@ -110,7 +110,7 @@ def check_target_leaves_its_input(subject: Subject) -> None:
     before = {key: value.clone() for key, value in batch.items()}, tokens.values.clone()
     target(batch, tokens)
     for key, value in batch.items():
-        require(torch.equal(value, before[0][key]), f"overwrites batch[{key!r}]")
+        require(identical(value, before[0][key]), f"overwrites batch[{key!r}]")
     require(torch.equal(tokens.values, before[1]), "overwrites the tokens")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch import nn
 
 from polymask import __version__
 from polymask.registry import default_registry
@@ -26,19 +27,26 @@ def device_kind(accelerator: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def precision_for(options: TrainOptions) -> str:
-    """The precision to train in: ``auto`` is bf16-mixed where the device computes in it natively."""
+def precision_for(options: TrainOptions, system: nn.Module) -> str:
+    """The precision to train in: ``auto`` is bf16-mixed where that is faster.
+
+    On a GPU it is wherever bf16 is native. On a CPU the matrices must be large too: measured on
+    one with avx512_bf16, a step of Transformer blocks took 1.1 times as long at width 128 and 0.7
+    times at 192 and above.
+    """
     if options.precision != "auto":
         return options.precision
     kind = device_kind(options.accelerator)
     if kind == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = kind == "cpu" and _cpu_has_bf16()
+        sizes = [(p.numel(), p.ndim > 1 and min(p.shape[:2]) >= 192) for p in system.parameters()]
+        wide = sum(n for n, large in sizes if large) > sum(n for n, _ in sizes) / 2
+        fast = kind == "cpu" and wide and _cpu_has_bf16()
     return "bf16-mixed" if fast else "32"
 
 
-def describe(options: TrainOptions, world: int) -> dict[str, Any]:
+def describe(options: TrainOptions, precision: str, world: int) -> dict[str, Any]:
     """What ``environment.json`` says."""
     plugins = {
         plugin.name: f"{plugin.distribution} {plugin.version}" for plugin in default_registry().plugins
@@ -56,7 +64,7 @@ def describe(options: TrainOptions, world: int) -> dict[str, Any]:
         "processes": world,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "precision": precision_for(options),
+        "precision": precision,
         "command": sys.argv,
         "git": _git(),
     }

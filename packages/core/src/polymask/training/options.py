@@ -38,7 +38,7 @@ class TrainOptions:
         weight_decay: decay of AdamW; biases, norms, positions and learned tokens have none.
         clip: greatest norm of the gradient, longer ones are scaled down; none by default.
         accumulate: parts that a batch is computed in one after the other, to save memory.
-        precision: auto takes bf16-mixed where the device is fast at it, else 32.
+        precision: auto takes bf16-mixed where the device is faster at it, else 32.
         accelerator: auto, cpu, cuda, mps, or any other that Lightning knows.
         devices: how many devices per machine, or auto for all.
         nodes: how many machines.

@@ -87,10 +87,11 @@ def fit(
     with _quiet():
         samples = data.split("train", augment=True)
         guard, signals = Guard(folder / "failed", options.log_every), Signals(options.log_every)
-        trainer = _make_trainer(options, folder)
+        precision = environment.precision_for(options, system)
+        trainer = _make_trainer(options, precision, folder)
         plan = make_plan(options, len(samples), trainer.world_size)
         config = config_of(system, data, options) if config is None else plain(config)
-        about = _about(system, plan, config)
+        about = _about(system, plan, precision, config)
         begun = resume and (folder / CHECKPOINT).is_file()
         start = _check(folder, system, about) if begun else 0
         if trainer.is_global_zero and not begun:
@@ -99,7 +100,7 @@ def fit(
             system.load_state_dict(system_weights(read(folder / CHECKPOINT), system))
             return FitResult(folder, start, _last_row(folder))
         if trainer.is_global_zero:
-            found = environment.describe(options, trainer.world_size)
+            found = environment.describe(options, precision, trainer.world_size)
             (folder / "environment.json").write_text(json.dumps(found, indent=2) + "\n")
         meter = Meter(options.log_every, Watch(data, every=10 * options.log_every))
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
@@ -124,7 +125,7 @@ def fit(
     return FitResult(folder, step, _last_row(folder))
 
 
-def _make_trainer(options: TrainOptions, folder: Path) -> pl.Trainer:
+def _make_trainer(options: TrainOptions, precision: str, folder: Path) -> pl.Trainer:
     strategy: Any = options.strategy
     if strategy == "fsdp":
         from polymask.training.sharding import Sharded
@@ -136,7 +137,7 @@ def _make_trainer(options: TrainOptions, folder: Path) -> pl.Trainer:
             devices=options.devices,
             num_nodes=options.nodes,
             strategy=strategy,
-            precision=environment.precision_for(options),  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
             accumulate_grad_batches=options.accumulate,
             max_epochs=1,  # the loader's one pass is the whole run, or what is left of it
             default_root_dir=folder,
@@ -152,7 +153,7 @@ def _make_trainer(options: TrainOptions, folder: Path) -> pl.Trainer:
     except (ValueError, RuntimeError, TypeError) as error:  # MisconfigurationException among them
         raise UserError(
             f"Lightning cannot train with --accelerator {options.accelerator} --devices {options.devices} "
-            f"--strategy {options.strategy} --precision {options.precision}: {error}"
+            f"--strategy {options.strategy} --precision {precision}: {error}"
         ) from error
     # Lightning would have all processes agree at every batch whether one was told to stop, and the
     # host wait for the answer; Signals asks less often
@@ -160,7 +161,7 @@ def _make_trainer(options: TrainOptions, folder: Path) -> pl.Trainer:
     return trainer
 
 
-def _about(system: System, plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
+def _about(system: System, plan: Plan, precision: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its run: ``run`` is all that must be the same to go on with it."""
     options = {key: value for key, value in vars(plan.options).items() if key not in SAME_RUN}
     for one, other in ALTERNATIVES:
@@ -168,6 +169,7 @@ def _about(system: System, plan: Plan, config: Mapping[str, Any]) -> dict[str, A
     run = {
         **{key: value for key, value in config.items() if key not in names()},
         **options,
+        "precision": precision,
         "batch_size": plan.batch_size,
         "samples": plan.samples,
         "steps": plan.total,

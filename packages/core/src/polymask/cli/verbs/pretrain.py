@@ -83,7 +83,8 @@ def _train(config: Options, folder: Path, registry: Registry, resume: bool, repo
     resolved = resolve(config, options_of(system), registry)
     if _rank() == 0:
         say(
-            f"{'resuming' if resume else 'training'} {config['system']} on {config['data']['name']} in {folder}"
+            f"{'resuming' if resume else 'training'} {config['system']} "
+            f"on {config['data']['name']} in {folder}"
         )
     os.environ[FOLDER] = str(folder)
     try:

@@ -1,0 +1,158 @@
+"""The light decoder answers at hidden tokens what a whole last block would, from visible ones alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polymask import Mask, UserError
+from polymask_vision.decoders import LightDecoder
+from polymask_vision.positions import coordinates
+
+GRID, N = (4, 5), 20
+
+
+def decoder(**options: Any) -> LightDecoder:
+    torch.manual_seed(0)
+    made = LightDecoder(
+        **{
+            "in_dim": 12,
+            "out_dim": 7,
+            "prefix": 1,
+            "grid": GRID,
+            "dim": 16,
+            "depth": 2,
+            "heads": 4,
+            **options,
+        }
+    )
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def masked(hidden: int = 14, rows: int = 3) -> Mask:
+    order = torch.stack([torch.randperm(N) for _ in range(rows)])
+    return Mask(order < hidden, N - hidden)
+
+
+def ragged() -> tuple[Mask, Tensor]:
+    """Rows of 20, 15 and 9 real tokens, of which 14, 9 and 3 are hidden."""
+    valid = torch.arange(N).expand(3, -1) < torch.tensor([[20], [15], [9]])
+    hidden = torch.arange(N).expand(3, -1) < torch.tensor([[14], [9], [3]])
+    return Mask(hidden & valid, None, valid), valid
+
+
+def place(rows: int = 3) -> Tensor:
+    return coordinates(GRID).expand(rows, -1, -1)
+
+
+def at_length(made: LightDecoder, encoded: Tensor, mask: Mask, real: Tensor | None = None) -> Tensor:
+    """All blocks on all tokens, then a choice: ``[B, N, out]``."""
+    x = made.embed(encoded)
+    lead, seen = x[:, : made.prefix], x[:, made.prefix :]
+    rows = []
+    for row, hidden in enumerate(mask.hidden):
+        visible = ~hidden if mask.valid is None else ~hidden & mask.valid[row]
+        full = made.mask_token.expand(N, -1).clone()
+        full[visible] = seen[row, : int(visible.sum())]
+        rows.append(full)
+    x = torch.cat([lead, torch.stack(rows) + made.positions(place())], dim=1)
+    attend = None if real is None else F.pad(real, (made.prefix, 0), value=True)[:, None, None, :]
+    for block in made.blocks:
+        x = block(x, attn_mask=attend)
+    return made.head(made.norm(x))[:, made.prefix :]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_the_last_block_on_hidden_tokens_is_the_whole_one(depth: int, prefix: int) -> None:
+    made, mask = decoder(depth=depth, prefix=prefix), masked()
+    encoded = torch.randn(3, prefix + 6, 12, requires_grad=True)
+    weight = torch.randn(3, 14, 7)
+    gradients = []
+    answers = []
+    for answer in (
+        made(encoded, mask, place()),
+        at_length(made, encoded, mask)[mask.hidden].view(3, 14, 7),
+    ):
+        made.zero_grad()
+        encoded.grad = None
+        (answer * weight).sum().backward()
+        gradients.append([encoded.grad, *(p.grad for p in made.parameters())])
+        answers.append(answer)
+    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours is not None
+        assert ours.any()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_different_length_ignore_their_padding() -> None:
+    made = decoder()
+    mask, valid = ragged()
+    encoded = torch.randn(3, 1 + 6, 12)
+    answer = made(encoded, mask, place())
+    whole = at_length(made, encoded, mask, valid)
+    for row, n in enumerate((14, 9, 3)):
+        torch.testing.assert_close(answer[row, :n], whole[row, mask.hidden[row]], rtol=1e-5, atol=1e-5)
+
+
+def test_padding_can_be_anything() -> None:
+    """Rows with fewer visible tokens end in padding: its content reaches no answer."""
+    made = decoder()
+    valid = torch.arange(N).expand(2, -1) < torch.tensor([[20], [10]])
+    hidden = torch.arange(N).expand(2, -1) < torch.tensor([[12], [6]])
+    mask = Mask(hidden, None, valid)
+    encoded = torch.randn(2, 1 + 8, 12)
+    other = encoded.clone()
+    other[1, 1 + 4 :] = 9.0
+    first, second = (made(x, mask, place(2)) for x in (encoded, other))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1, :6], second[1, :6])
+
+
+def test_answers_depend_on_visible_tokens_and_places_alone() -> None:
+    """There is no way in for hidden content; a hidden token's own answer differs by its place."""
+    made, mask = decoder(), masked(rows=1)
+    encoded = torch.randn(1, 7, 12)
+    answer = made(encoded, mask, place(1))
+    assert (answer[0, 0] - answer[0, 1]).abs().max() > 1e-3
+    changed = encoded.clone()
+    changed[0, 3] += 1
+    assert ((made(changed, mask, place(1)) - answer).abs().amax(dim=-1) > 1e-6).all()
+
+
+def test_free_coordinates_are_used_where_there_is_no_grid() -> None:
+    fixed, free = decoder(), decoder(grid=None)
+    free.load_state_dict(fixed.state_dict())
+    mask, encoded = masked(), torch.randn(3, 7, 12)
+    torch.testing.assert_close(
+        free(encoded, mask, place()), fixed(encoded, mask, place()), rtol=1e-5, atol=1e-5
+    )
+    assert (free(encoded, mask, place() * 1.5) - fixed(encoded, mask, place())).abs().max() > 1e-3
+
+
+def test_it_compiles_in_one_graph_and_takes_bfloat16() -> None:
+    made, mask, encoded = decoder(), masked(), torch.randn(3, 7, 12)
+    plain = made(encoded, mask, place())
+    compiled = torch.compile(lambda x: made(x, mask, place()), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(encoded), plain, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = made(encoded, mask, place())
+    assert rough.dtype == torch.bfloat16
+    assert (rough.float() - plain).abs().max() < 0.1 * plain.abs().max()
+
+
+def test_impossible_decoders_are_refused() -> None:
+    with pytest.raises(UserError, match="at least one block"):
+        decoder(depth=0)
+    with pytest.raises(UserError, match="not divisible by 3 heads"):
+        decoder(heads=3)
+    with pytest.raises(UserError, match="width divisible by 4"):
+        decoder(dim=18, heads=2)

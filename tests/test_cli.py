@@ -1,0 +1,138 @@
+"""The command line over all installed packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from polymask.cli import main
+from polymask.parts import KINDS
+from polymask.registry import default_registry
+
+HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision", "PIL"}
+TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers", "0")
+PATCH = ("--tokenizer.patch_size", "2")
+SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
+PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Calls the command line in an empty folder; it must succeed; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str) -> str:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        capsys.readouterr()
+        status = main(argv)
+        torch.set_num_threads(threads)
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return out
+
+    return run
+
+
+def weights(folder):
+    state = torch.load(Path(folder, "checkpoints/last.ckpt"), weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["--help"], 0),
+        (["list"], 0),
+        (["plugins"], 0),
+        (["pretrain", "--help"], 0),
+        (["pretrain", "vision/mae", "--data", "nothing"], 2),
+        (["pretrain", "vision/mae", "--masking", "nothing"], 2),
+        (["show", "nothing"], 2),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_names_are_resolved_without_anything_heavy(argv, status):
+    code = (
+        "import sys; from polymask.cli import main; status = main(sys.argv[1:]);"
+        f"print('imported', sorted({HEAVY} & set(sys.modules))); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported []"
+
+
+def test_the_installed_command_is_this_one():
+    (script,) = entry_points(group="console_scripts", name="polymask")
+    assert script.load() is main
+    command = Path(sys.executable).with_name("polymask")
+    done = subprocess.run([command, "list", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0 and {p["name"] for p in json.loads(done.stdout)} >= set(SYSTEMS)
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda x: x)
+def test_every_part_can_be_shown(call, kind, name):
+    found = json.loads(call("show", name, "--kind", kind, "--json"))
+    assert found["name"] == name and found["mechanism"]
+    assert all(option["help"] for option in [*found["options"], *found["slots"]])
+    assert name in call("show", name, "--kind", kind)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_help_of_every_system_explains_every_option(call, system):
+    out = call("pretrain", system, "--data", "digits", "--help")
+    blocks = out.split("\n  --")[1:]
+    for block in blocks:
+        words = " ".join(block.split("\n\n")[0].split())
+        assert len(words.replace("(default:", "").split()) > 3, f"no help: --{words}"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_run_from_end_to_end(call, system):
+    out = call("pretrain", system, *TINY, *PATCH, "--steps", "3", "--warmup_steps", "1", "--out", "run")
+    assert "pre-trained" in out and "run/report.html" in out
+    call("pretrain", "--config", "run/config.yaml", "--out", "again", "--no-report")
+    one, other = weights("run"), weights("again")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert yaml.safe_load(Path("run/config.yaml").read_text()) == yaml.safe_load(
+        Path("again/config.yaml").read_text()
+    )
+    found = json.loads(call("probe", "run", "--json", "--neighbours", "3"))
+    assert found["settings"]["neighbours"] == 3
+    call("export", "run", "--out", "encoder")
+    assert Path("encoder/model.safetensors").exists()
+    call("look", system, *TINY[:-2], *PATCH, "--samples", "2", "--draws", "2", "--masks", "16", "-o", "a.png")
+    assert Path("a.png").stat().st_size > 1000
+
+
+def test_a_masking_can_be_looked_at(call):
+    call("look", "core/random", "--data", "digits", "--masking.ratio", "0.25", "--masks", "16")
+    assert Path("masks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_systems_can_be_compared(call):
+    budget = ("--steps", "2", "--warmup_steps", "1", "--seeds", "1", "--masking.cell", "1")
+    found = json.loads(call("compare", ",".join(SYSTEMS[:2]), *TINY, *PATCH, *budget, "--json"))
+    assert list(found["results"]) == SYSTEMS[:2]
+    assert os.listdir("runs") == [f"compare-{SYSTEMS[0].partition('/')[2]}-digits-system"]
+
+
+def test_data_with_a_source(call):
+    from PIL import Image
+
+    for name in ("cats", "dogs"):
+        Path("photos", name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (16, 16), (60 * i, 80, 120)).save(f"photos/{name}/{i}.png")
+    argv = ("--preset", "tiny", "--data", "folder:photos", "--data.size", "16", "--workers", "0")
+    call("pretrain", "vision/mae", *argv, "--steps", "1", "--no-report", "--out", "run")
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["data"]["name"] == "vision/folder" and config["data"]["source"] == "photos"
