@@ -101,6 +101,7 @@ def test_grey_fills_three_channels_and_colour_becomes_luma() -> None:
     found = decode(encoded(Image.fromarray(grey), "PNG"), 3)
     assert torch.equal(found, torch.from_numpy(grey).expand(3, -1, -1))
     luma = colour().astype(float) @ [0.299, 0.587, 0.114]
+    assert np.abs(decode(colour(), 1)[0].numpy() - luma).max() < 1.01
     for kind in ("PNG", "JPEG"):
         found = decode(encoded(Image.fromarray(colour()), kind, quality=98), 1)
         assert found.shape == (1, 12, 20)
@@ -182,10 +183,15 @@ def test_whole_files_are_not_decoded_to_be_checked(tmp_path: Path, monkeypatch: 
     assert not any(fault(path) for path in tmp_path.iterdir())
 
 
-def test_without_torchvisions_decoder_pil_reads_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse(*_: Any, **__: Any) -> None:
+    raise RuntimeError("of no kind that torchvision knows")
+
+
+@pytest.mark.parametrize("decoder", [None, refuse], ids=["missing", "refuses"])
+def test_pil_reads_the_jpeg_that_torchvision_does_not(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = encoded(Image.fromarray(colour()), "JPEG", quality=95)
     before = decode(raw, 3)
-    monkeypatch.setattr("polymask_vision.datasets.decode.decode_jpeg", None)
+    monkeypatch.setattr("polymask_vision.datasets.decode.decode_jpeg", decoder)
     assert (decode(raw, 3).int() - before.int()).abs().max() <= 3
 
 

@@ -67,6 +67,7 @@ def test_flip_turns_half_of_them_and_nothing_else() -> None:
     flipped = sum(torch.equal(out, plain.flip(-1)) for out in seen)
     assert flipped + sum(torch.equal(out, plain) for out in seen) == 200
     assert 70 <= flipped <= 130
+    assert all(torch.equal(prepare(x), plain) for _ in range(20))
 
 
 def test_crop_flip_takes_parts_of_the_area_asked_for() -> None:

@@ -29,6 +29,7 @@ def refusal(*argv):
         (("--bias", "false"), ["bias"], False),
         (("--encoder.depths", "[1,2,3]"), ["encoder", "depths"], [1, 2, 3]),
         (("--tokenizer.size", "[4, 8]"), ["tokenizer", "size"], [4, 8]),
+        (("--encoder.depths", "[1, 1]"), ["encoder", "depths"], [1, 1]),  # as help shows the default
         (("--steps", "null"), ["steps"], None),
         (("--betas", "[0.9, 0.99]"), ["betas"], [0.9, 0.99]),
         (("--data.source", "bars"), ["data"], {"name": "toy/shapes", "source": "bars"}),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import random
 
 import numpy as np
@@ -53,6 +54,12 @@ def test_global_generators_are_left_alone(toy):
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     dataset.__getitems__([(0, 1), (0, 2)])
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
+
+
+def test_samples_travel_to_workers_that_are_not_forked(toy):
+    dataset = Keyed(toy.Data().split("train", augment=True), seed=0)
+    travelled = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(travelled[1, 3]["x"], dataset[1, 3]["x"])
 
 
 def test_samples_that_draw_nothing_are_not_seeded(toy):

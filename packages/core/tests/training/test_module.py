@@ -139,6 +139,15 @@ def test_a_system_without_loss_is_refused(toy, tmp_path):
         toy.train(tmp_path, system=Empty())
 
 
-def test_impossible_combination_for_lightning(toy, tmp_path):
-    with pytest.raises(UserError, match="Lightning cannot train with --accelerator cpu .*--strategy nope"):
-        fit(toy.Toy(), toy.Data(), toy.options(strategy="nope"), tmp_path)
+@pytest.mark.parametrize("wrong", [{"strategy": "nope"}, {"accelerator": "abacus"}, {"devices": "many"}])
+def test_impossible_combination_for_lightning(toy, tmp_path, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"Lightning cannot train with .*--{name} {value}"):
+        fit(toy.Toy(), toy.Data(), toy.options(**wrong), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_holds_what_it_should(toy, tmp_path):
+    toy.train(tmp_path, steps=2)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert found == ["checkpoints/last.ckpt", "config.yaml", "environment.json", "metrics.csv"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from polymask import __version__
@@ -150,7 +151,7 @@ def _make_trainer(options: TrainOptions, precision: str, folder: Path) -> pl.Tra
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-    except (ValueError, RuntimeError, TypeError) as error:  # MisconfigurationException among them
+    except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         raise UserError(
             f"Lightning cannot train with --accelerator {options.accelerator} --devices {options.devices} "
             f"--strategy {options.strategy} --precision {precision}: {error}"
