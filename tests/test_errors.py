@@ -6,7 +6,6 @@ Before training, exit status 2, nothing written.
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 from pathlib import Path
 
@@ -288,6 +287,7 @@ class TestFiles:
 
     def test_a_disk_that_is_full(self, capsys):
         """Stood in for by a limit on file sizes: writing the checkpoint fails half way."""
+        resource = pytest.importorskip("resource")
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
         try:

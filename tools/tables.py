@@ -1,15 +1,17 @@
-"""Write the generated parts of README.md and docs/ anew: tables of what is registered, files shown.
+"""Write the generated parts of README.md and docs/ anew: what is registered, files, measured figures.
 
     uv run tools/tables.py
 
 A table stands between ``<!-- table: KIND -->`` and ``<!-- end -->``, where KIND is a kind of part or
-``verbs``; a file between ``<!-- file: PATH -->`` and ``<!-- end -->``. ``tests/test_docs.py`` fails
-where something else stands there than this would write.
+``verbs``; a file between ``<!-- file: PATH -->`` and ``<!-- end -->``; what a benchmark measured
+between ``<!-- race: PATH -->`` and ``<!-- end -->``. ``tests/test_docs.py`` fails where something
+else stands there than this would write.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from polymask.parts import KINDS, Part
 from polymask.registry import Registry
 
 ROOT = Path(__file__).parent.parent
-GENERATED = re.compile(r"(<!-- (table|file): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+GENERATED = re.compile(r"(<!-- (table|file|race): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def own_registry() -> Registry:
@@ -61,13 +63,34 @@ def shown(path: str) -> str:
     return f'```{language} title="{title}"\n{(ROOT / path).read_text()}```\n'
 
 
+def race(path: str) -> str:
+    """The figures a benchmark wrote as JSON: what it ran on, then a row per contestant."""
+    found = json.loads((ROOT / path).read_text())
+    setup = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in found["setup"].items() if key != "versions"
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in found["setup"].get("versions", {}).items())
+    rows = found["results"]
+    columns = list(next(iter(rows.values())))
+    table = markdown(
+        ["", *(column.replace("_", " ") for column in columns)],
+        [[name, *(figure(row[column]) for column in columns)] for name, row in rows.items()],
+    )
+    return f"{setup}{'; ' if versions else ''}{versions}\n\n{table}"
+
+
+def figure(value: float) -> str:
+    """A measured number: whole ones in full, others to four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 def pages() -> dict[Path, str]:
     """Every page with generated parts, and what it should hold."""
     registry = own_registry()
 
     def fresh(found: re.Match[str]) -> str:
-        make = table(found[3], registry) if found[2] == "table" else shown(found[3])
-        return found[1] + make + found[4]
+        made = {"table": lambda kind: table(kind, registry), "file": shown, "race": race}[found[2]](found[3])
+        return found[1] + made + found[4]
 
     paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     texts = {path: path.read_text() for path in paths}

@@ -56,8 +56,9 @@ def test_free_coordinates_of_any_number_of_axes(axes: int) -> None:
 
 
 def test_far_positions_keep_their_digits() -> None:
-    x = torch.tensor([[1e6]])
-    assert abs(float(sincos(x, 2)[0, 0]) - float(torch.tensor(1e6, dtype=torch.float64).sin())) < 1e-6
+    angle = 1234567 * 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 8)
+    expected = torch.cat([angle.sin(), angle.cos()]).float()
+    torch.testing.assert_close(sincos(torch.tensor([1234567.0]), 16), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("axes", "dim"), [(1, 7), (2, 30), (3, 64)])

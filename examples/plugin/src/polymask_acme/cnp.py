@@ -5,6 +5,7 @@ that vector and the place alone.
 
     polymask pretrain acme/cnp --preset small --data digits
 
+Half a minute on two cores. The loss starts at 1, what predicting the mean costs, and ends near 0.5.
 Where the paper encodes each point by itself, the encoder here may let visible tokens see each
 other. Trained on the whole mean, features are best pooled by it.
 
@@ -38,8 +39,9 @@ class CNP(System):
             "encoder.dim": 64,
             "encoder.depth": 2,
             "encoder.heads": 4,
-            "steps": 300,
+            "steps": 600,
             "batch_size": 64,
+            "base_lr": 4e-3,
         },
         "tiny": {"encoder.dim": 32, "encoder.depth": 1, "encoder.heads": 2, "width": 32, "steps": 10},
     }

@@ -96,14 +96,23 @@ def test_a_wrong_option_says_where_it_was_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("a: [", "cannot read"), ("- 1\n", "not a configuration"), (None, "No such file")]
+    ("text", "part"),
+    [
+        ("a: [", "cannot read"),
+        ("- 1\n", "not a configuration"),
+        (None, "No such file"),
+        ("data: [shapes]\n", "give a name"),
+        ("data: null\n", "give a name"),
+        ("masking: {1: 2}\n", "--masking.1"),
+        ("masking: [core/random]\n", "--masking takes NAME"),
+    ],
 )
 def test_files_that_are_no_configuration(tmp_path, text, part):
     file = tmp_path / "more.yaml"
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=part):
-        system_setup(scan(["mean"], flags=()), default_registry(), file)
+        system_setup(scan(["mean"], flags=()), default_registry(), file)[0].config()
 
 
 def test_a_system_that_cannot_be_imported_says_what_to_install():

@@ -126,6 +126,11 @@ class TestCompare:
         assert polymask("compare", "mean", *self.DATA, "--gain", "1,2.5").status == 0
         assert seen[0][0][1] == {"1": {"gain": 1.0}, "2.5": {"gain": 2.5}}
 
+    def test_commas_in_a_source_are_its_own(self, polymask, seen):
+        data = ("--data", "shapes:bars,bars", "--masking", "core/random,core/span")
+        assert polymask("compare", "mean", *data).status == 0
+        assert seen[0][0][0]["data"]["source"] == "bars,bars"
+
     @pytest.mark.parametrize(
         ("argv", "part"),
         [

@@ -40,9 +40,7 @@ def system_setup(
         UserError: an unknown name or preset, or a part that cannot be imported.
     """
     below = read_config(file) if file is not None else {}
-    above: Options = {**command.values, **dict.fromkeys(command.flags, "true")}
-    if len(command.words) > 1:
-        raise UserError(f"what is {command.words[1]!r}? after the system come options, as --name value")
+    above: Options = dict(command.options(after="the system"))
     head = {key: above.pop(key, below.pop(key, None)) for key in ("system", "preset")}
     head["system"] = command.words[0] if command.words else head["system"]
     if not isinstance(head["system"], str):
@@ -113,7 +111,7 @@ def add_slots(
 
 def add_data(groups: Groups, options: Options, registry: Registry) -> None:
     """Add the options of the data set that was chosen, if any."""
-    name = (options.get("data") or {}).get("name")
+    name = options.get("data", {}).get("name")
     if name is None:
         return
     part = registry.find("datasets", name)
@@ -131,6 +129,8 @@ def settle(options: Mapping[str, Any], registry: Registry) -> Options:
         UserError: a name is unknown or ambiguous.
     """
     flat = dict(options)
+    if not isinstance(flat.get("data", {}), str | Mapping):
+        raise UserError(f"data: {flat['data']!r}: give a name, or a mapping with a name and options")
     if isinstance(flat.get("data"), str):
         name, colon, source = flat.pop("data").partition(":")
         flat = {"data.name": name, **({"data.source": source} if colon else {}), **flat}
@@ -165,7 +165,8 @@ def read_config(path: str | Path) -> Options:
         raise UserError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a configuration: it must map options to values, as config.yaml does")
-    return {str(key): value for key, value in found.items()}
+    config: Options = plain(found)
+    return config
 
 
 def resolve(config: Options, built: Options | None, registry: Registry) -> Options:

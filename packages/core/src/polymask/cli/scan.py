@@ -22,6 +22,19 @@ class Command:
     values: dict[str, str] = field(default_factory=dict)
     flags: set[str] = field(default_factory=set)
 
+    def options(self, after: str) -> dict[str, str]:
+        """All options, those without a value set to ``"true"``.
+
+        Args:
+            after: what the one word there may be is.
+
+        Raises:
+            UserError: there are more words.
+        """
+        if len(self.words) > 1:
+            raise UserError(f"what is {self.words[1]!r}? after {after} come options, as --name value")
+        return {**self.values, **dict.fromkeys(self.flags, "true")}
+
     def take(self, name: str) -> str | None:
         """Remove an option and return its value.
 

@@ -107,7 +107,7 @@ class Setup:
         owner, _, last = key.rpartition(".")
         close = difflib.get_close_matches(key, names, n=2, cutoff=0.6)
         close = close or [name for name in names if name.rpartition(".")[2] == last][:3]
-        where = next(label for label in reversed(self.layers) if key in flatten(self.layers[label], {}))
+        where = next(label for label, options in reversed(self.layers.items()) if key in flatten(options, {}))
         part = flatten(self.options, {}).get(f"{owner}.name")
         whose = f"{part}, the {owner}," if part else self.name
         lines = [f"{whose} has no option --{key} (from the {where})"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from polymask.cli.options import Option
 from polymask.cli.setup import Setup
@@ -24,8 +23,7 @@ def configuration(setup: Setup, head: Options, registry: Registry) -> Options:
     Raises:
         UserError: no data was chosen, or an option is unknown or of the wrong type.
     """
-    data = setup.options.get("data")
-    if not isinstance(data, Mapping) or "name" not in data:
+    if "name" not in setup.options.get("data", {}):
         names = ", ".join(part.full_name for part in registry.parts("datasets")) or "none installed"
         raise UserError(f"which data? give --data NAME or --data NAME:SOURCE, one of: {names}")
     return {**head, **setup.config()}
@@ -41,7 +39,7 @@ def about(part: Part) -> str:
 def run_options(registry: Registry, setup: Setup, head: Options | None = None) -> dict[str, Option]:
     """Data, preset and configuration file, as help shows them; presets are known once the system is."""
     datasets = ", ".join(part.full_name for part in registry.parts("datasets")) or "none installed"
-    data = (setup.options.get("data") or {}).get("name")
+    data = setup.options.get("data", {}).get("name")
     preset = Option("preset", str, (head or {}).get("preset"), "named group of options", "NAME")
     if head is not None:
         part = registry.find("systems", head["system"])

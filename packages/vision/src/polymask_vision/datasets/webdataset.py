@@ -184,7 +184,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _index(path: str, image: str | None, label: str) -> _Index:
-    index, size = _Index(), os.path.getsize(path)
+    index = _Index()
     file, _, entry = label.partition(":")
     try:
         with tarfile.open(path, "r:") as tar:
@@ -193,8 +193,8 @@ def _index(path: str, image: str | None, label: str) -> _Index:
                 picture = next((m for ending, m in members.items() if f".{ending}".endswith(wanted)), None)
                 if picture is None:
                     continue
-                if not picture.size or picture.offset_data + picture.size > size:
-                    index.skipped.append((picture.name, "empty file" if not picture.size else "cut off"))
+                if not picture.size:
+                    index.skipped.append((picture.name, "empty file"))
                     continue
                 index.keys.append(key)
                 index.places.append((picture.offset_data, picture.size))

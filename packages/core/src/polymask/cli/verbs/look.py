@@ -69,7 +69,7 @@ def _setup(part: Part, command: Command, registry: Registry) -> tuple[Setup, Opt
         return system_setup(command, registry, command.take("config"), training=False)
     layers = {
         "arguments": {"masking": {"name": part.full_name}},
-        "command line": settle(command.values, registry),
+        "command line": settle(command.options(after="the masking"), registry),
     }
     setup = Setup(part.full_name, layers)
     empty = setup.groups.setdefault("parts", {})
