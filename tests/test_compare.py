@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import lightning.pytorch as pl
@@ -180,3 +181,36 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(UserError, match=message):
         compare(CONFIG, variants, tmp_path / "out", seeds=1, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_data_without_labels_compares_losses(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_labelled", lambda data: False)
+    result = compare(CONFIG, VARIANTS, tmp_path / "out", seeds=1, progress=False)
+    assert result.measures == ["loss", "ms per sample"]
+    assert not list((tmp_path / "out").glob("*/probe.json"))
+    again = compare(CONFIG, VARIANTS, tmp_path / "out", seeds=1, progress=False)
+    assert again == result
+
+
+def test_seeds_are_added_and_probes_changed_without_training_again(whole, tmp_path, monkeypatch):
+    out, result, _ = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    trained = []
+    fit = module.fit
+
+    def counted(system, data, options, folder, **kwargs):
+        done = (folder / "checkpoints/last.ckpt").exists()
+        found = fit(system, data, options, folder, **kwargs)
+        trained.extend([] if done else [folder.name])
+        return found
+
+    monkeypatch.setattr(module, "fit", counted)
+    more = run(copy, seeds=3)
+    assert trained == ["core-random-seed2", "block-seed2"]
+    assert more.values["block"][:2] == result.values["block"]
+    trained.clear()
+    fewer = run(copy, seeds=2, probe={"limit": 20})
+    assert not trained and numbers(fewer)["block"][0]["loss"] == numbers(result)["block"][0]["loss"]
+    settings = json.loads((copy / "block-seed1/probe.json").read_text())["settings"]
+    assert settings["limit"] == 20

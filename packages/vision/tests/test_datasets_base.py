@@ -13,17 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymask import UserError
-from polymask_vision.datasets.base import (
-    Arrays,
-    ImageDataset,
-    Names,
-    Portion,
-    class_names,
-    divide,
-    numbered,
-    prepare,
-    whole,
-)
+from polymask_vision.datasets.base import Arrays, ImageDataset, prepare
+from polymask_vision.datasets.portions import Names, Portion, class_names, divide, numbered, whole
 from polymask_vision.datasets.prepare import Preparation
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from PIL import Image
@@ -135,6 +136,14 @@ def test_timm_puts_a_classifier_on_top(tmp_path: Path, kind: str) -> None:
         model.forward_head(model.forward_features(x), pre_logits=True),
         system.encode({"image": x}).pool(POOL[kind]),
     )
+
+
+def test_timm_finds_a_swin_in_the_layout_of_its_authors(tmp_path: Path) -> None:
+    """Up to 1.0.30, timm takes any Swin without a classifier for that, and drops what else it finds."""
+    export.export(make("swin"), "timm", tmp_path)
+    names = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    merging = {name.partition(".downsample")[0] for name in names if "downsample" in name}
+    assert merging == {"layers.0"}
 
 
 def test_timm_prepares_images_as_we_do(tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ class CNP(System):
         seen, place_BMP = mask.keep(tokens), mask.invert().keep(tokens.position) / self.span
         encoded = self.encoder(self.encoder.embed(seen.values), seen.position, seen.valid)
         mean_B1D = encoded[:, self.encoder.prefix :].mean(dim=1, keepdim=True)
-        return self.decoder(torch.cat([mean_B1D.expand(-1, place_BMP.shape[1], -1), place_BMP], dim=-1))
+        query = torch.cat([mean_B1D.expand(-1, place_BMP.shape[1], -1), place_BMP], dim=-1)
+        prediction_BMT: Tensor = self.decoder(query)
+        return prediction_BMT
 
     def encode(self, batch: Batch) -> Tokens:
         return pieces.encode(self.tokenizer, self.encoder, batch)

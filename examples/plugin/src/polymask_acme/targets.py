@@ -27,6 +27,6 @@ class Edges(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, 2 * channels]`` float32."""
-        patch = tokens.values.float().unflatten(-1, self.shape)
+        patch = tokens.values.float().view(*tokens.shape, *self.shape)
         steps = [patch.diff(dim=axis).abs().mean(dim=(-3, -2)) for axis in (-3, -2)]
         return torch.cat(steps, dim=-1)

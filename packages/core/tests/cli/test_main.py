@@ -30,8 +30,7 @@ def in_a_process(*argv, **env):
         ["list", "maskings", "--json"],
         ["plugins"],
         ["plugins", "--json"],
-        ["pretrain", "--help"],
-        *([verb, "--help"] for verb in ("list", "show", "probe", "report", "export", "check", "plugins")),
+        *([verb, "--help"] for verb in VERBS),
     ],
     ids=" ".join,
 )

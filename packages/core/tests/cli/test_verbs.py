@@ -7,9 +7,28 @@ from pathlib import Path
 import pytest
 
 from polymask import Part, hookimpl
+from polymask.cli.options import read_options
 from polymask.registry import default_registry
 
 TRAIN = ("--preset", "small", "--data", "shapes", "--workers", "0", "--no-report")
+
+
+def test_options_that_are_written_out_are_those_of_the_functions():
+    """Names, defaults and whether they may be null."""
+    from polymask.cli.verbs import compare, look, probe
+    from polymask.evaluation import probe as probe_function
+    from polymask.report.compare import compare as compare_function
+    from polymask.report.look import look as look_function
+
+    for written, function in (
+        (probe.OPTIONS, probe_function),
+        (look.OPTIONS, look_function),
+        (compare.OWN["comparison"], compare_function),
+    ):
+        real = read_options(function)
+        for name, option in written.items():
+            assert option.default == real[name].default, name
+            assert ("null" in option.type_name) == ("null" in real[name].type_name), name
 
 
 @pytest.fixture
@@ -25,8 +44,8 @@ def test_probe_prints_a_table_or_json(polymask, run):
     assert json.loads(Path(run, "probe.json").read_text()) == found
 
 
-def test_probe_takes_all_samples_for_limit_0(polymask, run):
-    assert json.loads(polymask("probe", run, "--json", "--limit", "0").out)["settings"]["limit"] is None
+def test_probe_takes_all_samples_for_limit_null(polymask, run):
+    assert json.loads(polymask("probe", run, "--json", "--limit", "null").out)["settings"]["limit"] is None
 
 
 def test_report_prints_where_it_is(polymask, run):

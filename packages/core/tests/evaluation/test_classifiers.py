@@ -26,7 +26,7 @@ def test_knn_is_scikit_learns(neighbours):
         neighbours, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
     )
     expected = theirs.fit(train.double().numpy(), labels.numpy()).predict(test.double().numpy())
-    found = knn(train, labels, test, neighbours=neighbours, chunk=33).predicted
+    found = knn(train, labels, test, neighbours=neighbours, at_once=10_000).predicted
     assert found.tolist() == expected.tolist()
 
 

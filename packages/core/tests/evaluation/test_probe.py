@@ -82,6 +82,20 @@ def test_data_without_labels_is_refused(run):
     assert not (run.folder / "probe.json").exists()
 
 
+def test_samples_without_a_label_are_left_out(run):
+    run.data._labels["train"][::2] = -1
+    run.data._labels["test"][::3] = -1
+    result = probe(run)
+    assert (result.train, result.test) == (45, 40)
+    # the classes that are left still go with the samples they belong to
+    assert result.accuracy(RAW).mean > 0.9
+    (pick,) = draw(run.data.labels("train"), None, 1, None, seed=0)
+    assert pick.tolist() == list(range(1, 90, 2))
+    run.data._labels["test"][:] = -1
+    with pytest.raises(UserError, match="no test sample has one"):
+        probe(run)
+
+
 def test_few_labels_are_drawn_per_class(run):
     result = probe(run, labels_per_class=2, draws=3)
     assert result.train == 6 and result.settings["draws"] == 3

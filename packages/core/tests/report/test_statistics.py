@@ -58,10 +58,21 @@ def mask_statistics_hidden(masking, n, grid):
     return masking(request).hidden
 
 
-def test_p_values_are_uniform_for_a_uniform_masking_of_blocks():
-    """A test that took sites for independent would reject nearly always here."""
-    values = [mask_statistics(Window(wrap=True), (8, 8), n=512, step=Step(i)).p_value for i in range(120)]
-    values = torch.tensor(values).sort().values
+def windows(k):
+    return mask_statistics(Window(wrap=True), (8, 8), n=512, step=Step(k))
+
+
+def varying_counts(k):
+    generator = torch.Generator().manual_seed(k)
+    ratio = 0.05 + 0.9 * torch.rand(512, 1, generator=generator)
+    return describe(torch.rand(512, 36, generator=generator) < ratio, (6, 6))
+
+
+@pytest.mark.parametrize("draw", [windows, varying_counts])
+def test_p_values_are_uniform_where_coverage_is(draw):
+    """Windows: a test that took sites for independent would reject nearly always. Varying counts:
+    one that took them for noise in every site would hardly ever."""
+    values = torch.tensor([draw(k).p_value for k in range(120)]).sort().values
     distance = (values - (torch.arange(120) + 0.5) / 120).abs().max().item()
     assert distance < 1.63 / math.sqrt(120)  # Kolmogorov and Smirnov, 1 %
 

@@ -39,6 +39,11 @@ class Option:
         return self.shown or type_name(self.type)
 
 
+def table(*options: Option) -> dict[str, Option]:
+    """Options by name."""
+    return {option.name: option for option in options}
+
+
 def read_options(source: Callable[..., Any]) -> dict[str, Option]:
     """Named parameters of a class's constructor or of a function, by name."""
     signature = inspect.signature(source)

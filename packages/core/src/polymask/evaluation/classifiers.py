@@ -37,7 +37,7 @@ def knn(
     *,
     neighbours: int = 20,
     temperature: float = 0.07,
-    chunk: int = 1024,
+    at_once: int = 2**24,
 ) -> Answers:
     """Nearest neighbours by cosine similarity s, votes weighted by exp(s / temperature).
 
@@ -49,13 +49,13 @@ def knn(
         test: float32 ``[m, D]``.
         neighbours: votes per test sample; all of ``train`` where that is fewer.
         temperature: smaller lets the nearest decide.
-        chunk: test samples at a time.
+        at_once: similarities in memory at a time.
     """
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     k = min(neighbours, len(train))
     classes = int(labels.max()) + 1
     predicted = []
-    for part in torch.split(test, chunk):
+    for part in torch.split(test, max(1, at_once // len(train))):
         similarity, nearest = (part @ train.T).topk(k, dim=1)
         # exp((s - 1) / t) instead of exp(s / t): the same votes without large numbers
         weight = ((similarity - 1) / temperature).exp()

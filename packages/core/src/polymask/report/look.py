@@ -178,7 +178,7 @@ def draw(sight: Sight, path: Path) -> Path:
     shown = {"sample": sight.originals, **sight.rows}
     picture = sheet(list(shown.values()))
     wide = 9.2
-    upper = (wide - 0.9) * picture.shape[0] / picture.shape[1] + 0.3
+    upper = min(wide - 0.9, 1.6 * len(sight.originals)) * picture.shape[0] / picture.shape[1] + 0.3
     lower, head = 2.3 * len(sight.statistics), 0.65
     made = charts.figure(wide, head + upper + lower)
     inch = 1 / made.get_figheight()
@@ -189,7 +189,7 @@ def draw(sight: Sight, path: Path) -> Path:
     above, below = made.add_subfigure(halves[0]), made.add_subfigure(halves[1])
     axes = above.subplots()
     axes.imshow(picture, interpolation="nearest")
-    axes.set_anchor("N")
+    axes.set_anchor("NW")
     axes.spines[:].set_visible(False)
     height = len(picture) / len(shown)
     axes.set_yticks([(k + 0.5) * height for k in range(len(shown))], list(shown))

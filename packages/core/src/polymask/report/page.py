@@ -31,7 +31,7 @@ from polymask.training.plan import make_plan
 from polymask.training.watch import RANK, SPREAD
 from polymask.wiring import preset_options
 
-SAMPLES, SIDE = 8, 224
+SAMPLES, SIDE = 8, 168
 
 SPEED = ("lr", "grad_norm", "samples_per_second", "data_wait")
 """Columns of ``metrics.csv`` that are neither losses nor measures of features."""
@@ -140,11 +140,11 @@ def total_steps(run: Run) -> int:
 def _open(page: Page, folder: Path, config: Mapping[str, Any]) -> Run | None:
     try:
         return open_run(folder)
-    except UserError as error:
+    except (UserError, OSError) as error:
         page.missing["pictures"] = f"The trained system could not be opened: {error}"
     try:
         run = open_run(folder, trained=False)
-    except UserError as error:
+    except (UserError, OSError) as error:
         page.missing["pictures"] = f"The run could not be opened again: {error}"
         return None
     page.missing["pictures"] += " What follows shows it untrained."

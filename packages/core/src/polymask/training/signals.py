@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -25,19 +24,13 @@ class Signals(pl.Callback):
 
     def __init__(self, every: int) -> None:
         self.every, self.received = every, 0
-        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread alone
+        # in place of Lightning's own, which puts back at the end what was there before
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._receive)
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self._restore()
+            signal.signal(number, self._receive)
 
     def stop(self, trainer: pl.Trainer, module: Training) -> bool:
         """Whether to stop after this step; all processes get the same answer."""
@@ -53,8 +46,3 @@ class Signals(pl.Callback):
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

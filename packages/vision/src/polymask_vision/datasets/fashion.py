@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from polymask_vision.datasets.base import Arrays, ImageDataset, Portion, whole
+from polymask_vision.datasets.base import Arrays, ImageDataset
+from polymask_vision.datasets.portions import Portion, whole
 from polymask_vision.datasets.prepare import Augment, Preparation
 
 CLASSES = (

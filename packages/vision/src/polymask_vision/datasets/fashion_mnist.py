@@ -15,9 +15,10 @@ from pathlib import Path
 import torchvision
 
 from polymask import UserError
-from polymask_vision.datasets.base import Arrays, ImageDataset, Portion, whole
+from polymask_vision.datasets.base import Arrays, ImageDataset
 from polymask_vision.datasets.cache import cache_folder
 from polymask_vision.datasets.fashion import CLASSES, MEAN, STD
+from polymask_vision.datasets.portions import Portion, whole
 from polymask_vision.datasets.prepare import Augment, Preparation
 
 PACKAGE = "dataset-fashion-mnist"

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask_vision.datasets.base import ImageDataset, class_names, divide, numbered, prepare, whole
+from polymask_vision.datasets.base import ImageDataset, prepare
 from polymask_vision.datasets.decode import Raw
+from polymask_vision.datasets.portions import class_names, divide, numbered, whole
 from polymask_vision.datasets.prepare import Augment
 
 _TEST = ("test", "validation", "valid", "val", "dev")

@@ -15,17 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask_vision.datasets.base import (
-    ImageDataset,
-    Names,
-    Skipped,
-    class_names,
-    divide,
-    numbered,
-    prepare,
-    whole,
-)
+from polymask_vision.datasets.base import ImageDataset, Skipped, prepare
 from polymask_vision.datasets.decode import ENDINGS
+from polymask_vision.datasets.portions import Names, class_names, divide, numbered, whole
 from polymask_vision.datasets.prepare import Augment
 
 

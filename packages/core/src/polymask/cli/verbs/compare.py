@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from polymask.cli.layers import system_setup
-from polymask.cli.options import UNSET, Option, read_options
+from polymask.cli.options import UNSET, Option, read_options, table
 from polymask.cli.scan import Command, scan
 from polymask.cli.setup import Setup
 from polymask.cli.start import about, configuration, run_options
 from polymask.cli.terminal import print_json, warn_broken
+from polymask.cli.verbs.probe import JSON
+from polymask.cli.verbs.probe import OPTIONS as PROBE
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 from polymask.training.options import TrainOptions
 from polymask.wiring import Options
 
+OWN = {
+    "comparison": table(Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which")),
+    "probe": {f"probe.{key}": option for key, option in PROBE.items()},
+}
 FORMS = """several variants, with the same data, seeds and budget: means, intervals, a plot and a table
 
   polymask compare SYSTEM --data NAME[:SOURCE] --masking NAME,NAME,... [options as of pretrain]
@@ -56,16 +62,8 @@ def run(argv: list[str]) -> int:
 
 def _configure(command: Command, file: str | None, registry: Registry) -> Options:
     setup, head = system_setup(command, registry, file)
-    setup.groups |= _own_groups()
+    setup.groups |= OWN
     return configuration(setup, head, registry)
-
-
-def _own_groups() -> dict[str, dict[str, Option]]:
-    from polymask.evaluation import probe
-    from polymask.report.compare import compare
-
-    probing = {f"probe.{key}": option for key, option in read_options(probe).items() if key != "run"}
-    return {"comparison": {"seeds": read_options(compare)["seeds"]}, "probe": probing}
 
 
 def _shared(configs: dict[str, Options]) -> tuple[Options, dict[str, Options]]:
@@ -109,7 +107,7 @@ def _help(command: Command, registry: Registry) -> str:
     first = {
         "out": Option("out", str, "runs/compare-<system>-<data>-<option>", "folder of the comparison", "DIR"),
         "resume": Option("resume", bool, UNSET, "does nothing: the same command always goes on", " "),
-        "json": Option("json", bool, UNSET, "print JSON", " "),
+        "json": JSON,
     }
     example = (
         "polymask compare vision/mae --preset small --data vision/digits "
@@ -118,10 +116,10 @@ def _help(command: Command, registry: Registry) -> str:
     if command.words and "," not in command.words[0]:
         setup, head = system_setup(command, registry, command.take("config"))
         first = {**run_options(registry, setup, head), **first}
-        setup.groups |= _own_groups()
+        setup.groups |= OWN
         name, text = setup.name, about(registry.find("systems", setup.name))
     else:
         name, text = "SYSTEM", FORMS
-        setup = Setup("", {}, {**_own_groups(), "training": read_options(TrainOptions)})
+        setup = Setup("", {}, {**OWN, "training": read_options(TrainOptions)})
         first = {**run_options(registry, setup), **first}
     return setup.help(f"polymask compare {name}", text, example, first)

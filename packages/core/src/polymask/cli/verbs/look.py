@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from polymask.cli.layers import add_data, add_slots, settle, system_setup
-from polymask.cli.options import Option, read_options
+from polymask.cli.options import Option, table
 from polymask.cli.scan import Command, scan
 from polymask.cli.setup import Setup
 from polymask.cli.start import about, configuration, run_options
@@ -25,7 +25,15 @@ FORMS = """draw what a masking or a system hides, over real samples, with its st
 
 polymask look NAME --help lists the options that NAME has."""
 
-PICTURE = ("samples", "draws", "total", "masks", "seed")
+OPTIONS = table(
+    Option("samples", int, 8, "columns of the picture"),
+    Option("draws", int, 4, "rows of masks, at steps spread over a run"),
+    Option("total", int, 1000, "steps of that run"),
+    Option("masks", int, 2048, "how many masks the statistics are of"),
+    Option("seed", int, 0, "of the draws"),
+)
+"""Those of :func:`polymask.report.look.look`, written out to be light."""
+
 SLOTS = {
     "masking": ("maskings", "what to look at"),
     "tokenizer": ("tokenizers", "what cuts the data into sites; by default what most systems use"),
@@ -40,26 +48,25 @@ def run(argv: list[str]) -> int:
     wants_help, out = command.flag("help"), command.take("out") or "masks.png"
     if not command.words and not wants_help:
         raise UserError("look at what? the first argument should be a masking or a system")
-    from polymask.report.look import look
-
-    picture = {key: option for key, option in read_options(look).items() if key in PICTURE}
     if not command.words:
-        print(_help(Setup("", {}, {"picture": picture}), None, None, registry))
+        print(_help(Setup("", {}, {"picture": OPTIONS}), None, None, registry))
         return 0
     part = _find(command.words[0], registry)
     setup, head = _setup(part, command, registry)
-    setup.groups["picture"] = picture
+    setup.groups["picture"] = OPTIONS
     if wants_help:
         print(_help(setup, part, head, registry))
         return 0
     config = configuration(setup, head or {}, registry)
-    drawing = {key: config.pop(key) for key in PICTURE if key in config}
+    drawing = {key: config.pop(key) for key in OPTIONS if key in config}
     preset, data = config.pop("preset", None), config.pop("data")
     if config.pop("system", None):
         parts: dict[str, Any] = {"options": config, "preset": preset}
     else:
         masking = config.pop("masking")
         parts = {"options": {k: v for k, v in masking.items() if k != "name"}, **config}
+    from polymask.report.look import look
+
     print(look(part.full_name, _open(data), out, **parts, **drawing))
     return 0
 
