@@ -46,7 +46,6 @@ def test_light_verbs_import_nothing_heavy(argv):
         (["show", "randon"], "random"),
         (["check", "randon"], "random"),
         (["pretrain", "no"], "system"),
-        (["pretrain", "vision/mae", "--data", "no"], "data"),
     ],
     ids=lambda x: x[0],
 )

@@ -14,8 +14,8 @@ from typing import Any
 
 from polymask.data import Dataset
 from polymask.errors import UserError
+from polymask.evaluation.probe import labels_of, write_json
 from polymask.evaluation.probe import probe as probe_run
-from polymask.evaluation.probe import write_json
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
 from polymask.registry import default_registry
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
@@ -155,7 +155,11 @@ def _run(config: Config, folder: Path, probe: Config, raw: bool, progress: bool)
 
 
 def _labelled(data: Dataset) -> bool:
-    return data.labels("train") is not None and data.labels("test") is not None
+    try:
+        labels_of(data)
+    except UserError:
+        return False
+    return True
 
 
 def _measure(folder: Path, found: ProbeResult | None) -> dict[str, float]:

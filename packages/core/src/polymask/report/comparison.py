@@ -171,7 +171,7 @@ class Comparison:
                 axes.axvline(
                     value, color=ink.muted, linewidth=0.9, linestyle=((0, (4, 3)), (0, (1, 2)))[k], label=name
                 )
-        if len(self._levels(measures[0])):
+        if self._levels(measures[0]):
             handles = [h for h in made.axes[0].lines if not str(h.get_label()).startswith("_")]
             made.legend(
                 handles=handles,

@@ -195,9 +195,7 @@ def _training(page: Page, metrics: Metrics) -> None:
         if title == "Loss":
             charts.logarithmic(axes)
         elif title not in ("Learning rate", "Gradient"):
-            axes.set_ylim(
-                0, 1.1 * max(line[np.isfinite(line)].max() for line in map(np.array, lines.values())) or 1
-            )
+            axes.set_ylim(0, 1.1 * float(np.nanmax(list(lines.values()))) or 1)
         page.curves.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
 
 
