@@ -223,11 +223,13 @@ def test_sketch_climb(concepts: SimpleNamespace) -> None:
         heads=nn.ModuleDict({"words": nn.Linear(16, 30), "classes": nn.Linear(16, 4)}),
         windows={"classes": (0.0, 0.125), "words": (0.125, 1.0)},
         pace=lambda progress: 0.1 + 0.9 * progress,
+        difficulty=torch.arange(100.0),
         vocabulary=30,
         unknown_id=torch.tensor(1),
         mask_id=torch.tensor(2),
     )
     batch = {"text": sentences(), "classes": sentences() % 4, "id": torch.arange(4)}
+    assert [system.sample_weights(Step(i, 10)).sum() for i in (0, 5, 10)] == [10, 55, 100]
     assert set(system(batch, Step(0, 10))) == {"classes"}
     assert set(train(system, batch)) == {"words"}
     assert idle(system) == {"heads.classes.weight", "heads.classes.bias"}

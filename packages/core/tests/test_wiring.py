@@ -287,3 +287,29 @@ def test_what_was_built_can_be_built_again(registry: Registry) -> None:
     assert options_of(again) == options_of(toy) == {"name": "toy/toy", **options}
     assert again.masking.masking.cell == 4 and again.encoder.grid == (2,)
     assert options_of(make(registry, masking=Random())) is None
+
+
+def test_an_instance_tells_what_it_provides_like_a_part_built_by_name(registry: Registry) -> None:
+    system = make(registry, tokenizer=Cutter(size=64, cut=8))
+    assert (system.encoder.in_dim, system.encoder.grid) == (64, (8,))
+
+
+class Pair(System):
+    def __init__(
+        self, *, left_tokenizer: Any, right_tokenizer: Any, left_encoder: Any, right_encoder: Any
+    ) -> None:
+        super().__init__()
+        self.encoders = left_encoder, right_encoder
+
+
+def test_two_tokenizers_tell_each_its_own_encoder(registry: Registry) -> None:
+    pair = Part(name="pair", target=f"{__name__}:Pair", summary="for a test")
+    options = {
+        "left_tokenizer": {"name": "cutter", "cut": 8},
+        "right_tokenizer": {"name": "cutter", "cut": 4},
+        "left_encoder": {"name": "reader"},
+        "right_encoder": {"name": "reader"},
+    }
+    built = construct(pair, options, {"size": 64}, registry)
+    assert [encoder.in_dim for encoder in built.encoders] == [64, 16]
+    assert [encoder.grid for encoder in built.encoders] == [(8,), (16,)]

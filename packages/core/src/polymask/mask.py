@@ -114,12 +114,14 @@ class Mask:
     def mean(self, loss: Tensor) -> Tensor:
         """Mean of a loss over the hidden sites of the whole batch, in float32 (float64 stays).
 
+        A soft mask weighs each site, and gradient reaches the weights, also those that are 0.
+
         Args:
             loss: ``[B, *sites]``, one number per site.
 
         Returns:
             Scalar; 0 when nothing is hidden. Visible sites get a gradient of exactly 0, and
-            NaN there does not spread.
+            under a hard mask NaN there does not spread.
 
         Raises:
             ValueError: the loss has another shape than the mask.
@@ -127,8 +129,9 @@ class Mask:
         if loss.shape != self.hidden.shape:
             raise ValueError(f"Mask.mean: the loss is {list(loss.shape)}, the mask {list(self.hidden.shape)}")
         dtype = torch.promote_types(loss.dtype, torch.float32)
-        weight = self.hidden.to(dtype)
-        total = (torch.where(weight > 0, loss.to(dtype), 0.0) * weight).sum()
+        weight, loss = self.hidden.to(dtype), loss.to(dtype)
+        hard = self.hidden.dtype == torch.bool
+        total = (torch.where(self.hidden, loss, 0.0) if hard else weight * loss).sum()
         count = weight.sum()
         return total / torch.where(count > 0, count, 1.0)
 

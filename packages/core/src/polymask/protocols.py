@@ -178,6 +178,25 @@ class System(nn.Module):
     def after_step(self, step: Step) -> None:
         """Called when the optimiser has moved: EMA teachers follow here."""
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters to be optimised otherwise than the rest.
+
+        Each group is a dict of ``params``, and of ``weight_decay`` and ``lr_scale`` where they
+        differ: a factor on the learning rate, or a function of the step that gives it.
+        """
+        return []
+
+    def sample_weights(self, step: Step) -> Tensor | None:
+        """How likely each training sample is to be seen at a step: a curriculum over the data.
+
+        A pure function of the step, asked some steps ahead of training. None, the default, means
+        plain epochs.
+
+        Returns:
+            float ``[samples]`` >= 0, to scale; the samples of a step are drawn without replacement.
+        """
+        return None
+
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Columns of a picture table, by caption: ``[B, ...]`` each, in the units of the data."""
         return {}

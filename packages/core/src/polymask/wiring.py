@@ -3,7 +3,8 @@
 Options are nested by slot: ``{"masking": {"name": "core/block", "ratio": 0.5}, "decoder_dim": 64}``;
 dotted keys mean the same. Facts flow along data -> tokenizer -> the rest: a constructor argument
 that nobody set takes the fact of the same name (``size``, ``channels``, ``in_dim``, ``grid``), so
-that an encoder fits its tokenizer without being told.
+that an encoder fits its tokenizer without being told. What ``text_tokenizer`` provides is told to the
+slots that begin with ``text_`` alone.
 """
 
 from __future__ import annotations
@@ -129,7 +130,10 @@ def construct(part: Part, options: Options, facts: dict[str, Any], registry: Reg
     cls = registry.load(part)
     parameters = _parameters(cls)
     arguments: dict[str, Any] = {}
+    local: dict[str, dict[str, Any]] = {"": facts}
     for name, kind in slots_of(cls).items():
+        prefix = name.rpartition("_")[0]
+        known = local.setdefault(prefix, {})
         given = options.get(name)
         if isinstance(given, Mapping):
             given = dict(given)
@@ -137,10 +141,10 @@ def construct(part: Part, options: Options, facts: dict[str, Any], registry: Reg
                 raise UserError(f"{part.full_name}: which {name}? give --{name} NAME beside its options")
             child = registry.find(kind, given.pop("name"))
             given = layer(nest(child.defaults), given)
-            given = construct(child, given, facts, registry)
-            facts.update(getattr(given, "provides", {}))
+            given = construct(child, given, {**facts, **known}, registry)
         elif given is None and parameters[name].default is inspect.Parameter.empty:
             raise UserError(f"{part.full_name} needs a {name}: give --{name} NAME")
+        known.update(getattr(given, "provides", {}))
         if name in options:
             arguments[name] = given
     for key, value in options.items():

@@ -104,6 +104,30 @@ def test_learning_rate_of_every_step(toy, tmp_path):
     assert rates.rates == [{rates.plan.lr(step)} for step in range(6)]
 
 
+def test_a_system_scales_rates_and_weighs_samples_over_the_run(toy, tmp_path):
+    class Curriculum(toy.Toy):
+        def parameter_groups(self):
+            return [{"params": self.head.parameters(), "lr_scale": lambda step: 0.1 * step.index}]
+
+        def sample_weights(self, step):
+            return (torch.arange(50) < (20 if step.index < 3 else 50)).float()
+
+    class Watch(pl.Callback):
+        ratios, ids = [], []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            rates = [group["lr"] for group in module.optimiser.param_groups]
+            self.ratios.append(rates[-1] / rates[0])
+            self.ids.append(batch["id"])
+
+    system, watch = Curriculum(), Watch()
+    head = system.head.weight.detach().clone()
+    toy.train(tmp_path, system=system, steps=6, warmup_steps=0, schedule="constant", callbacks=[watch])
+    assert watch.ratios == pytest.approx([0.1 * i for i in range(6)])
+    assert [int(ids.max()) < 20 for ids in watch.ids] == [True] * 3 + [False] * 3
+    assert not torch.equal(system.head.weight, head)
+
+
 def test_dropout_depends_on_seed_and_step_alone(toy, tmp_path):
     torch.manual_seed(1)
     one = toy.train(tmp_path / "1", data=toy.Data(augment=False))

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from polymask import Step, System, UserError
 from polymask.training import TrainOptions
 from polymask.training.optimiser import make_optimiser, parameter_groups
 
 
-class Zoo(nn.Module):
+class Zoo(System):
     """One parameter of each kind that is treated in its own way."""
 
     def __init__(self):
@@ -38,6 +39,14 @@ class Listing(nn.Module):
         return {"table"}
 
 
+class Single(System):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.slow = nn.Parameter(torch.ones(2, 2))
+        self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+
+
 def test_what_decays():
     zoo = Zoo()
     decayed, undecayed = parameter_groups(zoo, 0.05)
@@ -59,7 +68,7 @@ def test_decay_moves_only_what_decays():
     zoo = Zoo()
     nn.init.ones_(zoo.cls_token)
     before = zoo.proj.weight.detach().clone()
-    optimiser = make_optimiser(zoo, TrainOptions(weight_decay=0.5), lr=0.1)
+    optimiser, _ = make_optimiser(zoo, TrainOptions(weight_decay=0.5), lr=0.1)
     for parameter in zoo.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
@@ -68,8 +77,9 @@ def test_decay_moves_only_what_decays():
 
 
 def test_a_step_marked_as_failed_is_left_out():
-    layer = nn.Linear(2, 2)
-    optimiser = make_optimiser(layer, TrainOptions(), lr=0.1)
+    system = Single()
+    layer = system.layer
+    optimiser, _ = make_optimiser(system, TrainOptions(), lr=0.1)
     before = layer.weight.detach().clone()
     for failed in (1.0, 0.0):
         layer.weight.grad = torch.ones(2, 2)
@@ -81,4 +91,35 @@ def test_a_step_marked_as_failed_is_left_out():
 
 def test_nothing_to_train():
     with pytest.raises(ValueError, match="no trainable parameter"):
-        make_optimiser(nn.Linear(2, 2).requires_grad_(False), TrainOptions(), lr=0.1)
+        make_optimiser(Single().requires_grad_(False), TrainOptions(), lr=0.1)
+
+
+def test_a_system_has_groups_of_its_own():
+    system = Single()
+    system.parameter_groups = lambda: [
+        {"params": [system.layer.weight, system.frozen], "weight_decay": 0.7},
+        {"params": [system.slow], "lr_scale": lambda step: 1 - step.progress},
+    ]
+    optimiser, scales = make_optimiser(system, TrainOptions(weight_decay=0.1), lr=0.5)
+    rest, own, slow = optimiser.param_groups
+    assert [len(group["params"]) for group in (rest, own, slow)] == [1, 1, 1]
+    assert rest["params"][0] is system.layer.bias and rest["weight_decay"] == 0
+    assert own["params"][0] is system.layer.weight and own["weight_decay"] == 0.7
+    assert slow["weight_decay"] == 0.1
+    assert scales[:2] == [1.0, 1.0] and scales[2](Step(1, 4)) == 0.75
+    assert "lr_scale" not in optimiser.state_dict()["param_groups"][2]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (lambda system: [{"params": [system.slow], "lr": 0.1}], "lr"),
+        (lambda system: [{"weight_decay": 0.1}], "weight_decay"),
+        (lambda system: [{"params": [system.slow]}, {"params": [system.slow]}], "twice"),
+    ],
+)
+def test_groups_that_cannot_be_are_told(groups, message):
+    system = Single()
+    system.parameter_groups = lambda: groups(system)
+    with pytest.raises(UserError, match=message):
+        make_optimiser(system, TrainOptions(), lr=0.1)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from polymask import UserError
 from polymask.training import TrainOptions
 from polymask.training.order import Batches, Order, mix
 from polymask.training.plan import make_plan
@@ -73,3 +75,45 @@ def test_mix_separates_its_words():
     assert mix(1, 2) != mix(2, 1)
     bits = [bin(mix(3, i) ^ mix(3, i + 1)).count("1") for i in range(500)]
     assert 29 < sum(bits) / len(bits) < 34  # half of 63 bits change when one word does
+
+
+def growing(step):
+    """The first half of the samples until half of the run, all of them from then on."""
+    return (torch.arange(N) < (N // 2 + 1 if step.progress < 0.5 else N)).float()
+
+
+def test_weights_decide_which_samples_come_when():
+    batches = Batches(plan_of(steps=40), weights=growing)
+    steps = [[sample for _, sample in batches.keys(step, 0)] for step in range(40)]
+    assert all(len(set(step)) == 12 for step in steps)
+    assert {sample for step in steps[:20] for sample in step} == set(range(12))
+    assert {sample for step in steps[20:] for sample in step} == set(range(N))
+    assert len({tuple(step) for step in steps}) == 40
+    assert all(epoch == 7 for epoch, _ in batches.keys(7, 0))  # so that augmentation differs by step
+
+
+def test_samples_are_drawn_in_proportion_to_their_weight():
+    weights = torch.tensor([8.0, 4.0, 2.0, 1.0, 1.0])
+    plan = plan_of(samples=5, batch_size=1, steps=4000)
+    batches = Batches(plan, weights=lambda step: weights)
+    drawn = torch.tensor([batches.keys(step, 0)[0][1] for step in range(4000)]).bincount(minlength=5)
+    expected = 4000 * weights / 16
+    assert ((drawn - expected).square() / expected).sum() < 18.5  # chi-square, 4 degrees, p = 0.001
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 3)])
+def test_weighted_samples_too_are_the_same_on_any_number_of_processes(world, accumulate):
+    alone = Batches(plan_of(), weights=growing)
+    ranks = [Batches(plan_of(world, accumulate), rank, weights=growing) for rank in range(world)]
+    for step in range(9):
+        shares = [ranks[r].keys(step, part) for part in range(accumulate) for r in range(world)]
+        assert [key for share in shares for key in share] == alone.keys(step, 0)
+
+
+def test_weights_that_cannot_be_are_told():
+    few = Batches(plan_of(), weights=lambda step: (torch.arange(N) < 5).float())
+    with pytest.raises(UserError, match="5 samples, fewer than the batch of 12"):
+        few.keys(0, 0)
+    short = Batches(plan_of(), weights=lambda step: torch.ones(3))
+    with pytest.raises(UserError, match="for 23 samples"):
+        short.keys(0, 0)

@@ -61,14 +61,15 @@ class Training(pl.LightningModule):
             shard(self.system, self.device_mesh)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.optimiser = make_optimiser(self.system, self.plan.options, self.plan.lr(0))
+        self.optimiser, self.scales = make_optimiser(self.system, self.plan.options, self.plan.lr(0))
         return self.optimiser
 
     def train_dataloader(self) -> Loader:
         workers = self.plan.options.workers
         if workers is None:
             workers = workers_for(self.dataset, self.trainer.num_devices)
-        batches = Batches(self.plan, self.global_rank, self.trainer.global_step)
+        weights = self.system.sample_weights
+        batches = Batches(self.plan, self.global_rank, self.trainer.global_step, weights)
         self.loader = Loader(self.dataset, batches, workers, pin=self.device.type == "cuda")
         return self.loader
 
@@ -85,7 +86,7 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         options = self.plan.options
         self.stepped = False
-        self.step = Step(self.trainer.global_step, self.plan.total, options.seed)
+        self.step = self._now()
         terms = self.losses(batch, self.step, batch_idx % options.accumulate)
         loss = torch.stack(list(terms.values())).sum()
         self.terms = {name: term.detach() for name, term in terms.items()}
@@ -120,8 +121,9 @@ class Training(pl.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.lr(self.trainer.global_step)
+        step = self._now()
+        for group, scale in zip(self.optimiser.param_groups, self.scales, strict=True):
+            group["lr"] = self.plan.lr(step.index) * (scale(step) if callable(scale) else scale)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.system.after_step(self.step)
         self.stepped = True
@@ -143,6 +145,9 @@ class Training(pl.LightningModule):
         if not terms:
             raise ValueError(f"{type(self.system).__name__}.forward returned no loss")
         return terms
+
+    def _now(self) -> Step:
+        return Step(self.trainer.global_step, self.plan.total, self.plan.options.seed)
 
     def _watch(self, value: Tensor) -> None:
         """Note the step if a value is not finite, without waiting for the device."""

@@ -1,27 +1,42 @@
-"""AdamW, and what it leaves undecayed."""
+"""AdamW, and which parameters it treats otherwise than the rest."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from polymask.errors import UserError
+from polymask.protocols import System
+from polymask.step import Step
 from polymask.training.options import TrainOptions
 
 _UNDECAYED = re.compile(r"(^|[._])pos(ition(al)?s?)?([._]|$)|(bias|tokens?)$")
 
 
-def parameter_groups(system: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, decayed and not.
+Scale = float | Callable[[Step], float]
+"""A factor on the learning rate, or what gives it at a step."""
+
+
+def parameter_groups(system: System, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in groups: decayed, not decayed, and those the system makes of its own.
 
     Not decayed: vectors and scalars (norms, biases, scales), learned tokens, tables of positions,
     and what a module lists in ``no_weight_decay()``, as timm's models do.
+
+    Raises:
+        UserError: a group of the system has unknown keys, or shares a parameter with another.
     """
+    own = [_checked(system, group, weight_decay) for group in system.parameter_groups()]
+    grouped = [parameter for group in own for parameter in group["params"]]
+    seen: set[nn.Parameter] = set(grouped)
+    if len(seen) < len(grouped):
+        raise UserError(f"{type(system).__name__}.parameter_groups names a parameter twice")
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
-    seen: set[nn.Parameter] = set()
     listed: set[nn.Parameter] = set()
     for prefix, module in system.named_modules():
         for name in getattr(module, "no_weight_decay", tuple)():
@@ -36,20 +51,37 @@ def parameter_groups(system: nn.Module, weight_decay: float) -> list[dict[str, A
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": undecayed, "weight_decay": 0.0},
+        *own,
     ]
     return [group for group in groups if group["params"]]
 
 
-def make_optimiser(system: nn.Module, options: TrainOptions, lr: float) -> torch.optim.AdamW:
+def _checked(system: System, group: dict[str, Any], weight_decay: float) -> dict[str, Any]:
+    unknown = group.keys() - {"params", "weight_decay", "lr_scale"}
+    if unknown or "params" not in group:
+        raise UserError(
+            f"{type(system).__name__}.parameter_groups: a group has params, weight_decay and lr_scale, "
+            f"and this one has {', '.join(sorted(group))}"
+        )
+    params = [parameter for parameter in group["params"] if parameter.requires_grad]
+    return {"weight_decay": weight_decay, **group, "params": params}
+
+
+def make_optimiser(system: System, options: TrainOptions, lr: float) -> tuple[torch.optim.AdamW, list[Scale]]:
     """AdamW in its fused form, which alone can leave a step out without asking the host.
 
     float16 is the exception: there Lightning's gradient scaler leaves steps out.
+
+    Returns:
+        The optimiser, and what scales the learning rate of each of its groups. The scales are kept
+        apart because functions do not belong into checkpoints.
 
     Raises:
         ValueError: nothing to train.
     """
     groups = parameter_groups(system, options.weight_decay)
+    scales: list[Scale] = [group.pop("lr_scale", 1.0) for group in groups]
     if not groups:
         raise ValueError(f"{type(system).__name__} has no trainable parameter")
     fused = options.precision != "16-mixed"
-    return torch.optim.AdamW(groups, lr=lr, betas=options.betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=options.betas, fused=fused), scales

@@ -2,21 +2,28 @@
 
 All epochs, each a permutation of its own, make one endless stream. Optimiser step s takes places
 s * batch_size onwards, split first into the parts of accumulation, then among the processes: the
-same samples meet in a step, and in a part of it, on any number of processes.
+same samples meet in a step, and in a part of it, on any number of processes. A system that weighs
+samples has each step drawn by those weights instead, from the seed and the step alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from polymask.errors import UserError
+from polymask.step import Step
 from polymask.training.plan import Plan
 
 Key = tuple[int, int]
-"""``(epoch, sample)``: which pass over the data, and which sample of it."""
+"""``(epoch, sample)``: which pass over the data, and which sample of it. Where samples are weighed
+there are no passes, and the step stands for them."""
+
+Weights = Callable[[Step], Tensor | None]
+"""Weight of each sample at a step, float ``[samples]``, or None for plain epochs."""
 
 _MASK = (1 << 64) - 1
 
@@ -71,17 +78,24 @@ class Batches(Sampler[list[Key]]):
         plan: of the run.
         rank: of this process.
         start: first step.
+        weights: of the samples.
     """
 
-    def __init__(self, plan: Plan, rank: int = 0, start: int = 0) -> None:
-        self.plan, self.rank, self.start = plan, rank, start
+    def __init__(
+        self, plan: Plan, rank: int = 0, start: int = 0, weights: Weights = lambda step: None
+    ) -> None:
+        self.plan, self.rank, self.start, self.weights = plan, rank, start, weights
         self.order = Order(plan.samples, plan.options.seed)
 
     def keys(self, step: int, part: int) -> list[Key]:
         """This process's share of one part of a step."""
         plan = self.plan
-        place = step * plan.batch_size + (part * plan.world + self.rank) * plan.part
-        return self.order.keys(place, plan.part)
+        offset = (part * plan.world + self.rank) * plan.part
+        weights = self.weights(Step(step, plan.total, plan.options.seed))
+        if weights is None:
+            return self.order.keys(step * plan.batch_size + offset, plan.part)
+        drawn = draw_weighted(weights.cpu(), plan, step)[offset : offset + plan.part]
+        return [(step, sample) for sample in drawn.tolist()]
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step in range(self.start, self.plan.total):
@@ -90,3 +104,24 @@ class Batches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         return (self.plan.total - self.start) * self.plan.options.accumulate
+
+
+def draw_weighted(weights: Tensor, plan: Plan, step: int) -> Tensor:
+    """The samples of one step, drawn by weight without replacement: int64 ``[batch_size]``.
+
+    Raises:
+        UserError: not one weight per sample, or fewer samples of positive weight than a batch takes.
+    """
+    if weights.shape != (plan.samples,):
+        raise UserError(
+            f"sample weights are {list(weights.shape)} at step {step}, for {plan.samples} samples"
+        )
+    if (left := int((weights > 0).sum())) < plan.batch_size:
+        raise UserError(
+            f"at step {step} the system gives weight to {left} samples, fewer than the batch of "
+            f"{plan.batch_size}: choose a smaller --batch_size, or a curriculum that begins wider"
+        )
+    generator = torch.Generator().manual_seed(mix(plan.options.seed, step))
+    # the largest of weight / Exp(1): a draw without replacement (Efraimidis and Spirakis 2006)
+    rivals = torch.empty(plan.samples, dtype=torch.float64).exponential_(generator=generator)
+    return torch.topk(weights / rivals, plan.batch_size).indices
