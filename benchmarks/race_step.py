@@ -12,6 +12,8 @@ Peers live in an environment of their own; those that are not installed are left
     race/bin/python benchmarks/race_step.py --threads 2 --out benchmarks/results/step.json
 
 Times are per image. A ratio is the median over rounds of (contestant / polymask in that round).
+Memory is what autograd keeps for backward, weights left out: counted, not sampled, so it is the same on
+any device.
 """
 
 from __future__ import annotations
@@ -185,8 +187,7 @@ def race(
     models: dict[str, nn.Module] = {}
     for name, (build, package) in CONTESTANTS.items():
         if (only is None or name in only) and importlib.util.find_spec(package.replace("-", "_")):
-            model = build().to(device).train()
-            models[name] = torch.compile(model) if compile else model  # type: ignore[assignment]
+            models[name] = build().to(device).train()
 
     def once(model: nn.Module) -> float:
         model.zero_grad(set_to_none=True)
@@ -198,7 +199,9 @@ def race(
         _wait(device)
         return time.perf_counter() - start
 
+    kept = {name: kept_for_backward(model, x, precision) for name, model in models.items()}
     for name in list(models):
+        models[name] = torch.compile(models[name]) if compile else models[name]  # type: ignore[assignment]
         for _ in range(2):
             once(models[name])
     gc.collect()
@@ -216,15 +219,16 @@ def race(
             "min": min(t),
             "max": max(t),
             "ratio_to_polymask": statistics.median(a / b for a, b in zip(t, reference, strict=True)),
+            "kept_mib_per_image": kept[name] / batch / 2**20,
             "parameters": sum(p.numel() for p in models[name].parameters()),
         }
         for name, t in times.items()
     }
-    print(f"{'':20}{'ms/image':>10}{'min':>9}{'max':>9}{'/ polymask':>12}")
+    print(f"{'':20}{'ms/image':>10}{'min':>9}{'max':>9}{'/ polymask':>12}{'MiB/image':>11}")
     for name, row in rows.items():
         print(
             f"{name:20}{row['ms_per_image']:10.2f}{row['min']:9.2f}{row['max']:9.2f}"
-            f"{row['ratio_to_polymask']:12.3f}"
+            f"{row['ratio_to_polymask']:12.3f}{row['kept_mib_per_image']:11.1f}"
         )
     if out is not None:
         packages = [p for n, (_, p) in CONTESTANTS.items() if n in models] + ["torch"]
@@ -239,6 +243,25 @@ def race(
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"setup": setup, "results": rows}, indent=2) + "\n")
+
+
+def kept_for_backward(model: nn.Module, x: Tensor, precision: str) -> int:
+    """Bytes of all storages that autograd keeps for the backward pass of one step."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no address is given out twice
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        model(x)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _wait(device: str) -> None:

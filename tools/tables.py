@@ -2,8 +2,8 @@
 
     uv run tools/tables.py
 
-A table stands between ``<!-- table: KIND -->`` and ``<!-- end -->``, where KIND is a kind of part or
-``verbs``; a file between ``<!-- file: PATH -->`` and ``<!-- end -->``; what a benchmark measured
+A table stands between ``<!-- table: KIND -->`` and ``<!-- end -->``, where KIND is a kind of part,
+``verbs`` or ``tags``; a file between ``<!-- file: PATH -->`` and ``<!-- end -->``; what a benchmark measured
 between ``<!-- race: PATH -->`` and ``<!-- end -->``. ``tests/test_docs.py`` fails where something
 else stands there than this would write.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from polymask.cli import VERBS
 from polymask.parts import KINDS, Part
 from polymask.registry import Registry
+from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
 GENERATED = re.compile(r"(<!-- (table|file|race): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,11 +45,14 @@ def paper(part: Part) -> str:
 
 
 def table(kind: str, registry: Registry) -> str:
-    """The table of one kind of part, or of the verbs of the command line."""
+    """The table of one kind of part, of the verbs of the command line, or of the tags of parts."""
     if kind == "verbs":
         docs = (importlib.import_module(f"polymask.cli.verbs.{verb}").__doc__ or "" for verb in VERBS)
         rows = [[f"`polymask {verb}`", doc.split("\n")[0]] for verb, doc in zip(VERBS, docs, strict=True)]
         return markdown(["verb", "what it does"], rows)
+    if kind == "tags":
+        rows = [[kind, f"`{tag}`", meaning] for kind, tags in TAGS.items() for tag, meaning in tags.items()]
+        return markdown(["of", "tag", "meaning"], rows)
     if kind not in KINDS:
         raise ValueError(f"no kind of part is called {kind!r}")
     parts = registry.parts(kind)

@@ -163,6 +163,7 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
         {"defaults": {"masking.ratio": 1}},
         "gets options but no name",
     ),
+    ("check_part_tags_are_known", Good, {"tags": {"shared", "unifrom"}}, "unknown tags unifrom"),
     ("check_part_builds", NeedsMore, {}, "missing 1 required keyword-only argument: 'ratio'"),
 ]
 

@@ -23,7 +23,7 @@ from polymask.report.drawing import Pixels, sheet
 from polymask.report.statistics import MaskStatistics
 from polymask.report.templates import flat
 from polymask.step import Step
-from polymask.wiring import build, construct, layer, nest, options_of
+from polymask.wiring import build, construct, full_names, layer, nest, options_of
 
 SUFFIXES = ("png", "svg", "pdf")
 
@@ -238,10 +238,18 @@ def _masking_viewer(
     facts.update(cut.provides)
     evidence = None if score is None else _part("targets", score, facts, registry)
     if part is not None:
-        chosen = layer(nest(part.defaults), nest(options or {}))
+        chosen = _chosen(part, options or {}, registry)
         what = construct(part, chosen, facts, registry)
         title = "  ".join([title, *(f"{key} {value}" for key, value in flat(chosen).items())])
     return views.of_masking(what, cut, evidence), title
+
+
+def _chosen(part: Part, options: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """A part's defaults with options laid over them."""
+    chosen: dict[str, Any] = layer(
+        full_names(nest(part.defaults), registry), full_names(nest(options), registry)
+    )
+    return chosen
 
 
 def _part(kind: str, given: Any, facts: dict[str, Any], registry: Registry) -> Any:
@@ -250,7 +258,7 @@ def _part(kind: str, given: Any, facts: dict[str, Any], registry: Registry) -> A
         return given
     options = {"name": given} if isinstance(given, str) else dict(given)
     part = registry.find(kind, options.pop("name"))
-    chosen = layer(nest(part.defaults), nest(options))
+    chosen = _chosen(part, options, registry)
     if kind == "tokenizers" and "patch_size" not in chosen and "size" in facts:
         chosen = {**chosen, **_patch_size(registry.load(part), facts["size"])}
     return construct(part, chosen, facts, registry)

@@ -1,7 +1,7 @@
 """The conformance suite: what every part must do, ours and anybody's.
 
 A check is a small function ``check_<kind>_<property>``; which ones a part gets follows from its
-kind and its tags, and each is documented where it is defined. Three ways to run them::
+kind and its tags (``TAGS``), and each is documented where it is defined. Three ways to run them::
 
     polymask check acme/stripes
 
@@ -34,5 +34,15 @@ from polymask.testing import (  # isort: skip
 )
 from polymask.testing.parametrize import parametrize_parts
 from polymask.testing.suite import CHECKS, Check, CheckFailed, CheckResult, check_part, checks_for
+from polymask.testing.tags import TAGS
 
-__all__ = ["CHECKS", "Check", "CheckFailed", "CheckResult", "check_part", "checks_for", "parametrize_parts"]
+__all__ = [
+    "CHECKS",
+    "TAGS",
+    "Check",
+    "CheckFailed",
+    "CheckResult",
+    "check_part",
+    "checks_for",
+    "parametrize_parts",
+]

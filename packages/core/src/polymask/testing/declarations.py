@@ -9,6 +9,7 @@ from typing import Any
 from polymask.parts import KINDS
 from polymask.testing.subject import Subject
 from polymask.testing.suite import check, require
+from polymask.testing.tags import TAGS
 from polymask.wiring import nest, slots_of, trainer_options
 
 
@@ -62,6 +63,16 @@ def _confirm(
             part = subject.registry.find(slots[key], str(name))
             inner = {k: v for k, v in value.items() if k != "name"}
             _confirm(subject, f"{group}, {key}", subject.registry.load(part), inner, below)
+
+
+@check()
+def check_part_tags_are_known(subject: Subject) -> None:
+    """Its tags are those of its kind; a misspelt one would change nothing, silently."""
+    known = TAGS[subject.part.kind]
+    unknown = sorted(subject.part.tags - known.keys())
+    require(
+        not unknown, f"unknown tags {', '.join(unknown)}; those of {subject.part.kind} are {', '.join(known)}"
+    )
 
 
 @check(*(kind for kind in KINDS if kind != "datasets"))
