@@ -57,9 +57,8 @@ class Step:
         key = torch.zeros_like(ids)
         for word in (self.seed, self.index, stream):
             key = _mix(key + (word + 1) * torch.full_like(ids, _GAMMA))
-        key = _mix(key ^ _mix((ids + 1) * _GAMMA))
-        site = torch.arange(1, sites + 1, device=ids.device) * _GAMMA
-        return _mix(key[:, None] + site)
+        key = _mix(key ^ _mix(_spread(ids)))
+        return _mix(key[:, None] + _spread(torch.arange(sites, device=ids.device)))
 
     def noise(self, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
         """Uniform numbers in [0, 1): float32 ``[B, sites]``; arguments as :meth:`bits`."""
@@ -69,6 +68,13 @@ class Step:
 def _shift(x: Tensor, k: int) -> Tensor:
     """Logical right shift; torch shifts int64 arithmetically."""
     return (x >> k) & ((1 << (64 - k)) - 1)
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Neighbouring numbers far apart: distinct for distinct x."""
+    # The xor is for torch.compile: without it Inductor writes arange * constant as an index of a C++
+    # loop, which overflows on purpose here, and GCC, taking that for impossible, drops the loop's end.
+    return (x ^ 1) * _GAMMA
 
 
 def _mix(x: Tensor) -> Tensor:

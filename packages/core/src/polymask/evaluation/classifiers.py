@@ -14,6 +14,9 @@ from torch import Tensor
 STRENGTHS = tuple(10.0**k for k in range(-4, 3))
 """Inverse regularisation strengths a linear probe chooses from (scikit-learn's C)."""
 
+MOST = 1000
+"""Iterations after which a linear probe that has not converged gives up."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -84,7 +87,8 @@ def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select
     if len(np.unique(y)) == 1:
         return Answers(torch.full((len(z),), int(y[0])))
     strength = _choose(x, y, seed, select)
-    model, converged = _fit(x, y, strength)
+    model = _regression(C=strength)
+    converged = _fit(model, x, y)
     return Answers(torch.from_numpy(model.predict(z).astype(np.int64)), strength, converged)
 
 
@@ -96,8 +100,11 @@ def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:
     if len(check) == 0 or len(np.unique(y[fit])) < 2:
         return 1.0
     best, chosen, worse = -1.0, STRENGTHS[0], 0
+    # each fit begins where the last ended, and no further than the comparison needs
+    model = _regression(warm_start=True, tol=1e-3)
     for strength in STRENGTHS:
-        score = float(_fit(x[fit], y[fit], strength)[0].score(x[check], y[check]))
+        _fit(model.set_params(C=strength), x[fit], y[fit])
+        score = float(model.score(x[check], y[check]))
         if score > best:
             best, chosen, worse = score, strength, 0
         else:
@@ -118,11 +125,17 @@ def _stratified(y: np.ndarray) -> np.ndarray:
     return held
 
 
-def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[Any, bool]:
-    from sklearn.exceptions import ConvergenceWarning
+def _regression(**options: Any) -> Any:
     from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=MOST, **options)
+
+
+def _fit(model: Any, x: np.ndarray, y: np.ndarray) -> bool:
+    """Fit a model; False when the optimiser gave up."""
+    from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model = LogisticRegression(C=strength, max_iter=1000).fit(x, y)
-    return model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        model.fit(x, y)
+    return not any(issubclass(w.category, ConvergenceWarning) for w in caught)

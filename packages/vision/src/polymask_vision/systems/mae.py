@@ -72,7 +72,7 @@ class MAE(System):
             "decoder_dim": 64,
             "decoder_depth": 1,
             "decoder_heads": 4,
-            "steps": 2500,
+            "steps": 2000,
             "batch_size": 64,
             "lr": 1e-3,
             "betas": (0.9, 0.95),

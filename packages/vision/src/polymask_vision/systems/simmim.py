@@ -97,7 +97,7 @@ class SimMIM(System):
             "encoder.dim": 128,
             "encoder.depth": 4,
             "encoder.heads": 4,
-            "steps": 2500,
+            "steps": 2000,
             "batch_size": 64,
             "lr": 1e-3,
             "betas": (0.9, 0.999),
