@@ -18,11 +18,23 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd")
 REFUSED = {
-    (
-        "vision/mae",
-        "vision/swin",
-    ): "encodes whole grids only: use vision/vit here, or simmim with this encoder",
+    **{
+        (f"vision/{system}", f"vision/{encoder}"): "encodes whole grids only"
+        for system in LEAVE_OUT
+        for encoder in ("swin", "resnet")
+    },
+    **{("vision/mixedae", f"vision/{encoder}"): "does not let" for encoder in ("swin", "resnet", "conv-vit")},
+    **{
+        ("vision/mixedae", part.full_name): "does not deal sites out"
+        for part in REGISTRY.parts("maskings")
+        if part.full_name != "core/partition" and "score" not in part.tags
+    },
+    ("vision/mixedae", "core/top-score"): "has no option 'score'",
+    ("vision/hpm", "core/pairwise"): "gives one number for all",
+    ("vision/hpm", "core/standardised-mse"): "gives one number for all",
+    ("vision/mfm", "core/top-score"): "has no option 'score'",
 }
 """What cannot be combined, and what the user is told."""
 
@@ -102,8 +114,10 @@ def test_objective(system: Part, part: Part) -> None:
 def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> None:
     if not slot_of(system, "masking"):
         pytest.skip("draws its masks itself")
+    if "score" in REGISTRY.find("maskings", system.defaults["masking"]).tags:
+        pytest.skip("has a score of its own")
     for part in (p for p in REGISTRY.parts("maskings") if "score" in p.tags):
-        with pytest.raises(UserError, match="score"):
+        with pytest.raises(UserError, match="score|does not deal"):
             step(Subject(system, REGISTRY, {"masking": part.full_name}))
 
 

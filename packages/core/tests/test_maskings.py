@@ -15,7 +15,7 @@ from torch import Tensor
 
 import polymask
 from polymask import Mask, Request, Step, UserError
-from polymask.maskings import Block, Disjoint, Random, Ranking, Scheduled, Span, TopScore
+from polymask.maskings import Block, Color, Disjoint, Random, Ranking, Scheduled, Span, TopScore
 from polymask.protocols import Masking
 
 STEP = Step(index=30, total=100, seed=7)
@@ -28,6 +28,9 @@ MASKINGS: dict[str, Masking] = {
     "block": Block(),
     "block inverse": Block(ratio=0.8, side=3, inverse=True),
     "block tall": Block(ratio=0.5, scale=(0.1, 0.2), aspect=(2.0, 5.0)),
+    "color": Color(),
+    "color red": Color(ratio=0.6, color="red", sigma=1.5),
+    "color changing": Color(ratio=0.3, color="blue", then=[(0.2, "purple"), (0.9, "white")]),
     "span": Span(length=5),
     "span of one": Span(ratio=0.15, length=1),
     "top-score": TopScore(hard=0.5),
@@ -37,6 +40,7 @@ MASKINGS: dict[str, Masking] = {
     "disjoint": Disjoint(masking=Random()),
     "disjoint cells": Disjoint(masking=Random(ratio=0.6, cell=2)),
     "disjoint block": Disjoint(masking=Block(ratio=0.6), views=3, prediction=0.9),
+    "disjoint color": Disjoint(masking=Color()),
     "disjoint scheduled": Disjoint(masking=Scheduled(masking=Span())),
 }
 NO_PADDING = {"random cells", "disjoint cells"}
@@ -222,6 +226,9 @@ GOLDEN = {
     "block": "72707070707030302078f8f8",
     "block inverse": "8fbfffff8f8f1fffffbf1f1f",
     "block tall": "e3e36262e1e1e4a4b4f4e4e4",
+    "color": "9f0f83f7ffffb3f3f1f3ff3f",
+    "color red": "878787c7e7cfc3c3e3e3e7c7",
+    "color changing": "00230193c548512110d02318",
     "span": "3c0f8007fe3ef1f07f80007f",
     "span of one": "200910042020010068000061",
     "top-score": "8bf6a7d9ffffd5bf973af7ff",
@@ -231,6 +238,7 @@ GOLDEN = {
     "disjoint": "cbf6a7fbdfcfdcff977bff9c",
     "disjoint cells": "c0c0cfcff3f3f3f33030cfcf",
     "disjoint block": "f3f37070f3f13030377ffff8",
+    "disjoint color": "9f0f83f7ffffb3f3f1f3ff3f",
     "disjoint scheduled": "c00ffc07fe3fffffffe00001",
 }
 
@@ -238,7 +246,17 @@ GOLDEN = {
 def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
     registry = polymask.default_registry()
     parts = {part.name: part for part in registry.parts("maskings") if part.plugin == "core"}
-    assert set(parts) == {"block", "disjoint", "random", "scheduled", "span", "top-score"}
+    assert set(parts) == {
+        "block",
+        "color",
+        "disjoint",
+        "frequency",
+        "partition",
+        "random",
+        "scheduled",
+        "span",
+        "top-score",
+    }
     for name, cls in (("random", Random), ("block", Block), ("span", Span), ("top-score", TopScore)):
         assert registry.load(parts[name]) is cls
     tags = {name: set(part.tags) for name, part in parts.items()}
@@ -247,13 +265,13 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5, 75])
-@pytest.mark.parametrize("cls", [Random, Block, Span, TopScore])
+@pytest.mark.parametrize("cls", [Random, Block, Color, Span, TopScore])
 def test_a_ratio_outside_0_and_1_is_refused(cls: Any, ratio: float) -> None:
     with pytest.raises(UserError, match=f"masking ratio must lie between 0 and 1, got {ratio}"):
         cls(ratio=ratio)
 
 
-@pytest.mark.parametrize("cls", [Random, Block, Span, TopScore])
+@pytest.mark.parametrize("cls", [Random, Block, Color, Span, TopScore])
 def test_hiding_nothing_or_all_is_refused(cls: Any) -> None:
     request = Request(torch.arange(2), 12, STEP, grid=(12,), score=torch.zeros(2, 12))
     with pytest.raises(UserError, match=r"ratio 0.01 of 12 sites hides nothing"):
@@ -263,7 +281,17 @@ def test_hiding_nothing_or_all_is_refused(cls: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "random cells", "block", "span", "top-score growing", "scheduled block", "disjoint"]
+    "name",
+    [
+        "random",
+        "random cells",
+        "block",
+        "color changing",
+        "span",
+        "top-score growing",
+        "scheduled block",
+        "disjoint",
+    ],
 )
 def test_drawing_compiles_in_one_graph(name: str) -> None:
     masking, request = copy.deepcopy(MASKINGS[name]), ask()

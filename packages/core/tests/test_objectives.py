@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
 from polymask import Mask, UserError
-from polymask.objectives import L1, MSE, Cosine, CrossEntropy, SmoothL1
+from polymask.objectives import L1, MSE, Cosine, CrossEntropy, SiteMean, SmoothL1
 
-REGRESSION: dict[str, Callable[..., Tensor]] = {
+REGRESSION: dict[str, SiteMean] = {
     "mse": MSE(),
     "l1": L1(),
     "smooth-l1": SmoothL1(beta=0.5),
     "cosine": Cosine(),
 }
-ALL: dict[str, Callable[..., Tensor]] = {**REGRESSION, "cross-entropy": CrossEntropy()}
+ALL: dict[str, SiteMean] = {**REGRESSION, "cross-entropy": CrossEntropy()}
 HIDDEN = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 0, 1]]).bool()
 NAN = float("nan")
 
@@ -63,6 +61,19 @@ def test_a_mask_takes_the_mean_over_hidden_sites(name: str) -> None:
     masked = ALL[name](prediction, target, Mask(HIDDEN))
     alone = ALL[name](prediction[HIDDEN][None], target[HIDDEN][None])
     assert torch.allclose(masked, alone, rtol=1e-6)
+
+
+@each
+def test_each_site_costs_what_it_costs_alone(name: str) -> None:
+    prediction, target = pair(name)
+    losses = ALL[name].sites(prediction, target)
+    alone = [
+        float(ALL[name](prediction[b : b + 1, n : n + 1], target[b : b + 1, n : n + 1]))
+        for b in range(2)
+        for n in range(5)
+    ]
+    assert losses.flatten().tolist() == pytest.approx(alone, rel=1e-5)
+    assert torch.equal(Mask(HIDDEN).mean(losses), ALL[name](prediction, target, Mask(HIDDEN)))
 
 
 @each

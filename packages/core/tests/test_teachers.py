@@ -69,6 +69,9 @@ def test_momentum_follows_its_curve() -> None:
     halves = [(1 - math.cos(math.pi * p / 4)) / 4 for p in range(5)]
     assert [cosine.momentum(step) for step in at] == pytest.approx([0.5 + half for half in halves])
     assert EMATeacher(net(), momentum=0.9).momentum(Step(3, 4)) == 0.9
+    # HPM: linear over a part of the run, then constant
+    early = EMATeacher(net(), momentum=0.5, final=1.0, curve="linear", rise=0.5)
+    assert [early.momentum(step) for step in at] == pytest.approx([0.5, 0.75, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(("momentum", "moves"), [(1.0, False), (0.0, True)])
@@ -112,6 +115,7 @@ def test_another_network_cannot_be_followed() -> None:
         ({"momentum": 1.1}, r"\[0, 1\]"),
         ({"final": -0.1}, r"\[0, 1\]"),
         ({"curve": "square"}, "curve='square'"),
+        ({"rise": 0.0}, r"\(0, 1\], got 0.0"),
     ],
 )
 def test_impossible_options_are_told(options: dict[str, Any], message: str) -> None:

@@ -134,6 +134,21 @@ class TeachesTheTeacher(Good):
         return mask.mean((prediction - target).square().mean(-1))
 
 
+class SitesOfAnotherShape(Good):
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return errors(prediction, target).flatten()
+
+
+class HalfSites(Good):
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return errors(prediction, target).to(prediction.dtype)
+
+
+class OtherSites(Good):
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 2 * errors(prediction, target)
+
+
 class Reversed(Good):
     def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
         return -super().__call__(prediction, target, mask)
@@ -157,6 +172,9 @@ BAD = [
     ("check_objective_counts_every_hidden_site_alike", PerSample, "the mean over hidden sites is"),
     ("check_objective_without_a_mask_counts_all", SumsWithoutAMask, "with all hidden"),
     ("check_objective_stops_gradient_of_the_target", TeachesTheTeacher, "the target gets gradient"),
+    ("check_objective_sites", SitesOfAnotherShape, "sites gives [36] for 12 sites of 3 samples"),
+    ("check_objective_sites", HalfSites, "sites gives torch.bfloat16"),
+    ("check_objective_sites", OtherSites, "the mean of its sites is"),
     ("check_objective_is_least_at_the_target", Reversed, "beside the target"),
 ]
 

@@ -271,7 +271,7 @@ class FirstCountsMost(Good):
 
 class Contrasts(Good):
     def score(self, error: Tensor, mask: Mask) -> Tensor:
-        return super().score(error, mask) + 10 * error.mean(1).std(correction=0)
+        return super().score(error, mask) + 10 * len(error.mean(1).unique())
 
 
 class FallsApartInHalf(Good):

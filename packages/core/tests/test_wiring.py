@@ -313,3 +313,19 @@ def test_two_tokenizers_tell_each_its_own_encoder(registry: Registry) -> None:
     built = construct(pair, options, {"size": 64}, registry)
     assert [encoder.in_dim for encoder in built.encoders] == [64, 16]
     assert [encoder.grid for encoder in built.encoders] == [(8,), (16,)]
+
+
+class Wrapper(System):
+    def __init__(self, *, host: Any, weight: float = 1.0) -> None:
+        super().__init__()
+        self.host, self.weight = host, weight
+
+
+def test_a_system_in_a_slot_is_built_with_its_own_slots_and_remembered(registry: Registry) -> None:
+    wrapper = Part(name="wrapper", target=f"{__name__}:Wrapper", summary="for a test")
+    host = {"name": "toy", "masking": {"name": "core/random", "ratio": 0.5}, "depth": 3}
+    built = construct(wrapper, {"host": host, "weight": 2.0}, {"size": 64}, registry)
+    assert isinstance(built.host, Toy)
+    assert (built.host.depth, built.host.masking.ratio, built.host.encoder.in_dim) == (3, 0.5, 256)
+    known = options_of(built)
+    assert known is not None and known["host"]["name"] == "toy/toy" and known["host"]["size"] == 64

@@ -93,6 +93,18 @@ def test_the_last_block_on_hidden_tokens_is_the_whole_one(depth: int, prefix: in
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_other_tokens_than_the_hidden_ones_can_be_asked_for() -> None:
+    made, mask = decoder(), masked()
+    encoded = torch.randn(3, 7, 12)
+    whole = at_length(made, encoded, mask)
+    torch.testing.assert_close(
+        made(encoded, mask, place(), mask.invert()), whole[~mask.hidden].view(3, 6, 7), rtol=1e-5, atol=1e-5
+    )
+    nothing = Mask(torch.zeros(3, N, dtype=torch.bool), N)
+    everything = made(torch.randn(3, 1 + N, 12), nothing, place(), nothing.invert())
+    assert everything.shape == (3, N, 7)
+
+
 def test_rows_of_different_length_ignore_their_padding() -> None:
     made = decoder()
     mask, valid = ragged()

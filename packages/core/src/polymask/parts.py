@@ -19,6 +19,7 @@ SLOTS = MappingProxyType(
         "target": "targets",
         "objective": "objectives",
         "score": "targets",
+        "host": "systems",
     }
 )
 """Constructor parameters that take a part, and the kind of that part.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.protocols import Batch, Encoder, Masking, Request, Target, Tokenizer
+from polymask.protocols import Batch, Encoder, Masking, Objective, Request, Target, Tokenizer
 from polymask.step import Step
 from polymask.tokens import Tokens
 
@@ -18,7 +20,7 @@ def draw(
     tokens: Tokens,
     batch: Batch,
     step: Step,
-    score: Target | None = None,
+    score: Target | Tensor | None = None,
     stream: int = 0,
 ) -> Mask:
     """One mask per sample over its tokens.
@@ -28,7 +30,7 @@ def draw(
         tokens: the tokens to hide some of.
         batch: where the tokens came from; sample ids and scores are computed from it.
         step: the source of time and chance.
-        score: target of width 1 that the masking is to go by.
+        score: what the masking is to go by: a target of width 1, or the scores, ``[B, N]``.
         stream: tells apart several draws of one step.
 
     Raises:
@@ -36,7 +38,9 @@ def draw(
             something other than these tokens.
     """
     evidence = None
-    if score is not None:
+    if isinstance(score, Tensor):
+        evidence = score
+    elif score is not None:
         evidence = score(batch, tokens)
         if evidence.shape[2:] != (1,):
             raise UserError(
@@ -51,6 +55,44 @@ def draw(
             f"{list(tokens.shape)}: this system hides tokens, choose a masking that does"
         )
     return mask
+
+
+def confirm_leaves_out(system: str, encoder: Encoder) -> None:
+    """Refuse an encoder of whole grids in a system that encodes visible tokens alone.
+
+    Raises:
+        UserError: the encoder needs the grid.
+    """
+    if encoder.needs_grid:
+        raise UserError(
+            f"{system} leaves hidden tokens out, and {type(encoder).__name__} encodes whole grids only: "
+            "use an encoder of any subset of tokens here, or simmim with this one"
+        )
+
+
+def confirm_hard(system: str, masking: Masking, mask: Mask) -> Mask:
+    """The mask, if it hides tokens or keeps them.
+
+    Raises:
+        UserError: it hides them in part.
+    """
+    if mask.hidden.dtype != torch.bool:
+        raise UserError(
+            f"{system} leaves hidden tokens out, and {type(masking).__name__} hides them in part: "
+            "use a masking that hides or keeps, or simmim with this one"
+        )
+    return mask
+
+
+def see(encoder: Encoder, tokens: Tokens, mask: Mask) -> Tensor:
+    """The visible tokens alone, encoded: ``[B, prefix + K, out_dim]``."""
+    seen = mask.keep(tokens)
+    return encoder(encoder.embed(seen.values), seen.position, seen.valid)
+
+
+def account(objective: Objective, prediction: Tensor, target: Tokens) -> Tensor:
+    """The loss at tokens that were kept, ``[B, K, T]`` each; what pads shorter rows does not count."""
+    return objective(prediction, target.values, None if target.valid is None else Mask(target.valid))
 
 
 def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
@@ -101,3 +143,24 @@ def reconstruction(
         values, note = invert(prediction, tokens)
         columns[f"hidden predicted ({note})"] = inverse(mask.fill(tokens.values, values))
     return columns
+
+
+def unfold(z_BLF: Tensor, grid: tuple[int, ...] | None, down: int) -> Tensor:
+    """Coarse outputs, each holding the predictions of the fine tokens it covers, at those tokens.
+
+    Args:
+        z_BLF: ``[B, L, down**P * T]`` over the coarse grid.
+        grid: lengths of the P axes of the fine grid.
+        down: fine tokens per coarse one along each axis.
+
+    Returns:
+        ``[B, N, T]``.
+    """
+    if down == 1:
+        return z_BLF
+    assert grid is not None, "an encoder that downsamples needs a grid"
+    axes = len(grid)
+    z = z_BLF.reshape(-1, *(n // down for n in grid), *(down,) * axes, z_BLF.shape[-1] // down**axes)
+    # (B, coarse axes, fine axes, T) to (B, coarse, fine, coarse, fine, ..., T)
+    order = [axis for i in range(1, axes + 1) for axis in (i, axes + i)]
+    return z.permute(0, *order, 2 * axes + 1).reshape(len(z), math.prod(grid), -1)

@@ -28,11 +28,25 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"grid", "uniform"}),
         ),
         Part(
+            name="color",
+            target="polymask.maskings:Color",
+            summary="thresholded noise of a colour: even spacing, blobs of one size or large holes",
+            paper="Hinojosa et al. 2024, arXiv 2407.13036",
+            tags=frozenset({"grid", "uniform"}),
+        ),
+        Part(
             name="span",
             target="polymask.maskings:Span",
             summary="runs of neighbouring sites of a sequence",
             paper="Baevski et al. 2020, arXiv 2006.11477",
             tags=frozenset({"sequence", "uniform"}),
+        ),
+        Part(
+            name="frequency",
+            target="polymask.maskings:Frequency",
+            summary="low or high frequencies of a spectrum, or a ring; for systems that hide bins",
+            paper="Xie et al. 2022, arXiv 2206.07706",
+            tags=frozenset({"grid", "uneven", "variable-count"}),
         ),
         Part(
             name="top-score",
@@ -57,6 +71,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             defaults={"masking": "core/random"},
             tags=frozenset({"uniform", "views"}),
         ),
+        Part(
+            name="partition",
+            target="polymask.maskings:Partition",
+            summary="groups of samples that show each site in one of them, to be mixed",
+            paper="Chen et al. 2023, arXiv 2303.17152",
+            # by place in the batch, so a sample's mask depends on which lead its group
+            tags=frozenset({"shared"}),
+        ),
     ]
 
 
@@ -67,6 +89,26 @@ def polymask_register_objectives() -> Iterable[Part]:
         Part(name="l1", target="polymask.objectives:L1", summary="mean absolute error"),
         Part(name="smooth-l1", target="polymask.objectives:SmoothL1", summary="Huber-like error"),
         Part(name="cosine", target="polymask.objectives:Cosine", summary="one minus cosine similarity"),
+        Part(
+            name="spectral",
+            target="polymask.objectives.spectral:Spectral",
+            summary="distance of complex numbers, for spectra",
+            paper="Xie et al. 2022, arXiv 2206.07706",
+        ),
+        Part(
+            name="pairwise",
+            target="polymask.objectives.ranking:Pairwise",
+            summary="which of two sites of a sample has more of it",
+            paper="Burges et al. 2005; by loss: Wang et al. 2023, arXiv 2304.05919",
+            tags=frozenset({"relative"}),
+        ),
+        Part(
+            name="standardised-mse",
+            target="polymask.objectives.ranking:StandardisedMSE",
+            summary="squared error of what is standardised within the sample",
+            paper="Wang et al. 2023, arXiv 2304.05919",
+            tags=frozenset({"relative"}),
+        ),
         Part(
             name="cross-entropy",
             target="polymask.objectives:CrossEntropy",

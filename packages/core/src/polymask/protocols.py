@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polymask.mask import Mask
 from polymask.step import Step
 from polymask.tokens import Tokens
+from polymask.trunk import Trunk
 
 Batch: TypeAlias = dict[str, Tensor]
 """Tensors by view or modality; ``"id"`` is int64 ``[B]``, each sample's place in its data set."""
@@ -111,6 +112,12 @@ class Encoder(Protocol):
         downsample: input tokens per output token along each axis of the grid; 1 in a plain one.
         needs_grid: True when only the whole grid can be encoded (windows, convolutions): a
             system may substitute hidden tokens then, but not leave them out.
+
+    An encoder that is one stack of Transformer blocks may let a system run them itself, to change
+    attention from block to block. What tells is ``begin(x, position, valid) -> (x, bias)``, what the
+    first block gets ``[B, prefix + K, dim]`` and what attention adds (bool, float or None, see
+    :class:`polymask.trunk.Trunk`); ``blocks``, each called as ``block(x, attn_mask=bias)``; and
+    ``norm`` for the output of the last. A system that needs them refuses encoders without.
     """
 
     dim: int
@@ -140,7 +147,12 @@ class Target(Protocol):
 
 
 class Objective(Protocol):
-    """Scores a prediction with one number, in float32."""
+    """Scores a prediction with one number, in float32.
+
+    An objective that scores each site by itself may have ``sites(prediction, target) -> [B, N]``,
+    float32: the loss of each, of which the call is the mean over the mask. Systems that learn from
+    where the loss is need it.
+    """
 
     def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
         """``[B, N, D]`` each; with a mask only hidden sites count, without one all that are given."""
@@ -163,6 +175,9 @@ class System(nn.Module):
 
     unused: ClassVar[Mapping[str, str]] = {}
     """Names of trainable parameters that get no gradient, and why."""
+
+    least_batch: int = 1
+    """How many samples of one batch it takes at least."""
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Weighted losses by name; their sum is minimised."""
@@ -203,4 +218,21 @@ class System(nn.Module):
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         """Masks that ``forward`` would draw now, by view; for ``look`` and ``report``."""
+        return {}
+
+    @property
+    def stack(self) -> Any:
+        """The module whose blocks see mask tokens, with ``dim`` and ``blocks``; None where none does."""
+        return None
+
+    def trunk(self, batch: Batch, step: Step) -> Trunk | None:
+        """``forward`` up to the first block of :attr:`stack`, None without one.
+
+        Systems that change how mask tokens are treated (``vision/mto``) go on from there, and
+        ``report`` draws how mask tokens change with depth.
+        """
+        return None
+
+    def by_depth(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Lines to draw in a report, by title: float ``[1 + blocks]``, the embedding first; NaN for none."""
         return {}

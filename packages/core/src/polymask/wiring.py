@@ -121,7 +121,7 @@ def layer(below: Any, above: Any) -> Any:
 def slots_of(cls: type) -> dict[str, str]:
     """Constructor parameters that take parts, with the kind each takes, in build order."""
     names = [name for name in _parameters(cls) if slot_kind(name)]
-    order = ("tokenizers", "encoders", "targets", "maskings", "objectives")
+    order = ("tokenizers", "encoders", "targets", "maskings", "objectives", "systems")
     return {n: k for k in order for n in names if slot_kind(n) == k}
 
 

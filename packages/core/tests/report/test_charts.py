@@ -68,7 +68,7 @@ def test_unbounded_intervals_are_drawn_as_dots():
     assert 0 <= axes.get_xlim()[0] < axes.get_xlim()[1] <= 1
 
 
-@pytest.mark.parametrize(("grid", "expected"), [((6, 6), 3), ((12,), 3), ((2, 3, 4), 3), (None, 2)])
+@pytest.mark.parametrize(("grid", "expected"), [((6, 6), 4), ((12,), 4), ((2, 3, 4), 4), (None, 2)])
 def test_panels_for_any_sites(grid, expected):
     if grid is None:
         found = describe(torch.arange(20)[None] < torch.arange(3, 9)[:, None], None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polymask import Mask, Step, UserError
-from polymask.maskings import Random
+from polymask.maskings import Color, Random
 from polymask.report.statistics import describe, mask_statistics, neighbour_correlation
 
 
@@ -117,6 +117,40 @@ def test_neighbour_correlation_in_closed_form():
     assert neighbour_correlation(checks[None].float()) == pytest.approx(-1, abs=1e-6)
     halves = (torch.arange(100) < 50).float()[None]
     assert neighbour_correlation(halves) == pytest.approx(1, abs=0.05)
+
+
+def test_the_spectrum_of_random_masks_is_level():
+    for grid in ((7, 9), (40,), (3, 4, 5)):
+        frequency, power = mask_statistics(Random(ratio=0.75), grid, n=4096).spectrum
+        assert frequency.min() == pytest.approx(1 / max(grid), rel=0.3)
+        assert power.tolist() == pytest.approx([1] * len(power), abs=0.1)
+
+
+def test_the_spectrum_of_stripes_is_one_line():
+    """A wave of period 4 across 16 columns: all of its power, shared by two of 127 frequencies."""
+    wave = (torch.arange(16) // 2 % 2).bool().expand(8, 16)
+    found = describe(torch.stack([wave, ~wave]).flatten(1), (8, 16))
+    frequency, power = found.spectrum
+    assert frequency[power.argmax()] == pytest.approx(0.25, abs=0.02)
+    ring = ((torch.cartesian_prod(torch.fft.fftfreq(8), torch.fft.fftfreq(16)).norm(dim=1) * 16).round()) == 4
+    assert power.max().item() == pytest.approx(127 / ring.sum().item())
+    assert power.sum().item() == pytest.approx(power.max().item())
+    assert found.to_json()["spectrum"][1] == power.tolist()
+
+
+def test_the_spectrum_tells_colours():
+    low, high = {}, {}
+    for color in ("red", "blue", "green"):
+        frequency, power = mask_statistics(Color(color=color), (14, 14), n=512).spectrum
+        low[color], high[color] = power[0], power[frequency > 0.4].mean()
+    assert low["red"] > 10 > low["green"] > 1 > low["blue"]
+    assert high["blue"] > 1 > high["green"] > high["red"]
+
+
+def test_masks_that_do_not_vary_over_sites_have_no_spectrum():
+    assert describe(torch.ones(2, 4), (2, 2)).spectrum is None
+    assert describe(torch.ones(2, 1), (1, 1)).spectrum is None
+    assert describe(torch.eye(4), None).spectrum is None
 
 
 def test_soft_masks_count_by_weight():

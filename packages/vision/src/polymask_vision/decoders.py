@@ -19,8 +19,8 @@ _norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
 class LightDecoder(nn.Module):
     """The decoder of MAE (He et al. 2021): one learned mask token, fixed positions, few blocks.
 
-    The last block asks only for hidden tokens, and so does the head: what a visible token would
-    be there is never used. The result is the same to rounding.
+    The last block asks only for the tokens wanted, hidden ones as a rule, and so does the head:
+    what the others would be there is never used. The result is the same to rounding.
 
     Args:
         in_dim: width of the encoder's output.
@@ -48,7 +48,7 @@ class LightDecoder(nn.Module):
             raise UserError(f"the decoder needs at least one block, got depth {depth}")
         if dim % heads:
             raise UserError(f"decoder width {dim} is not divisible by {heads} heads")
-        self.prefix = prefix
+        self.prefix, self.dim = prefix, dim
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.positions = SinCos(dim, grid)
@@ -61,30 +61,55 @@ class LightDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, encoded: Tensor, mask: Mask, position: Tensor) -> Tensor:
-        """Predict at hidden sites.
+    def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
+        """Predict at hidden sites, or at others.
 
         Args:
             encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens.
             mask: which of the N sites are hidden.
             position: ``[B, N, P]`` of all sites.
+            at: the sites to answer at are the hidden ones of this mask; ``mask`` by default.
 
         Returns:
-            ``[B, M, out_dim]``, hidden sites in their order. Where rows differ in how many they
-            hide, M is the largest number and shorter rows end in padding.
+            ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
+            these are, M is the largest number and shorter rows end in padding.
+        """
+        _, x, real = self.begin(encoded, mask, position)
+        for block in self.blocks[:-1]:
+            x = block(x, attn_mask=real)
+        wanted = self._pick(x, mask if at is None else at, position)
+        prediction: Tensor = self.head(self.norm(_attend(self.blocks[-1], wanted, x, real)))
+        return prediction
+
+    def begin(self, encoded: Tensor, mask: Mask, position: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the first block gets, for those who run the blocks themselves.
+
+        Args:
+            encoded: ``[B, prefix + K, in_dim]``.
+            mask: which of the N sites are hidden.
+            position: ``[B, N, P]`` of all sites.
+
+        Returns:
+            ``[B, N, dim]`` with mask tokens at hidden sites, before positions; ``[B, prefix + N, dim]``,
+            the sequence; and what attention adds, bool (False at padding) or None.
         """
         x = self.embed(encoded)
         lead, seen = x[:, : self.prefix], x[:, self.prefix :]
-        full = mask.restore(seen, self.mask_token) + self.positions(position).to(x.dtype)
-        x = torch.cat([lead, full], dim=1)
+        full = mask.restore(seen, self.mask_token)
+        x = torch.cat([lead, full + self.positions(position).to(x.dtype)], dim=1)
         real = None
         if mask.valid is not None:
             real = F.pad(mask.valid, (self.prefix, 0), value=True)[:, None, None, :]
-        for block in self.blocks[:-1]:
-            x = block(x, attn_mask=real)
-        hidden = mask.invert().keep(Tokens(x[:, self.prefix :], position)).values
-        prediction: Tensor = self.head(self.norm(_attend(self.blocks[-1], hidden, x, real)))
+        return full, x, real
+
+    def answer(self, x: Tensor, mask: Mask, position: Tensor) -> Tensor:
+        """The output of the last block, ``[B, prefix + N, dim]``, to what ``forward`` returns."""
+        prediction: Tensor = self.head(self.norm(self._pick(x, mask, position)))
         return prediction
+
+    def _pick(self, x: Tensor, mask: Mask, position: Tensor) -> Tensor:
+        """The hidden sites of a mask, in their order."""
+        return mask.invert().keep(Tokens(x[:, self.prefix :], position)).values
 
 
 def _attend(block: Any, query: Tensor, context: Tensor, real: Tensor | None) -> Tensor:

@@ -125,8 +125,29 @@ class ViT(nn.Module):
         embedded: Tensor = self.vit.patch_embed(values)
         return embedded
 
+    @property
+    def blocks(self) -> Any:
+        """Blocks of timm, each called as ``block(x, attn_mask=bias)``."""
+        return self.vit.blocks
+
+    @property
+    def norm(self) -> Any:
+        """What follows the last block."""
+        return self.vit.norm
+
     def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
         """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
+        x, attend = self.begin(x, position, valid)
+        for block in self.blocks:
+            x = block(x, attn_mask=attend)
+        encoded: Tensor = self.norm(x)
+        return encoded
+
+    def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the first block gets, ``[B, prefix + K, dim]``, and what attention adds.
+
+        The second is bool, float or None and broadcasts to ``[B, heads, prefix + K, prefix + K]``.
+        """
         b = len(x)
         if self.positions in ("sincos", "learned"):
             x = x + self._embed_position(position).to(x.dtype)
@@ -136,10 +157,7 @@ class ViT(nn.Module):
         if valid is not None:
             real = F.pad(valid, (self.prefix, 0), value=True)[:, None, None, :]
             attend = real if attend is None else torch.where(real, attend, -torch.inf)
-        for block in self.vit.blocks:
-            x = block(x, attn_mask=attend)
-        encoded: Tensor = self.vit.norm(x)
-        return encoded
+        return x, attend
 
     def _embed_position(self, position: Tensor) -> Tensor:
         """What broadcasts to ``[B, K, dim]``."""

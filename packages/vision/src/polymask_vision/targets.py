@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Tokens
+from polymask import Tokens, UserError
 
 
 class Pixels(nn.Module):
@@ -61,3 +63,98 @@ class Variance(nn.Module):
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, 1]`` float32."""
         return tokens.values.float().var(dim=-1, keepdim=True)
+
+
+class Entropy(nn.Module):
+    """Entropy of the pixel values of each patch: a score for maskings that hide what is busy.
+
+    Values are sorted into ``bins`` equal steps between the darkest and the brightest of the image.
+
+    Args:
+        bins: how many steps.
+    """
+
+    dim = 1
+
+    def __init__(self, *, bins: int = 16) -> None:
+        super().__init__()
+        if bins < 2:
+            raise UserError(f"entropy needs 2 bins or more, got {bins}")
+        self.bins = bins
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        """``[B, N, 1]`` float32, in nats."""
+        x = tokens.values.float()
+        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+        share = (x - low) / (high - low).clamp(min=1e-12)
+        step = (share * self.bins).long().clamp(max=self.bins - 1)
+        counts = x.new_zeros(*x.shape[:2], self.bins).scatter_add(2, step, torch.ones_like(x))
+        entropy: Tensor = torch.special.entr(counts / x.shape[2]).sum(-1, keepdim=True)
+        return entropy
+
+
+class HOG(nn.Module):
+    """Histograms of oriented gradients of the cells of each patch (Dalal and Triggs 2005), each normalised.
+
+    As DMJD has them (Ma et al. 2022, arXiv 2301.00230): per channel central differences, 0 at the
+    border of the image; unsigned angles in hard bins, weighted by magnitude, averaged over a cell;
+    then mean 0 and variance 1 over the bins of a cell. A flat cell gives zeros.
+
+    Args:
+        channels: image channels, from the tokenizer.
+        patch_size: side of a patch in pixels, from the tokenizer.
+        std: standard deviations that the data were divided by; gradients are those of pixels
+            from 0 to 255, so that faint ones are told from rounding.
+        cell: side of a cell in pixels, a divisor of ``patch_size``; None for half of it.
+        bins: directions between 0 and 180 degrees.
+        norm: normalise each cell; else its histogram is as it is.
+        key: entry of the batch that holds the images.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        patch_size: int = 16,
+        std: tuple[float, ...] | None = None,
+        cell: int | None = None,
+        bins: int = 9,
+        norm: bool = True,
+        key: str = "image",
+    ) -> None:
+        super().__init__()
+        cell = max(patch_size // 2, 1) if cell is None else cell
+        if cell < 1 or patch_size % cell:
+            raise UserError(
+                f"cells of {cell} pixels do not tile patches of {patch_size}: choose a --target.cell that "
+                f"divides {patch_size}"
+            )
+        if std is not None and len(std) != channels:
+            raise UserError(f"std needs one number per channel, {channels}, got {std}")
+        self.patch_size, self.cell, self.bins, self.norm, self.key = patch_size, cell, bins, norm, key
+        self.dim = (patch_size // cell) ** 2 * bins * channels
+        scale = 255 * torch.tensor(std or (1.0,) * channels)[:, None, None]
+        self.register_buffer("scale", scale, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        """``[B, N, dim]`` float32, the numbers of a patch by row, column of the cell, bin, channel."""
+        image = batch[self.key].float() * self.scale
+        right = F.pad(image[..., :, 2:] - image[..., :, :-2], (1, 1))
+        down = F.pad(image[..., 2:, :] - image[..., :-2, :], (0, 0, 1, 1))
+        # angles that differ by 180 degrees fall into one bin, and 180 itself into that of 0
+        angle = torch.atan2(down, right) * (self.bins / math.pi)
+        direction = angle.floor().long() % self.bins
+        length = torch.hypot(right, down)
+        # a pass per bin: scattered sums would come out differently at each run on a GPU
+        cells = [F.avg_pool2d(torch.where(direction == k, length, 0.0), self.cell) for k in range(self.bins)]
+        histogram = torch.stack(cells, dim=-1)
+        if self.norm:
+            histogram = F.layer_norm(histogram, (self.bins,), eps=1e-5)
+        b, c, h, w, _ = histogram.shape
+        r = self.patch_size // self.cell
+        by_patch = histogram.view(b, c, h // r, r, w // r, r, self.bins).permute(0, 2, 4, 3, 5, 6, 1)
+        return by_patch.reshape(b, tokens.shape[1], self.dim)

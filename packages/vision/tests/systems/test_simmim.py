@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Step, build
+from polymask.pieces import unfold
 from polymask_vision.positions import RelativeBias, coordinates
-from polymask_vision.systems.simmim import unfold
 
 VIT = {
     "tokenizer.patch_size": 4,

@@ -1,11 +1,25 @@
 """Maskings for any grid or set of sites."""
 
 from polymask.maskings.block import Block
+from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
+from polymask.maskings.frequency import Frequency
+from polymask.maskings.partition import Partition
 from polymask.maskings.random import Random
 from polymask.maskings.ranking import Ranking
 from polymask.maskings.scheduled import Scheduled
 from polymask.maskings.span import Span
 from polymask.maskings.top_score import TopScore
 
-__all__ = ["Block", "Disjoint", "Random", "Ranking", "Scheduled", "Span", "TopScore"]
+__all__ = [
+    "Block",
+    "Color",
+    "Disjoint",
+    "Frequency",
+    "Partition",
+    "Random",
+    "Ranking",
+    "Scheduled",
+    "Span",
+    "TopScore",
+]

@@ -3,6 +3,7 @@
 Each takes ``prediction`` and ``target`` ``[B, N, D]`` and an optional mask over the N sites.
 With a mask, only hidden sites count and visible ones get a gradient of exactly 0; without one,
 every site that was given counts (a decoder that predicts hidden sites alone gives none).
+``sites`` tells what each site costs, before the mean.
 """
 
 from __future__ import annotations
@@ -15,46 +16,54 @@ from polymask.errors import UserError
 from polymask.mask import Mask
 
 
-def _pair(prediction: Tensor, target: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
-    """Both in float32 (float64 stays); the target without gradient and with nothing at visible sites."""
+class SiteMean:
+    """The mean of what each site costs; a subclass writes :meth:`sites`."""
+
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """``[B, N, D]`` each to float32 ``[B, N]``, gradient to the prediction alone."""
+        raise NotImplementedError
+
+    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
+        """Their mean over hidden sites, or over all where there is no mask."""
+        if mask is None:
+            return self.sites(prediction, target).mean()
+        return mask.mean(self.sites(prediction, _hidden(target, mask)))
+
+
+def _pair(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32 (float64 stays), the target without gradient."""
     if prediction.shape != target.shape:
         raise ValueError(f"the prediction is {list(prediction.shape)}, its target {list(target.shape)}")
-    return _wide(prediction), _wide(_hidden(target, mask)).detach()
+    return _wide(prediction), _wide(target).detach()
 
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _hidden(target: Tensor, mask: Mask | None) -> Tensor:
+def _hidden(target: Tensor, mask: Mask) -> Tensor:
     # A gradient of 0 times a NaN target is NaN, so a target that is undefined there must not be met.
-    if mask is None:
-        return target
     hidden = mask.hidden > 0
     return torch.where(hidden.reshape(hidden.shape + (1,) * (target.dim() - hidden.dim())), target, 0)
 
 
-def _mean(loss_BN: Tensor, mask: Mask | None) -> Tensor:
-    return loss_BN.mean() if mask is None else mask.mean(loss_BN)
-
-
-class MSE:
+class MSE(SiteMean):
     """Mean squared error."""
 
-    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
-        x, y = _pair(prediction, target, mask)
-        return _mean((x - y).square().mean(dim=-1), mask)
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        x, y = _pair(prediction, target)
+        return (x - y).square().mean(dim=-1)
 
 
-class L1:
+class L1(SiteMean):
     """Mean absolute error."""
 
-    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
-        x, y = _pair(prediction, target, mask)
-        return _mean((x - y).abs().mean(dim=-1), mask)
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        x, y = _pair(prediction, target)
+        return (x - y).abs().mean(dim=-1)
 
 
-class SmoothL1:
+class SmoothL1(SiteMean):
     """Squared error below ``beta``, absolute above: ``0.5 d^2 / beta`` or ``|d| - beta / 2``.
 
     Args:
@@ -66,21 +75,19 @@ class SmoothL1:
             raise UserError(f"beta must be positive, got {beta}; for beta = 0 use core/l1")
         self.beta = beta
 
-    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
-        x, y = _pair(prediction, target, mask)
-        loss = F.smooth_l1_loss(x, y, reduction="none", beta=self.beta)
-        return _mean(loss.mean(dim=-1), mask)
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        x, y = _pair(prediction, target)
+        return F.smooth_l1_loss(x, y, reduction="none", beta=self.beta).mean(dim=-1)
 
 
-class Cosine:
+class Cosine(SiteMean):
     """One minus cosine similarity, for feature targets."""
 
-    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
-        x, y = _pair(prediction, target, mask)
-        return _mean(1 - F.cosine_similarity(x, y, dim=-1), mask)
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(*_pair(prediction, target), dim=-1)
 
 
-class CrossEntropy:
+class CrossEntropy(SiteMean):
     """Cross-entropy of class targets, int64 ``[B, N]``, given logits ``[B, N, classes]``.
 
     Args:
@@ -92,11 +99,8 @@ class CrossEntropy:
             raise UserError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
-    def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
-        loss = F.cross_entropy(
-            _wide(prediction).transpose(1, 2),
-            _hidden(target, mask),
-            reduction="none",
-            label_smoothing=self.label_smoothing,
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Logits ``[B, N, classes]`` and ids ``[B, N]`` to float32 ``[B, N]``."""
+        return F.cross_entropy(
+            _wide(prediction).transpose(1, 2), target, reduction="none", label_smoothing=self.label_smoothing
         )
-        return _mean(loss, mask)

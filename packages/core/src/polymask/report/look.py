@@ -177,7 +177,9 @@ def draw(sight: Sight, path: Path) -> Path:
 
     shown = {"sample": sight.originals, **sight.rows}
     picture = sheet(list(shown.values()))
-    wide = 9.2
+    panels = {name: panels_of(found) for name, found in sight.statistics.items()}
+    columns = max(3, *map(len, panels.values()))
+    wide = 3.05 * columns
     upper = min(wide - 0.9, 1.6 * len(sight.originals)) * picture.shape[0] / picture.shape[1] + 0.3
     lower, head = 2.3 * len(sight.statistics), 0.65
     made = charts.figure(wide, head + upper + lower)
@@ -195,12 +197,12 @@ def draw(sight: Sight, path: Path) -> Path:
     axes.set_yticks([(k + 0.5) * height for k in range(len(shown))], list(shown))
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=8, labelcolor=PAPER.muted)
-    grid = below.subplots(len(sight.statistics), 3, squeeze=False)
+    grid = below.subplots(len(panels), columns, squeeze=False)
     for row, (name, found) in zip(grid, sight.statistics.items(), strict=True):
         several = f"{name}: " if len(grid) > 1 else ""
         for axes in row:
             axes.set_axis_off()
-        for axes, panel in zip(row, panels_of(found), strict=False):
+        for axes, panel in zip(row, panels[name], strict=False):
             axes.set_axis_on()
             panel.draw(axes, PAPER, found)
             charts.heading(axes, PAPER, several + panel.title, panel.note)

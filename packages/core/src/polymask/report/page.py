@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
+from polymask.protocols import Batch, System
 from polymask.registry import default_registry
 from polymask.report import charts, views
 from polymask.report.charts import PAGE
@@ -29,6 +31,7 @@ from polymask.step import Step
 from polymask.training.metrics import read_metrics
 from polymask.training.plan import make_plan
 from polymask.training.watch import RANK, SPREAD
+from polymask.trunk import profile
 from polymask.wiring import preset_options
 
 SAMPLES, SIDE = 8, 168
@@ -61,6 +64,7 @@ class Page:
         probe: what was probed.
         probe_chart: the same as SVG.
         pictures: strips of held-out samples by caption, as data URIs.
+        depth: charts of what changes from block to block.
         masks: the same samples under each view's mask.
         mask_charts: by view.
         environment: by name.
@@ -77,6 +81,7 @@ class Page:
     probe: ProbeResult | None = None
     probe_chart: str = ""
     pictures: dict[str, str] = field(default_factory=dict)
+    depth: list[Chart] = field(default_factory=list)
     masks: dict[str, str] = field(default_factory=dict)
     mask_charts: dict[str, list[Chart]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -223,6 +228,10 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
         page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
     if not columns:
         page.missing["reconstructions"] = "This system draws no pictures of its own."
+    for title, line in _by_depth(system, batch, step).items():
+        made, axes = charts.panel(2.9, 2.2)
+        charts.curves(charts.style(axes, PAGE, "block"), PAGE, range(len(line)), {title: line.tolist()})
+        page.depth.append(Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block")))
     viewer = views.of_system(system)
     originals = views.pictures_of(data, batch, SIDE)
     for name, view in viewer(batch, step).items():
@@ -236,6 +245,15 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
             made, axes = charts.panel(2.9, 2.2, *((0.05, 0.1) if draw is coverage else ()))
             draw(axes, PAGE, found)
             page.mask_charts[name].append(Chart(title, note, charts.svg(made, f"{title}, {name}, {note}")))
+
+
+def _by_depth(system: System, batch: Batch, step: Step) -> dict[str, Tensor]:
+    """Lines over the embedding and the blocks, by title."""
+    trunk = system.trunk(batch, step)
+    lines = dict(system.by_depth(batch, step))
+    if trunk is not None and trunk.mask.hidden.dtype == torch.bool:
+        lines["Heterogeneity of mask tokens, 1 is unlike all"] = profile(trunk)
+    return lines
 
 
 def _environment(page: Page, folder: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from polymask.report.charts import Ink, style
 from polymask.report.statistics import MaskStatistics
@@ -44,6 +45,8 @@ def panels_of(found: MaskStatistics) -> list[Panel]:
             f"correlation {found.neighbour_correlation:.2f}, of random masks {found.chance_correlation:.2f}"
         )
         panels.append(Panel("Neighbours hidden together", note, clumping))
+    if found.spectrum is not None:
+        panels.append(Panel("Spectrum of the masks", _peak(found.spectrum), spectrum))
     return panels
 
 
@@ -101,3 +104,22 @@ def clumping(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
     axes.plot([chance] * 2, [-0.3, 0.3], color=ink.muted, linewidth=1.2)
     axes.plot([here], [0], "o", markersize=8, color=ink.series[0])
     axes.axhline(0, color=ink.line, linewidth=0.8, zorder=0)
+
+
+def spectrum(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
+    """Power by spatial frequency: low for large pieces, high for even spacing, level at random."""
+    assert found.spectrum is not None
+    frequency, power = found.spectrum.numpy()
+    style(axes, ink, "cycles per site", "power over random")
+    axes.axhline(1, color=ink.muted, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.plot(frequency, power, color=ink.series[0], linewidth=1.3, marker="o", markersize=2.5)
+    axes.set_xlim(0, None)
+    axes.set_ylim(0, max(1.1 * float(power.max()), 2))
+
+
+def _peak(spectrum: Tensor) -> str:
+    frequency, power = spectrum
+    if float(power.max()) < 1.25:
+        return "no frequency stands out"
+    period = 1 / float(frequency[power.argmax()])
+    return f"most power at periods of {period:.1f} sites"

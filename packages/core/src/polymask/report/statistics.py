@@ -33,6 +33,8 @@ class MaskStatistics:
         dof: its degrees of freedom, N - 1 where sites are hidden independently, fewer where
             they are hidden in pieces.
         p_value: chance of a larger statistic if coverage is uniform.
+        spectrum: float64 ``[2, K]``, cycles per site and the power of the masks there over that of
+            uniformly random ones, averaged over directions; None without a grid.
     """
 
     coverage: Tensor
@@ -43,6 +45,7 @@ class MaskStatistics:
     chi2: float
     dof: float
     p_value: float
+    spectrum: Tensor | None = None
 
     @property
     def masks(self) -> int:
@@ -81,6 +84,7 @@ class MaskStatistics:
             "dof": self.dof,
             "p_value": self.p_value,
             "uniform": self.uniform,
+            "spectrum": None if self.spectrum is None else self.spectrum.tolist(),
         }
 
     def chance_spread(self) -> float:
@@ -170,6 +174,7 @@ def describe(hidden: Tensor, grid: tuple[int, ...] | None) -> MaskStatistics:
         chi2=chi2,
         dof=dof,
         p_value=float(chdtrc(dof, chi2)),
+        spectrum=radial_spectrum(y.view(n, *shape)) if grid else None,
     )
 
 
@@ -192,3 +197,29 @@ def neighbour_correlation(hidden: Tensor) -> float:
     a, b = first - mean, second - mean
     variance = float((a.square().mean() + b.square().mean()) / 2)
     return float((a * b).mean()) / variance if variance > 1e-12 else 0.0
+
+
+def radial_spectrum(hidden: Tensor) -> Tensor | None:
+    """Power of masks by spatial frequency: large and low where they hide in pieces, 1 all over at random.
+
+    Args:
+        hidden: float64 ``[n, *grid]``, the share that each mask hides subtracted.
+
+    Returns:
+        float64 ``[2, K]``: cycles per site, and the mean over masks and directions of the power there
+        over its mean over all frequencies, which is what uniformly random masks of as many hidden
+        sites have everywhere; None where masks hide all or nothing.
+    """
+    grid = hidden.shape[1:]
+    power = torch.fft.fftn(hidden, dim=tuple(range(1, hidden.dim()))).abs().square().mean(dim=0).flatten()
+    axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in grid]
+    frequency = torch.cartesian_prod(*axes).view(power.numel(), -1).square().sum(dim=1).sqrt()
+    if power.numel() < 2 or power[1:].mean() < 1e-12:
+        return None
+    power = power / power[1:].mean()
+    ring = (frequency * max(grid)).round().long()
+    size = torch.bincount(ring)
+    kept = size.nonzero()[:, 0]
+    kept = kept[kept > 0]  # frequency 0 is the share hidden
+    means = [torch.bincount(ring, x)[kept] / size[kept] for x in (frequency, power)]
+    return torch.stack(means)

@@ -10,7 +10,7 @@ from polymask.parts import KINDS
 from polymask.testing.subject import Subject
 from polymask.testing.suite import check, require
 from polymask.testing.tags import TAGS
-from polymask.wiring import nest, slots_of, trainer_options
+from polymask.wiring import layer, nest, slots_of, trainer_options
 
 
 @check()
@@ -62,7 +62,8 @@ def _confirm(
             require(name, f"{group}: {key} gets options but no name")
             part = subject.registry.find(slots[key], str(name))
             inner = {k: v for k, v in value.items() if k != "name"}
-            _confirm(subject, f"{group}, {key}", subject.registry.load(part), inner, below)
+            declared = layer(nest(part.defaults), below)
+            _confirm(subject, f"{group}, {key}", subject.registry.load(part), inner, declared)
 
 
 @check()

@@ -98,6 +98,21 @@ def check_objective_reads_hidden_targets_only(subject: Subject) -> None:
 
 
 @check("objectives")
+def check_objective_sites(subject: Subject) -> None:
+    """Where it says what each site costs, in float32, the value is the mean of that over hidden sites."""
+    prediction, target, mask = inputs(subject)
+    objective = subject.make()
+    if not hasattr(objective, "sites"):
+        raise Skip("does not say what each site costs")
+    losses = objective.sites(prediction, target)
+    require(losses.shape == (B, N), f"sites gives {list(losses.shape)} for {N} sites of {B} samples")
+    low = objective.sites(prediction.bfloat16(), target)
+    require(low.dtype == torch.float32, f"sites gives {low.dtype} for a bfloat16 prediction")
+    mean, value = mask.mean(losses), objective(prediction, target, mask)
+    require(close(mean, value), f"gives {value:.6f}; the mean of its sites is {mean:.6f}")
+
+
+@check("objectives")
 def check_objective_survives_an_empty_mask(subject: Subject) -> None:
     """Gives 0 and gradients of 0 where nothing is hidden, not NaN."""
     prediction, target, mask = inputs(subject)

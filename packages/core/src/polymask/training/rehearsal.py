@@ -11,7 +11,7 @@ from polymask.step import Step
 
 
 def rehearse(name: str, system: System, data: Dataset, seed: int = 0) -> None:
-    """Run a system forward on two samples.
+    """Run a system forward on two samples, or as many as it takes.
 
     Neither weights, buffers nor global generators change.
 
@@ -29,7 +29,7 @@ def rehearse(name: str, system: System, data: Dataset, seed: int = 0) -> None:
             samples = data.split("train")
             if len(samples) == 0:
                 raise UserError("the data set has no training samples")
-            ids = list(range(min(2, len(samples))))
+            ids = list(range(min(max(2, system.least_batch), len(samples))))
             batch = {**collate([samples[i] for i in ids]), "id": torch.tensor(ids)}
             system.eval()
             system(batch, Step(0, 1, seed))

@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, System, Tokens, pieces
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.trunk import Trunk
 from polymask_vision.decoders import LightDecoder
 
 
@@ -106,11 +107,7 @@ class MAE(System):
         decoder_heads: int = 16,
     ) -> None:
         super().__init__()
-        if encoder.needs_grid:
-            raise UserError(
-                f"mae leaves hidden tokens out, and {type(encoder).__name__} encodes whole grids only: "
-                "use vision/vit here, or simmim with this encoder"
-            )
+        pieces.confirm_leaves_out("mae", encoder)
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective, self.score = masking, objective, score
         self.decoder = LightDecoder(
@@ -126,28 +123,45 @@ class MAE(System):
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        prediction_BMT = self.predict(tokens, mask)
-        hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
-        # rows of different length are padded to the longest: their padding counts as visible
-        real = None if hidden.valid is None else Mask(hidden.valid)
-        return {"reconstruction": self.objective(prediction_BMT, hidden.values, real)}
+        return self.account(batch, tokens, mask, self.predict(tokens, mask))
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample."""
         mask = pieces.draw(self.masking, tokens, batch, step, self.score)
-        if mask.hidden.dtype != torch.bool:
-            raise UserError(
-                f"mae leaves hidden tokens out, and {type(self.masking).__name__} hides them in part: "
-                "use a masking that hides or keeps, or simmim with this one"
-            )
-        return mask
+        return pieces.confirm_hard("mae", self.masking, mask)
 
     def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Predictions ``[B, M, T]`` at the hidden tokens, from the visible ones."""
-        seen = mask.keep(tokens)
-        encoded = self.encoder(self.encoder.embed(seen.values), seen.position, seen.valid)
-        prediction_BMT: Tensor = self.decoder(encoded, mask, tokens.position)
+        prediction_BMT: Tensor = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
         return prediction_BMT
+
+    def account(self, batch: Batch, tokens: Tokens, mask: Mask, prediction_BMT: Tensor) -> dict[str, Tensor]:
+        """The loss of a prediction at the hidden tokens."""
+        hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
+        return {"reconstruction": pieces.account(self.objective, prediction_BMT, hidden)}
+
+    @property
+    def stack(self) -> LightDecoder:
+        return self.decoder
+
+    def trunk(self, batch: Batch, step: Step) -> Trunk:
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        embedded, x, bias = self.decoder.begin(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+
+        def answer(x: Tensor) -> Tensor:
+            return self.decoder.answer(x, mask, tokens.position)
+
+        return Trunk(
+            mask=mask,
+            embedded=embedded,
+            x=x,
+            bias=bias,
+            prefix=self.decoder.prefix,
+            blocks=tuple(self.decoder.blocks),
+            losses=lambda x: self.account(batch, tokens, mask, answer(x)),
+            pictures=lambda x: self.show(tokens, mask, answer(x)),
+        )
 
     def encode(self, batch: Batch) -> Tokens:
         return pieces.encode(self.tokenizer, self.encoder, batch)
@@ -156,7 +170,10 @@ class MAE(System):
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        prediction_BMT = self.predict(tokens, mask)
+        return self.show(tokens, mask, self.predict(tokens, mask))
+
+    def show(self, tokens: Tokens, mask: Mask, prediction_BMT: Tensor) -> dict[str, Tensor]:
+        """Pictures of a prediction at the hidden tokens."""
         prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
         return pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
 

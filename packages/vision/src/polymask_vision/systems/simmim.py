@@ -19,7 +19,6 @@ downsamples by r along each axis; T target width, F = r^P T.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, pieces
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.trunk import Trunk
 
 
 class SimMIM(System):
@@ -136,9 +136,7 @@ class SimMIM(System):
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        prediction_BNT = self.predict(tokens, mask)
-        target_BNT = self.target(batch, tokens)
-        return {"reconstruction": self.objective(prediction_BNT, target_BNT, mask)}
+        return self.account(batch, tokens, mask, self.predict(tokens, mask))
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample."""
@@ -146,9 +144,49 @@ class SimMIM(System):
 
     def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Predictions ``[B, N, T]`` at all tokens; the encoder adds positions after substitution."""
-        x_BND = mask.fill(self.encoder.embed(tokens.values), self.mask_token)
-        z_BLD = self.encoder(x_BND, tokens.position, tokens.valid)[:, self.encoder.prefix :]
-        return unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample)
+        x_BND = self.substitute(tokens, mask)
+        return self.answer(self.encoder(x_BND, tokens.position, tokens.valid), tokens)
+
+    def substitute(self, tokens: Tokens, mask: Mask) -> Tensor:
+        """Embedded tokens ``[B, N, D]``, the mask token in place of hidden ones."""
+        return mask.fill(self.encoder.embed(tokens.values), self.mask_token)
+
+    def answer(self, encoded: Tensor, tokens: Tokens) -> Tensor:
+        """The encoder's output to predictions ``[B, N, T]``."""
+        z_BLD = encoded[:, self.encoder.prefix :]
+        return pieces.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample)
+
+    def account(self, batch: Batch, tokens: Tokens, mask: Mask, prediction_BNT: Tensor) -> dict[str, Tensor]:
+        """The loss of a prediction at all tokens."""
+        target_BNT = self.target(batch, tokens)
+        return {"reconstruction": self.objective(prediction_BNT, target_BNT, mask)}
+
+    @property
+    def stack(self) -> Encoder:
+        return self.encoder
+
+    def trunk(self, batch: Batch, step: Step) -> Trunk | None:
+        encoder: Any = self.encoder
+        if not hasattr(encoder, "begin"):
+            return None
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        embedded = self.substitute(tokens, mask)
+        x, bias = encoder.begin(embedded, tokens.position, tokens.valid)
+
+        def answer(x: Tensor) -> Tensor:
+            return self.answer(encoder.norm(x), tokens)
+
+        return Trunk(
+            mask=mask,
+            embedded=embedded,
+            x=x,
+            bias=bias,
+            prefix=encoder.prefix,
+            blocks=tuple(encoder.blocks),
+            losses=lambda x: self.account(batch, tokens, mask, answer(x)),
+            pictures=lambda x: pieces.reconstruction(self.tokenizer, self.target, tokens, mask, answer(x)),
+        )
 
     def encode(self, batch: Batch) -> Tokens:
         return pieces.encode(self.tokenizer, self.encoder, batch)
@@ -162,24 +200,3 @@ class SimMIM(System):
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         return {"mask": self.draw(self.tokenizer(batch), batch, step)}
-
-
-def unfold(z_BLF: Tensor, grid: tuple[int, ...] | None, down: int) -> Tensor:
-    """Coarse outputs, each holding the predictions of the fine tokens it covers, at those tokens.
-
-    Args:
-        z_BLF: ``[B, L, down**P * T]`` over the coarse grid.
-        grid: lengths of the P axes of the fine grid.
-        down: fine tokens per coarse one along each axis.
-
-    Returns:
-        ``[B, N, T]``.
-    """
-    if down == 1:
-        return z_BLF
-    assert grid is not None, "an encoder that downsamples needs a grid"
-    axes = len(grid)
-    z = z_BLF.reshape(-1, *(n // down for n in grid), *(down,) * axes, z_BLF.shape[-1] // down**axes)
-    # (B, coarse axes, fine axes, T) to (B, coarse, fine, coarse, fine, ..., T)
-    order = [axis for i in range(1, axes + 1) for axis in (i, axes + i)]
-    return z.permute(0, *order, 2 * axes + 1).reshape(len(z), math.prod(grid), -1)

@@ -1,0 +1,256 @@
+"""HPM: Hard Patches Mining for masked image modelling (Wang et al. 2023, arXiv 2304.05919, 2312.13714).
+
+A masked autoencoder with a second decoder that ranks hidden patches by how badly they will be
+reconstructed; an averaged copy of encoder and ranker looks at the whole image, and a growing share
+of the next mask is what it thinks hardest.
+
+    polymask pretrain vision/hpm --preset small --data fashion-mnist
+
+The target is raw pixels, as in the published scripts. Random guessing of the order costs ln 2 in the
+term ``ranking``. As published, the copy scores patches that it sees with a ranker that was trained on
+hidden ones; with few patches per image that order can be worse than one by position, or than chance.
+``--scoring complementary`` (not of the paper) lets it look four times, at another quarter each, and
+averages what it says of a patch while that is hidden. ``--preset prediction-only`` is the paper's
+ablation without mining: random masks, no teacher. ``--score NAME`` mines by other evidence.
+
+The teacher holds what scoring takes, not the reconstructor, whose copy nobody would read. The head
+of the released ranker is a mean over as many outputs as a patch has numbers; here it is one output,
+of the same scale at the start. A step takes more than twice as long as one of vision/mae.
+
+Shapes: B samples, N tokens, M of them hidden, T target width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask.maskings import Disjoint, Random
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.teachers import EMATeacher
+from polymask_vision.decoders import LightDecoder
+
+PASSES = 4
+"""Looks that complementary scoring takes; each shows a part in so many."""
+
+
+class HPM(System):
+    """Masked autoencoder that learns where it will fail and hides that.
+
+    Args:
+        tokenizer: cuts the input into tokens.
+        encoder: encodes the visible tokens alone.
+        target: what to predict of each hidden token (published scripts: raw pixels).
+        masking: what to hide, given the score (paper: 75 %, of which a share that rises from 0 to a
+            half over the run is the hardest).
+        objective: how a prediction is scored at each hidden token; it must have ``sites``.
+        ranking_objective: how the ranker's order is scored against what the hidden tokens cost:
+            core/pairwise, which of two costs more (the paper's relative loss), or
+            core/standardised-mse, the cost itself (its absolute one).
+        score: evidence to mine by in place of the teacher's, which is then not built.
+        scoring: what the teacher looks at: the ``"whole"`` input, or four ``"complementary"`` parts
+            of it; ``"none"`` is for maskings that go by no score.
+        momentum: weight of the teacher's past at the start of the run.
+        final_momentum: the same after the rise.
+        momentum_rise: share of the run over which it rises (paper: 100 of 200 or of 800 epochs).
+        decoder_dim: width of both decoders (paper: 512).
+        decoder_depth: blocks of each (paper: 8).
+        decoder_heads: attention heads of each (paper: 16).
+    """
+
+    _small: ClassVar[Mapping[str, Any]] = {
+        "tokenizer.patch_size": 4,
+        "encoder.dim": 128,
+        "encoder.depth": 4,
+        "encoder.heads": 4,
+        "decoder_dim": 64,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        # the averages of the paper reach back as far in shares of the run
+        "momentum": 0.9,
+        "final_momentum": 0.99,
+        "steps": 2000,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # ViT-B, the longer of the published recipes (PRETRAIN.md)
+        "paper": {
+            "data.size": 224,
+            "data.augment": "crop-flip",
+            "data.crop_scale": (0.2, 1.0),
+            "tokenizer.patch_size": 16,
+            "encoder.dim": 768,
+            "encoder.depth": 12,
+            "encoder.heads": 12,
+            "decoder_dim": 512,
+            "decoder_depth": 8,
+            "decoder_heads": 16,
+            "momentum_rise": 0.125,
+            "epochs": 800,
+            "warmup_epochs": 40,
+            "batch_size": 2048,
+            "base_lr": 1.5e-4,
+            "betas": (0.9, 0.95),
+            "weight_decay": 0.05,
+        },
+        # images of 28 to 64 pixels, minutes on two cores
+        "small": _small,
+        # the loss of the ranker alone, at small size; to any other preset add these two options
+        "prediction-only": {**_small, "masking": "core/random", "scoring": "none"},
+        # what the conformance suite builds
+        "tiny": {
+            "tokenizer.patch_size": 4,
+            "encoder.dim": 32,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "decoder_dim": 32,
+            "decoder_depth": 2,
+            "decoder_heads": 2,
+            "steps": 10,
+            "batch_size": 8,
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        target: Target,
+        masking: Masking,
+        objective: Objective,
+        ranking_objective: Objective,
+        score: Target | None = None,
+        scoring: Literal["whole", "complementary", "none"] = "whole",
+        momentum: float = 0.999,
+        final_momentum: float = 0.9999,
+        momentum_rise: float = 0.5,
+        decoder_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+    ) -> None:
+        super().__init__()
+        pieces.confirm_leaves_out("hpm", encoder)
+        if not hasattr(objective, "sites"):
+            raise UserError(
+                f"hpm ranks patches by what each costs, and {type(objective).__name__} gives one number for "
+                "all: use core/mse, core/l1 or another objective that has `sites`"
+            )
+        if scoring not in ("whole", "complementary", "none"):
+            raise UserError(f"scoring={scoring!r}: choose 'whole', 'complementary' or 'none'")
+        self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
+        self.masking, self.score, self.scoring = masking, score, scoring
+        self.objective: Any = objective
+        self.ranking_objective = ranking_objective
+
+        def decoder(out_dim: int) -> LightDecoder:
+            return LightDecoder(
+                in_dim=encoder.out_dim,
+                out_dim=out_dim,
+                prefix=encoder.prefix,
+                grid=tokenizer.provides.get("grid"),
+                dim=decoder_dim,
+                depth=decoder_depth,
+                heads=decoder_heads,
+            )
+
+        self.decoder, self.ranker = decoder(target.dim), decoder(1)
+        # both read the same sequence; only their blocks are their own
+        self.ranker.embed, self.ranker.mask_token = self.decoder.embed, self.decoder.mask_token
+        nn.init.normal_(self.ranker.head.weight, std=math.sqrt(2 / ((decoder_dim + target.dim) * target.dim)))
+        self.teacher: EMATeacher | None = None
+        if score is None and scoring != "none":
+            self.teacher = EMATeacher(
+                self.student(),
+                momentum=momentum,
+                final=final_momentum,
+                curve="linear",
+                rise=momentum_rise,
+            )
+
+    def student(self) -> nn.ModuleList:
+        """What the teacher is an average of."""
+        return nn.ModuleList([self.encoder, self.ranker])  # type: ignore[list-item]
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        encoded = pieces.see(self.encoder, tokens, mask)
+        prediction_BMT = self.decoder(encoded, mask, tokens.position)
+        guess_BM1 = self.ranker(encoded, mask, tokens.position)
+        hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
+        loss_BM = self.objective.sites(prediction_BMT, hidden.values)
+        # rows of different length are padded to the longest: their padding counts as visible
+        real = Mask(torch.ones_like(loss_BM, dtype=torch.bool) if hidden.valid is None else hidden.valid)
+        return {
+            "reconstruction": real.mean(loss_BM),
+            # no gradient through what it cost, so that no patch is made hard to be ranked well
+            "ranking": self.ranking_objective(guess_BM1, loss_BM.detach()[..., None], real),
+        }
+
+    def after_step(self, step: Step) -> None:
+        if self.teacher is not None:
+            self.teacher.follow(self.student(), step)
+
+    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+        """One mask per sample."""
+        evidence = self.score if self.teacher is None else self.difficulty(tokens, batch, step)
+        mask = pieces.draw(self.masking, tokens, batch, step, evidence)
+        return pieces.confirm_hard("hpm", self.masking, mask)
+
+    @torch.no_grad()
+    def difficulty(self, tokens: Tokens, batch: Batch, step: Step) -> Tensor:
+        """How hard the teacher thinks each token of a whole input is, ``[B, N]``; the order counts."""
+        assert self.teacher is not None
+        encoder, ranker = cast(tuple[Any, Any], tuple(self.teacher.module.children()))
+        if self.scoring == "whole":
+            shape, device = tokens.shape, tokens.values.device
+            nothing = Mask(
+                torch.zeros(shape, dtype=torch.bool, device=device),
+                shape[1] if tokens.valid is None else None,
+                tokens.valid,
+            )
+            answer = ranker(
+                pieces.see(encoder, tokens, nothing), nothing, tokens.position, at=nothing.invert()
+            )
+            return nothing.restore(answer.float(), answer.new_zeros(1))[..., 0]
+        # the masks of these views share out the sample: each token is seen once and hidden otherwise
+        views = Disjoint(masking=Random(ratio=1 - 1 / PASSES), views=PASSES)
+        total = tokens.values.new_zeros(tokens.shape, dtype=torch.float32)
+        times = torch.zeros_like(total)
+        for view in range(PASSES):
+            mask = views(Request.of(tokens, batch, step, stream=PASSES + view))
+            answer = ranker(pieces.see(encoder, tokens, mask), mask, tokens.position)
+            total = total + mask.invert().restore(answer.float(), answer.new_zeros(1))[..., 0]
+            times = times + mask.hidden
+        return total / times.clamp(min=1)
+
+    def encode(self, batch: Batch) -> Tokens:
+        return pieces.encode(self.tokenizer, self.encoder, batch)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        prediction_BMT = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+        prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
+        columns = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+        if columns and self.teacher is not None:
+            # brightness is the place in the teacher's order, from the darkest to the brightest value
+            place_BN = self.difficulty(tokens, batch, step).argsort(1).argsort(1) / tokens.shape[1]
+            dark, bright = tokens.values.aminmax()
+            heat = torch.lerp(dark, bright, place_BN)[..., None].expand_as(tokens.values)
+            inverse: Any = getattr(self.tokenizer, "inverse", None)
+            columns["thought hard before masking (bright: hardest)"] = inverse(heat)
+        return columns
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
