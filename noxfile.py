@@ -20,7 +20,7 @@ PACKAGES = {"core": [], "vision": ["core"]}
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "cross"]
+nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "minimums", "cross"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -64,7 +64,7 @@ def unit(session: nox.Session, package: str) -> None:
     test(session, f"packages/{package}/tests")
 
 
-@nox.session(requires=["build"], default=False)
+@nox.session(requires=["build"])
 @nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
 def minimums(session: nox.Session, package: str) -> None:
     """A package's own tests, against the lowest versions that it declares."""

@@ -2,10 +2,10 @@
 
     uv run tools/tables.py
 
-A table stands between ``<!-- table: KIND -->`` and ``<!-- end -->``, where KIND is a kind of part,
-``verbs`` or ``tags``; a file between ``<!-- file: PATH -->`` and ``<!-- end -->``; what a benchmark measured
-between ``<!-- race: PATH -->`` and ``<!-- end -->``. ``tests/test_docs.py`` fails where something
-else stands there than this would write.
+Each stands between ``<!-- WHAT: ARGUMENT -->`` and ``<!-- end -->``: ``table`` of a kind of part, of the
+``verbs`` or the ``tags``; a ``file``; what a benchmark (``race``), a run's ``probe.json`` (``probe``) or a
+comparison (``evidence``) found. ``tests/test_docs.py`` fails where something else stands there than
+this would write.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pathlib import Path
 from polymask.cli import VERBS
 from polymask.parts import KINDS, Part
 from polymask.registry import Registry
+from polymask.report.comparison import Comparison
 from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
-GENERATED = re.compile(r"(<!-- (table|file|race): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+GENERATED = re.compile(r"(<!-- (table|file|race|probe|evidence): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def own_registry() -> Registry:
@@ -83,6 +84,30 @@ def race(path: str) -> str:
     return f"{setup}{'; ' if versions else ''}{versions}\n\n{table}"
 
 
+def probe(path: str) -> str:
+    """The table of a run's ``probe.json``, with intervals of 95 % over test samples."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in json.loads((ROOT / path).read_text())["rows"]:
+        accuracy = row["accuracy"]
+        text = f"{accuracy['mean']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f})"
+        rows.setdefault(row["features"], {})[row["method"]] = text
+    methods = list(next(iter(rows.values())))
+    return markdown(["features", *methods], [[name, *found.values()] for name, found in rows.items()])
+
+
+def evidence(path: str) -> str:
+    """What a comparison found, as ``tools/evidence.py`` kept it: claim, verdict, command, numbers."""
+    found = json.loads((ROOT / path).read_text())
+    values = {label: result["values"] for label, result in found["results"].items()}
+    kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, found["reference"])
+    _, means, differences, notes = kept.markdown().split("\n\n")
+    return (
+        f"*{found['claim']}* **{found['verdict'].capitalize()}.**\n\n{means}\n\n{differences}\n\n"
+        f"```console\n$ {found['command']}\n```\n\n"
+        f"{kept.title}; commit {found['commit'][:10]}. {notes}"
+    )
+
+
 def figure(value: float) -> str:
     """A measured number: whole ones in full, others to four digits."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -93,8 +118,14 @@ def pages() -> dict[Path, str]:
     registry = own_registry()
 
     def fresh(found: re.Match[str]) -> str:
-        made = {"table": lambda kind: table(kind, registry), "file": shown, "race": race}[found[2]](found[3])
-        return found[1] + made + found[4]
+        makers = {
+            "table": lambda kind: table(kind, registry),
+            "file": shown,
+            "race": race,
+            "probe": probe,
+            "evidence": evidence,
+        }
+        return found[1] + makers[found[2]](found[3]) + found[4]
 
     paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     texts = {path: path.read_text() for path in paths}
