@@ -199,6 +199,8 @@ def race(
         _wait(device)
         return time.perf_counter() - start
 
+    # a number that a module counts up is no reason to compile it anew
+    torch._dynamo.config.allow_unspec_int_on_nn_module = True
     kept = {name: kept_for_backward(model, x, precision) for name, model in models.items()}
     for name in list(models):
         models[name] = torch.compile(models[name]) if compile else models[name]  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 r"""Keep what a comparison found as evidence for, or against, a claim.
 
     uv run tools/evidence.py runs/compare-mae-fashion-masking vision/masking \
-        --claim "..." --verdict "no difference seen"
+        "what the paper says" "no difference seen"
 
 writes ``benchmarks/evidence/vision/masking.json``: claim and verdict, the command, the commit it ran on,
 data, seeds and every number of the comparison. Name it in a page of docs between

@@ -212,7 +212,8 @@ def test_exactly_the_ratio_and_every_site_alike(color: Any, grid: tuple[int, ...
     assert (mask.hidden.sum(1) == math.floor(0.75 * sites + 0.5)).all()
     rate = mask.hidden.double().mean(0)
     z = (rate - rate.mean()) / (rate.mean() * (1 - rate.mean()) / 4096).sqrt()
-    assert z.abs().max() < 4.7 and z.square().mean() < 1.7
+    # few waves make up a wide hole, so sites go together and the mean of squares spreads
+    assert z.abs().max() < 4.7 and z.square().mean() < 3
 
 
 def test_padding_of_a_sequence_changes_nothing() -> None:

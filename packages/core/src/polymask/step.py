@@ -56,7 +56,7 @@ class Step:
         """
         key = torch.zeros_like(ids)
         for word in (self.seed, self.index, stream):
-            key = _mix(key + (word + 1) * torch.full_like(ids, _GAMMA))
+            key = _mix(key + _spread(torch.full_like(ids, word)))
         key = _mix(key ^ _mix(_spread(ids)))
         return _mix(key[:, None] + _spread(torch.arange(sites, device=ids.device)))
 
@@ -72,8 +72,8 @@ def _shift(x: Tensor, k: int) -> Tensor:
 
 def _spread(x: Tensor) -> Tensor:
     """Neighbouring numbers far apart: distinct for distinct x."""
-    # The xor is for torch.compile: without it Inductor writes arange * constant as an index of a C++
-    # loop, which overflows on purpose here, and GCC, taking that for impossible, drops the loop's end.
+    # The xor is for torch.compile: without it Inductor folds what it multiplies into an expression of
+    # loop indices. That overflows on purpose here; GCC takes it for impossible and drops the loop's end.
     return (x ^ 1) * _GAMMA
 
 
