@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import Mask, Tokens, UserError
+from polymask.protocols import Encoder, Tokenizer
 from polymask_vision.positions import SinCos
 
 _norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -60,6 +61,12 @@ class LightDecoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+    @classmethod
+    def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: int) -> LightDecoder:
+        """One that reads what an encoder makes of a tokenizer's tokens; ``size`` is dim, depth and heads."""
+        grid = tokenizer.provides.get("grid")
+        return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
 
     def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
         """Predict at hidden sites, or at others.

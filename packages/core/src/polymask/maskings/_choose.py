@@ -115,6 +115,15 @@ def hide_last_valid(keys: Tensor, counts: Tensor, valid: Tensor) -> Mask:
     return Mask((keys > threshold) & valid, None, valid)
 
 
+def places(keys: Tensor, valid: Tensor | None) -> Tensor:
+    """Place of each site in the ranking, 0 for the highest rank, padding last."""
+    if valid is not None:
+        keys = torch.where(valid, keys, torch.iinfo(keys.dtype).min)
+    order = keys.argsort(dim=1, descending=True)
+    rising = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, rising)
+
+
 def cells_of(grid: tuple[int, ...] | None, cell: int) -> tuple[int, ...]:
     """Lengths of a grid in cells of ``cell`` sites along each axis.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import hidden_count, hidden_counts, share
+from polymask.maskings._choose import hidden_count, hidden_counts, places, share
 from polymask.maskings.ranking import Ranking
 from polymask.maskings.scheduled import Scheduled
 from polymask.protocols import Masking, Request
@@ -61,7 +61,7 @@ class Disjoint:
         self._check(masking.ratio)
         view, draw = request.stream % self.views, request.stream // self.views
         request = dataclasses.replace(request, stream=draw)
-        place = _place(masking.rank(request), request.valid)
+        place = places(masking.rank(request), request.valid)
         if request.valid is not None:
             return self._padded(place, request.valid, masking, view)
         unit = masking.unit(request)
@@ -102,15 +102,6 @@ class Disjoint:
                 f"one view alone hides {ratio:g} of the sites, more than the prediction of "
                 f"{self.prediction:g}: use a prediction of at least the ratio"
             )
-
-
-def _place(keys: Tensor, valid: Tensor | None) -> Tensor:
-    """Place of each site in the ranking, 0 for the highest rank, padding last."""
-    if valid is not None:
-        keys = torch.where(valid, keys, torch.iinfo(keys.dtype).min)
-    order = keys.argsort(dim=1, descending=True)
-    places = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places)
 
 
 def _arc(place: Tensor, start: int | Tensor, count: int | Tensor, total: int | Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import unique_keys
-from polymask.maskings.disjoint import _place
+from polymask.maskings._choose import places, unique_keys
 from polymask.protocols import Request
 
 
@@ -43,7 +42,7 @@ class Partition:
             )
         draw, turn = divmod(request.stream, self.group)
         bits = request.step.bits(request.ids[:: self.group], request.sites, draw)
-        owner_GN = _place(unique_keys(bits), None) // visible
+        owner_GN = places(unique_keys(bits), None) // visible
         rows = torch.arange(len(request.ids), device=bits.device)
         owner_BN = owner_GN.repeat_interleave(self.group, dim=0)[: len(rows)]
         return Mask(owner_BN != ((rows + turn) % self.group)[:, None], visible)

@@ -86,16 +86,23 @@ class Batches(Sampler[list[Key]]):
     ) -> None:
         self.plan, self.rank, self.start, self.weights = plan, rank, start, weights
         self.order = Order(plan.samples, plan.options.seed)
+        self._drawn: tuple[int, Tensor | None] = (-1, None)
 
     def keys(self, step: int, part: int) -> list[Key]:
         """This process's share of one part of a step."""
         plan = self.plan
         offset = (part * plan.world + self.rank) * plan.part
-        weights = self.weights(Step(step, plan.total, plan.options.seed))
-        if weights is None:
+        drawn = self._draw(step)
+        if drawn is None:
             return self.order.keys(step * plan.batch_size + offset, plan.part)
-        drawn = draw_weighted(weights.cpu(), plan, step)[offset : offset + plan.part]
-        return [(step, sample) for sample in drawn.tolist()]
+        return [(step, sample) for sample in drawn[offset : offset + plan.part].tolist()]
+
+    def _draw(self, step: int) -> Tensor | None:
+        """The samples of a step where they are weighed, drawn once for all its parts."""
+        if step != self._drawn[0]:
+            weights = self.weights(Step(step, self.plan.total, self.plan.options.seed))
+            self._drawn = step, None if weights is None else draw_weighted(weights.cpu(), self.plan, step)
+        return self._drawn[1]
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step in range(self.start, self.plan.total):

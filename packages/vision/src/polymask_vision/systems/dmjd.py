@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask_vision.decoders import LightDecoder
+from polymask_vision.systems.mae import MAE
 
 
 class DMJD(System):
@@ -68,35 +69,11 @@ class DMJD(System):
             "betas": (0.9, 0.95),
             "weight_decay": 0.05,
         },
-        # images of 28 to 64 pixels, minutes on two cores; single patches are hidden, since a grid
+        # MAE's sizes and training: the two are to be compared; single patches are hidden, since a grid
         # of 7 x 7 does not divide into cells
-        "small": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "masking.masking.cell": 1,
-            "decoder_dim": 64,
-            "decoder_depth": 1,
-            "decoder_heads": 4,
-            "steps": 2000,
-            "batch_size": 64,
-            "lr": 1e-3,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
+        "small": {**MAE.presets["small"], "masking.masking.cell": 1},
         # what the conformance suite builds
-        "tiny": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "decoder_dim": 32,
-            "decoder_depth": 2,
-            "decoder_heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
+        "tiny": MAE.presets["tiny"],
     }
 
     def __init__(
@@ -130,14 +107,8 @@ class DMJD(System):
         self.masking, self.score, self.views = masking, score, views
         self.objective, self.visible_objective = objective, visible_objective
         self.visible_weight = visible_weight
-        self.decoder = LightDecoder(
-            in_dim=encoder.out_dim,
-            out_dim=target.dim,
-            prefix=encoder.prefix,
-            grid=tokenizer.provides.get("grid"),
-            dim=decoder_dim,
-            depth=decoder_depth,
-            heads=decoder_heads,
+        self.decoder = LightDecoder.behind(
+            encoder, tokenizer, target.dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
         )
         self.head = projector(encoder.out_dim, decoder_dim, target.dim) if visible_weight else None
 

@@ -34,6 +34,7 @@ from polymask.maskings import Disjoint, Random
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
 from polymask_vision.decoders import LightDecoder
+from polymask_vision.systems.mae import MAE
 
 PASSES = 4
 """Looks that complementary scoring takes; each shows a part in so many."""
@@ -63,23 +64,9 @@ class HPM(System):
         decoder_heads: attention heads of each (paper: 16).
     """
 
-    _small: ClassVar[Mapping[str, Any]] = {
-        "tokenizer.patch_size": 4,
-        "encoder.dim": 128,
-        "encoder.depth": 4,
-        "encoder.heads": 4,
-        "decoder_dim": 64,
-        "decoder_depth": 1,
-        "decoder_heads": 4,
-        # the averages of the paper reach back as far in shares of the run
-        "momentum": 0.9,
-        "final_momentum": 0.99,
-        "steps": 2000,
-        "batch_size": 64,
-        "lr": 1e-3,
-        "betas": (0.9, 0.95),
-        "weight_decay": 0.05,
-    }
+    # MAE's sizes and training: the two are to be compared. The averages of the paper reach back as far
+    # in shares of the run
+    _small: ClassVar[Mapping[str, Any]] = {**MAE.presets["small"], "momentum": 0.9, "final_momentum": 0.99}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # ViT-B, the longer of the published recipes (PRETRAIN.md)
         "paper": {
@@ -106,17 +93,7 @@ class HPM(System):
         # the loss of the ranker alone, at small size; to any other preset add these two options
         "prediction-only": {**_small, "masking": "core/random", "scoring": "none"},
         # what the conformance suite builds
-        "tiny": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "decoder_dim": 32,
-            "decoder_depth": 2,
-            "decoder_heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
+        "tiny": MAE.presets["tiny"],
     }
 
     def __init__(
@@ -152,14 +129,8 @@ class HPM(System):
         self.ranking_objective = ranking_objective
 
         def decoder(out_dim: int) -> LightDecoder:
-            return LightDecoder(
-                in_dim=encoder.out_dim,
-                out_dim=out_dim,
-                prefix=encoder.prefix,
-                grid=tokenizer.provides.get("grid"),
-                dim=decoder_dim,
-                depth=decoder_depth,
-                heads=decoder_heads,
+            return LightDecoder.behind(
+                encoder, tokenizer, out_dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
             )
 
         self.decoder, self.ranker = decoder(target.dim), decoder(1)

@@ -110,14 +110,8 @@ class MAE(System):
         pieces.confirm_leaves_out("mae", encoder)
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective, self.score = masking, objective, score
-        self.decoder = LightDecoder(
-            in_dim=encoder.out_dim,
-            out_dim=target.dim,
-            prefix=encoder.prefix,
-            grid=tokenizer.provides.get("grid"),
-            dim=decoder_dim,
-            depth=decoder_depth,
-            heads=decoder_heads,
+        self.decoder = LightDecoder.behind(
+            encoder, tokenizer, target.dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
         )
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -125,14 +125,8 @@ class MixedAE(System):
         self.mixtures = self.images if full else 1
         shape = (self.images, encoder.dim)
         self.segment_tokens = nn.Parameter(0.02 * torch.randn(shape)) if segments else None
-        self.decoder = LightDecoder(
-            in_dim=encoder.out_dim,
-            out_dim=target.dim,
-            prefix=encoder.prefix,
-            grid=tokenizer.provides.get("grid"),
-            dim=decoder_dim,
-            depth=decoder_depth,
-            heads=decoder_heads,
+        self.decoder = LightDecoder.behind(
+            encoder, tokenizer, target.dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
         )
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
