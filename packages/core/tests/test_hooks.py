@@ -13,8 +13,10 @@ from polymask.parts import KINDS
 SURFACE = {
     "polymask_register_datasets": [],
     "polymask_register_encoders": [],
+    "polymask_register_evaluations": [],
     "polymask_register_maskings": [],
     "polymask_register_objectives": [],
+    "polymask_register_recipes": [],
     "polymask_register_systems": [],
     "polymask_register_targets": [],
     "polymask_register_tokenizers": [],
@@ -26,7 +28,7 @@ HOOKS = {n: f for n, f in vars(hookspecs).items() if n.startswith("polymask_")}
 
 def test_the_surface_is_the_promised_one() -> None:
     assert {name: list(inspect.signature(hook).parameters) for name, hook in HOOKS.items()} == SURFACE
-    assert hookspecs.API == (1, 0)
+    assert hookspecs.API == (1, 1)
 
 
 def test_there_is_one_hook_per_kind() -> None:
@@ -77,6 +79,14 @@ def test_polymask_register_systems() -> None:
 
 def test_polymask_register_datasets() -> None:
     registered("polymask_register_datasets", "datasets")
+
+
+def test_polymask_register_evaluations() -> None:
+    registered("polymask_register_evaluations", "evaluations")
+
+
+def test_polymask_register_recipes() -> None:
+    registered("polymask_register_recipes", "recipes")
 
 
 def test_a_hook_may_be_a_generator_and_a_plugin_may_have_no_hook() -> None:

@@ -50,7 +50,14 @@ class Good:
         return x.sigmoid()
 
 
-class FromFiles(Good):
+class Told(Good):
+    """Tells lengths."""
+
+    def lengths(self, name: str) -> Tensor:
+        return torch.full((len(self.x[name]),), 24)
+
+
+class FromFiles(Told):
     """Noise, read from files.
 
     Args:
@@ -169,7 +176,24 @@ class OpenFile(Good):
         return samples
 
 
+class WrongLengths(Good):
+    """Tells lengths that are not so."""
+
+    def lengths(self, name: str) -> Tensor:
+        return torch.full((len(self.x[name]),), 23)
+
+
+class Drawing(Told):
+    """Draws its samples."""
+
+    picture = None  # type: ignore[assignment]
+
+    def draw(self, sample: Any, tokens: Any = None, hidden: Any = None) -> Tensor:
+        return sample["x"].sigmoid()
+
+
 BAD = [
+    ("check_dataset_lengths", WrongLengths, "train[0] is 24 long, not 23"),
     ("check_dataset_samples", EmptySplit, "split 'test' is empty"),
     ("check_dataset_samples", AnotherKey, "train[0] holds y, not 'x'"),
     ("check_dataset_samples", Doubles, "is torch.float64"),
@@ -234,7 +258,7 @@ def test_every_check_is_tried() -> None:
     assert {c.name for c in CHECKS if c.kinds == ("datasets",)} == {check for check, *_ in BAD}
 
 
-@pytest.mark.parametrize("good", [Good, FromFiles])
+@pytest.mark.parametrize("good", [Told, Drawing, FromFiles])
 def test_a_good_data_set_passes(good: type, registry: Registry) -> None:
     results = check_part(good, kind="datasets", registry=registry)
     assert not [result for result in results if not result.ok]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
+from polymask.tokens import Tokens
 from polymask.wiring import construct
 
 Split = Literal["train", "test"]
@@ -38,6 +40,10 @@ class Dataset(Protocol):
         provides: facts that parts take as constructor arguments: ``size``, ``channels``, ...
         classes: names of the classes, or None where there are no labels.
         skipped: files left out, with the reason: ``(path, reason)``.
+
+    Samples may differ in the length of their first axis (see :func:`collate`). Such a data set may have
+    ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch. One of no
+    pictures has ``draw`` in place of ``picture``, see :class:`Drawn`.
     """
 
     key: str
@@ -53,6 +59,34 @@ class Dataset(Protocol):
 
     def picture(self, x: Tensor) -> Tensor:
         """Normalised values as given to a system to something that can be drawn, in [0, 1]."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose samples are no pictures with sites on a grid (text, points), and that draws them."""
+
+    def draw(
+        self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """One sample as a picture, all of one size.
+
+        Args:
+            sample: without a batch axis and without padding.
+            tokens: of this sample alone, B = 1.
+            hidden: ``[N]``, which of them are hidden, bool or in [0, 1].
+
+        Returns:
+            ``[3, H, W]`` in [0, 1].
+        """
+
+
+def sample_of(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    """One sample of a batch, without its padding."""
+    sample = {key: value[row] for key, value in batch.items()}
+    for key in batch:
+        if length_key(key) in sample:
+            sample[key] = sample[key][: int(sample.pop(length_key(key)))]
+    return sample
 
 
 def open_data(spec: str, /, registry: Registry | None = None, **options: Any) -> Dataset:
@@ -76,18 +110,39 @@ def open_data(spec: str, /, registry: Registry | None = None, **options: Any) ->
 
 
 def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Samples of equal shape to a batch.
+    """Samples to a batch.
+
+    Entries that differ in the length of their first axis (sound, text, points) are padded with zeros at
+    its end, and ``"<key>_length"``, int64 ``[B]``, says how much of each is real.
 
     Raises:
-        UserError: shapes differ, naming the entry and the shapes.
+        UserError: shapes differ otherwise, naming the entry and the shapes.
     """
     batch: dict[str, Tensor] = {}
     for key in samples[0]:
         values = [torch.as_tensor(sample[key]) for sample in samples]
         shapes = {tuple(value.shape) for value in values}
-        if len(shapes) > 1:
+        if len(shapes) == 1:
+            batch[key] = torch.stack(values)
+            continue
+        if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
             raise UserError(
-                f"samples differ in the shape of {key!r}: {sorted(shapes)}; give the data set one size"
+                f"samples differ in the shape of {key!r}: {sorted(shapes)}; only the first axis may differ "
+                "in length: give the data set one size"
             )
-        batch[key] = torch.stack(values)
+        batch[key] = pad_sequence(values, batch_first=True)
+        batch[length_key(key)] = torch.tensor([len(value) for value in values])
     return batch
+
+
+def length_key(key: str) -> str:
+    """Name of the entry of a batch that tells how much of each row of entry ``key`` is real."""
+    return f"{key}_length"
+
+
+def valid_of(batch: Mapping[str, Tensor], key: str) -> Tensor | None:
+    """False on the padding of an entry ``[B, N, ...]``: bool ``[B, N]``, or None where none is padded."""
+    length = batch.get(length_key(key))
+    if length is None:
+        return None
+    return torch.arange(batch[key].shape[1], device=length.device) < length[:, None]

@@ -16,7 +16,7 @@ import pluggy
 
 from polymask.parts import Part
 
-API = (1, 0)
+API = (1, 1)
 """Version of this page: the first number changes when a hook is removed or changes meaning."""
 
 GROUP = "polymask"
@@ -65,4 +65,16 @@ def polymask_register_systems() -> Iterable[Part]:
 @hookspec
 def polymask_register_datasets() -> Iterable[Part]:
     """Parts that read data, chosen with ``--data name:argument``."""
+    raise NotImplementedError
+
+
+@hookspec
+def polymask_register_evaluations() -> Iterable[Part]:
+    """Parts that measure what a finished run is good for, beside the probes: ``(run) -> scores``."""
+    raise NotImplementedError
+
+
+@hookspec
+def polymask_register_recipes() -> Iterable[Part]:
+    """Functions ``(stage, /, *, options)`` that train in several stages, see :mod:`polymask.recipes`."""
     raise NotImplementedError

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-KINDS = ("systems", "maskings", "targets", "encoders", "tokenizers", "objectives", "datasets")
+KINDS = (
+    *("systems", "maskings", "targets", "encoders", "tokenizers", "objectives", "datasets"),
+    *("evaluations", "recipes"),
+)
 """Every kind of part, in the order ``polymask list`` prints them."""
 
 SLOTS = MappingProxyType(
@@ -20,6 +23,7 @@ SLOTS = MappingProxyType(
         "objective": "objectives",
         "score": "targets",
         "host": "systems",
+        "evaluation": "evaluations",
     }
 )
 """Constructor parameters that take a part, and the kind of that part.

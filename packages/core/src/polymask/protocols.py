@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -87,6 +87,7 @@ class Tokenizer(Protocol):
     those it is given. ``provides`` holds what later parts may take as constructor arguments,
     by name: at least ``in_dim`` (width of ``Tokens.values``), and ``grid`` where there is one.
     A tokenizer that can be undone has ``inverse(values [B, N, C]) -> [B, ...]``.
+    An entry that is padded has its lengths beside it (:func:`polymask.data.valid_of`).
     ``example`` makes random input of the right shape, with rows of several lengths where lengths
     may differ, so that whatever is built on this tokenizer can be tried without data.
     """
@@ -158,6 +159,12 @@ class Objective(Protocol):
         """``[B, N, D]`` each; with a mask only hidden sites count, without one all that are given."""
 
 
+class Shown(Protocol):
+    """What a notebook or a report shows by asking it for HTML; it escapes what it holds."""
+
+    def _repr_html_(self) -> str: ...
+
+
 class System(nn.Module):
     """One published system: what is hidden, what is predicted, how it is scored.
 
@@ -212,8 +219,12 @@ class System(nn.Module):
         """
         return None
 
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Columns of a picture table, by caption: ``[B, ...]`` each, in the units of the data."""
+    def pictures(self, batch: Batch, step: Step) -> Mapping[str, Tensor | Sequence[Shown]]:
+        """What to show of the samples, by caption, for a report.
+
+        Pictures ``[B, ...]`` in the units of the data, or B objects that display themselves as
+        notebooks have it: sound to listen to, text in colours, a cloud to turn.
+        """
         return {}
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:

@@ -173,6 +173,12 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def open_data_of(data: str | Mapping[str, Any], registry: Registry | None = None) -> Dataset:
+    """Open a data set given by name, or as a mapping with a ``name`` and options."""
+    chosen = {"name": data} if isinstance(data, str) else dict(data)
+    return _open_data(chosen, set(chosen), registry or default_registry())
+
+
 def _open_data(options: dict[str, Any], asked: set[str], registry: Registry) -> Dataset:
     """Open the data; what only the preset asks of it and it does not have is left out."""
     spec = options.pop("name", None)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from polymask import Part, System, UserError, hookimpl, pieces
+from polymask.evaluation import Score
+from polymask.run import open_run
 from polymask.tokens import Tokens
 
 
@@ -207,6 +209,39 @@ class Bars:
         return {"image": x}
 
 
+class Brightness:
+    """How bright features are.
+
+    Args:
+        scale: factor.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def __call__(self, run):
+        untrained = open_run(run.folder, trained=False)
+        batch = {"image": run.data.split("test")[0]["image"][None]}
+        for name, system in (("pre-trained", run.system), ("untrained", untrained.system)):
+            assert not system.training
+            yield Score(name, "brightness", self.scale * float(system.encode(batch).values.detach().mean()))
+        yield Score("the moon", "brightness", 100.0, 99.0, 101.0)
+
+
+def twice(stage, /, *, steps: int = 2, second_masking="core/random"):
+    """The same system twice, the second on what the first found.
+
+    Args:
+        stage: trains one.
+        steps: of each.
+        second_masking: of the second run.
+    """
+    first = stage("first", "toy/mean", preset="small", steps=steps)
+    found = stage.folder / "found.txt"
+    found.write_text(str(float(next(first.system.parameters()).sum())))
+    stage("second", "toy/mean", preset="small", steps=steps, masking=second_masking, gain=2.0)
+
+
 SLOTS = {
     "tokenizer": "toy/cells",
     "encoder": "toy/net",
@@ -248,3 +283,13 @@ def polymask_register_targets():
 @hookimpl
 def polymask_register_datasets():
     return [part("shapes", "Shapes")]
+
+
+@hookimpl
+def polymask_register_evaluations():
+    return [part("brightness", "Brightness")]
+
+
+@hookimpl
+def polymask_register_recipes():
+    return [part("twice", "twice")]

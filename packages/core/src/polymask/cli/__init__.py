@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from polymask.cli.terminal import columns, plain_warnings, say
 from polymask.errors import UserError
 
-VERBS = ("list", "show", "pretrain", "probe", "compare", "look", "report", "export", "check", "plugins")
+VERBS = (
+    *("list", "show", "pretrain", "recipe", "probe", "evaluate", "compare", "look", "report", "export"),
+    *("check", "plugins"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
-from polymask.data import Samples, collate
+from polymask.data import Dataset, Samples, collate
 from polymask.errors import UserError
 from polymask.protocols import Batch, System
 
@@ -37,6 +38,16 @@ def encoder_features(system: System, pool: str = "mean") -> Extractor:
             raise UserError(f"features with pool={pool!r}: {error}") from error
 
     return extract
+
+
+def raw_of(data: Dataset) -> Extractor | None:
+    """The raw input of a data set as vectors, without an encoder.
+
+    That is the data set's own ``descriptor(batch) -> [B, D]`` where it has one (a mean spectrum, counts of
+    words), the input itself otherwise; None where that differs in length from sample to sample.
+    """
+    descriptor: Extractor | None = getattr(data, "descriptor", None)
+    return descriptor or (None if hasattr(data, "lengths") else raw_features(data.key))
 
 
 def raw_features(key: str, most: int = 4096) -> Extractor:
@@ -125,7 +136,7 @@ def extract(
     return features
 
 
-class _Picked(Dataset[dict[str, Tensor]]):
+class _Picked(TorchDataset[dict[str, Tensor]]):
     """Some samples of a split, each with its place in it as ``"id"``."""
 
     def __init__(self, samples: Samples, index: Sequence[int]) -> None:

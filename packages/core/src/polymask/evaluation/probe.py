@@ -23,7 +23,7 @@ from polymask.evaluation.features import (
     encoder_features,
     evaluating,
     extract,
-    raw_features,
+    raw_of,
 )
 from polymask.evaluation.intervals import accuracy_interval, difference_interval
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, ProbeRow
@@ -54,7 +54,7 @@ def probe(
         draws: how often those few are drawn anew (unused without ``labels_per_class``).
         pool: ``"mean"`` over tokens or ``"prefix"``, the class token.
         limit: most training samples to use, drawn at random; None for all.
-        raw: whether to probe the raw input too.
+        raw: whether to probe the raw input too, see :func:`polymask.evaluation.features.raw_of`.
         seed: of the draws.
         batch_size: samples per batch.
         workers: processes that read samples.
@@ -75,8 +75,8 @@ def probe(
             TRAINED: encoder_features(one, pool),
             UNTRAINED: encoder_features(two, pool),
         }
-        if raw:
-            rows[RAW] = raw_features(data.key)
+        if raw and (descriptor := raw_of(data)) is not None:
+            rows[RAW] = descriptor
         union = torch.unique(torch.cat(picks))
         train, test = (
             extract(rows, samples, index, batch_size=batch_size, workers=workers)
@@ -150,6 +150,15 @@ def evaluate(
         chance=float(test_labels.bincount().max() / len(test_labels)),
         settings=dict(settings or {}),
     )
+
+
+def labelled(data: Dataset) -> bool:
+    """Whether a probe is possible: both splits have labels."""
+    try:
+        labels_of(data)
+    except UserError:
+        return False
+    return True
 
 
 def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:

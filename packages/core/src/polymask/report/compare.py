@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polymask.data import Dataset
 from polymask.errors import UserError
-from polymask.evaluation.probe import labels_of, write_json
+from polymask.evaluation.probe import labelled, write_json
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
+from polymask.evaluation.scores import Scores, chosen, evaluate_run, stored_at
 from polymask.registry import default_registry
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.run import CHECKPOINT, CONFIG, Run, build_from_config, plain, train_options
@@ -37,6 +37,7 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     probe: Mapping[str, Any] | None = None,
+    evaluation: str | Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train and probe every variant with every seed, and compare them.
@@ -54,6 +55,7 @@ def compare(
             ``.md``, ``.html`` and ``.png``.
         seeds: how many (0, 1, ...), or which.
         probe: options of :func:`polymask.evaluation.probe`.
+        evaluation: one to run beside the probes, by name or as a mapping with a ``name``.
         progress: say on stderr which run is trained, with a progress line.
 
     Raises:
@@ -77,6 +79,7 @@ def compare(
             outdated.unlink()
         write_json(out / PLAN, {**plan, "probe": plain(probe)})
     values: dict[str, list[dict[str, float]]] = {label: [] for label in variants}
+    rivals: dict[str, dict[str, float]] = {}
     folders: dict[str, list[str]] = {label: [] for label in variants}
     reference: dict[str, float] = {}
     turns = list(itertools.product(seeds, variants))
@@ -85,11 +88,15 @@ def compare(
         if progress:
             sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
         found = _run({**configs[label], "seed": seed}, folder, probe, turn == 0, progress)
-        values[label].append(_measure(folder, found))
+        scores = None if evaluation is None else _evaluated(folder, evaluation)
+        values[label].append(_measure(folder, found, scores))
+        if scores is not None:
+            others = dict.fromkeys(s.row for s in scores.scores if s.row not in (TRAINED, UNTRAINED))
+            rivals |= {name: scores.row(name) for name in others}
         folders[label].append(folder.name)
         if turn == 0 and found is not None:
             reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
-    result = Comparison(dict(config), dict(variants), seeds, values, reference, folders)
+    result = Comparison(dict(config), dict(variants), seeds, values, reference, rivals, folders)
     _write(result, out, probe)
     return result
 
@@ -149,20 +156,23 @@ def _run(config: Config, folder: Path, probe: Config, raw: bool, progress: bool)
         return ProbeResult.from_json(json.loads(done.read_text()))
     system, data, options = build_from_config(config)
     result = fit(system, data, options, folder, resume=(folder / CONFIG).exists(), progress=progress)
-    if not _labelled(data):
+    if not labelled(data):
         return None
     return probe_run(Run(folder, config, system, data, result.step), **{"raw": raw, **probe})
 
 
-def _labelled(data: Dataset) -> bool:
-    try:
-        labels_of(data)
-    except UserError:
-        return False
-    return True
+def _evaluated(folder: Path, evaluation: str | Mapping[str, Any]) -> Scores:
+    """What an evaluation finds about a run, or has found with the same options."""
+    name, options = chosen(evaluation, default_registry())
+    path = stored_at(folder, name)
+    if path.is_file():
+        found = Scores.from_json(json.loads(path.read_text()))
+        if found.settings == plain(options):
+            return found
+    return evaluate_run(folder, evaluation)
 
 
-def _measure(folder: Path, found: ProbeResult | None) -> dict[str, float]:
+def _measure(folder: Path, found: ProbeResult | None, scores: Scores | None) -> dict[str, float]:
     """The numbers of one run, from its files alone."""
     rows = read_metrics(folder / "metrics.csv")
     last = rows[-max(1, math.ceil(len(rows) / 10)) :]
@@ -170,7 +180,10 @@ def _measure(folder: Path, found: ProbeResult | None) -> dict[str, float]:
     if found is not None:
         for method in METHODS:
             measured[method] = found.accuracy(TRAINED, method).mean
-            measured[f"untrained {method}"] = found.accuracy(UNTRAINED, method).mean
+            measured[f"{UNTRAINED} {method}"] = found.accuracy(UNTRAINED, method).mean
+    if scores is not None:
+        measured |= scores.row(TRAINED)
+        measured |= {f"{UNTRAINED} {metric}": value for metric, value in scores.row(UNTRAINED).items()}
     measured[LOSS] = statistics.fmean(row["loss"] for row in last)
     measured[COST] = 1000 / statistics.median(row["samples_per_second"] for row in rows)
     return measured
@@ -183,7 +196,7 @@ def _write(result: Comparison, out: Path, probe: Config) -> None:
     picture = result.draw(charts.PAPER)
     picture.suptitle(result.title, x=0.01, ha="left", fontsize=11, color=charts.PAPER.text)
     charts.save(picture, out / "comparison.png")
-    what = "Accuracy" if METHODS[0] in result.measures else "Loss"
+    what = "Scores" if result.scores else "Loss"
     context = {
         "found": result,
         "notes": NOTES,

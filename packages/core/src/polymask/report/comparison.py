@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from polymask.evaluation.intervals import Interval, t_interval
-from polymask.evaluation.result import CAVEAT, METHODS
+from polymask.evaluation.result import CAVEAT, METHODS, RAW, UNTRAINED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from polymask.report.charts import Ink
 
 LOSS, COST = "loss", "ms per sample"
+
+DASHES = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)))
+"""Lines of what variants are to be seen beside."""
 
 NOTES = (
     "95 % t intervals over seeds; differences are paired by seed, each interval stands for itself. "
@@ -38,6 +41,7 @@ class Comparison:
             the same of the untrained encoder (``"untrained kNN"``, ...), ``"loss"`` and
             ``"ms per sample"``.
         reference: accuracies of the raw input, by method.
+        rivals: what needs no system reaches in an evaluation, by name and metric.
         folders: by label, run folders within that of the comparison, one per seed.
     """
 
@@ -46,6 +50,7 @@ class Comparison:
     seeds: tuple[int, ...]
     values: Mapping[str, list[dict[str, float]]]
     reference: Mapping[str, float] = field(default_factory=dict)
+    rivals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     folders: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -55,9 +60,14 @@ class Comparison:
 
     @property
     def measures(self) -> list[str]:
-        """What was measured of every run: accuracies first, then loss and cost."""
+        """What was measured of every run: accuracies and scores first, then loss and cost."""
+        return [*self.scores, LOSS, COST]
+
+    @property
+    def scores(self) -> list[str]:
+        """What tells how good a run's encoder is: accuracies of probes, metrics of an evaluation."""
         known = self.values[self.first][0]
-        return [name for name in (*METHODS, LOSS, COST) if name in known]
+        return [name for name in known if name not in (LOSS, COST) and not name.startswith(f"{UNTRAINED} ")]
 
     def mean(self, label: str, measure: str) -> Interval:
         """Mean over seeds, with its t interval."""
@@ -95,10 +105,10 @@ class Comparison:
         return rows
 
     def differences(self) -> list[list[str]]:
-        """Differences in accuracy to the first variant as text, with a heading."""
-        rows = [["variant", "classifier", f"minus {self.first}", "seen"]]
+        """Differences in accuracies and scores to the first variant as text, with a heading."""
+        rows = [["variant", "measure", f"minus {self.first}", "seen"]]
         for label in [label for label in self.variants if label != self.first]:
-            for measure in [m for m in self.measures if m in METHODS]:
+            for measure in self.scores:
                 found = self.difference(label, measure)
                 half = found.high - found.mean
                 spread = f" ± {half:.3f}" if math.isfinite(half) else ""
@@ -136,6 +146,7 @@ class Comparison:
             "variants": {label: dict(change) for label, change in self.variants.items()},
             "seeds": list(self.seeds),
             "reference": dict(self.reference),
+            "rivals": {name: dict(found) for name, found in self.rivals.items()},
             "results": {
                 label: {
                     "runs": self.folders.get(label, []),
@@ -153,10 +164,10 @@ class Comparison:
         }
 
     def draw(self, ink: Ink) -> Figure:
-        """Accuracies (or, without labels, losses) of the variants with their intervals and seeds."""
+        """Scores (or, where there are none, losses) of the variants with their intervals and seeds."""
         from polymask.report import charts
 
-        measures = [m for m in self.measures if m in METHODS] or [LOSS]
+        measures = self.scores or [LOSS]
         labels = list(self.variants)
         made = charts.figure(1.6 + 3.4 * len(measures), 0.9 + 0.42 * len(labels))
         for axes, measure in zip(
@@ -169,7 +180,7 @@ class Comparison:
                 axes.plot(points, [row + 0.2] * len(points), "o", markersize=3, color=ink.muted, alpha=0.7)
             for k, (name, value) in enumerate(self._levels(measure).items()):
                 axes.axvline(
-                    value, color=ink.muted, linewidth=0.9, linestyle=((0, (4, 3)), (0, (1, 2)))[k], label=name
+                    value, color=ink.muted, linewidth=0.9, linestyle=DASHES[k % len(DASHES)], label=name
                 )
         if self._levels(measures[0]):
             handles = [h for h in made.axes[0].lines if not str(h.get_label()).startswith("_")]
@@ -184,13 +195,13 @@ class Comparison:
         return made
 
     def _levels(self, measure: str) -> dict[str, float]:
-        """What untrained and raw features reach."""
+        """What untrained and raw features reach, and rivals that need no system."""
         levels = {}
-        if f"untrained {measure}" in self.values[self.first][0]:
-            levels["untrained"] = self.mean(self.first, f"untrained {measure}").mean
+        if f"{UNTRAINED} {measure}" in self.values[self.first][0]:
+            levels[UNTRAINED] = self.mean(self.first, f"{UNTRAINED} {measure}").mean
         if measure in self.reference:
-            levels["raw input"] = self.reference[measure]
-        return levels
+            levels[RAW] = self.reference[measure]
+        return levels | {name: found[measure] for name, found in self.rivals.items() if measure in found}
 
 
 def _cell(text: str) -> str:

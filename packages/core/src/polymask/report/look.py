@@ -159,9 +159,7 @@ def examine(
         for k in range(draws):
             step = Step(round(k * (total - 1) / max(draws - 1, 1)), total, seed)
             for name, view in viewer(batch, step).items():
-                rows[f"{name}\nstep {step.index:,}"] = [
-                    view.pixels(picture, i) for i, picture in enumerate(originals)
-                ]
+                rows[f"{name}\nstep {step.index:,}"] = view.pixels(source, batch, originals)
         statistics = views.statistics_of(viewer, held_out, at, masks)
     if not rows:
         raise UserError(f"{title} offers no masks to look at: its System.masks returns none")

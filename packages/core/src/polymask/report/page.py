@@ -64,6 +64,7 @@ class Page:
         probe: what was probed.
         probe_chart: the same as SVG.
         pictures: strips of held-out samples by caption, as data URIs.
+        displays: other things to see or hear by caption, as HTML.
         depth: charts of what changes from block to block.
         masks: the same samples under each view's mask.
         mask_charts: by view.
@@ -81,6 +82,7 @@ class Page:
     probe: ProbeResult | None = None
     probe_chart: str = ""
     pictures: dict[str, str] = field(default_factory=dict)
+    displays: dict[str, list[str]] = field(default_factory=dict)
     depth: list[Chart] = field(default_factory=list)
     masks: dict[str, str] = field(default_factory=dict)
     mask_charts: dict[str, list[Chart]] = field(default_factory=dict)
@@ -225,7 +227,10 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     batch = views.batch_of(samples, views.spread(len(samples), SAMPLES))
     columns = system.pictures(batch, step)
     for caption, values in columns.items():
-        page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
+        if isinstance(values, Tensor):
+            page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
+        else:
+            page.displays[caption] = [x._repr_html_() for x in values]
     if not columns:
         page.missing["reconstructions"] = "This system draws no pictures of its own."
     for title, line in _by_depth(system, batch, step).items():
@@ -235,7 +240,7 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     viewer = views.of_system(system)
     originals = views.pictures_of(data, batch, SIDE)
     for name, view in viewer(batch, step).items():
-        page.masks[name] = _strip([view.pixels(original, i) for i, original in enumerate(originals)])
+        page.masks[name] = _strip(view.pixels(data, batch, originals))
     if not page.masks:
         page.missing["masks"] = "This system offers no masks to draw."
         return

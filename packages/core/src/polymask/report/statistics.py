@@ -131,7 +131,7 @@ def mask_statistics(
     return describe(torch.cat(drawn), grid)
 
 
-def describe(hidden: Tensor, grid: tuple[int, ...] | None) -> MaskStatistics:
+def describe(hidden: Tensor, grid: tuple[int, ...] | None, valid: Tensor | None = None) -> MaskStatistics:
     """Statistics of masks that are already drawn.
 
     The test of uniform coverage is Pearson's, with the second-order correction of Rao and Scott
@@ -141,18 +141,27 @@ def describe(hidden: Tensor, grid: tuple[int, ...] | None) -> MaskStatistics:
     Args:
         hidden: ``[n, sites]`` bool, or float in [0, 1].
         grid: lengths of the axes, or None where sites fill no grid.
+        valid: bool ``[n, sites]``, False where a mask has no such site to hide (padding, special
+            tokens); sites that no mask has are left out.
 
     Raises:
         UserError: fewer than two masks.
     """
-    n, sites = hidden.shape
+    n = len(hidden)
     if n < 2:
         raise UserError(f"statistics need two masks or more, got {n}")
+    real = torch.ones(hidden.shape, dtype=torch.bool) if valid is None else valid
+    if valid is not None:
+        there = valid.any(dim=0)
+        hidden, real = hidden[:, there], valid[:, there]
+        grid = grid if there.all() else None
+    sites = hidden.shape[1]
     x = hidden.double()
-    coverage, ratio = x.mean(dim=0), x.mean(dim=1)
+    coverage = x.sum(dim=0) / real.sum(dim=0)
+    ratio = x.sum(dim=1) / real.sum(dim=1).clamp(min=1)
     # Deviation of each site from its mask's own ratio: the mean over masks is 0 everywhere if,
     # and only if, coverage is uniform, and nothing else about the masking is assumed.
-    y = x - ratio[:, None]
+    y = torch.where(real, x - ratio[:, None], 0.0)
     mean = y.mean(dim=0)
     covariance = (y - mean).T @ (y - mean) / (n - 1)
     trace = float(covariance.trace())

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import pieces
-from polymask.data import Dataset, Samples, collate
+from polymask.data import Dataset, Drawn, Samples, collate, sample_of
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.protocols import Batch, Masking, System, Target, Tokenizer
@@ -28,15 +29,45 @@ class View:
         hidden: ``[B, *grid]``, or ``[B, sites]`` where sites fill no grid.
         grid: lengths of the axes of the sites, or None.
         on_picture: whether sites lie over the sample's picture (tokens do; frequencies do not).
+        valid: bool ``[B, sites]``, False where there is nothing to hide; None where there is everywhere.
+        tokens: that the sites are, or None.
     """
 
     hidden: Tensor
     grid: tuple[int, ...] | None
     on_picture: bool
+    valid: Tensor | None = None
+    tokens: Tokens | None = None
 
-    def pixels(self, picture: Pixels, row: int) -> Pixels:
-        """The mask of one sample over its picture, or over nothing."""
-        return overlay(picture if self.on_picture else blank(*picture.shape[:2]), self.hidden[row])
+    def pixels(self, data: Dataset, batch: Batch, pictures: Sequence[Pixels]) -> list[Pixels]:
+        """The mask of each sample over its picture, or over nothing.
+
+        Args:
+            data: that the samples are from.
+            batch: the samples.
+            pictures: of them, as :func:`pictures_of` draws them.
+        """
+        if isinstance(data, Drawn) and self.tokens is not None:
+            return [self._drawn(data, sample_of(batch, i), i) for i in range(len(pictures))]
+        return [
+            overlay(picture if self.on_picture else blank(*picture.shape[:2]), self._real(self.hidden, i))
+            for i, picture in enumerate(pictures)
+        ]
+
+    def _drawn(self, data: Drawn, sample: dict[str, Tensor], row: int) -> Pixels:
+        tokens = self.tokens
+        assert tokens is not None
+        kept = {
+            name: self._real(value, row, tokens.valid)[None]
+            for name in ("values", "position", "ids")
+            if (value := getattr(tokens, name)) is not None
+        }
+        hidden = self._real(self.hidden.flatten(1), row, tokens.valid)
+        return to_pixels(data.draw(sample, Tokens(**kept, grid=tokens.grid), hidden))
+
+    def _real(self, x: Tensor, row: int, valid: Tensor | None = None) -> Tensor:
+        """One row of what has a value per site, without its padding."""
+        return x[row] if valid is None else x[row][valid[row]]
 
 
 Viewer = Callable[[Batch, Step], dict[str, View]]
@@ -71,10 +102,12 @@ def of_system(system: System) -> Viewer:
 
 def _view(mask: Mask, tokens: Tokens | None) -> View:
     hidden = mask.hidden.detach().cpu()
-    if tokens is not None and tokens.grid is not None and hidden.shape == tokens.shape:
-        return View(hidden.view(-1, *tokens.grid), tokens.grid, True)
+    valid = None if mask.valid is None else mask.valid.flatten(1).cpu()
+    if tokens is not None and hidden.shape == tokens.shape:
+        grid = tokens.grid
+        return View(hidden if grid is None else hidden.view(-1, *grid), grid, grid is not None, valid, tokens)
     if hidden.dim() == 2:
-        return View(hidden, None, False)
+        return View(hidden, None, False, valid)
     grid = tuple(hidden.shape[1:])
     return View(hidden, grid, tokens is not None and grid == tokens.grid)
 
@@ -95,7 +128,12 @@ def batch_of(samples: Samples, index: Sequence[int]) -> Batch:
 
 
 def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
-    """The samples of a batch as pictures about ``side`` pixels wide, blank where data has no pictures."""
+    """The samples of a batch as pictures about ``side`` pixels wide, blank where data has no pictures.
+
+    Those that the data set draws itself keep their size.
+    """
+    if isinstance(data, Drawn):
+        return [to_pixels(data.draw(sample_of(batch, i))) for i in range(len(batch["id"]))]
     if not hasattr(data, "picture"):
         return [blank(side, side) for _ in batch["id"]]
     return [scale(to_pixels(data.picture(x)), side) for x in batch[data.key]]
@@ -123,7 +161,18 @@ def statistics_of(
         for index in (wanted[i : i + batch_size] for i in wanted[::batch_size]):
             for name, view in viewer(batch_of(source, index), at).items():
                 drawn.setdefault(name, []).append(view)
-    return {
-        name: describe(torch.cat([v.hidden.flatten(1) for v in views]), views[0].grid)
-        for name, views in drawn.items()
-    }
+    return {name: _describe(views) for name, views in drawn.items()}
+
+
+def _describe(views: Sequence[View]) -> MaskStatistics:
+    """Statistics of the masks of several batches, which may be padded to different lengths."""
+    hidden = [view.hidden.flatten(1) for view in views]
+    grids = {view.grid for view in views}
+    grid = grids.pop() if len(grids) == 1 else None
+    sites = max(x.shape[1] for x in hidden)
+    if all(view.valid is None for view in views) and all(x.shape[1] == sites for x in hidden):
+        return describe(torch.cat(hidden), grid)
+    whole = (torch.ones(x.shape, dtype=torch.bool) for x in hidden)
+    valid = [real if view.valid is None else view.valid for view, real in zip(views, whole, strict=True)]
+    padded = [torch.cat([F.pad(x, (0, sites - x.shape[1])) for x in rows]) for rows in (hidden, valid)]
+    return describe(padded[0], grid, padded[1])

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from polymask.data import Drawn
 from polymask.errors import UserError
 from polymask.testing.subject import Subject, seeded
 from polymask.testing.suite import Skip, check, require
@@ -42,7 +43,7 @@ def opened(subject: Subject) -> Iterator[Any]:
 
 @check("datasets")
 def check_dataset_samples(subject: Subject) -> None:
-    """Both splits hold samples: dicts of finite tensors, float32 under the data set's key."""
+    """Both splits hold samples: dicts of finite tensors, float32 or ids in int64 under the data set's key."""
     with opened(subject) as data:
         for split in SPLITS:
             samples = data.split(split)
@@ -54,7 +55,10 @@ def check_dataset_samples(subject: Subject) -> None:
                 require(
                     isinstance(x, torch.Tensor), f"{split}[{index}] holds {type(x).__name__}, not a tensor"
                 )
-                require(x.dtype == torch.float32, f"{split}[{index}] is {x.dtype}, not float32")
+                require(
+                    x.dtype in (torch.float32, torch.int64),
+                    f"{split}[{index}] is {x.dtype}, not float32, nor int64 as ids are",
+                )
                 require(x.isfinite().all(), f"{split}[{index}] is not finite")
                 require("label" not in sample, f"{split}[{index}] gives its label away")
 
@@ -99,19 +103,37 @@ def check_dataset_is_repeatable(subject: Subject) -> None:
             torch.equal(draws[0], draws[1]),
             "an augmented sample differs for the same seed of torch's generator",
         )
-        require(draws[0].dtype == torch.float32, f"an augmented sample is {draws[0].dtype}")
+        require(draws[0].dtype == plain[0][key].dtype, f"an augmented sample is {draws[0].dtype}")
 
 
 @check("datasets")
 def check_dataset_picture(subject: Subject) -> None:
-    """``picture`` turns a sample into something in [0, 1] that can be drawn."""
+    """``picture``, or ``draw``, turns a sample into something in [0, 1] that can be drawn."""
     with opened(subject) as data:
         for split in SPLITS:
-            picture = data.picture(data.split(split)[0][data.key])
+            sample = data.split(split)[0]
+            picture = data.draw(sample) if isinstance(data, Drawn) else data.picture(sample[data.key])
             low, high = float(picture.min()), float(picture.max())
             require(
                 low >= -1e-4 and high <= 1 + 1e-4, f"{split}: a picture reaches from {low:.3f} to {high:.3f}"
             )
+
+
+@check("datasets")
+def check_dataset_lengths(subject: Subject) -> None:
+    """``lengths``, where there is such a method, tells the length of each sample."""
+    with opened(subject) as data:
+        if not hasattr(data, "lengths"):
+            raise Skip("does not tell lengths")
+        for split in SPLITS:
+            samples, lengths = data.split(split), data.lengths(split)
+            require(
+                lengths.shape == (len(samples),) and lengths.dtype == torch.int64,
+                f"{split}: lengths are {lengths.dtype} {list(lengths.shape)} of {len(samples)} samples",
+            )
+            for index in range(0, len(samples), max(1, len(samples) // 8)):
+                found = len(samples[index][data.key])
+                require(found == lengths[index], f"{split}[{index}] is {found} long, not {lengths[index]}")
 
 
 @check("datasets")

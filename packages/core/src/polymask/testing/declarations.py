@@ -15,8 +15,10 @@ from polymask.wiring import layer, nest, slots_of, trainer_options
 
 @check()
 def check_part_imports(subject: Subject) -> None:
-    """The class that the declaration names can be imported."""
-    require(inspect.isclass(subject.cls), f"{subject.part.target} is {subject.cls!r}, not a class")
+    """The class that the declaration names can be imported; of a recipe, the function."""
+    right = inspect.isfunction if subject.part.kind == "recipes" else inspect.isclass
+    what = "function" if subject.part.kind == "recipes" else "class"
+    require(right(subject.cls), f"{subject.part.target} is {subject.cls!r}, not a {what}")
 
 
 @check()
@@ -32,7 +34,7 @@ def check_part_options_are_named(subject: Subject) -> None:
 @check()
 def check_part_documents_its_options(subject: Subject) -> None:
     """Its documentation says what it is and what each option means (``--help`` prints both)."""
-    text = inspect.cleandoc(subject.cls.__dict__.get("__doc__") or "")
+    text = inspect.cleandoc(vars(subject.cls).get("__doc__", "") or _of_function(subject.cls))
     require(text, f"{subject.part.target} has no docstring")
     lines = [line.strip() for line in text.splitlines()]
     missing = [name for name in subject.parameters if not any(line.startswith(f"{name}:") for line in lines)]
@@ -76,7 +78,11 @@ def check_part_tags_are_known(subject: Subject) -> None:
     )
 
 
-@check(*(kind for kind in KINDS if kind != "datasets"))
+def _of_function(source: object) -> str:
+    return (inspect.isfunction(source) and source.__doc__) or ""
+
+
+@check(*(kind for kind in KINDS if kind not in ("datasets", "recipes")))
 def check_part_builds(subject: Subject) -> None:
     """It can be built from its defaults and facts about the input."""
     subject.make()

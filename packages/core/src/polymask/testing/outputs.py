@@ -108,7 +108,7 @@ def check_system_masks(subject: Subject) -> None:
 
 @check("systems")
 def check_system_pictures(subject: Subject) -> None:
-    """``pictures`` gives finite columns of one row per sample, of one shape, and moves nothing."""
+    """``pictures`` gives finite columns, or HTML, of one row per sample, and moves nothing."""
     system, batch = built(subject)
     system.eval()
     state = copy.deepcopy(system.state_dict())
@@ -117,6 +117,9 @@ def check_system_pictures(subject: Subject) -> None:
         raise Skip("draws no pictures")
     for caption, column in columns.items():
         require(len(column) == len(batch["id"]), f"{caption!r} has {len(column)} rows")
+        if not isinstance(column, torch.Tensor):
+            require(all(isinstance(x._repr_html_(), str) for x in column), f"{caption!r} is no HTML")
+            continue
         require(column.isfinite().all(), f"{caption!r} is not finite")
         require(not column.requires_grad, f"{caption!r} carries gradient")
     moved = [name for name, x in system.state_dict().items() if not torch.equal(x, state[name])]

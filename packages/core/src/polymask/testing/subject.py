@@ -97,8 +97,9 @@ class Subject:
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """Constructor parameters by name."""
-        return inspect.signature(self.cls).parameters
+        """Options by name: parameters of the constructor, or of a recipe after its stage."""
+        found = inspect.signature(self.cls).parameters
+        return {name: p for name, p in found.items() if p.kind is not p.POSITIONAL_ONLY}
 
     def make(self, seed: int = 0, **options: Any) -> Any:
         """A fresh part, its weights drawn from ``seed``.

@@ -39,6 +39,8 @@ TAGS = {
         "fixed": "the loss is the same at every step",
         "relative": "a sample's loss depends on the rest of the batch",
     },
-    "datasets": {"ragged": "samples differ in shape"},
+    "datasets": {"ragged": "samples differ in length"},
+    "evaluations": {},
+    "recipes": {},
 }
 """By kind of part: every tag that the conformance suite or a reader goes by, and what it says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.layers import system_setup
+from polymask.cli.layers import add_slots, system_setup
 from polymask.cli.options import UNSET, Option, read_options, table
 from polymask.cli.scan import Command, scan
 from polymask.cli.setup import Setup
@@ -17,6 +17,7 @@ from polymask.registry import Registry, default_registry
 from polymask.training.options import TrainOptions
 from polymask.wiring import Options
 
+SETTINGS = ("seeds", "probe", "evaluation")
 OWN = {
     "comparison": table(Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which")),
     "probe": {f"probe.{key}": option for key, option in PROBE.items()},
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
     option, variants = _split(command)
     configs = {label: _configure(variant, file, registry) for label, variant in variants.items()}
     first = next(iter(configs.values()))
-    own = {key: first[key] for key in ("seeds", "probe") if key in first}
+    own = {key: first[key] for key in SETTINGS if key in first}
     names = [name.rpartition("/")[2] for name in (first["system"], first["data"]["name"], option)]
     folder = Path(out or Path("runs", f"compare-{'-'.join(names)}"))
     from polymask.report.compare import compare
@@ -62,14 +63,22 @@ def run(argv: list[str]) -> int:
 
 def _configure(command: Command, file: str | None, registry: Registry) -> Options:
     setup, head = system_setup(command, registry, file)
-    setup.groups |= OWN
+    _add_own(setup, registry)
     return configuration(setup, head, registry)
+
+
+def _add_own(setup: Setup, registry: Registry) -> None:
+    """Add the options of a comparison, and those of the evaluation that was chosen."""
+    setup.groups |= {title: dict(options) for title, options in OWN.items()}
+    purpose = "what to measure beside the probes"
+    slots = {"evaluation": ("evaluations", purpose)}
+    add_slots(setup.groups, setup.groups["comparison"], slots, setup.options, registry)
 
 
 def _shared(configs: dict[str, Options]) -> tuple[Options, dict[str, Options]]:
     """What all variants have alike, and what each has besides."""
     configs = {
-        label: {key: value for key, value in config.items() if key not in ("seeds", "probe")}
+        label: {key: value for key, value in config.items() if key not in SETTINGS}
         for label, config in configs.items()
     }
     first, *others = configs.values()
@@ -87,7 +96,7 @@ def _split(command: Command) -> tuple[str, dict[str, Command]]:
     several = [
         key
         for key, value in values.items()
-        if "," in value and not value.startswith("[") and key.partition(".")[0] not in ("data", "seeds")
+        if "," in value and not value.startswith("[") and key.partition(".")[0] not in ("data", *SETTINGS)
     ]
     if len(several) != 1:
         found = f"these have: --{', --'.join(several)}" if several else "none has"
@@ -116,7 +125,7 @@ def _help(command: Command, registry: Registry) -> str:
     if command.words and "," not in command.words[0]:
         setup, head = system_setup(command, registry, command.take("config"))
         first = {**run_options(registry, setup, head), **first}
-        setup.groups |= OWN
+        _add_own(setup, registry)
         name, text = setup.name, about(registry.find("systems", setup.name))
     else:
         name, text = "SYSTEM", FORMS

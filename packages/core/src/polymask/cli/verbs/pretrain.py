@@ -97,10 +97,10 @@ def _train(config: Options, folder: Path, registry: Registry, resume: bool, repo
 
 
 def _conclude(folder: Path, data: Dataset, report: bool) -> None:
-    if data.labels("train") is not None and data.labels("test") is not None:
-        from rich.console import Console
+    from polymask.evaluation.probe import labelled, probe
 
-        from polymask.evaluation import probe
+    if labelled(data):
+        from rich.console import Console
 
         say("probing the encoder, the same encoder untrained, and the raw input")
         Console().print(probe(folder).table())

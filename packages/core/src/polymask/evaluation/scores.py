@@ -1,0 +1,165 @@
+"""Evaluations beside the probes: what a run is good for, as rows of scores.
+
+A domain registers them as parts of kind ``evaluations``: retrieval with its nDCG, perplexity, word
+errors, a dense probe. ``polymask evaluate`` runs one on a run, ``polymask compare --evaluation`` on all
+runs of a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from polymask.errors import UserError
+from polymask.evaluation.probe import write_json
+from polymask.evaluation.result import CAVEAT
+from polymask.registry import Registry, default_registry
+from polymask.wiring import construct, full_names, layer, nest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from polymask.run import Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number.
+
+    Args:
+        row: what was measured: ``"pre-trained"``, ``"untrained"``, or a rival that needs no system
+            (``"BM25"``).
+        metric: ``"nDCG@10"``, ``"perplexity"``.
+        value: the number, finite.
+        low: lower end of its interval of 95 %, where there is one.
+        high: upper end.
+    """
+
+    row: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Evaluation(Protocol):
+    """Measures a run. Options are keyword-only arguments of the constructor."""
+
+    def __call__(self, run: Run) -> Iterable[Score]:
+        """Scores of the run's system in eval mode, and of what it is to be compared with.
+
+        :func:`polymask.run.open_run` with ``trained=False`` gives the same system untrained.
+        """
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Args:
+        evaluation: its full name.
+        scores: in the order of its rows.
+        settings: options that were set.
+    """
+
+    evaluation: str
+    scores: Sequence[Score]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics, in order."""
+        return list(dict.fromkeys(score.metric for score in self.scores))
+
+    def row(self, name: str) -> dict[str, float]:
+        """Values of one row by metric."""
+        return {score.metric: score.value for score in self.scores if score.row == name}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, lists and mappings."""
+        return {
+            "evaluation": self.evaluation,
+            "scores": [asdict(score) for score in self.scores],
+            "settings": dict(self.settings),
+            "caveat": CAVEAT,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Scores:
+        """The inverse of :meth:`to_json`."""
+        return cls(found["evaluation"], [Score(**score) for score in found["scores"]], found["settings"])
+
+    def table(self) -> Table:
+        """A table for the terminal."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=self.evaluation, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("")
+        for metric in self.metrics:
+            table.add_column(metric, justify="right")
+        for name in dict.fromkeys(score.row for score in self.scores):
+            found = {score.metric: score for score in self.scores if score.row == name}
+            table.add_row(name, *(_cell(found[m]) if m in found else "" for m in self.metrics))
+        table.caption, table.caption_justify = CAVEAT, "left"
+        return table
+
+
+def evaluate_run(
+    run: Run | str | Path, evaluation: str | Mapping[str, Any], registry: Registry | None = None
+) -> Scores:
+    """Run one evaluation on a run, and write ``evaluation-<plugin>-<name>.json`` into its folder.
+
+    Args:
+        run: a run or its folder.
+        evaluation: its name, or a mapping with a ``name`` and options.
+        registry: where to look it up; the installed plugins by default.
+
+    Raises:
+        UserError: no such evaluation, options it refuses, a run it cannot measure, or a score that is
+            not finite.
+    """
+    from polymask.evaluation.features import evaluating
+    from polymask.run import open_run
+
+    registry = registry or default_registry()
+    name, options = chosen(evaluation, registry)
+    part = registry.find("evaluations", name)
+    measure: Evaluation = construct(part, layer(nest(part.defaults), options), {}, registry)
+    opened = open_run(run, registry=registry) if isinstance(run, str | Path) else run
+    with evaluating(opened.system):
+        found = Scores(name, list(measure(opened)), options)
+    if broken := [score for score in found.scores if not math.isfinite(score.value)]:
+        raise UserError(f"{name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
+    write_json(stored_at(Path(opened.folder), name), found.to_json())
+    return found
+
+
+def chosen(evaluation: str | Mapping[str, Any], registry: Registry) -> tuple[str, dict[str, Any]]:
+    """Full name and options of an evaluation, given by name or as a mapping with a ``name``."""
+    asked = {"name": evaluation} if isinstance(evaluation, str) else dict(evaluation)
+    if "name" not in asked:
+        raise UserError("which evaluation? give its name beside its options")
+    name = registry.find("evaluations", asked.pop("name")).full_name
+    return name, full_names(nest(asked), registry)
+
+
+def stored_at(folder: Path, name: str) -> Path:
+    """Where a run keeps what an evaluation found."""
+    return folder / f"evaluation-{name.replace('/', '-')}.json"
+
+
+def read_scores(folder: Path) -> list[Scores]:
+    """What evaluations found about a run, by name."""
+    return [
+        Scores.from_json(json.loads(path.read_text())) for path in sorted(folder.glob("evaluation-*.json"))
+    ]
+
+
+def _cell(score: Score) -> str:
+    text = f"{score.value:.4g}"
+    return text if score.low is None else f"{text} [dim]{score.low:.4g} to {score.high:.4g}[/dim]"

@@ -1,0 +1,155 @@
+"""Recipes: systems that are trained in several stages, each a run of its own.
+
+A recipe is a plain function in the file of its system,
+``def recipe(stage: Stage, /, *, rounds: int = 2) -> None``, registered under the hook
+``polymask_register_recipes``. It calls ``stage`` for every run and computes what lies between them
+(clusters of features, a distilled tokenizer). ``polymask recipe NAME --data SPEC`` runs it; the same
+command again goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from polymask.data import Dataset
+from polymask.errors import UserError
+from polymask.evaluation.probe import labelled, probe, write_json
+from polymask.evaluation.result import ProbeResult
+from polymask.registry import Registry, default_registry
+from polymask.run import CONFIG, Run, build_from_config, open_data_of, open_run, plain
+from polymask.training import fit
+from polymask.training.rehearsal import rehearse
+
+PLAN = "recipe.json"
+
+
+class Stage:
+    """Trains the stages of one recipe, all on the same data.
+
+    Args:
+        folder: of the recipe; each stage has a run folder of its name in it. A recipe keeps there what it
+            computes between stages, written whole or not at all.
+        data: what all stages train on, a name or a mapping with a ``name``.
+        shared: options of every stage, such as ``seed`` and ``devices``.
+        registry: where to look names up; the installed plugins by default.
+        progress: say on stderr which stage is trained, with a progress line.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        data: str | Mapping[str, Any],
+        shared: Mapping[str, Any] | None = None,
+        registry: Registry | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.shared = dict(shared or {})
+        self.done: list[Run] = []
+        self._data, self._registry, self._progress = data, registry or default_registry(), progress
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The data of all stages, opened."""
+        return open_data_of(self._data, self._registry)
+
+    def __call__(self, name: str, system: str, **options: Any) -> Run:
+        """Train a stage, or what is left of it, and probe it where the data has labels.
+
+        Args:
+            name: of the stage, and of its folder.
+            system: which system.
+            options: as of ``polymask pretrain``: ``preset``, ``steps``, slots, dotted keys.
+
+        Returns:
+            The run, with the trained system in eval mode.
+
+        Raises:
+            UserError: it cannot be built, or the folder holds a run of other options.
+        """
+        folder = self.folder / name
+        config = {"system": system, "data": self._data, **self.shared, **options}
+        built, data, training = build_from_config(config, self._registry)
+        if self._progress:
+            sys.stderr.write(f"stage {name}: {system}\n")
+        known = (folder / CONFIG).exists()
+        if not known:
+            rehearse(system, built, data, training.seed)
+        fit(built, data, training, folder, resume=known, progress=self._progress)
+        if labelled(data) and not (folder / "probe.json").exists():
+            probe(folder)
+        self.done.append(open_run(folder, registry=self._registry))
+        return self.done[-1]
+
+    def probes(self) -> dict[str, ProbeResult]:
+        """What was probed of each stage, by name."""
+        found = {run.folder.name: run.folder / "probe.json" for run in self.done}
+        return {
+            name: ProbeResult.from_json(json.loads(path.read_text()))
+            for name, path in found.items()
+            if path.is_file()
+        }
+
+
+def cook(
+    recipe: str,
+    data: str | Mapping[str, Any],
+    folder: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    shared: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+    progress: bool = True,
+) -> Stage:
+    """Run a recipe by name, or what is left of it.
+
+    Args:
+        recipe: its name.
+        data: a data set's name, or a mapping with a ``name``.
+        folder: of the recipe.
+        options: of the recipe.
+        shared: options of every stage.
+        registry: where to look names up; the installed plugins by default.
+        progress: say on stderr what is trained.
+
+    Returns:
+        The stages that were run.
+
+    Raises:
+        UserError: no such recipe, options it does not take, or a folder that holds another recipe.
+    """
+    registry, folder = registry or default_registry(), Path(folder)
+    part = registry.find("recipes", recipe)
+    function: Callable[..., None] = registry.load(part)
+    plan = plain({"recipe": part.full_name, "data": data, "options": options or {}, "shared": shared or {}})
+    _keep(plan, folder)
+    stage = Stage(folder, data, shared, registry, progress)
+    try:
+        function(stage, **dict(part.defaults) | dict(options or {}))
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # of the call itself
+            raise UserError(f"{part.full_name}: {error}") from error
+        raise
+    return stage
+
+
+def _keep(plan: Mapping[str, Any], folder: Path) -> None:
+    """Write down what is done in a folder, or see that it is the same as before."""
+    path = folder / PLAN
+    if not path.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} holds something else than a recipe: give another --out")
+        write_json(path, plan)
+        return
+    found = json.loads(path.read_text())
+    for key, value in plan.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{folder} holds a recipe whose {key} is {json.dumps(found.get(key))}, not "
+                f"{json.dumps(value)}: give another --out, or the same again"
+            )

@@ -1,0 +1,77 @@
+"""``polymask evaluate``, and evaluations within a comparison."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+TRAIN = ("toy/mean", "--preset", "small", "--data", "toy/shapes", "--steps", "2")
+
+
+@pytest.fixture
+def trained(polymask):
+    assert polymask("pretrain", *TRAIN, "--out", "run", "--no-report").status == 0
+    return "run"
+
+
+def test_scores_are_printed_and_kept(polymask, trained, tmp_path):
+    result = polymask("evaluate", trained, "brightness", "--scale", "2")
+    assert result.status == 0, result.err
+    assert "the moon" in result.out and "100 99 to 101" in result.out
+    kept = json.loads((tmp_path / trained / "evaluation-toy-brightness.json").read_text())
+    rows = {score["row"]: score["value"] for score in kept["scores"]}
+    assert kept["settings"] == {"scale": 2.0}
+    assert rows["pre-trained"] != rows["untrained"]
+    once = json.loads(polymask("evaluate", trained, "toy/brightness", "--json").out)
+    assert 2 * once["scores"][0]["value"] == pytest.approx(rows["pre-trained"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give a run's folder and what to measure, one of:"),
+        (["run"], "give a run's folder and what to measure, one of:"),
+        (["run", "darkness"], "no evaluation is called 'darkness'"),
+        (["run", "brightness", "--scales", "2"], "did you mean --scale?"),
+        (["nowhere", "brightness"], "nowhere is no run folder"),
+    ],
+)
+def test_what_is_wrong_is_said(polymask, words, message):
+    result = polymask("evaluate", *words)
+    assert result.status == 2 and message in result.err
+
+
+def test_help_lists_options_of_the_evaluation(polymask):
+    assert "toy/brightness" in polymask("evaluate", "--help").out
+    for words in (["brightness"], ["run", "brightness"]):
+        assert "--scale" in polymask("evaluate", *words, "--help").out
+
+
+def test_variants_are_compared_by_an_evaluation(polymask, tmp_path):
+    words = (
+        "compare",
+        "toy/mean,toy/other",
+        *TRAIN[3:5],
+        "--steps",
+        "2",
+        "--batch_size",
+        "8",
+        "--seeds",
+        "2",
+    )
+    evaluation = ("--evaluation", "brightness", "--evaluation.scale", "3", "--out", "c")
+    result = polymask(*words, *evaluation)
+    assert result.status == 0, result.err
+    found = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert found["rivals"] == {"the moon": {"brightness": 100.0}}
+    for label, measured in found["results"].items():
+        for folder, values in zip(measured["runs"], measured["values"], strict=True):
+            kept = json.loads((tmp_path / "c" / folder / "evaluation-toy-brightness.json").read_text())
+            rows = {score["row"]: score["value"] for score in kept["scores"]}
+            assert values["brightness"] == rows["pre-trained"], label
+            assert values["untrained brightness"] == rows["untrained"]
+    assert "the moon" in (tmp_path / "c" / "comparison.md").read_text()
+    stamp = (tmp_path / "c" / "toy-mean-seed0" / "evaluation-toy-brightness.json").stat().st_mtime_ns
+    assert polymask(*words, *evaluation).status == 0  # nothing is measured again
+    assert (tmp_path / "c" / "toy-mean-seed0" / "evaluation-toy-brightness.json").stat().st_mtime_ns == stamp

@@ -1,0 +1,72 @@
+"""``polymask recipe``: stages, each a run, and going on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from polymask.run import open_run
+
+WORDS = ("recipe", "twice", "--data", "toy/shapes", "--out", "r")
+
+
+def test_every_stage_is_a_run_of_its_own(polymask, tmp_path):
+    result = polymask(*WORDS, "--steps", "3", "--second_masking", "core/block", "--seed", "5")
+    assert result.status == 0, result.err
+    first, second = (open_run(tmp_path / "r" / name) for name in ("first", "second"))
+    assert (first.step, second.step) == (3, 3)
+    assert (first.config["seed"], second.config["seed"]) == (5, 5)
+    assert type(second.system.masking).__name__ == "Block" and second.system.gain == 2.0
+    assert "stage first" in result.out and (tmp_path / "r" / "second" / "report.html").exists()
+
+
+def test_the_same_command_goes_on(polymask, tmp_path):
+    assert polymask(*WORDS).status == 0
+    checkpoint = tmp_path / "r" / "first" / "checkpoints" / "last.ckpt"
+    before, weights = checkpoint.stat().st_mtime_ns, (tmp_path / "r" / "found.txt").read_text()
+    for path in sorted((tmp_path / "r" / "second").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (tmp_path / "r" / "second").rmdir()
+    assert polymask(*WORDS).status == 0
+    assert checkpoint.stat().st_mtime_ns == before
+    assert (tmp_path / "r" / "found.txt").read_text() == weights
+    assert open_run(tmp_path / "r" / "second").step == 2
+
+
+def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):
+    assert polymask(*WORDS).status == 0
+    result = polymask(*WORDS, "--steps", "4")
+    assert result.status == 2 and "holds a recipe whose options" in result.err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").write_text("mine")
+    result = polymask(*WORDS[:-1], "full")
+    assert result.status == 2 and "holds something else than a recipe" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe"], "which recipe?"),
+        (["recipe", "thrice"], "no recipe is called 'thrice'"),
+        (["recipe", "twice"], "which data?"),
+        (["recipe", "twice", "--data", "toy/shapes", "--step", "3"], "did you mean --steps"),
+        (["recipe", "twice", "--data", "toy/shapes", "--batch_size", "3"], "has no option --batch_size"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(polymask, tmp_path, words, message):
+    result = polymask(*words)
+    assert result.status == 2 and message in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_names_the_options_of_the_recipe(polymask):
+    assert "toy/twice" in polymask("recipe", "--help").out
+    text = polymask("recipe", "twice", "--help").out
+    assert "--steps" in text and "--second_masking" in text and "--seed" in text and "--stage" not in text
+
+
+def test_a_recipe_passes_its_conformance_checks(polymask):
+    result = polymask("check", "toy/twice")
+    assert result.status == 0, result.out
+    assert json.loads(polymask("list", "recipes", "--json").out)[0]["name"] == "toy/twice"

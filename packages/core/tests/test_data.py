@@ -1,0 +1,36 @@
+"""Batches of samples that differ in length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polymask import UserError
+from polymask.data import collate, sample_of, valid_of
+
+
+def test_equal_samples_are_stacked_and_nothing_is_added():
+    batch = collate([{"x": torch.ones(3, 2)}, {"x": torch.zeros(3, 2)}])
+    assert set(batch) == {"x"} and batch["x"].shape == (2, 3, 2)
+    assert valid_of(batch, "x") is None
+
+
+def test_samples_of_other_lengths_are_padded_with_zeros_at_the_end():
+    rows = [torch.ones(3, 2), torch.ones(1, 2), torch.ones(2, 2)]
+    batch = collate([{"x": row, "id": torch.tensor(k)} for k, row in enumerate(rows)])
+    assert batch["x_length"].tolist() == [3, 1, 2] and batch["id"].tolist() == [0, 1, 2]
+    assert valid_of(batch, "x").tolist() == [[True] * 3, [True, False, False], [True, True, False]]
+    assert torch.equal(batch["x"].bool().all(-1), valid_of(batch, "x"))
+    for k, row in enumerate(rows):
+        assert torch.equal(sample_of(batch, k)["x"], row) and "x_length" not in sample_of(batch, k)
+
+
+def test_ids_keep_their_type():
+    batch = collate([{"text": torch.tensor([5, 6])}, {"text": torch.tensor([7])}])
+    assert batch["text"].dtype == torch.int64 and batch["text"].tolist() == [[5, 6], [7, 0]]
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (3, 4)), ((3,), (3, 1)), ((), (2,))])
+def test_other_differences_are_refused(shapes):
+    with pytest.raises(UserError, match="only the first axis may differ"):
+        collate([{"x": torch.zeros(shape)} for shape in shapes])
