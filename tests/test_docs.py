@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Request, Step, Tokens, hookspecs
+from polymask.decoders import LightDecoder
 from polymask.maskings import Disjoint, Random, TopScore
 from polymask.objectives import MSE, CrossEntropy, SmoothL1
 from polymask.objectives import Cosine as CosineDistance
 from polymask.teachers import EMATeacher, Frozen
-from polymask_vision.decoders import LightDecoder
 from polymask_vision.encoders import ViT
 from polymask_vision.targets import Pixels
 from polymask_vision.tokenizers import Patches

@@ -18,8 +18,8 @@ Config = dict[str, Any]
 
 PRELOAD = [
     "polymask.training.trainer",
-    "polymask_vision.systems.mae",
-    "polymask_vision.systems.simmim",
+    "polymask.systems.mae",
+    "polymask.systems.simmim",
     "polymask_vision.datasets.digits",
     "polymask.evaluation.features",
 ]

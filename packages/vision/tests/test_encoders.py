@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.positions import coordinates
 from polymask_vision.encoders import Swin, ViT
-from polymask_vision.positions import coordinates
 from polymask_vision.tokenizers import Patches
 
 CHANNELS, PATCH, SIZE = 3, 4, (16, 24)

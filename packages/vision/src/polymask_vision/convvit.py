@@ -12,7 +12,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask_vision.positions import SinCos, check_width, grid_index
+from polymask.positions import SinCos, check_width
+from polymask_vision.positions import grid_index
 
 _norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
 _SIDES = (4, 2)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import Exporter
+from polymask.positions import coordinates, sincos
 from polymask_vision import export
-from polymask_vision.positions import RelativeBias, coordinates, grid_index, sincos
+from polymask_vision.positions import RelativeBias, grid_index
 
 
 class _TokenEmbed(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
+from polymask_vision.presets import MAE, SIMMIM
 
 POLYMASK_API = "1.0"
 
@@ -166,7 +167,8 @@ def polymask_register_systems() -> Iterable[Part]:
     return [
         Part(
             name="mae",
-            target="polymask_vision.systems.mae:MAE",
+            target="polymask.systems.mae:MAE",
+            presets=MAE,
             summary="encode the visible quarter, regress the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377",
             modality="image",
@@ -221,7 +223,8 @@ def polymask_register_systems() -> Iterable[Part]:
         ),
         Part(
             name="colormae",
-            target="polymask_vision.systems.mae:MAE",
+            target="polymask.systems.mae:MAE",
+            presets=MAE,
             summary="vision/mae with masks from filtered noise, by default blobs of one size",
             paper="Hinojosa et al. 2024, arXiv 2407.13036",
             modality="image",
@@ -270,7 +273,8 @@ def polymask_register_systems() -> Iterable[Part]:
         ),
         Part(
             name="simmim",
-            target="polymask_vision.systems.simmim:SimMIM",
+            target="polymask.systems.simmim:SimMIM",
+            presets=SIMMIM,
             summary="mask tokens in the encoder's input, raw pixels by one linear layer",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="image",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask_vision.positions import coordinates
+from polymask.positions import coordinates
 
 
 class Patches(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from polymask import Mask, Step, build
 from polymask.pieces import unfold
-from polymask_vision.positions import RelativeBias, coordinates
+from polymask.positions import coordinates
+from polymask_vision.positions import RelativeBias
 
 VIT = {
     "tokenizer.patch_size": 4,

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask_vision.decoders import LightDecoder
-from polymask_vision.systems.mae import MAE
+from polymask_vision.presets import MAE
 
 
 class DMJD(System):
@@ -71,9 +71,9 @@ class DMJD(System):
         },
         # MAE's sizes and training: the two are to be compared; single patches are hidden, since a grid
         # of 7 x 7 does not divide into cells
-        "small": {**MAE.presets["small"], "masking.masking.cell": 1},
+        "small": {**MAE["small"], "masking.masking.cell": 1},
         # what the conformance suite builds
-        "tiny": MAE.presets["tiny"],
+        "tiny": MAE["tiny"],
     }
 
     def __init__(

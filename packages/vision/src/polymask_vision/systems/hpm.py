@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask.decoders import LightDecoder
 from polymask.maskings import Disjoint, Random
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
-from polymask_vision.decoders import LightDecoder
-from polymask_vision.systems.mae import MAE
+from polymask_vision.presets import MAE
 
 PASSES = 4
 """Looks that complementary scoring takes; each shows a part in so many."""
@@ -66,7 +66,7 @@ class HPM(System):
 
     # MAE's sizes and training: the two are to be compared. The averages of the paper reach back as far
     # in shares of the run
-    _small: ClassVar[Mapping[str, Any]] = {**MAE.presets["small"], "momentum": 0.9, "final_momentum": 0.99}
+    _small: ClassVar[Mapping[str, Any]] = {**MAE["small"], "momentum": 0.9, "final_momentum": 0.99}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # ViT-B, the longer of the published recipes (PRETRAIN.md)
         "paper": {
@@ -93,7 +93,7 @@ class HPM(System):
         # the loss of the ranker alone, at small size; to any other preset add these two options
         "prediction-only": {**_small, "masking": "core/random", "scoring": "none"},
         # what the conformance suite builds
-        "tiny": MAE.presets["tiny"],
+        "tiny": MAE["tiny"],
     }
 
     def __init__(

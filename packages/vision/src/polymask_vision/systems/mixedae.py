@@ -35,19 +35,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
+from polymask.decoders import LightDecoder
 from polymask.objectives.contrast import site_contrast
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.trunk import add_bias
 from polymask_vision.attention import keep_top, logits
-from polymask_vision.decoders import LightDecoder
-from polymask_vision.systems.mae import MAE
+from polymask_vision.presets import MAE
 
 NAIVE: Mapping[str, Any] = {"attention": "plain", "segments": False, "contrast": 0.0}
 
 
 def like_mae(preset: str, **own: Any) -> dict[str, Any]:
     """MAE's sizes and training: the two are to be compared."""
-    return {k: v for k, v in MAE.presets[preset].items() if k != "masking.ratio"} | own
+    return {k: v for k, v in MAE[preset].items() if k != "masking.ratio"} | own
 
 
 class MixedAE(System):

@@ -34,8 +34,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, System, Tokens, UserError
 from polymask.trunk import Trunk, add_bias, heterogeneity
 from polymask.wiring import trainer_options
-from polymask_vision.systems.mae import MAE
-from polymask_vision.systems.simmim import SimMIM
+from polymask_vision.presets import MAE, SIMMIM
 
 Options = Mapping[str, Any]
 
@@ -61,12 +60,12 @@ class MTO(System):
     """
 
     presets: ClassVar[Mapping[str, Options]] = {
-        "paper": over("vision/simmim", SimMIM.presets["paper"]),
-        "paper-mae": over("vision/mae", MAE.presets["paper"]),
-        "small": over("vision/simmim", SimMIM.presets["small"]),
+        "paper": over("vision/simmim", SIMMIM["paper"]),
+        "paper-mae": over("vision/mae", MAE["paper"]),
+        "small": over("vision/simmim", SIMMIM["small"]),
         # gates stand between blocks, so the decoder needs a second one
-        "small-mae": over("vision/mae", {**MAE.presets["small"], "decoder_depth": 2}),
-        "tiny": over("vision/simmim", SimMIM.presets["tiny"]),
+        "small-mae": over("vision/mae", {**MAE["small"], "decoder_depth": 2}),
+        "tiny": over("vision/simmim", SIMMIM["tiny"]),
     }
 
     def __init__(

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask, UserError
-from polymask_vision.decoders import LightDecoder
-from polymask_vision.positions import coordinates
+from polymask.decoders import LightDecoder
+from polymask.positions import coordinates
 
 GRID, N = (4, 5), 20
 

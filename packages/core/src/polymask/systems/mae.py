@@ -15,16 +15,16 @@ Shapes: B samples, N tokens, K of them visible, M hidden, D encoder width, T tar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 import torch
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, pieces
-from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask import pieces
+from polymask.decoders import LightDecoder
+from polymask.mask import Mask
+from polymask.protocols import Batch, Encoder, Masking, Objective, System, Target, Tokenizer
+from polymask.step import Step
+from polymask.tokens import Tokens
 from polymask.trunk import Trunk
-from polymask_vision.decoders import LightDecoder
 
 
 class MAE(System):
@@ -41,57 +41,6 @@ class MAE(System):
         decoder_depth: blocks of the decoder (paper: 8).
         decoder_heads: attention heads of the decoder (paper: 16).
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # ViT-B, the command recommended by the authors' repository (PRETRAIN.md)
-        "paper": {
-            "data.size": 224,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.2, 1.0),
-            "tokenizer.patch_size": 16,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "masking.ratio": 0.75,
-            "target.patch_norm": True,
-            "decoder_dim": 512,
-            "decoder_depth": 8,
-            "decoder_heads": 16,
-            "epochs": 800,
-            "warmup_epochs": 40,
-            "batch_size": 4096,
-            "base_lr": 1.5e-4,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
-        # images of 28 to 64 pixels, minutes on two cores
-        "small": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "decoder_dim": 64,
-            "decoder_depth": 1,
-            "decoder_heads": 4,
-            "steps": 2000,
-            "batch_size": 64,
-            "lr": 1e-3,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "decoder_dim": 32,
-            "decoder_depth": 2,
-            "decoder_heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,

@@ -19,14 +19,16 @@ downsamples by r along each axis; T target width, F = r^P T.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, pieces
-from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask import pieces
+from polymask.mask import Mask
+from polymask.protocols import Batch, Encoder, Masking, Objective, System, Target, Tokenizer
+from polymask.step import Step
+from polymask.tokens import Tokens
 from polymask.trunk import Trunk
 
 
@@ -41,80 +43,6 @@ class SimMIM(System):
         objective: how a prediction is scored over hidden tokens (paper: L1).
         score: evidence per token for maskings that go by score; None for those that do not.
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # ViT-B, 800 epochs. The paper's rates are per 512 samples, those here per 256; its rate drops
-        # tenfold at epoch 700, ours reaches the same end by a cosine
-        "paper": {
-            "data.size": 224,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.67, 1.0),
-            "tokenizer.patch_size": 16,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "encoder.positions": "relative",
-            "encoder.layer_scale": 0.1,
-            "encoder.drop_path": 0.1,
-            "masking.ratio": 0.6,
-            "masking.cell": 2,
-            "epochs": 800,
-            "warmup_epochs": 10,
-            "batch_size": 2048,
-            "base_lr": 5e-5,
-            "min_lr": 4e-5,
-            "betas": (0.9, 0.999),
-            "weight_decay": 0.05,
-            "clip": 5.0,
-        },
-        # Swin-B, 100 epochs
-        "paper-swin": {
-            "data.size": 192,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.67, 1.0),
-            "tokenizer.patch_size": 4,
-            "encoder": "vision/swin",
-            "encoder.dim": 128,
-            "encoder.depths": (2, 2, 18, 2),
-            "encoder.heads": (4, 8, 16, 32),
-            "encoder.window": 6,
-            "masking.ratio": 0.6,
-            "masking.cell": 8,
-            "epochs": 100,
-            "warmup_epochs": 10,
-            "batch_size": 2048,
-            "base_lr": 1e-4,
-            "min_lr": 4e-5,
-            "betas": (0.9, 0.999),
-            "weight_decay": 0.05,
-            "clip": 5.0,
-        },
-        # images of 28 to 64 pixels, minutes on two cores; single patches are hidden, since a grid
-        # of 7 x 7 does not divide into cells
-        "small": {
-            "tokenizer.patch_size": 4,
-            "masking.cell": 1,
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "steps": 2000,
-            "batch_size": 64,
-            "lr": 1e-3,
-            "betas": (0.9, 0.999),
-            "weight_decay": 0.05,
-            "clip": 5.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "tokenizer.patch_size": 4,
-            "masking.cell": 1,
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,

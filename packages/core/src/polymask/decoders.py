@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from polymask import Mask, Tokens, UserError
+from polymask.blocks import Block
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.positions import SinCos
 from polymask.protocols import Encoder, Tokenizer
-from polymask_vision.positions import SinCos
-
-_norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
+from polymask.tokens import Tokens
 
 
 class LightDecoder(nn.Module):
@@ -53,8 +50,8 @@ class LightDecoder(nn.Module):
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.positions = SinCos(dim, grid)
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth))
-        self.norm = _norm(dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         nn.init.normal_(self.mask_token, std=0.02)
         for module in self.modules():
@@ -85,7 +82,8 @@ class LightDecoder(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, attn_mask=real)
         wanted = self._pick(x, mask if at is None else at, position)
-        prediction: Tensor = self.head(self.norm(_attend(self.blocks[-1], wanted, x, real)))
+        last: Block = self.blocks[-1]  # type: ignore[assignment]
+        prediction: Tensor = self.head(self.norm(last.at(wanted, x, real)))
         return prediction
 
     def begin(self, encoded: Tensor, mask: Mask, position: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -117,18 +115,3 @@ class LightDecoder(nn.Module):
     def _pick(self, x: Tensor, mask: Mask, position: Tensor) -> Tensor:
         """The hidden sites of a mask, in their order."""
         return mask.invert().keep(Tokens(x[:, self.prefix :], position)).values
-
-
-def _attend(block: Any, query: Tensor, context: Tensor, real: Tensor | None) -> Tensor:
-    """A timm ``Block`` evaluated at ``query``, some of the tokens of ``context``."""
-    attn = block.attn
-    b, m, d = query.shape
-    weight, bias = attn.qkv.weight, attn.qkv.bias
-    q = F.linear(block.norm1(query), weight[:d], bias[:d])
-    kv = F.linear(block.norm1(context), weight[d:], bias[d:])
-    q = q.view(b, m, attn.num_heads, -1).transpose(1, 2)
-    k, v = kv.view(b, -1, 2, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=real).transpose(1, 2).reshape(b, m, d)
-    query = query + attn.proj(mixed)
-    out: Tensor = query + block.mlp(block.norm2(query))
-    return out

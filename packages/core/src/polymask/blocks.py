@@ -1,0 +1,72 @@
+"""The Transformer block of decoders: timm's and ViT's, evaluated at all tokens or at some."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Attention and a two-layer network, each after a norm and beside a shortcut.
+
+    Weights have the names that they have in timm, and mean the same.
+
+    Args:
+        dim: width.
+        heads: attention heads.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, N, dim]`` to the same; ``attn_mask`` broadcasts to ``[B, heads, N, N]``, as in torch."""
+        return self.at(x, x, attn_mask)
+
+    def at(self, query: Tensor, context: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """What the block makes of ``query [B, M, dim]``, some of the tokens of ``context [B, N, dim]``."""
+        own = self.norm1(query)
+        query = query + self.attn(own, own if context is query else self.norm1(context), attn_mask)
+        out: Tensor = query + self.mlp(self.norm2(query))
+        return out
+
+
+class Attention(nn.Module):
+    """Attention of several heads."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, context: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, M, dim]`` and ``[B, N, dim]`` to ``[B, M, dim]``."""
+        b, m, d = query.shape
+        if context is query:
+            q, k, v = self.qkv(query).view(b, m, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(query, weight[:d], bias[:d]).view(b, m, self.heads, -1).transpose(1, 2)
+            kv = F.linear(context, weight[d:], bias[d:])
+            k, v = kv.view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, m, d))
+        return out
+
+
+class MLP(nn.Module):
+    """Two layers, four times as wide between them."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out

@@ -1,0 +1,1 @@
+"""Published systems that are bound to no modality; the packages of modalities register them."""

@@ -1,0 +1,54 @@
+"""The block answers at some tokens what it answers at all, and ignores what attention is barred from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polymask.blocks import Block
+
+
+@pytest.fixture
+def block() -> Block:
+    torch.manual_seed(0)
+    made = Block(16, 4)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def test_it_is_torchs_pre_norm_layer_on_the_same_weights(block: Block) -> None:
+    theirs = torch.nn.TransformerEncoderLayer(
+        16, 4, 64, dropout=0.0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+    )
+    with torch.no_grad():
+        for ours, name in (
+            (block.attn.qkv.weight, "self_attn.in_proj_weight"),
+            (block.attn.qkv.bias, "self_attn.in_proj_bias"),
+            (block.attn.proj.weight, "self_attn.out_proj.weight"),
+            (block.attn.proj.bias, "self_attn.out_proj.bias"),
+            *((getattr(block, n).weight, f"{n}.weight") for n in ("norm1", "norm2")),
+            *((getattr(block, n).bias, f"{n}.bias") for n in ("norm1", "norm2")),
+            (block.mlp.fc1.weight, "linear1.weight"),
+            (block.mlp.fc1.bias, "linear1.bias"),
+            (block.mlp.fc2.weight, "linear2.weight"),
+            (block.mlp.fc2.bias, "linear2.bias"),
+        ):
+            theirs.get_parameter(name).copy_(ours)
+    x = torch.randn(3, 7, 16)
+    torch.testing.assert_close(block(x), theirs(x), rtol=1e-5, atol=1e-6)
+
+
+def test_some_tokens_are_answered_as_among_all(block: Block) -> None:
+    x, real = torch.randn(2, 7, 16), torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    real[1, ..., 5:] = False
+    some = torch.tensor([4, 0, 3])
+    torch.testing.assert_close(block.at(x[:, some], x, real), block(x, real)[:, some], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_barred_changes_nothing(block: Block) -> None:
+    x, real = torch.randn(2, 7, 16), torch.ones(1, 7, dtype=torch.bool)
+    real[:, 5:] = False
+    other = torch.where(real[..., None], x, torch.randn_like(x))
+    torch.testing.assert_close(block(x, real)[:, :5], block(other, real)[:, :5], rtol=1e-5, atol=1e-6)
