@@ -36,6 +36,24 @@ def test_starting_anywhere_equals_skipping(start):
     assert order.keys(start, 40) == Order(N, seed=5).keys(0, start + 40)[start:]
 
 
+@pytest.mark.parametrize("samples", [240, 247])
+def test_samples_of_like_length_meet(samples):
+    """Little is padded, every epoch still has every sample once, and long batches come at any time."""
+    lengths = torch.randint(1, 100, (samples,), generator=torch.Generator().manual_seed(0))
+    keys = Order(samples, 5, lengths, batch_size=12).keys(0, 4 * samples)
+    for epoch in range(4):
+        assert sorted(s for e, s in keys if e == epoch) == list(range(samples))
+    found = lengths[torch.tensor([s for _, s in keys])].split(12)
+    chance = lengths[torch.tensor([s for _, s in Order(samples, 5).keys(0, 4 * samples)])].split(12)
+    padded, unsorted = (sum(len(b) * int(b.max()) - int(b.sum()) for b in bs) for bs in (found, chance))
+    assert padded < 0.15 * unsorted
+    means = torch.stack([b.float().mean() for b in found[:20]])
+    rank = means.argsort().argsort().float()
+    assert torch.corrcoef(torch.stack([rank, torch.arange(20.0)]))[0, 1].abs() < 0.7
+    order = Order(samples, 5, lengths, batch_size=12)
+    assert order.keys(500, 100) == keys[500:600]
+
+
 def test_resume_from_any_step():
     whole = list(Batches(plan_of(accumulate=2)))
     for step in (0, 1, 4, 8):

@@ -28,10 +28,11 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
     Args:
         samples: a split of a data set.
         seed: of the augmentation.
+        lengths: int64 ``[samples]`` where they differ in length.
     """
 
-    def __init__(self, samples: Samples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
+    def __init__(self, samples: Samples, seed: int, lengths: torch.Tensor | None = None) -> None:
+        self.samples, self.seed, self.lengths = samples, seed, lengths
         self.random = getattr(samples, "random", True)
 
     def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:

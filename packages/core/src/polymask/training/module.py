@@ -69,7 +69,9 @@ class Training(pl.LightningModule):
         if workers is None:
             workers = workers_for(self.dataset, self.trainer.num_devices)
         weights = self.system.sample_weights
-        batches = Batches(self.plan, self.global_rank, self.trainer.global_step, weights)
+        batches = Batches(
+            self.plan, self.global_rank, self.trainer.global_step, weights, self.dataset.lengths
+        )
         self.loader = Loader(self.dataset, batches, workers, pin=self.device.type == "cuda")
         return self.loader
 

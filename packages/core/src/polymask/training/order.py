@@ -4,6 +4,9 @@ All epochs, each a permutation of its own, make one endless stream. Optimiser st
 s * batch_size onwards, split first into the parts of accumulation, then among the processes: the
 same samples meet in a step, and in a part of it, on any number of processes. A system that weighs
 samples has each step drawn by those weights instead, from the seed and the step alone.
+
+Samples that differ in length meet others of like length in a step, so that little is padded: each
+window of a few dozen steps is sorted by length, and the steps within it are shuffled.
 """
 
 from __future__ import annotations
@@ -45,10 +48,21 @@ class Order:
     Args:
         samples: how many there are.
         seed: of the permutations.
+        lengths: int64 ``[samples]``; with it, samples of like length are put into one batch.
+        batch_size: samples of a batch.
+        window: batches that are sorted by length together: the more, the less padding and chance.
     """
 
-    def __init__(self, samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        samples: int,
+        seed: int,
+        lengths: Tensor | None = None,
+        batch_size: int = 1,
+        window: int = 50,
+    ) -> None:
         self.samples, self.seed = samples, seed
+        self.lengths, self.batch_size, self.window = lengths, batch_size, window
         self._epoch = -1
         self._permutation = torch.empty(0)
 
@@ -56,9 +70,25 @@ class Order:
         """int64 ``[samples]``, the order of one epoch."""
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-            self._permutation = torch.randperm(self.samples, generator=generator)
+            order = torch.randperm(self.samples, generator=generator)
+            self._permutation = order if self.lengths is None else self._alike(order, epoch, generator)
             self._epoch = epoch
         return self._permutation
+
+    def _alike(self, order: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        """The same samples, each batch of the stream of like lengths.
+
+        The first batch of an epoch may have begun in the one before, and the last may end in the next.
+        """
+        assert self.lengths is not None
+        begun = -epoch * self.samples % self.batch_size
+        found = [order[:begun]]
+        for piece in torch.split(order[begun:], self.window * self.batch_size):
+            batches = torch.split(piece[self.lengths[piece].argsort(stable=True)], self.batch_size)
+            whole = len(batches) - (len(batches[-1]) < self.batch_size)
+            shuffled = torch.randperm(whole, generator=generator).tolist()
+            found += [batches[i] for i in shuffled] + list(batches[whole:])
+        return torch.cat(found)
 
     def keys(self, start: int, count: int) -> list[Key]:
         """Keys of ``count`` places of the stream from ``start``."""
@@ -79,13 +109,19 @@ class Batches(Sampler[list[Key]]):
         rank: of this process.
         start: first step.
         weights: of the samples.
+        lengths: int64 ``[samples]`` where they differ in length.
     """
 
     def __init__(
-        self, plan: Plan, rank: int = 0, start: int = 0, weights: Weights = lambda step: None
+        self,
+        plan: Plan,
+        rank: int = 0,
+        start: int = 0,
+        weights: Weights = lambda step: None,
+        lengths: Tensor | None = None,
     ) -> None:
         self.plan, self.rank, self.start, self.weights = plan, rank, start, weights
-        self.order = Order(plan.samples, plan.options.seed)
+        self.order = Order(plan.samples, plan.options.seed, lengths, plan.batch_size)
         self._drawn: tuple[int, Tensor | None] = (-1, None)
 
     def keys(self, step: int, part: int) -> list[Key]:

@@ -113,7 +113,8 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
-        module = Training(system.train(), Keyed(samples, options.seed), plan)
+        lengths = data.lengths("train") if hasattr(data, "lengths") else None
+        module = Training(system.train(), Keyed(samples, options.seed, lengths), plan)
         if options.compile:
             system.compile()
         try:
