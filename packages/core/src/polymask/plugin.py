@@ -116,3 +116,14 @@ def polymask_register_objectives() -> Iterable[Part]:
             tags=frozenset({"classes"}),
         ),
     ]
+
+
+@hookimpl
+def polymask_register_evaluations() -> Iterable[Part]:
+    return [
+        Part(
+            name="labels",
+            target="polymask.evaluation.labels:Labels",
+            summary="probes of several label sets of the same data",
+        ),
+    ]

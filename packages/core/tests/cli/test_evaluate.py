@@ -75,3 +75,25 @@ def test_variants_are_compared_by_an_evaluation(polymask, tmp_path):
     stamp = (tmp_path / "c" / "toy-mean-seed0" / "evaluation-toy-brightness.json").stat().st_mtime_ns
     assert polymask(*words, *evaluation).status == 0  # nothing is measured again
     assert (tmp_path / "c" / "toy-mean-seed0" / "evaluation-toy-brightness.json").stat().st_mtime_ns == stamp
+
+
+def test_several_label_sets_are_probed(polymask, trained, tmp_path):
+    """The rows of the set that training used are those of ``polymask probe``."""
+    words = ("--option", "order", "--values", "[plain, turned]")
+    result = polymask("evaluate", trained, "core/labels", *words, "--json")
+    assert result.status == 0, result.err
+    scores = {(s["row"], s["metric"]): s["value"] for s in json.loads(result.out)["scores"]}
+    probed = json.loads((tmp_path / trained / "probe.json").read_text())["rows"]
+    for row in probed:
+        assert scores[row["features"], f"plain {row['method']}"] == row["accuracy"]["mean"]
+    metrics = [f"{value} {method}" for value in ("plain", "turned") for method in ("kNN", "linear")]
+    assert [metric for row, metric in scores if row == "untrained"] == metrics
+    assert [scores["raw input", m] for m in metrics[:2]] != [scores["raw input", m] for m in metrics[2:]]
+    assert "which label sets?" in polymask("evaluate", trained, "core/labels").err
+
+
+def test_the_report_shows_what_was_measured(polymask, trained, tmp_path):
+    assert polymask("evaluate", trained, "brightness").status == 0
+    assert polymask("report", trained).status == 0
+    page = (tmp_path / trained / "report.html").read_text()
+    assert "toy/brightness" in page and "the moon" in page and "99 to 101" in page

@@ -172,13 +172,21 @@ class Shapes:
         n: samples per split.
         size: height and width.
         labelled: whether labels are known.
+        order: of the labels, "plain" or "turned".
     """
 
     key = "image"
 
     def __init__(
-        self, *, source: str = "bars", n: int = 32, size: tuple[int, int] = (4, 4), labelled: bool = True
+        self,
+        *,
+        source: str = "bars",
+        n: int = 32,
+        size: tuple[int, int] = (4, 4),
+        labelled: bool = True,
+        order: str = "plain",
     ) -> None:
+        self.order = order
         if source not in ("bars", "nothing"):
             raise UserError(f"no shapes are called {source!r}; there are bars and nothing")
         n = 0 if source == "nothing" else n
@@ -190,7 +198,8 @@ class Shapes:
         return Bars(self.n, self.size, 0 if name == "train" else 1000)
 
     def labels(self, name):
-        return torch.arange(self.n) % 2 if self.labelled else None
+        places = torch.arange(self.n)
+        return (places % 2 if self.order == "plain" else places // 5 % 2) if self.labelled else None
 
     def picture(self, x):
         return x.clamp(0, 1)

@@ -65,7 +65,40 @@ def probe(
     from polymask.run import open_run
 
     trained = open_run(run) if isinstance(run, str | Path) else run
-    data = trained.data
+    result = measure(
+        trained,
+        trained.data,
+        neighbours=neighbours,
+        labels_per_class=labels_per_class,
+        draws=draws,
+        pool=pool,
+        limit=limit,
+        raw=raw,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    write_json(Path(trained.folder) / "probe.json", result.to_json())
+    return result
+
+
+def measure(
+    trained: Run,
+    data: Dataset,
+    *,
+    neighbours: int = 20,
+    labels_per_class: int | None = None,
+    draws: int = 5,
+    pool: str = "mean",
+    limit: int | None = 10_000,
+    raw: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> ProbeResult:
+    """What :func:`probe` finds, on any data that the run's system takes; nothing is written."""
+    from polymask.run import open_run
+
     train_labels, test_labels = labels_of(data)
     picks = draw(train_labels, labels_per_class, draws, limit, seed)
     test_index = torch.nonzero(test_labels >= 0)[:, 0]
@@ -85,7 +118,7 @@ def probe(
                 (data.split("test"), test_index.tolist()),
             )
         )
-    result = evaluate(
+    return evaluate(
         {name: (train[name], test[name]) for name in rows},
         train_labels[union],
         test_labels[test_index],
@@ -102,8 +135,6 @@ def probe(
             "seed": seed,
         },
     )
-    write_json(Path(trained.folder) / "probe.json", result.to_json())
-    return result
 
 
 def evaluate(

@@ -75,6 +75,15 @@ class Scores:
         """Names of the metrics, in order."""
         return list(dict.fromkeys(score.metric for score in self.scores))
 
+    @property
+    def rows(self) -> list[str]:
+        """Names of the rows, in order."""
+        return list(dict.fromkeys(score.row for score in self.scores))
+
+    def score(self, row: str, metric: str) -> Score | None:
+        """One number, if there is one."""
+        return next((s for s in self.scores if (s.row, s.metric) == (row, metric)), None)
+
     def row(self, name: str) -> dict[str, float]:
         """Values of one row by metric."""
         return {score.metric: score.value for score in self.scores if score.row == name}
@@ -102,9 +111,8 @@ class Scores:
         table.add_column("")
         for metric in self.metrics:
             table.add_column(metric, justify="right")
-        for name in dict.fromkeys(score.row for score in self.scores):
-            found = {score.metric: score for score in self.scores if score.row == name}
-            table.add_row(name, *(_cell(found[m]) if m in found else "" for m in self.metrics))
+        for name in self.rows:
+            table.add_row(name, *(_cell(self.score(name, metric)) for metric in self.metrics))
         table.caption, table.caption_justify = CAVEAT, "left"
         return table
 
@@ -160,6 +168,8 @@ def read_scores(folder: Path) -> list[Scores]:
     ]
 
 
-def _cell(score: Score) -> str:
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
     text = f"{score.value:.4g}"
     return text if score.low is None else f"{text} [dim]{score.low:.4g} to {score.high:.4g}[/dim]"

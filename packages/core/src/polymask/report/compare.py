@@ -91,7 +91,7 @@ def compare(
         scores = None if evaluation is None else _evaluated(folder, evaluation)
         values[label].append(_measure(folder, found, scores))
         if scores is not None:
-            others = dict.fromkeys(s.row for s in scores.scores if s.row not in (TRAINED, UNTRAINED))
+            others = [name for name in scores.rows if name not in (TRAINED, UNTRAINED)]
             rivals |= {name: scores.row(name) for name in others}
         folders[label].append(folder.name)
         if turn == 0 and found is not None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
+from polymask.evaluation.scores import Scores, read_scores
 from polymask.protocols import Batch, System
 from polymask.registry import default_registry
 from polymask.report import charts, views
@@ -63,6 +64,7 @@ class Page:
         curves: charts of the training.
         probe: what was probed.
         probe_chart: the same as SVG.
+        scores: of evaluations.
         pictures: strips of held-out samples by caption, as data URIs.
         displays: other things to see or hear by caption, as HTML.
         depth: charts of what changes from block to block.
@@ -81,6 +83,7 @@ class Page:
     curves: list[Chart] = field(default_factory=list)
     probe: ProbeResult | None = None
     probe_chart: str = ""
+    scores: list[Scores] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
     displays: dict[str, list[str]] = field(default_factory=dict)
     depth: list[Chart] = field(default_factory=list)
@@ -121,6 +124,7 @@ def gather(folder: Path) -> Page:
     _training(page, metrics)
     _environment(page, folder)
     _probe(page, folder)
+    page.scores = read_scores(folder)
     run = _open(page, folder, config)
     if run is not None:
         total = total_steps(run)
