@@ -184,7 +184,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(tmp_path,
 
 
 def test_data_without_labels_compares_losses(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_labelled", lambda data: False)
+    monkeypatch.setattr(module, "labelled", lambda data: False)
     result = compare(CONFIG, VARIANTS, tmp_path / "out", seeds=1, progress=False)
     assert result.measures == ["loss", "ms per sample"]
     assert not list((tmp_path / "out").glob("*/probe.json"))

@@ -353,3 +353,26 @@ print(len(modules), *sorted(sys.modules))
     count, *modules = done.stdout.split()
     assert int(count) >= 1
     assert not HEAVY.intersection(modules)
+
+
+def test_beside_a_system_a_short_name_means_the_part_of_its_modality() -> None:
+    registry = Registry(environ={}, entries=[])
+
+    def declare(plugin: str, modality: str) -> None:
+        part = Part(name="folder", target="a:A", summary="a", modality=modality)
+        hook = hookimpl(lambda: [part], specname="polymask_register_datasets")
+        registry.add(plugin, type(plugin, (), {"polymask_register_datasets": staticmethod(hook)}))
+
+    declare("vision", "image")
+    declare("audio", "audio")
+    with pytest.raises(UserError, match="'folder' is ambiguous: choose one of audio/folder, vision/folder"):
+        registry.find("datasets", "folder")
+    for modality, plugin in (("image", "vision"), ("audio", "audio")):
+        assert registry.within(modality).find("datasets", "folder").plugin == plugin
+    assert registry.within("image").find("datasets", "audio/folder").plugin == "audio"
+    declare("other", "any")
+    with pytest.raises(UserError, match="choose one of other/folder, vision/folder"):
+        registry.within("image").find("datasets", "folder")
+    assert registry.within("text").find("datasets", "folder").plugin == "other"
+    with pytest.raises(UserError, match="ambiguous"):
+        registry.within("any").find("datasets", "folder")

@@ -122,6 +122,12 @@ def polymask_register_objectives() -> Iterable[Part]:
 def polymask_register_evaluations() -> Iterable[Part]:
     return [
         Part(
+            name="held-out-loss",
+            target="polymask.evaluation.held_out:HeldOut",
+            summary="loss on held-out samples, under the same masks whatever a run was trained with",
+            defaults={"masking": "core/random", "masking.ratio": 0.75},
+        ),
+        Part(
             name="labels",
             target="polymask.evaluation.labels:Labels",
             summary="probes of several label sets of the same data",

@@ -125,6 +125,7 @@ def cook(
     """
     registry, folder = registry or default_registry(), Path(folder)
     part = registry.find("recipes", recipe)
+    registry = registry.within(part.modality)
     function: Callable[..., None] = registry.load(part)
     plan = plain({"recipe": part.full_name, "data": data, "options": options or {}, "shared": shared or {}})
     _keep(plan, folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import copy
 import dataclasses
 import difflib
 import functools
@@ -77,6 +78,7 @@ class Registry:
         self._manager = pluggy.PluginManager("polymask")
         self._manager.add_hookspecs(hookspecs)
         self._parts: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
+        self._modality: str | None = None
         self.plugins: list[PluginRecord] = []
         found = entry_points(group=hookspecs.GROUP) if entries is None else entries
         for entry in sorted(found, key=lambda entry: (entry.name, *_source(entry))):
@@ -193,8 +195,19 @@ class Registry:
             return self.find(kind, name)
         return self._pick("part", "parts", [part for kind in KINDS for part in self.parts(kind)], name)
 
+    def within(self, modality: str) -> Registry:
+        """The same registry, in which a short name means the part of one modality, or of any.
+
+        ``folder`` is ``vision/folder`` beside a system of images and ``audio/folder`` beside one of sound.
+        """
+        narrowed = copy.copy(self)
+        narrowed._modality = None if modality == "any" else modality
+        return narrowed
+
     def _pick(self, singular: str, plural: str, parts: list[Part], name: str) -> Part:
         matches = [p for p in parts if p.full_name == name] or [p for p in parts if p.name == name]
+        if len(matches) > 1 and self._modality is not None:
+            matches = [p for p in matches if p.modality in (self._modality, "any")] or matches
         if len(matches) == 1:
             return matches[0]
         names = [part.full_name for part in parts]

@@ -84,7 +84,9 @@ def build_from_config(
     name, preset = own.pop("system"), own.pop("preset", None)
     chosen = own.pop("data", None)
     chosen = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {})
-    below = wiring.preset_options(registry.find("systems", name), preset, registry)
+    part = registry.find("systems", name)
+    registry = registry.within(part.modality)
+    below = wiring.preset_options(part, preset, registry)
     known = training.names()
     given = {key: own.pop(key) for key in known & own.keys()}
     options = train_options(below, given)

@@ -48,6 +48,7 @@ def build(
     """
     registry = registry or default_registry()
     part = registry.find("systems", system)
+    registry = registry.within(part.modality)
     below, above = preset_options(part, preset, registry), nest(options)
     merged = layer(full_names(below, registry), full_names(above, registry))
     training = trainer_options()

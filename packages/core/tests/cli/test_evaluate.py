@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from polymask.evaluation import evaluate_run
+from polymask.run import open_run
+
 TRAIN = ("toy/mean", "--preset", "small", "--data", "toy/shapes", "--steps", "2")
 
 
@@ -97,3 +100,18 @@ def test_the_report_shows_what_was_measured(polymask, trained, tmp_path):
     assert polymask("report", trained).status == 0
     page = (tmp_path / trained / "report.html").read_text()
     assert "toy/brightness" in page and "the moon" in page and "99 to 101" in page
+
+
+def test_losses_are_compared_under_the_same_masks(polymask, tmp_path):
+    """Runs trained with different maskings are asked the same; their own maskings are left alone."""
+    words = ("compare", "toy/mean", *TRAIN[3:5], "--steps", "2", "--batch_size", "8", "--seeds", "[0]")
+    words += ("--masking.ratio", "0.25,0.75", "--evaluation", "core/held-out-loss", "--out", "c")
+    assert polymask(*words).status == 0
+    found = json.loads((tmp_path / "c" / "comparison.json").read_text())["results"]
+    one, other = (result["values"][0]["untrained held-out loss"] for result in found.values())
+    assert one == other  # the same weights, samples and masks
+    run = open_run(tmp_path / "c" / "0.25-seed0")
+    own = run.system.masking
+    measured = evaluate_run(run, {"name": "core/held-out-loss", "masking.ratio": 0.25})
+    assert run.system.masking is own
+    assert measured.row("untrained") != evaluate_run(run, "core/held-out-loss").row("untrained")

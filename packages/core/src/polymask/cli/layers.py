@@ -47,6 +47,7 @@ def system_setup(
         systems = ", ".join(part.full_name for part in registry.parts("systems"))
         raise UserError(f"which system? the first argument should be one of {systems}")
     part, preset = registry.find("systems", head["system"]), head["preset"]
+    registry = registry.within(part.modality)
     dropped = frozenset() if training else names()
     # Names first, before anything heavy is imported to know presets and options.
     upper = {

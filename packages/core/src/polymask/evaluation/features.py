@@ -113,7 +113,7 @@ def extract(
     Raises:
         UserError: a feature is not finite.
     """
-    picked = _Picked(samples, range(len(samples)) if index is None else index)
+    picked = Picked(samples, range(len(samples)) if index is None else index)
     # A generator of its own: a loader otherwise draws its workers' seed from the global one.
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         picked,
@@ -136,7 +136,7 @@ def extract(
     return features
 
 
-class _Picked(TorchDataset[dict[str, Tensor]]):
+class Picked(TorchDataset[dict[str, Tensor]]):
     """Some samples of a split, each with its place in it as ``"id"``."""
 
     def __init__(self, samples: Samples, index: Sequence[int]) -> None:

@@ -140,8 +140,9 @@ def examine(
 ) -> Sight:
     """What :func:`look` draws, as data; arguments as there."""
     registry = default_registry()
-    source = open_data(data) if isinstance(data, str) else data
     part = _find(what, registry) if isinstance(what, str) else None
+    registry = registry.within(part.modality) if part else registry
+    source = open_data(data, registry) if isinstance(data, str) else data
     title = part.full_name if part else type(what).__name__
     system: System | None = what if isinstance(what, System) else None
     if part is not None and part.kind == "systems":

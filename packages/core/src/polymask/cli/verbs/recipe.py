@@ -28,6 +28,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"which recipe? the first argument should be one of: {names}")
     part = registry.find("recipes", command.words[0]) if command.words else None
     name = part.full_name if part else "NAME"
+    registry = registry.within(part.modality) if part else registry
     setup = Setup(name, {"command line": settle(command.options(after="the recipe"), registry)})
     if part:
         add_part(setup.groups, part, setup.options, registry)

@@ -1,0 +1,73 @@
+"""The loss of a trained system on samples it has not seen, under a mask of the evaluation's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from polymask.data import collate
+from polymask.errors import UserError
+from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.intervals import t_interval
+from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.evaluation.scores import Score
+from polymask.protocols import Masking
+from polymask.step import Step
+
+if TYPE_CHECKING:
+    from polymask.run import Run
+
+
+class HeldOut:
+    """Loss on held-out samples, all runs under the same masks.
+
+    Losses of runs that were trained with different maskings measure different things; this one does
+    not: the run's masking gives way to another, and every run is asked for the same hidden sites of the
+    same samples.
+
+    Args:
+        masking: what to hide.
+        limit: at most so many samples, evenly spaced.
+        batch_size: samples per batch.
+        seed: of the masks.
+    """
+
+    def __init__(
+        self, *, masking: Masking, limit: int | None = 2000, batch_size: int = 100, seed: int = 0
+    ) -> None:
+        self.masking, self.limit, self.batch_size, self.seed = masking, limit, batch_size, seed
+
+    def __call__(self, run: Run) -> Iterator[Score]:
+        from polymask.run import open_run
+
+        if not hasattr(run.system, "masking"):
+            raise UserError(f"{run.config['system']} draws no mask by a masking that could be exchanged")
+        samples = run.data.split("test")
+        count = min(self.limit or len(samples), len(samples))
+        index = [i * len(samples) // count for i in range(count)]
+        untrained = open_run(run.folder, trained=False).system
+        for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
+            with evaluating(system):
+                losses = self._losses(system, Picked(samples, index))
+            found = t_interval(losses)
+            ends = (found.low, found.high) if len(losses) > 1 else (None, None)
+            yield Score(row, "held-out loss", found.mean, *ends)
+
+    def _losses(self, system: Any, samples: Picked) -> list[float]:
+        """The loss of each batch."""
+        own: Masking = system.masking
+        device = next(system.parameters()).device
+        loader = DataLoader(
+            samples, self.batch_size, collate_fn=collate, drop_last=len(samples) > self.batch_size
+        )
+        system.masking = self.masking
+        try:
+            found = []
+            for batch in loader:
+                moved = {key: value.to(device) for key, value in batch.items()}
+                found.append(float(sum(system(moved, Step(0, 1, self.seed)).values())))
+            return found
+        finally:
+            system.masking = own
