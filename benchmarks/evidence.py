@@ -130,8 +130,26 @@ def run(name: str, folder: Path | None = None) -> None:
     """
     if name not in CLAIMS:
         sys.exit(f"no claim is called {name}; there are {', '.join(CLAIMS)}")
-    claim = CLAIMS[name]
-    folder = folder or Path("runs", f"evidence-{name.replace('/', '-')}")
+    keep(name, CLAIMS[name], folder or folder_of(name), f"uv run benchmarks/evidence.py {name}")
+
+
+def folder_of(name: str) -> Path:
+    """Where the runs of a comparison go."""
+    return Path("runs", f"evidence-{name.replace('/', '-')}")
+
+
+def keep(
+    name: str, claim: Claim, folder: Path, command: str, more: Mapping[str, Any] | None = None
+) -> Comparison:
+    """Train what a claim compares, or what is left of it, and write what was found.
+
+    Args:
+        name: ``<package>/<slug>``, of the file.
+        claim: what is compared.
+        folder: of the comparison.
+        command: that does this again.
+        more: what else is to be kept with it.
+    """
     found = compare(
         claim.config,
         claim.variants,
@@ -149,15 +167,16 @@ def run(name: str, folder: Path | None = None) -> None:
         "claim": claim.text,
         "verdict": verdict(found, claim),
         "decided by": {"measure": claim.measure, "variants": list(claim.about)},
-        "command": f"uv run benchmarks/evidence.py {name}",
+        "command": command,
         "commit": environment["git"],
         "device": environment["device"],
         "threads": environment["threads"],
     }
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    partial.write_text(json.dumps({**about, **results, **(more or {})}, indent=1) + "\n")
     os.replace(partial, path)
     print(path.relative_to(ROOT))
+    return found
 
 
 if __name__ == "__main__":
