@@ -21,6 +21,10 @@ HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", 
 TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers", "0")
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
+DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes"}
+"""Built-in data of each modality."""
+HELPERS = ("openbeats-tokenizer",)
+"""Systems that make labels for others: they hide nothing to look at, and have no encoder to export."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
 PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]
 
@@ -89,7 +93,8 @@ def test_every_part_can_be_shown(call, kind, name):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_help_of_every_system_explains_every_option(call, system):
-    out = call("pretrain", system, "--data", "digits", "--help")
+    modality = default_registry().find("systems", system).modality
+    out = call("pretrain", system, "--data", DATA[modality], "--help")
     blocks = out.split("\n  --")[1:]
     for block in blocks:
         words = " ".join(block.split("\n\n")[0].split())
@@ -98,8 +103,10 @@ def test_help_of_every_system_explains_every_option(call, system):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_end_to_end(call, system):
-    patch = HOSTED if "host" in default_registry().find("systems", system).defaults else PATCH
-    out = call("pretrain", system, *TINY, *patch, "--steps", "3", "--warmup_steps", "1", "--out", "run")
+    part = default_registry().find("systems", system)
+    patch = HOSTED if "host" in part.defaults else PATCH if part.modality == "image" else ()
+    tiny = [DATA[part.modality] if word == "digits" else word for word in TINY]
+    out = call("pretrain", system, *tiny, *patch, "--steps", "3", "--warmup_steps", "1", "--out", "run")
     assert "pre-trained" in out and "run/report.html" in out
     call("pretrain", "--config", "run/config.yaml", "--out", "again", "--no-report")
     one, other = weights("run"), weights("again")
@@ -109,9 +116,11 @@ def test_a_run_from_end_to_end(call, system):
     )
     found = json.loads(call("probe", "run", "--json", "--neighbours", "3"))
     assert found["settings"]["neighbours"] == 3
+    if part.name in HELPERS:
+        return
     call("export", "run", "--out", "encoder")
     assert Path("encoder/model.safetensors").exists()
-    call("look", system, *TINY[:-2], *patch, "--samples", "2", "--draws", "2", "--masks", "16", "-o", "a.png")
+    call("look", system, *tiny[:-2], *patch, "--samples", "2", "--draws", "2", "--masks", "16", "-o", "a.png")
     assert Path("a.png").stat().st_size > 1000
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from polymask import Part, Registry, UserError, hookimpl
+from polymask.heavy import HEAVY
 from polymask.hookspecs import API
-from polymask.registry import HEAVY
 
 GOOD = """
     @hookimpl
@@ -182,7 +182,8 @@ def test_a_heavy_import_is_caught_in_a_fresh_process(
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from importlib.metadata import EntryPoint
-from polymask.registry import HEAVY, Registry
+from polymask import Registry
+from polymask.heavy import HEAVY
 assert not HEAVY.intersection(sys.modules)
 print(Registry({{}}, [EntryPoint("slow", {value!r}, "polymask")]).plugins[0].error)
 """

@@ -8,18 +8,14 @@ loaded on its own, in a fixed order, and whatever goes wrong becomes a record th
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import copy
 import dataclasses
 import difflib
 import functools
 import importlib
 import os
-import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -27,12 +23,8 @@ import pluggy
 
 from polymask import hookspecs
 from polymask.errors import UserError
+from polymask.heavy import heavy_imports
 from polymask.parts import KINDS, Part
-
-HEAVY = frozenset(
-    {"torch", "timm", "torchaudio", "torchvision", "transformers", "lightning", "matplotlib", "sklearn"}
-)
-"""Modules that a plugin module must not import: they would slow down ``polymask --help``."""
 
 Status = Literal["ok", "disabled", "conflict", "broken"]
 
@@ -116,7 +108,7 @@ class Registry:
             self._fail(record, error, "conflict")
             return
         try:
-            with _heavy_imports() as heavy:
+            with heavy_imports() as heavy:
                 plugin = load()
             if heavy:
                 raise ImportError(
@@ -266,33 +258,6 @@ def _source(entry: EntryPoint) -> tuple[str, str]:
         return "", ""
     metadata = entry.dist.metadata  # damaged metadata lack the fields
     return metadata["Name"] or "", metadata["Version"] or ""
-
-
-@contextlib.contextmanager
-def _heavy_imports() -> Iterator[set[str]]:
-    """Collect which heavy modules are imported inside, loaded before or not.
-
-    A look at ``sys.modules`` alone would find a plugin at fault on the command line and fine in a
-    notebook that has imported torch already, so import statements are watched too.
-    """
-    seen: set[str] = set()
-    before = HEAVY.intersection(sys.modules)
-    original, thread = builtins.__import__, threading.get_ident()
-
-    def watched(
-        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
-    ) -> Any:
-        root = name.partition(".")[0]
-        if level == 0 and root in HEAVY and threading.get_ident() == thread:
-            seen.add(root)
-        return original(name, globals, locals, fromlist, level)
-
-    builtins.__import__ = watched
-    try:
-        yield seen
-    finally:
-        builtins.__import__ = original
-        seen |= HEAVY.intersection(sys.modules) - before
 
 
 def _check_api(wanted: Any) -> None:

@@ -67,7 +67,9 @@ def check_target_has_no_gradient(subject: Subject) -> None:
         require(not trainable, f"{', '.join(trainable)} would train: hold them in polymask.teachers.Frozen")
     tokens = subject.tokenizer(batch)
     traced = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in batch.items()}
-    out = target(traced, dataclasses.replace(tokens, values=tokens.values.clone().requires_grad_()))
+    values = tokens.values.clone()
+    values = values.requires_grad_() if values.is_floating_point() else values
+    out = target(traced, dataclasses.replace(tokens, values=values))
     require(
         not out.requires_grad,
         "the answer carries gradient: detach it (torch.no_grad lets an input through that is not changed)",

@@ -1,0 +1,180 @@
+"""Spoken prompts of telephone systems in five languages, and music on hold, from Debian's packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from polymask import UserError
+from polymask_audio.datasets.cache import cache_folder
+from polymask_audio.datasets.cut import Cut
+from polymask_audio.datasets.recordings import Header, Recordings, Skipped, look_at, write_tone
+from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, Voices
+
+PACKAGES = (*(f"asterisk-core-sounds-{voice}-wav" for voice in SPEAKERS), "asterisk-moh-opsound-wav")
+_INSTALLED = "usr/share/asterisk"
+_FOLDERS = ("sounds", "moh")
+_COUNTS = {"sounds": 2831, "moh": 5}
+
+
+class Prompts(Voices):
+    """2,831 prompts in five languages by four speakers, 2.2 hours, and 18 minutes of music, at 8 kHz.
+
+    Recordings of the Asterisk project by Allison Smith (English, Spanish), June Wallack (French), Carlo Flora
+    (Italian) and Maxim Topal's Ivrvoice (Russian), and pieces by Paul Shuler, Manolo Camp and Reno Project;
+    CC BY-SA 3.0, the Italian and Russian ones CC BY 3.0. English and Spanish are one speaker, so a language
+    is a speaker only in part, and the words of three folders are not all alike across languages
+    (``polymask_audio.datasets.voices``).
+
+    They are looked for in the cache, then taken from Debian's packages, installed or fetched with
+    ``apt-get download`` (112 MB, no root needed).
+
+    Args:
+        source: folder that holds the packages' ``sounds`` and ``moh`` (``prompts:FOLDER``).
+        label: what the classes are: ``word``, ``language``, ``speaker`` or ``kind`` (speech or music). Music
+            is part of the data for ``kind`` only.
+        groups: folders of the words: ``digits``, ``letters``, ``phonetic``.
+        test_voice: language held out of ``word``, and with it other languages of the same speaker.
+        test: share of the prompts, and of the pieces of music, held out otherwise.
+        clip: seconds of the clips that music is cut into.
+        rate: samples per second to resample to.
+        seconds: cut longer recordings to so many; by default they are kept whole.
+        min_seconds: skip shorter recordings.
+        pad: add silence after shorter recordings than ``seconds``.
+        limit: at most so many recordings of each split.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        label: Label = "language",
+        groups: Sequence[str] = GROUPS,
+        test_voice: str = "fr",
+        test: float = 0.2,
+        clip: float = 5.0,
+        rate: int = 16000,
+        seconds: float | None = None,
+        min_seconds: float = 0.0,
+        pad: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
+        if clip <= 0:
+            raise UserError(f"clips of music take a length in seconds, got clip={clip}")
+        if source is not None:
+            root = Path(source).expanduser()
+            _missing(root, {"sounds": 1})
+        else:
+            root = cache_folder("prompts")
+            if not all((root / name).is_dir() for name in _FOLDERS):
+                _obtain(root)
+        skipped: Skipped = []
+        headers = look_at(root, sorted(_files(root)), skipped)
+        rows = list(_rows(headers, clip))
+        recordings = Recordings(
+            root,
+            [file for file, *_ in rows],
+            frames=torch.tensor([length for *_, length in rows], dtype=torch.int64),
+            rates=torch.tensor([headers[file].rate for file, *_ in rows], dtype=torch.int64),
+            starts=torch.tensor([start for _, _, start, _ in rows], dtype=torch.int64),
+        )
+        super().__init__(
+            recordings,
+            [one for _, one, *_ in rows],
+            cut,
+            label=label,
+            groups=groups,
+            test_voice=test_voice,
+            test=test,
+            skipped=skipped,
+            limit=limit,
+        )
+
+    @staticmethod
+    def example_source(folder: Path) -> str:
+        """A stand-in: two words and a prompt in two voices, tones of several lengths."""
+        for v, voice in enumerate(("en_US_f_Allison", "fr_CA_f_June")):
+            for i, name in enumerate(("letters/a", "letters/b", "phonetic/a_p", "hello")):
+                path = folder / "sounds" / voice / f"{name}.wav"
+                write_tone(path, 200 + 90 * i + 40 * v, seconds=0.3 + 0.05 * i, rate=8000)
+        return str(folder)
+
+
+def _files(root: Path) -> Iterator[str]:
+    for folder in _FOLDERS:
+        for path in (root / folder).rglob("*.wav"):
+            yield path.relative_to(root).as_posix()
+
+
+def _rows(headers: dict[str, Header], clip: float) -> Iterator[tuple[str, Spoken, int, int]]:
+    """``(file, what it is, start, samples)``; music in clips, the rest that fills none left out."""
+    for file, header in headers.items():
+        folder, place, *rest = file.removesuffix(".wav").split("/")
+        if folder == "sounds":
+            if rest[0] == "silence":  # recordings of nothing, which are not quite silent
+                continue
+            yield file, Spoken(place.partition("_")[0], "/".join(rest)), 0, header.frames
+            continue
+        length = round(clip * header.rate)
+        for start in range(0, header.frames - length + 1, length):
+            yield file, Spoken(MUSIC, place), start, length
+
+
+def _obtain(root: Path) -> None:
+    """Fill the cache from the packages, installed or fetched.
+
+    Raises:
+        UserError: neither worked, with the reason and what to do by hand.
+    """
+    installed = Path("/", _INSTALLED)
+    try:
+        if all((installed / name).is_dir() for name in _FOLDERS):
+            return _gather(installed, root)
+        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise OSError("this system has no apt-get and dpkg-deb")
+        with tempfile.TemporaryDirectory() as folder:
+            _command("apt-get", "download", *PACKAGES, folder=folder)
+            for archive in Path(folder).glob("*.deb"):
+                _command("dpkg-deb", "-x", str(archive), folder, folder=folder)
+            _gather(Path(folder, _INSTALLED), root)
+    except (OSError, UserError, subprocess.SubprocessError) as error:
+        raise UserError(
+            f"the prompts are not on this machine and could not be fetched: {error}\nUnpack Debian's "
+            f"packages {', '.join(PACKAGES)} where there is a network and give the folder that holds their "
+            "'sounds' and 'moh': prompts:FOLDER. The data set 'words' is a built-in part of them."
+        ) from error
+
+
+def _command(*command: str, folder: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise OSError(f"{' '.join(command[:2])} failed: {lines[-1]}")
+
+
+def _gather(folder: Path, root: Path) -> None:
+    """The recordings of the packages into the cache, each folder whole or not at all."""
+    _missing(folder, _COUNTS)
+    root.mkdir(parents=True, exist_ok=True)
+    for name in _FOLDERS:
+        part = root / f"{name}.{os.getpid()}.part"
+        shutil.copytree(folder / name, part)
+        if (root / name).exists():  # another process was quicker
+            shutil.rmtree(part)
+        else:
+            part.rename(root / name)
+
+
+def _missing(folder: Path, counts: dict[str, int]) -> None:
+    """Refuse a folder with too few recordings."""
+    for name, count in counts.items():
+        found = sum(1 for _ in (folder / name).rglob("*.wav"))
+        if found < count:
+            raise UserError(f"{folder / name} holds {found} recordings (.wav), expected {count} or more")

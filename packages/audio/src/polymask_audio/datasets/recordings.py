@@ -1,0 +1,231 @@
+"""Recordings by number, which of them are for training and which for testing, and how one is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+from torch import Tensor
+
+from polymask import UserError
+
+ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+"""Files taken for sound."""
+
+SILENCE = 2.0**-15
+"""Nothing louder than the last bit of 16 is silence."""
+
+Skipped = list[tuple[str, str]]
+
+
+class Unreadable(Exception):
+    """A recording that cannot be used; says why."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Length in samples, and samples per second."""
+
+    frames: int
+    rate: int
+
+
+class Recordings:
+    """Stretches of sound files, each read when it is asked for.
+
+    Args:
+        root: the folder that ``files`` are relative to.
+        files: which file each lies in.
+        frames: int64 ``[n]``, how many samples it has at its own rate.
+        rates: int64 ``[n]``, samples per second.
+        starts: int64 ``[n]``, where in its file it begins; 0 by default.
+        names: what to call each; the files by default.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str] | npt.NDArray[np.str_],
+        frames: Tensor,
+        rates: Tensor,
+        starts: Tensor | None = None,
+        names: Sequence[str] | npt.NDArray[np.str_] | None = None,
+    ) -> None:
+        self.root, self.frames, self.rates = root, frames, rates
+        self.starts = torch.zeros_like(frames) if starts is None else starts
+        # arrays, since worker processes would copy every page of a long list by counting its references
+        self._files = np.array(files, dtype=str)
+        self._names = self._files if names is None else np.array(names, dtype=str)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def take(self, index: Sequence[int]) -> Recordings:
+        """Some of them."""
+        at = torch.tensor(index, dtype=torch.int64)
+        files, names = self._files[at.numpy()], self._names[at.numpy()]
+        return Recordings(self.root, files, self.frames[at], self.rates[at], self.starts[at], names)
+
+    def name(self, index: int) -> str:
+        """What to call it in messages, and in the rule that splits train from test."""
+        return str(self._names[index])
+
+    def read(self, index: int, start: int, count: int) -> Tensor:
+        """``count`` samples from ``start`` on, mono, float32 ``[T]``; fewer where the file ends.
+
+        Raises:
+            Unreadable: the file is gone, broken or empty there.
+        """
+        return read(self.root / str(self._files[index]), int(self.starts[index]) + start, count)
+
+
+class Portion:
+    """Some recordings of a source: one split.
+
+    Args:
+        source: where they are.
+        index: int64 ``[n]``, their numbers there.
+        labels: int64 ``[n]`` classes, or None.
+    """
+
+    def __init__(self, source: Recordings, index: Tensor, labels: Tensor | None = None) -> None:
+        self.source, self.index, self.labels = source, index, labels
+        # in shared memory: what a worker process finds unreadable, the main process can report
+        self.unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, limit: int | None) -> Portion:
+        """At most ``limit`` of them, evenly spaced, so that sorted classes stay in proportion.
+
+        Raises:
+            UserError: a limit below 1.
+        """
+        if limit is None or limit >= len(self):
+            return self
+        if limit < 1:
+            raise UserError(f"limit must be 1 or more, got {limit}")
+        at = torch.arange(limit) * len(self) // limit
+        return Portion(self.source, self.index[at], None if self.labels is None else self.labels[at])
+
+
+def look(path: str | Path) -> Header:
+    """What a file holds, from its header and its beginning, up to the first sound in it.
+
+    Raises:
+        Unreadable: it is empty, silent from end to end, broken, or no sound.
+    """
+    try:
+        if not os.path.getsize(path):
+            raise Unreadable("empty file")
+        with soundfile.SoundFile(path) as file:
+            if not file.frames:
+                raise Unreadable("no samples in it")
+            for block in file.blocks(file.samplerate, dtype="float32"):
+                if np.abs(block).max(initial=0) > SILENCE:  # False for NaN, which reading refuses too
+                    return Header(file.frames, file.samplerate)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise Unreadable(reason(error)) from error
+    raise Unreadable("silent from end to end")
+
+
+def look_at(root: Path, names: Sequence[str], skipped: Skipped) -> dict[str, Header]:
+    """What each file holds, by name; those that cannot be used go to ``skipped``."""
+
+    def one(name: str) -> Header | str:
+        try:
+            return look(root / name)
+        except Unreadable as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:  # disks answer many at once
+        found = dict(zip(names, pool.map(one, names, chunksize=64), strict=True))
+    skipped.extend((name, what) for name, what in found.items() if isinstance(what, str))
+    return {name: what for name, what in found.items() if isinstance(what, Header)}
+
+
+def read(path: Path, start: int, count: int) -> Tensor:
+    """A stretch of a file, its channels averaged, float32 ``[T]``.
+
+    Raises:
+        Unreadable: the file is gone, broken or empty there, or holds NaN.
+    """
+    try:
+        values, _ = soundfile.read(path, count, start, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise Unreadable(reason(error)) from error
+    mono = torch.from_numpy(values).mean(dim=1)
+    if not len(mono):
+        raise Unreadable(f"ends before sample {start}")
+    if not mono.isfinite().all():
+        raise Unreadable("holds numbers that are not finite")
+    return mono
+
+
+def reason(error: Exception) -> str:
+    """An error in few words, without the path that libsndfile puts in front."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, soundfile.LibsndfileError):
+        return str(error.error_string).rstrip(".")
+    return str(error) or type(error).__name__
+
+
+def held_out(keys: Sequence[str], labels: Tensor | None, share: float) -> Tensor:
+    """Which recordings to test on: bool ``[n]``, by a fixed rule.
+
+    In each class the keys that hash lowest; a hash does not depend on other files, so adding recordings
+    moves few from one side to the other. Recordings of one key stay together.
+
+    Args:
+        keys: of each recording, its name or what it has in common with others.
+        labels: int64 ``[n]`` or None.
+        share: of the keys of each class, rounded; one at least where a class has two or more, in [0, 1).
+
+    Raises:
+        UserError: a share out of range.
+    """
+    if not 0 <= share < 1:
+        raise UserError(f"test must be a share of the recordings, 0 <= test < 1, got {share}")
+    group = np.zeros(len(keys), dtype=np.int64) if labels is None else labels.numpy()
+    test = np.zeros(len(keys), dtype=bool)
+    names = np.array(keys, dtype=str)
+    for value in np.unique(group) if share else ():
+        members = np.flatnonzero(group == value)
+        own = sorted(set(names[members].tolist()), key=_digest)
+        count = min(max(round(share * len(own)), 1), len(own) - 1)
+        test[members] = np.isin(names[members], own[:count])
+    return torch.from_numpy(test)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+
+
+def divide(source: Recordings, labels: Tensor | None, test: Tensor) -> tuple[Portion, Portion]:
+    """Train and test, given which to test on, bool ``[n]``."""
+    mine = [torch.nonzero(some)[:, 0] for some in (~test, test)]
+    train, held = (Portion(source, index, None if labels is None else labels[index]) for index in mine)
+    return train, held
+
+
+def numbered(names: Iterable[str], classes: Sequence[str]) -> Tensor:
+    """Class numbers, int64, of class names."""
+    number = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([number[name] for name in names], dtype=torch.int64)
+
+
+def write_tone(path: Path, pitch: float, *, seconds: float, rate: int) -> None:
+    """A file of a tone, with its folders; for stand-ins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(seconds * rate)) / rate
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * pitch * time), rate)

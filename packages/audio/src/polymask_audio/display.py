@@ -1,0 +1,131 @@
+"""What a notebook or a report shows of sound: something to listen to, and units in colours."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import soundfile
+import torch
+from torch import Tensor
+
+from polymask import Batch, Mask, Tokens
+from polymask.data import sample_of
+from polymask.protocols import Shown, Tokenizer
+from polymask.report.drawing import HIDDEN
+
+
+def listen(tokenizer: Tokenizer, batch: Batch, mask: Mask) -> dict[str, Tensor | Sequence[Shown]]:
+    """Columns of a report: the sound, and what is left of it where hidden tokens are silent.
+
+    Args:
+        tokenizer: whose ``provides`` tells ``rate`` and ``hop``; without them there are no columns.
+        batch: with sound ``[B, T]`` under the tokenizer's key.
+        mask: over tokens that follow each other in time.
+    """
+    audio, facts = batch[tokenizer.key], tokenizer.provides
+    if audio.dim() != 2 or not {"rate", "hop"} <= facts.keys():
+        return {}
+    token = torch.arange(audio.shape[1], device=audio.device) // facts["hop"]
+    hidden = mask.hidden[:, token.clamp(max=mask.sites - 1)]
+    return {
+        "sound": [Sound(sample_of(batch, i)[tokenizer.key], facts["rate"]) for i in range(len(audio))],
+        "visible": torch.where(hidden, 0.0, audio),
+    }
+
+
+def compare(
+    true: Tensor, predicted: Tensor, mask: Mask, tokens: Tokens, classes: int
+) -> dict[str, Sequence[Shown]]:
+    """A column of a report: units as they are and as they were predicted, and which are hidden.
+
+    Args:
+        true: class of each token, int64 ``[B, N]``.
+        predicted: the same, guessed.
+        mask: what was hidden.
+        tokens: which of them are real, and how many share a time.
+        classes: how many classes there are.
+    """
+    place = tokens.position[0]
+    bands = int(place[:, 1].max()) + 1 if place.shape[1] > 1 else 1
+    real = torch.ones_like(true, dtype=torch.bool) if tokens.valid is None else tokens.valid
+    shown = [
+        Units(*(x[i][real[i]] for x in (true, predicted, mask.hidden)), classes=classes, bands=bands)
+        for i in range(len(true))
+    ]
+    return {"units: true, predicted, which are hidden": shown}
+
+
+class Sound:
+    """Sound with a button to play it.
+
+    Args:
+        samples: ``[T]``; clipped to [-1, 1].
+        rate: samples per second.
+    """
+
+    def __init__(self, samples: Tensor, rate: int) -> None:
+        self.samples, self.rate = samples.detach().float().cpu(), rate
+
+    def wav(self) -> bytes:
+        """A WAV file of 16 bits."""
+        file = io.BytesIO()
+        samples = self.samples.nan_to_num().clamp(-1, 1).numpy()
+        soundfile.write(file, samples, self.rate, format="WAV", subtype="PCM_16")
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.wav()).decode()
+        return f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'
+
+
+class Units:
+    """True and predicted units of one sound as two rows of colours, and what is hidden below them.
+
+    Args:
+        true: class of each token, int64 ``[N]``, without padding.
+        predicted: the same, guessed.
+        hidden: bool ``[N]``.
+        classes: how many there are.
+        bands: tokens of each time, which are drawn one above the other.
+    """
+
+    def __init__(
+        self, true: Tensor, predicted: Tensor, hidden: Tensor, *, classes: int, bands: int = 1
+    ) -> None:
+        self.true, self.predicted = true.cpu(), predicted.cpu()
+        self.hidden, self.classes, self.bands = hidden.cpu(), classes, bands
+
+    @property
+    def note(self) -> str:
+        """How many hidden units are right, and how many kinds occur."""
+        hidden = int(self.hidden.sum())
+        right = int(((self.true == self.predicted) & self.hidden).sum())
+        kinds, guessed = (len(torch.unique(x[self.hidden])) for x in (self.true, self.predicted))
+        return (
+            f"{right} of {hidden} hidden right; {kinds} of {self.classes} units occur there, "
+            f"{guessed} are predicted"
+        )
+
+    def _repr_html_(self) -> str:
+        # neighbouring numbers get distant hues: multiples of the golden angle
+        rows = [
+            [f"hsl({int(u) * 137.508 % 360:.0f} 55% 55%)" for u in x] for x in (self.true, self.predicted)
+        ]
+        colour = f"rgb({', '.join(str(round(255 * c)) for c in HIDDEN)})"
+        rows.append([colour if h else "#eee" for h in self.hidden])
+        height = 1 / self.bands
+        bars = [
+            f'<rect x="{i // self.bands}" y="{1.1 * row + (self.bands - 1 - i % self.bands) * height:.3f}" '
+            f'width="1.02" height="{height:.3f}" fill="{fill}"/>'
+            for row, fills in enumerate(rows)
+            for i, fill in enumerate(fills)
+        ]
+        return (
+            f'<figure style="margin:0"><svg viewBox="0 0 {len(self.true) // self.bands} 3.2" '
+            'preserveAspectRatio="none" width="260" height="96" role="img" aria-label="true units, predicted '
+            f'units, what is hidden">{"".join(bars)}</svg><figcaption>{html.escape(self.note)}</figcaption>'
+            "</figure>"
+        )

@@ -1,0 +1,247 @@
+"""What the audio package registers. Strings only: torch is imported when a part is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from polymask.hookspecs import hookimpl
+from polymask.parts import Part
+from polymask_audio.presets import MAE, SIMMIM
+
+POLYMASK_API = "1.0"
+
+
+@hookimpl
+def polymask_register_tokenizers() -> Iterable[Part]:
+    return [
+        Part(
+            name="waveform",
+            target="polymask_audio.tokenizers:Waveform",
+            summary="windows of raw samples, 20 ms apart at any rate",
+            modality="audio",
+        ),
+        Part(
+            name="mel-frames",
+            target="polymask_audio.tokenizers:MelFrames",
+            summary="log-mel spectra, one token each",
+            modality="audio",
+        ),
+        Part(
+            name="mel-patches",
+            target="polymask_audio.tokenizers:MelPatches",
+            summary="square patches of a log-mel spectrogram, in time and frequency",
+            modality="audio",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_encoders() -> Iterable[Part]:
+    return [
+        Part(
+            name="transformer",
+            target="polymask_audio.encoders:Transformer",
+            summary="torchaudio's wav2vec 2.0 and HuBERT, on raw samples or on spectra",
+            paper="Baevski et al. 2020, arXiv 2006.11477; Hsu et al. 2021, arXiv 2106.07447",
+            modality="audio",
+            tags=frozenset({"ordered"}),
+        ),
+        Part(
+            name="vit",
+            target="polymask_audio.encoders:ViT",
+            summary="timm's Vision Transformer on any subset of frames or patches of any length",
+            paper="Dosovitskiy et al. 2020, arXiv 2010.11929",
+            modality="audio",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_targets() -> Iterable[Part]:
+    return [
+        Part(
+            name="content",
+            target="polymask_audio.content:Content",
+            summary="what each token holds, normalised within it or not",
+            modality="audio",
+            tags=frozenset({"invertible"}),
+        ),
+        Part(
+            name="mel",
+            target="polymask_audio.targets:LogMel",
+            summary="log-mel spectra over the time of each token",
+            modality="audio",
+        ),
+        Part(
+            name="teacher",
+            target="polymask_audio.targets:Teacher",
+            summary="a layer of a finished run, or of a model of torchaudio or transformers",
+            modality="audio",
+            needs="pip install 'polymask-audio[transformers]'",
+        ),
+        Part(
+            name="clusters",
+            target="polymask_audio.targets:Clusters",
+            summary="nearest codes of cepstra, spectra or layers: k-means, residual stages, several layers",
+            paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
+            modality="audio",
+            tags=frozenset({"classes"}),
+        ),
+        Part(
+            name="distilled",
+            target="polymask_audio.systems.openbeats_tokenizer:Distilled",
+            summary="codes of a finished run of audio/openbeats-tokenizer",
+            paper="Bharadwaj et al. 2025, arXiv 2507.14129",
+            modality="audio",
+            tags=frozenset({"classes"}),
+        ),
+        Part(
+            name="random-projection",
+            target="polymask_audio.targets:RandomProjection",
+            summary="nearest of random codes to a random projection, nothing to fit",
+            paper="Chiu et al. 2022, arXiv 2202.01855; Chen et al. 2022, arXiv 2212.09058",
+            modality="audio",
+            tags=frozenset({"classes"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_maskings() -> Iterable[Part]:
+    return [
+        Part(
+            name="hubert-span",
+            target="polymask_audio.maskings:HubertSpan",
+            summary="spans at distinct random places that may overlap, as HuBERT draws them",
+            paper="Baevski et al. 2020, arXiv 2006.11477; Hsu et al. 2021, arXiv 2106.07447",
+            modality="audio",
+            tags=frozenset({"sequence", "variable-count", "uneven"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_datasets() -> Iterable[Part]:
+    return [
+        Part(
+            name="folder",
+            target="polymask_audio.datasets.folder:Folder",
+            summary="folder:PATH, sound files in class folders or none",
+            modality="audio",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="prompts",
+            target="polymask_audio.datasets.prompts:Prompts",
+            summary="2,831 spoken prompts in five languages, and music, fetched once",
+            modality="audio",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="words",
+            target="polymask_audio.datasets.words:Words",
+            summary="885 spoken words by five voices, built in",
+            modality="audio",
+            tags=frozenset({"ragged"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_systems() -> Iterable[Part]:
+    return [
+        Part(
+            name="hubert",
+            target="polymask_audio.systems.hubert:HuBERT",
+            summary="tell which cluster each hidden frame of speech falls into",
+            paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/waveform",
+                "encoder": "audio/transformer",
+                "target": "audio/random-projection",
+                "masking": "audio/hubert-span",
+            },
+        ),
+        Part(
+            name="mae",
+            target="polymask.systems.mae:MAE",
+            presets=MAE,
+            summary="encode the visible quarter of a spectrogram, regress the rest with a light decoder",
+            paper="He et al. 2021, arXiv 2111.06377; of sound: Huang et al. 2022, arXiv 2207.06405",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/mel-patches",
+                "encoder": "audio/vit",
+                "target": "audio/content",
+                "target.norm": True,
+                "masking": "core/random",
+                "objective": "core/mse",
+            },
+        ),
+        Part(
+            name="simmim",
+            target="polymask.systems.simmim:SimMIM",
+            presets=SIMMIM,
+            summary="mask tokens in the encoder's input, spectra by one linear layer",
+            paper="Xie et al. 2021, arXiv 2111.09886",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/mel-patches",
+                "encoder": "audio/vit",
+                "target": "audio/content",
+                "masking": "core/random",
+                "masking.ratio": 0.6,
+                "objective": "core/l1",
+            },
+        ),
+        Part(
+            name="openbeats",
+            target="polymask_audio.systems.openbeats:OpenBEATs",
+            summary="tell which acoustic token each hidden patch is, from the visible quarter",
+            paper="Bharadwaj et al. 2025, arXiv 2507.14129",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/mel-patches",
+                "encoder": "audio/vit",
+                "target": "audio/random-projection",
+                "masking": "core/random",
+                "objective": "core/cross-entropy",
+                "objective.label_smoothing": 0.1,
+            },
+        ),
+        Part(
+            name="openbeats-tokenizer",
+            target="polymask_audio.systems.openbeats_tokenizer:OpenBEATsTokenizer",
+            summary="distil an encoder into the codes that openbeats predicts next",
+            paper="Bharadwaj et al. 2025, arXiv 2507.14129",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/mel-patches",
+                "encoder": "audio/vit",
+                "target": "audio/mel",
+            },
+            # relative: long sounds have more tokens, and every token counts alike
+            tags=frozenset({"fixed", "relative"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_recipes() -> Iterable[Part]:
+    return [
+        Part(
+            name="speech-targets",
+            target="polymask_audio.systems.speech_targets:speech_targets",
+            summary="HuBERT in iterations, each predicting clusters of the one before",
+            paper="Chen et al. 2024, arXiv 2409.10788; Hsu et al. 2021, arXiv 2106.07447",
+            modality="audio",
+        ),
+        Part(
+            name="openbeats",
+            target="polymask_audio.systems.openbeats:openbeats",
+            summary="encoder and tokenizer in turns, each distilled from the other",
+            paper="Bharadwaj et al. 2025, arXiv 2507.14129",
+            modality="audio",
+        ),
+    ]

@@ -1,0 +1,234 @@
+"""HuBERT: masked prediction of hidden units (Hsu et al. 2021, arXiv 2106.07447).
+
+With what it takes to exchange the units, as Chen et al. 2024 (arXiv 2409.10788) study.
+
+Hide spans of frames behind one learned vector, run the whole sequence through a Transformer, and tell
+for every hidden frame which cluster it falls into: the cosine between its projection and a learned
+embedding of each cluster, over a temperature, is the logit.
+
+    polymask pretrain audio/hubert --preset small --data prompts
+
+What is predicted is the target's affair: clusters of MFCCs in the first iteration, of a layer of the
+model before in the second; a target of several streams (layers, or stages of a residual quantiser) has
+one head for each, and the loss is their mean: summed, as in the released code, J streams would be J
+times as loud beside the feature penalty. Guessing by the frequency of the labels costs their entropy,
+at most ln K of K clusters; more clusters raise it, so losses of different targets do not compare.
+Where the study's internals are not published (how layers and stages are weighted), streams count alike.
+
+Against the released code: the penalty on features counts real frames only, and masks come from
+audio/hubert-span, which trims rows to one count only with ``--masking.trim true``.
+
+Shapes: B samples, N tokens, D encoder width, C channels of the convolutions, J streams, K clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask.protocols import Encoder, Masking, Shown, Target, Tokenizer
+from polymask_audio.display import compare, listen
+
+
+class HuBERT(System):
+    """Masked prediction of clusters.
+
+    Args:
+        tokenizer: cuts sound into frames (paper: audio/waveform).
+        encoder: encodes the whole sequence.
+        target: which of ``target.dim`` classes each frame is, int64 ``[B, N]``, or ``[B, N, J]`` of a
+            target whose ``streams`` is J.
+        masking: what to hide.
+        code_dim: width of the space in which frames and cluster embeddings are compared.
+        temperature: cosines are divided by it.
+        masked_weight: of the loss at hidden frames.
+        unmasked_weight: of the loss at visible ones.
+        feature_penalty: weight of the mean square of what the encoder's convolutions give.
+        feature_gradient: factor on the gradient that reaches these convolutions.
+        layer: block whose output ``encode`` gives, from 1; None for the encoder's output.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Base, second iteration, 960 h of LibriSpeech; 32 times at most 87.5 s of sound per step
+        "paper": {
+            "tokenizer": "audio/waveform",
+            "encoder.dim": 768,
+            "encoder.depth": 12,
+            "encoder.heads": 12,
+            "encoder.dropout": 0.1,
+            "encoder.layer_drop": 0.05,
+            "masking.trim": True,
+            "steps": 400_000,
+            "warmup_steps": 32_000,
+            "batch_size": 256,
+            "lr": 5e-4,
+            "betas": (0.9, 0.98),
+            "weight_decay": 0.01,
+            "clip": 10.0,
+        },
+        # seconds of speech, minutes on two cores: spectra in place of the convolutions
+        "small": {
+            "tokenizer": "audio/mel-frames",
+            "encoder.dim": 128,
+            "encoder.depth": 4,
+            "encoder.heads": 4,
+            "encoder.kernel": 32,
+            "encoder.groups": 8,
+            "code_dim": 64,
+            "steps": 2000,
+            "batch_size": 32,
+            "lr": 1e-3,
+            "betas": (0.9, 0.98),
+            "weight_decay": 0.01,
+            "clip": 10.0,
+        },
+        # what the conformance suite builds
+        "tiny": {
+            "encoder.dim": 32,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "encoder.conv_dim": 8,
+            "encoder.kernel": 8,
+            "encoder.groups": 4,
+            "encoder.dropout": 0.0,
+            "masking.length": 2,
+            "code_dim": 16,
+            "steps": 10,
+            "batch_size": 8,
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        target: Target,
+        masking: Masking,
+        code_dim: int = 256,
+        temperature: float = 0.1,
+        masked_weight: float = 1.0,
+        unmasked_weight: float = 0.0,
+        feature_penalty: float = 10.0,
+        feature_gradient: float = 0.1,
+        layer: int | None = None,
+    ) -> None:
+        super().__init__()
+        if encoder.downsample > 1:
+            raise UserError(
+                f"hubert predicts a class for every token, and {type(encoder).__name__} gives one output for "
+                "several: use an encoder that does not downsample"
+            )
+        if (
+            not temperature > 0
+            or min(masked_weight, unmasked_weight) < 0
+            or masked_weight + unmasked_weight == 0
+        ):
+            raise UserError(
+                "hubert needs a temperature above 0 and weights of 0 or more, one of them above 0; got "
+                f"{temperature}, {masked_weight} and {unmasked_weight}"
+            )
+        depth = getattr(encoder, "depth", 0)
+        if layer is not None and not 1 <= layer <= depth:
+            raise UserError(f"layer {layer}: {type(encoder).__name__} lets read layers 1 to {depth}")
+        self.tokenizer, self.target, self.masking = tokenizer, target, masking
+        self.encoder: Any = encoder
+        self.temperature, self.layer = temperature, layer
+        self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
+        self.feature_penalty, self.feature_gradient = feature_penalty, feature_gradient
+        self.streams: int = getattr(target, "streams", 1)
+        self.mask_token = nn.Parameter(torch.rand(encoder.dim))
+        self.proj = nn.Linear(encoder.out_dim, self.streams * code_dim)
+        self.codes = nn.Parameter(torch.rand(self.streams, target.dim, code_dim))
+        nn.init.normal_(self.proj.weight, std=0.02)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        x_BND, penalty = self.embed(tokens)
+        encoded = self.encoder(mask.fill(x_BND, self.mask_token), tokens.position, tokens.valid)
+        loss_BN = self.account(self.logits(encoded), self.labels(batch, tokens))
+        losses = {}
+        if self.masked_weight:
+            losses["hidden"] = self.masked_weight * mask.mean(loss_BN)
+        if self.unmasked_weight:
+            losses["visible"] = self.unmasked_weight * mask.invert().mean(loss_BN)
+        if penalty is not None and self.feature_penalty:
+            losses["features"] = self.feature_penalty * penalty
+        return losses
+
+    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+        """One mask per sample."""
+        return pieces.confirm_hard("hubert", self.masking, pieces.draw(self.masking, tokens, batch, step))
+
+    def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        """Embedded tokens ``[B, N, D]``, and the mean square of features where convolutions make them."""
+        if getattr(self.encoder, "extractor", None) is None:
+            return self.encoder.embed(tokens.values), None
+        features_BNC = self.encoder.extract(tokens.values)
+        still_BNC = features_BNC.detach()
+        # the value of the features to the last bit, a tenth of their gradient, that of the penalty too
+        features_BNC = still_BNC + self.feature_gradient * (features_BNC - still_BNC)
+        square_BN = features_BNC.float().square().mean(-1)
+        real_BN = torch.ones_like(square_BN, dtype=torch.bool) if tokens.valid is None else tokens.valid
+        return self.encoder.project(features_BNC), Mask(real_BN).mean(square_BN)
+
+    def labels(self, batch: Batch, tokens: Tokens) -> Tensor:
+        """Classes ``[B, N, J]``."""
+        labels: Tensor = self.target(batch, tokens)
+        if labels.dtype != torch.int64 or labels.numel() != tokens.shape[0] * tokens.shape[1] * self.streams:
+            raise UserError(
+                f"hubert predicts classes, {self.streams} for each of {tokens.shape[1]} tokens, and "
+                f"{type(self.target).__name__} gives {labels.dtype} {list(labels.shape)}: use a target "
+                "tagged 'classes', at the rate of the tokens"
+            )
+        return labels.view(*tokens.shape, self.streams)
+
+    def logits(self, encoded: Tensor) -> Tensor:
+        """The encoder's output to float32 ``[B, N, J, K]``, cosines over the temperature."""
+        z = self.proj(encoded[:, self.encoder.prefix :]).unflatten(-1, (self.streams, -1))
+        with torch.autocast(z.device.type, enabled=False):
+            z, codes = F.normalize(z.float(), dim=-1), F.normalize(self.codes.float(), dim=-1)
+            return torch.einsum("bnjc,jkc->bnjk", z, codes) / self.temperature
+
+    def account(self, logits_BNJK: Tensor, labels_BNJ: Tensor) -> Tensor:
+        """Cross-entropy ``[B, N]``, a mean over streams."""
+        return (
+            F.cross_entropy(logits_BNJK.flatten(0, 2), labels_BNJ.flatten(), reduction="none")
+            .view(labels_BNJ.shape)
+            .mean(-1)
+        )
+
+    def encode(self, batch: Batch, layer: int | None = None) -> Tokens:
+        """Features of the unmasked input: of a block, by default that of the option ``layer``."""
+        layer = self.layer if layer is None else layer
+        if layer is None:
+            return pieces.encode(self.tokenizer, self.encoder, batch)
+        tokens = self.tokenizer(batch)
+        states = self.encoder.layers(self.encoder.embed(tokens.values), tokens.position, tokens.valid)
+        x, r = states[layer - 1], self.encoder.prefix
+        return Tokens(
+            x[:, r:], tokens.position, tokens.grid, valid=tokens.valid, prefix=x[:, :r] if r else None
+        )
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        encoded = self.encoder(
+            mask.fill(self.embed(tokens)[0], self.mask_token), tokens.position, tokens.valid
+        )
+        guess, labels = self.logits(encoded).argmax(-1)[..., 0], self.labels(batch, tokens)[..., 0]
+        return {
+            **listen(self.tokenizer, batch, mask),
+            **compare(labels, guess, mask, tokens, self.target.dim),
+        }
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+        return {"mask": self.draw(self.tokenizer(batch), batch, step)}

@@ -1,0 +1,114 @@
+"""Prediction targets of masked pre-training for speech (Chen et al. 2024, arXiv 2409.10788).
+
+HuBERT in iterations (Hsu et al. 2021, arXiv 2106.07447): cluster simple features of speech, train an
+encoder to predict the clusters of hidden frames, cluster a layer of that encoder, train the next one.
+The study keeps all of it and varies what is predicted: what the first clusters are of, which layer or
+layers later ones are of, how many codes there are and whether they come in stages.
+
+    polymask recipe audio/speech-targets --data words
+    polymask recipe audio/speech-targets --data prompts --layers 2,3,4
+    polymask recipe audio/speech-targets --data prompts --codes 128 --stages 4
+
+The first is HuBERT's own, the second *layer multi-target* (a codebook and a head for each of several
+layers), the third residual vector quantisation (a head for each stage, none knowing of the others).
+Their losses do not compare, as more codes cost more; probes do. On ``words`` a round of the preset
+``small`` takes minutes on two cores.
+
+The names of these proposals are the study's; its grids and how it weighs streams could not be read, so
+streams count alike, stages have equally many codes, and layers default to the middle one, as 6 of 12
+in HuBERT. Features are standardised per channel before clustering, by numbers that the codebook keeps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from polymask import UserError
+from polymask.recipes import Stage
+from polymask_audio.features import open_features
+from polymask_audio.quantisers import Units, fit, gather
+
+
+def speech_targets(
+    stage: Stage,
+    /,
+    *,
+    rounds: int = 2,
+    initial: str = "mfcc",
+    initial_codes: int = 100,
+    layers: tuple[int, ...] = (),
+    codes: int = 500,
+    stages: int = 1,
+    frames: int = 200_000,
+    preset: str = "small",
+    steps: int | None = None,
+    system: str = "audio/hubert",
+) -> None:
+    """Cluster, pre-train, cluster again.
+
+    Args:
+        stage: trains a run.
+        rounds: encoders to train; the paper's have two.
+        initial: features that the first clusters are of, see :mod:`polymask_audio.features`.
+        initial_codes: how many clusters of these (paper: 100).
+        layers: blocks of each encoder that the next clusters are of, from 1; by default the middle one.
+        codes: how many clusters of a layer, or codes of a stage (paper: 500).
+        stages: of residual quantisation; 1 is plain clustering.
+        frames: at most so many are clustered (paper: of a tenth of the recordings).
+        preset: of all encoders.
+        steps: of each encoder; by default the preset's (paper: 250,000, then 400,000).
+        system: what is trained; it has a slot ``target`` for class numbers.
+    """
+    if rounds < 1:
+        raise UserError(f"speech-targets takes 1 round or more, got {rounds}")
+    blocks: tuple[int | None, ...] = (None,)
+    features, count, depth = initial, initial_codes, 1
+    seed = int(stage.shared.get("seed", 0))
+    for turn in range(1, rounds + 1):
+        file = stage.folder / f"units-{turn}.safetensors"
+        if not file.exists():
+            cluster(stage, file, features, blocks, codes=count, stages=depth, frames=frames, seed=seed)
+        target = {"name": "audio/clusters", "file": str(file.resolve())}
+        length = {} if steps is None else {"steps": steps}
+        run = stage(f"iteration-{turn}", system, preset=preset, target=target, **length)
+        features, count, depth = f"run:iteration-{turn}", codes, stages
+        blocks = layers or (middle(run.system),)
+
+
+def cluster(
+    stage: Stage,
+    file: Path,
+    features: str,
+    layers: tuple[int | None, ...],
+    *,
+    codes: int,
+    stages: int,
+    frames: int,
+    seed: int,
+) -> Path:
+    """Fit a codebook to each layer of features of the training recordings, and write them.
+
+    Args:
+        stage: whose data they are of.
+        file: to write.
+        features: by name; ``run:FOLDER`` beside the file.
+        layers: of them.
+        codes: of each stage.
+        stages: of each codebook.
+        frames: at most so many are clustered.
+        seed: of the draw of recordings, and of the clusters.
+    """
+    kind, _, folder = features.partition(":")
+    name = f"run:{file.parent / folder}" if kind == "run" else features
+    opened = open_features(name, stage.data.provides["rate"], layers)
+    found = gather(opened, stage.data, most=frames, seed=seed)
+    books = tuple(fit(x, codes=codes, stages=stages, seed=seed) for x in found)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return Units(features, layers, books).save(file)
+
+
+def middle(system: Any) -> int | None:
+    """The middle block of a system's encoder, from 1; None where its blocks cannot be told apart."""
+    depth = getattr(system.encoder, "depth", 0)
+    return max(depth // 2, 1) if depth else None

@@ -1,0 +1,146 @@
+"""Folders as people have them: classes or none, several formats, broken and silent files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from polymask import UserError
+from polymask.data import open_data
+from polymask_audio.datasets.recordings import write_tone
+
+PITCH = {"low": 200.0, "middle": 500.0, "top": 1000.0}
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    for name, pitch in PITCH.items():
+        for i in range(10):
+            write_tone(tmp_path / name / f"{i}.wav", pitch, seconds=0.1, rate=8000)
+    return tmp_path
+
+
+def pitch_of(x: torch.Tensor) -> float:
+    return float(torch.fft.rfft(x).abs().argmax()) * 16000 / len(x)
+
+
+def test_class_folders_are_classes(classes: Path) -> None:
+    data = open_data(f"audio/folder:{classes}", test=0.2)
+    assert data.classes == ["low", "middle", "top"]
+    for split, n in (("train", 8), ("test", 2)):
+        samples, labels = data.split(split), data.labels(split)  # type: ignore[arg-type]
+        assert labels.tolist() == [c for c in range(3) for _ in range(n)]  # type: ignore[union-attr]
+        for i in range(3 * n):
+            expected = list(PITCH.values())[int(labels[i])]  # type: ignore[index]
+            assert abs(pitch_of(samples[i]["audio"]) - expected) < 11
+
+
+def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
+    for name in ("1.wav", "2.wav", "deep/er/3.wav"):
+        write_tone(tmp_path / name, 200, seconds=0.1, rate=8000)
+    data = open_data(f"audio/folder:{tmp_path}")
+    assert data.classes is None
+    assert data.labels("train") is None
+    assert len(data.split("train")) + len(data.split("test")) == 3
+
+
+def test_split_folders_are_splits(classes: Path) -> None:
+    for name in PITCH:
+        (classes / "train").mkdir(exist_ok=True)
+        (classes / name).rename(classes / "train" / name)
+    write_tone(classes / "Val" / "top" / "a.wav", 1000, seconds=0.1, rate=8000)
+    write_tone(classes / "Val" / "violet" / "b.wav", 300, seconds=0.1, rate=8000)
+    data = open_data(f"audio/folder:{classes}")
+    assert data.classes == ["low", "middle", "top", "violet"]
+    assert len(data.split("train")) == 30
+    assert data.labels("test").tolist() == [2, 3]  # type: ignore[union-attr]
+
+
+def test_formats_are_read_alike(tmp_path: Path) -> None:
+    sound = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    for ending in ("wav", "flac", "ogg", "mp3", "WAV"):
+        soundfile.write(tmp_path / f"{ending}1.{ending}", sound, 16000)
+    soundfile.write(tmp_path / "opus.opus", sound, 16000, format="OGG", subtype="OPUS")
+    soundfile.write(tmp_path / "deep.wav", sound, 16000, subtype="PCM_24")
+    data = open_data(f"audio/folder:{tmp_path}", test=0)
+    assert len(data.split("train")) == 7
+    assert data.skipped == []
+    for i in range(7):
+        x = data.split("train")[i]["audio"]
+        assert abs(pitch_of(x) - 440) < 2
+        assert abs(float(x[2000:14000].square().mean()) - 0.045) < 0.002
+
+
+def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
+    (classes / "low" / "zero.wav").touch()
+    (classes / "low" / "words.flac").write_text("no sound at all, but long enough to be looked at")
+    (classes / "notes.txt").write_text("which is which")
+    (classes / ".hidden.wav").write_text("x")
+    soundfile.write(classes / "top" / "silent.wav", np.zeros(50_000), 8000)
+    soundfile.write(classes / "top" / "header.wav", np.zeros(0), 8000)
+    soundfile.write(classes / "top" / "nan.wav", np.full(100, np.nan), 8000, subtype="FLOAT")
+    late = np.zeros(30_000)
+    late[-10:] = 0.5
+    soundfile.write(classes / "middle" / "late.wav", late, 8000)
+    data = open_data(f"audio/folder:{classes}", test=0)
+    skipped = dict(data.skipped)
+    assert len(data.split("train")) == 31  # the one with sound at its end too
+    assert set(skipped) == {
+        "notes.txt",
+        "low/zero.wav",
+        "low/words.flac",
+        "top/silent.wav",
+        "top/header.wav",
+        "top/nan.wav",
+    }
+    assert skipped["low/zero.wav"] == "empty file"
+    assert skipped["top/silent.wav"] == "silent from end to end"
+    assert skipped["top/header.wav"] == "no samples in it"
+    assert skipped["notes.txt"] == "not a sound by its ending"
+    assert "/" not in skipped["low/words.flac"]
+
+
+def test_a_file_that_goes_bad_is_replaced_by_one_of_its_class(classes: Path) -> None:
+    data = open_data(f"audio/folder:{classes}", test=0)
+    (classes / "middle" / "3.wav").write_bytes(b"RIFF")
+    with pytest.warns(UserWarning, match=r"middle/3\.wav.*middle/4\.wav stands in"):
+        samples = [data.split("train")[i]["audio"] for i in range(30)]
+    assert torch.equal(samples[13], samples[14])
+    assert [name for name, _ in data.skipped] == ["middle/3.wav"]
+
+
+def test_workers_that_start_afresh_report_it_too(classes: Path) -> None:
+    data = open_data(f"audio/folder:{classes}", test=0)
+    (classes / "low" / "9.wav").unlink()
+    loader: DataLoader[Any] = DataLoader(
+        data.split("train"),  # type: ignore[arg-type]
+        batch_size=10,
+        num_workers=1,
+        multiprocessing_context="fork",
+    )
+    assert len(list(loader)) == 3
+    assert data.skipped == [("low/9.wav", dict(data.skipped)["low/9.wav"])]
+
+
+def test_names_in_any_script(tmp_path: Path) -> None:
+    for name in ("ünï cödé.wav", "音 (1).wav", "emoji 🦊.wav"):
+        write_tone(tmp_path / "çlass" / name, 300, seconds=0.1, rate=8000)
+    data = open_data(f"audio/folder:{tmp_path}", test=0)
+    assert data.classes == ["çlass"]
+    assert [len(data.split("train")[i]["audio"]) for i in range(3)] == [1600] * 3
+
+
+def test_nothing_usable_is_said_clearly(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        open_data(f"audio/folder:{tmp_path / 'nowhere'}")
+    with pytest.raises(UserError, match=r"no sound files \(\.wav"):
+        open_data(f"audio/folder:{tmp_path}")
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(UserError, match=r"skipped 1 files, first a\.wav: empty file"):
+        open_data(f"audio/folder:{tmp_path}")

@@ -1,0 +1,105 @@
+"""Models of transformers, built from sizes or loaded with their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from polymask import UserError
+
+BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "modernbert"), ("gpt2", "llama")
+FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+"""Models whose places count from behind the id of padding."""
+
+_DROPOUT = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "modernbert": ("attention_dropout", "mlp_dropout", "embedding_dropout"),
+    "gpt2": ("attn_pdrop", "resid_pdrop", "embd_pdrop"),
+    "llama": ("attention_dropout",),
+}
+# as published; ModernBERT and Llama have gates, and Llama's differs between sizes: that of TinyLlama
+_RATIO = {"bert": 4.0, "roberta": 4.0, "modernbert": 1.5, "gpt2": 4.0, "llama": 2.75}
+_MORE: dict[str, dict[str, Any]] = {
+    "roberta": {"type_vocab_size": 1},
+    "modernbert": {"cls_token_id": None, "sep_token_id": None},
+}
+
+
+def build(
+    architecture: str,
+    choices: tuple[str, ...],
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    mlp_ratio: float | None,
+    dropout: float,
+    length: int,
+    pad_id: int,
+    **more: Any,
+) -> Any:
+    """A model without a head, its weights drawn anew.
+
+    Args:
+        architecture: which one.
+        choices: which there are.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``, or None for the published one.
+        dropout: in every place that has one.
+        length: most tokens of a sequence.
+        pad_id: id of padding.
+        more: of its configuration, by the names that transformers has.
+
+    Raises:
+        UserError: no such architecture, or sizes that cannot be.
+    """
+    if architecture not in choices:
+        raise UserError(f"architecture={architecture!r}: choose {' or '.join(choices)}")
+    if dim % heads:
+        raise UserError(f"encoder width {dim} is not divisible by {heads} heads")
+    config = transformers.AutoConfig.for_model(
+        architecture,
+        hidden_size=dim,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        max_position_embeddings=length + (pad_id + 1 if architecture in FROM_PADDING else 0),
+        pad_token_id=pad_id,
+        **{
+            "n_inner" if architecture == "gpt2" else "intermediate_size": _width(architecture, mlp_ratio, dim)
+        },
+        **dict.fromkeys(_DROPOUT[architecture], dropout),
+        **_MORE.get(architecture, {}),
+        **more,
+    )
+    factory: Any = transformers.AutoModel
+    return factory.from_config(config, attn_implementation="sdpa")
+
+
+def load(name: str, kind: Any) -> Any:
+    """A model with its weights, in float32.
+
+    Args:
+        name: on the Hugging Face hub, or path of a folder.
+        kind: auto class of transformers.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    path = Path(name).expanduser()
+    where = str(path) if path.exists() else name
+    try:
+        return kind.from_pretrained(where, dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no model {name!r} can be loaded, neither from a folder nor from the hub: {error}"
+        ) from error
+
+
+def _width(architecture: str, ratio: float | None, dim: int) -> int:
+    return round((ratio or _RATIO[architecture]) * dim)

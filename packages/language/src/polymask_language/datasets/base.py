@@ -1,0 +1,240 @@
+"""What every data set of text is made of: documents, their two splits, a vocabulary, samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymask import Tokens, UserError
+from polymask.data import Samples, Split
+from polymask_language.datasets.encoded import encode, statistics_of
+from polymask_language.datasets.sequences import Sequences, cut, pack
+from polymask_language.drawing import draw_text
+from polymask_language.vocabulary import hash_of, vocabulary_of
+
+Skipped = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents, read.
+
+    Args:
+        texts: what they say.
+        labels: class numbers, one per document; None where there are none.
+        classes: names of the classes, or None.
+        test: which documents are for testing, where the source says so.
+        queries: what each document answers (a title), for retrieval, where the source says so.
+        skipped: what was left out, ``(name, reason)``.
+        title: what to call the source in messages.
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[int] | None = None
+    classes: Sequence[str] | None = None
+    test: Sequence[bool] | None = None
+    queries: Sequence[str] | None = None
+    skipped: Skipped = field(default_factory=list)
+    title: str = "the corpus"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How documents become samples; the options of every data set of text.
+
+    Args:
+        vocab: ``bpe`` or ``wordpiece`` to train a vocabulary on the training documents; or the path of a
+            ``tokenizer.json``, or a name on the Hugging Face hub.
+        vocab_size: ids of a trained vocabulary.
+        lower: a trained vocabulary makes capital letters small.
+        length: most tokens of a sequence, special ones included; longer documents are cut into several.
+        pack: put several documents into one sequence; there are no labels then.
+        tags: tell each word's part of speech, by a lexicon of English.
+        test: share of each class to hold out where the source does not say what.
+        limit: at most so many samples of each split.
+    """
+
+    vocab: str = "bpe"
+    vocab_size: int = 8192
+    lower: bool = True
+    length: int = 128
+    pack: bool = False
+    tags: bool = False
+    test: float = 0.1
+    limit: int | None = None
+
+
+class TextDataset:
+    """A data set of text; subclasses are constructors that find the documents.
+
+    Args:
+        corpus: the documents.
+        preparation: how they become samples.
+    """
+
+    key = "text"
+
+    def __init__(self, corpus: Corpus, preparation: Preparation) -> None:
+        if not corpus.texts:
+            raise UserError(_nothing(corpus))
+        if not 0 <= preparation.test < 1:
+            raise UserError(f"test must be a share of the documents, 0 <= test < 1, got {preparation.test}")
+        if preparation.limit is not None and preparation.limit < 1:
+            raise UserError(f"limit must be 1 or more, got {preparation.limit}")
+        self.corpus, self.preparation, self.skipped = corpus, preparation, list(corpus.skipped)
+        test = _held_out(corpus, preparation.test)
+        self.documents: dict[Split, Tensor] = {
+            "train": torch.from_numpy(np.flatnonzero(~test)),
+            "test": torch.from_numpy(np.flatnonzero(test)),
+        }
+        known, train = hash_of(corpus.texts), [corpus.texts[i] for i in self.documents["train"].tolist()]
+        self.vocabulary = vocabulary_of(
+            preparation.vocab,
+            train,
+            size=preparation.vocab_size,
+            lower=preparation.lower,
+            corpus=f"{known} {hash_of(map(str, self.documents['test'].tolist()))}",
+        )
+        self.encoded = encode(corpus.texts, self.vocabulary, known, preparation.tags)
+        self._samples = {name: self._make(index) for name, index in self.documents.items()}
+        self.classes = None if preparation.pack or corpus.labels is None else list(corpus.classes or ())
+        statistics = statistics_of(self.encoded, self.documents["train"], self.vocabulary)
+        self.provides: dict[str, Any] = {
+            **self.vocabulary.facts,
+            "length": preparation.length,
+            "samples": len(self._samples["train"][0]),
+            "statistics_file": str(statistics),
+        }
+
+    def split(self, name: Split, *, augment: bool = False) -> Samples:
+        """Samples of a split; ``augment`` changes nothing.
+
+        Raises:
+            UserError: it is empty.
+        """
+        samples = self._samples[name][0]
+        if not len(samples):
+            raise UserError(f"{self.corpus.title} has no {name} documents: give more, or another --data.test")
+        return samples
+
+    def labels(self, name: Split) -> Tensor | None:
+        if self.classes is None or self.corpus.labels is None:
+            return None
+        return torch.as_tensor(self.corpus.labels, dtype=torch.int64)[self._samples[name][1]]
+
+    def lengths(self, name: Split) -> Tensor:
+        """int64 ``[n]``, tokens of each sample."""
+        return self._samples[name][0].lengths
+
+    def pairs(self, name: Split) -> tuple[list[str], list[str]]:
+        """What the documents of a split answer, and the documents, for retrieval.
+
+        Raises:
+            UserError: nobody knows what these documents answer.
+        """
+        if self.corpus.queries is None:
+            raise UserError(
+                f"{self.corpus.title} has documents but no queries that they answer: use language/glosses, "
+                "language/titles, or jsonl: with --data.query_field"
+            )
+        index = self.documents[name].tolist()
+        return [self.corpus.queries[i] for i in index], [self.corpus.texts[i] for i in index]
+
+    def descriptor(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Words counted, without an encoder: ``[B, 4096]``, log counts of ids, of length 1.
+
+        Only the first 4,096 ids of a vocabulary count, which are the most frequent of a trained one.
+        """
+        ids = batch[self.key]
+        real = torch.ones_like(ids, dtype=torch.bool)
+        if f"{self.key}_length" in batch:
+            real = torch.arange(ids.shape[1], device=ids.device) < batch[f"{self.key}_length"][:, None]
+        for special in self.vocabulary.special_ids:
+            real = real & (ids != special)
+        counts = torch.zeros(len(ids), max(self.vocabulary.size, 4096), device=ids.device)
+        counts = counts.scatter_add(1, ids, real.float())[:, :4096].log1p()
+        return torch.nn.functional.normalize(counts, dim=1)
+
+    def draw(
+        self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """The text as a picture ``[3, H, W]``, hidden tokens in colour, documents apart."""
+        return draw_text(self.vocabulary.pieces(sample[self.key]), sample.get("document"), hidden)
+
+    def _make(self, documents: Tensor) -> tuple[Sequences, Tensor]:
+        """Samples of some documents, and the number of the (first) document of each."""
+        asked = self.preparation
+        around = (self.vocabulary.start_id, self.vocabulary.end_id)
+        room = asked.length - sum(i is not None for i in around)
+        if room < 1:
+            raise UserError(
+                f"sequences of {asked.length} tokens have no room for text; choose a longer length"
+            )
+        ends = torch.from_numpy(np.array(self.encoded.array("ends")))
+        begins = torch.cat([ends.new_zeros(1), ends[:-1]])
+        starts, stops, owner = cut(begins[documents], ends[documents], room)
+        spans = torch.stack([torch.arange(len(starts)), torch.arange(len(starts)) + 1], dim=1)
+        if asked.pack:
+            rows = pack((stops - starts + asked.length - room).tolist(), asked.length)
+            order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
+            starts, stops, owner = starts[order], stops[order], owner[order]
+            after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
+            spans = torch.stack([torch.cat([after.new_zeros(1), after[:-1]]), after], dim=1)
+        if asked.limit is not None and asked.limit < len(spans):
+            # evenly, so that sorted classes stay in proportion
+            spans = spans[torch.arange(asked.limit) * len(spans) // asked.limit]
+        samples = Sequences(
+            self.encoded, starts, stops, spans, around=around, packed=asked.pack, tags=asked.tags
+        )
+        return samples, documents[owner[spans[:, 0]]]
+
+
+def read_text(raw: bytes) -> str:
+    """Text of a file.
+
+    Raises:
+        UserError: it is empty, or no UTF-8.
+    """
+    try:
+        text = raw.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"no UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not text or "\0" in text:
+        raise UserError("no text" if not text else "no text but bytes")
+    return text
+
+
+def _held_out(corpus: Corpus, share: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which documents are for testing: in each class those whose text hashes lowest.
+
+    Copies of one text lie on one side, and documents that are added move few from one side to the other.
+    """
+    if corpus.test is not None:
+        return np.asarray(corpus.test, dtype=bool)
+    digests = (
+        hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=8).digest() for t in corpus.texts
+    )
+    rank = np.frombuffer(b"".join(digests), dtype="<u8")
+    n = len(corpus.texts)
+    group = np.zeros(n, dtype=np.int64) if corpus.labels is None else np.asarray(corpus.labels)
+    test = np.zeros(n, dtype=bool)
+    for value in np.unique(group) if share else ():
+        members = np.flatnonzero(group == value)
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        test[members[np.argsort(rank[members], kind="stable")[:count]]] = True
+    # a text of two classes goes where it is held out
+    return np.isin(rank, rank[test])
+
+
+def _nothing(corpus: Corpus) -> str:
+    message = f"no text in {corpus.title}"
+    if corpus.skipped:
+        first, reason = corpus.skipped[0]
+        message += f"; skipped {len(corpus.skipped)}, first {first}: {reason}"
+    return message

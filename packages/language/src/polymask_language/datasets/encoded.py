@@ -1,0 +1,127 @@
+"""A corpus as ids: computed once, kept in the cache, mapped into memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymask_language.cache import cache_folder, whole_or_not
+from polymask_language.speech import tag
+from polymask_language.vocabulary import Vocabulary, hash_of
+from polymask_language.words import count_words
+
+_AT_ONCE = 4096
+
+
+class Encoded:
+    """The ids of a corpus, one document after another. Picklable: workers map the same files.
+
+    Args:
+        folder: where they are: ``ids.npy`` int32 ``[n]``; ``begins.npy`` bool ``[n]``, where a word
+            begins; ``ends.npy`` int64 ``[documents]``; ``tags.npy`` uint8 ``[n]``, parts of speech.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, np.ndarray[Any, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_open": {}}
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """One of the arrays."""
+        if name not in self._open:
+            self._open[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        return self._open[name]
+
+    def cut(self, name: str, start: int, stop: int) -> Tensor:
+        """A part of one of the arrays, int64."""
+        return torch.from_numpy(self.array(name)[start:stop].astype(np.int64))
+
+
+def encode(texts: Sequence[str], vocabulary: Vocabulary, corpus: str, tags: bool) -> Encoded:
+    """Cut texts into ids, or find them cut.
+
+    Args:
+        texts: the documents.
+        vocabulary: what to cut them with.
+        corpus: hash of the texts.
+        tags: also say each word's part of speech.
+    """
+    folder = cache_folder("text") / hash_of([corpus, str(vocabulary.file)])
+    if not folder.is_dir():
+        with whole_or_not(folder) as part:
+            for name, array in _encode(texts, vocabulary).items():
+                np.save(part / f"{name}.npy", array)
+    encoded = Encoded(folder)
+    if not tags:
+        return encoded
+    tagged = Encoded(folder.with_name(f"{folder.name}-tagged"))
+    if not tagged.folder.is_dir():
+        with whole_or_not(tagged.folder) as part:
+            for name in ("ids", "begins", "ends"):
+                np.save(part / f"{name}.npy", encoded.array(name))
+            np.save(part / "tags.npy", _tags(encoded, vocabulary))
+    return tagged
+
+
+def statistics_of(encoded: Encoded, documents: Tensor, vocabulary: Vocabulary) -> Path:
+    """File of what occurs how often in some documents, see :func:`polymask_language.words.count_words`.
+
+    Args:
+        encoded: the corpus.
+        documents: int64, which of its documents.
+        vocabulary: what they were cut with.
+    """
+    name = hash_of([str(encoded.folder.name).removesuffix("-tagged"), str(documents.tolist())])
+    folder = cache_folder("statistics") / name
+    if not folder.is_dir():
+        sizes = torch.from_numpy(np.diff(encoded.array("ends"), prepend=0))
+        wanted = torch.zeros(len(sizes), dtype=torch.bool)
+        wanted[documents] = True
+        at = wanted.repeat_interleave(sizes)
+        ids = torch.from_numpy(encoded.array("ids").astype(np.int64))[at]
+        word = torch.from_numpy(encoded.array("begins").astype(np.int64))[at].cumsum(0) - 1
+        document = torch.arange(len(documents)).repeat_interleave(sizes[wanted])
+        found = count_words(ids, word, document, vocabulary.size)
+        begins = torch.ones_like(word, dtype=torch.bool)
+        begins[1:] = word[1:] != word[:-1]
+        found["length"] = torch.bincount(document[begins], minlength=len(documents)).numpy()
+        with whole_or_not(folder) as part:
+            np.savez_compressed(part / "statistics.npz", **found)
+    return folder / "statistics.npz"
+
+
+def _encode(texts: Sequence[str], vocabulary: Vocabulary) -> dict[str, np.ndarray[Any, Any]]:
+    ids: list[np.ndarray[Any, Any]] = []
+    begins: list[np.ndarray[Any, Any]] = []
+    for k in range(0, len(texts), _AT_ONCE):
+        for encoding in vocabulary.encode(texts[k : k + _AT_ONCE]):
+            ids.append(np.array(encoding.ids, dtype=np.int32))
+            words = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int32)
+            begins.append(np.diff(words, prepend=-2) != 0)
+    ends = np.cumsum([len(x) for x in ids], dtype=np.int64)
+    none = np.zeros(0)
+    return {
+        "ids": np.concatenate([*ids, none]).astype(np.int32),
+        "begins": np.concatenate([*begins, none]).astype(bool),
+        "ends": ends,
+    }
+
+
+def _tags(encoded: Encoded, vocabulary: Vocabulary) -> np.ndarray[Any, Any]:
+    """The part of speech of each token's word; every different word is looked up once."""
+    ids, begins = encoded.array("ids"), np.flatnonzero(encoded.array("begins"))
+    cuts = np.append(begins, len(ids))
+    word = [ids[a:b].tobytes() for a, b in itertools.pairwise(cuts)]
+    number = {pieces: k for k, pieces in enumerate(dict.fromkeys(word))}
+    spelled = vocabulary.tokenizer.decode_batch([np.frombuffer(w, np.int32).tolist() for w in number])
+    tags = np.array([tag(w.strip()) for w in spelled], dtype=np.uint8)
+    found = tags[[number[w] for w in word]]
+    return np.repeat(found, np.diff(cuts))

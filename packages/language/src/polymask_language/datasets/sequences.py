@@ -1,0 +1,127 @@
+"""Samples of text: pieces of documents, one to a sequence or packed."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymask_language.datasets.encoded import Encoded
+from polymask_language.tokenizers import TAGS
+
+
+class Sequences:
+    """Samples: ``text``, ``word`` and, where asked for, ``document`` and ``part_of_speech``, int64 ``[L]``.
+
+    Args:
+        encoded: the corpus.
+        starts: int64 ``[pieces]``, where each piece begins in it.
+        stops: int64 ``[pieces]``, where each ends.
+        spans: int64 ``[samples, 2]``, the first piece of each sample and the one after its last.
+        around: ids before and after each piece.
+        packed: tell the number of each token's document.
+        tags: tell parts of speech.
+    """
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        starts: Tensor,
+        stops: Tensor,
+        spans: Tensor,
+        *,
+        around: tuple[int | None, int | None],
+        packed: bool,
+        tags: bool,
+    ) -> None:
+        self.encoded, self.starts, self.stops, self.spans = encoded, starts, stops, spans
+        self.around, self.packed, self.tags = around, packed, tags
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 ``[samples]``."""
+        size = self.stops - self.starts + sum(i is not None for i in self.around)
+        return torch.cat([size.new_zeros(1), size.cumsum(0)])[self.spans].diff(dim=1)[:, 0]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        before, after = ([] if i is None else [i] for i in self.around)
+        text: list[Tensor] = []
+        begins: list[Tensor] = []
+        tags: list[Tensor] = []
+        for piece in range(*self.spans[index].tolist()):
+            a, b = int(self.starts[piece]), int(self.stops[piece])
+            lead, tail = torch.tensor(before, dtype=torch.int64), torch.tensor(after, dtype=torch.int64)
+            text.append(torch.cat([lead, self.encoded.cut("ids", a, b), tail]))
+            begin = self.encoded.cut("begins", a, b)
+            begin[:1] = 1  # a piece may begin within a word
+            begins.append(torch.cat([torch.ones_like(lead), begin, torch.ones_like(tail)]))
+            if self.tags:
+                other = len(TAGS) - 1
+                cut = self.encoded.cut("tags", a, b)
+                tags.append(torch.cat([torch.full_like(lead, other), cut, torch.full_like(tail, other)]))
+        sample = {"text": torch.cat(text), "word": torch.cat(begins).cumsum(0) - 1}
+        if self.packed:
+            sizes = torch.tensor([len(x) for x in text])
+            sample["document"] = torch.arange(len(text)).repeat_interleave(sizes)
+        if self.tags:
+            sample["part_of_speech"] = torch.cat(tags)
+        return sample
+
+
+def cut(starts: Tensor, stops: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Documents in pieces of at most ``length``; those of one document differ by one token at most.
+
+    Returns:
+        Start, stop and the number of the document of each piece, int64.
+    """
+    size = stops - starts
+    count = (size + length - 1) // length
+    owner = torch.arange(len(size)).repeat_interleave(count)
+    turn = torch.arange(len(owner)) - (count.cumsum(0) - count)[owner]
+    begin = starts[owner] + size[owner] * turn // count[owner]
+    end = starts[owner] + size[owner] * (turn + 1) // count[owner]
+    return begin, end, owner
+
+
+def pack(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Pieces put into sequences of at most ``length``: the longest first, each where it leaves least room.
+
+    Best-fit decreasing; what one sequence holds does not see the rest of it.
+
+    Args:
+        sizes: of the pieces, none longer than ``length``.
+        length: tokens of a sequence.
+
+    Returns:
+        Numbers of the pieces of each sequence.
+    """
+    order = np.argsort(-np.asarray(sizes), kind="stable").tolist()
+    sequences: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}
+    rooms: list[int] = []  # those that occur, rising
+    for piece in order:
+        size = int(sizes[piece])
+        at = bisect.bisect_left(rooms, size)
+        if at < len(rooms):
+            room = rooms[at]
+            number = by_room[room].pop()
+            if not by_room[room]:
+                del rooms[at]
+        else:
+            room, number = length, len(sequences)
+            sequences.append([])
+        sequences[number].append(piece)
+        left = room - size
+        if not by_room.get(left):
+            bisect.insort(rooms, left)
+        by_room.setdefault(left, []).append(number)
+    return sequences

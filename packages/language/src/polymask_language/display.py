@@ -1,0 +1,77 @@
+"""What a notebook or a report shows of text: hidden tokens in colour, what was predicted beside them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from polymask import Tokens
+from polymask.protocols import Shown
+from polymask.report.drawing import HIDDEN
+from polymask_language.vocabulary import Vocabulary
+
+_COLOUR = f"rgb({', '.join(str(round(255 * c)) for c in HIDDEN)})"
+
+
+def compare(
+    tokenizer_file: str | None, tokens: Tokens, hidden: Tensor, guess: Tensor, caption: str
+) -> dict[str, Sequence[Shown]]:
+    """A column of a report: the text with what was hidden of it, and what was predicted there.
+
+    Args:
+        tokenizer_file: of the vocabulary; without, tokens are shown as numbers.
+        tokens: the text.
+        hidden: bool ``[B, N]``.
+        guess: int64 ``[B, N]``, predicted ids.
+        caption: of the column.
+    """
+    assert tokens.ids is not None
+    vocabulary = None if tokenizer_file is None else Vocabulary(Path(tokenizer_file))
+
+    def spell(ids: Tensor) -> list[str]:
+        return [f" {i}" for i in ids.tolist()] if vocabulary is None else vocabulary.pieces(ids)
+
+    shown = []
+    for row, ids in enumerate(tokens.ids):
+        real = slice(None) if tokens.valid is None else tokens.valid[row]
+        shown.append(Words(spell(ids[real]), hidden[row][real].tolist(), spell(guess[row][real])))
+    return {caption: shown}
+
+
+class Words:
+    """Text, its hidden tokens in colour and each followed by the prediction.
+
+    Args:
+        pieces: what each token adds to the text, with the space before it.
+        hidden: which are hidden.
+        guesses: what was predicted of each, read where it is hidden.
+    """
+
+    def __init__(self, pieces: Sequence[str], hidden: Sequence[bool], guesses: Sequence[str]) -> None:
+        self.pieces, self.hidden, self.guesses = list(pieces), list(hidden), list(guesses)
+
+    @property
+    def note(self) -> str:
+        """How many hidden tokens were predicted."""
+        hits = [p == g for p, h, g in zip(self.pieces, self.hidden, self.guesses, strict=True) if h]
+        return f"{sum(hits)} of {len(hits)} hidden right"
+
+    def _repr_html_(self) -> str:
+        out = []
+        for piece, hidden, guess in zip(self.pieces, self.hidden, self.guesses, strict=True):
+            text = html.escape(piece)
+            if hidden:
+                line = "none" if piece == guess else "line-through"
+                beside = "" if piece == guess else f'<sub style="color:#555">{html.escape(guess)}</sub>'
+                text = (
+                    f'<span style="background:{_COLOUR};color:white;text-decoration:{line};'
+                    f'text-decoration-thickness:1px">{text}</span>{beside}'
+                )
+            out.append(text)
+        return (
+            f'<figure style="margin:0;max-width:32em;text-align:left"><p style="margin:0">{"".join(out)}</p>'
+            f"<figcaption>{html.escape(self.note)}</figcaption></figure>"
+        )

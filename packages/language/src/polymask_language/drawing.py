@@ -1,0 +1,93 @@
+"""Text as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HIDDEN = (0.16, 0.45, 0.60)
+COLUMNS, LINES = 64, 20
+_WIDTH, _HEIGHT, _DPI = 480, 320, 100
+# matplotlib puts letters at whole pixels; one of its own type of one width takes 0.602 em
+_LETTER, _EM = 7, 0.602
+
+
+def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+    """Tokens in lines of type of one width, hidden ones in white on colour.
+
+    Args:
+        pieces: what each token adds to the text, with the space before it.
+        document: ``[N]`` number of each token's document; each begins a line.
+        hidden: ``[N]``, bool or in [0, 1].
+
+    Returns:
+        float32 ``[3, 320, 480]`` in [0, 1]; what does not fit is left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    amount = torch.zeros(len(pieces)) if hidden is None else hidden.float().cpu()
+    figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((16 / _WIDTH, 0.02, COLUMNS * _LETTER / _WIDTH, 0.96))
+    axes.set(xlim=(0, COLUMNS), ylim=(LINES, 0))
+    axes.set_axis_off()
+    shown = {False: [[" "] * COLUMNS for _ in range(LINES)], True: [[" "] * COLUMNS for _ in range(LINES)]}
+    for text, token, line, column in _laid_out(pieces, None if document is None else document.tolist()):
+        share = float(amount[token])
+        for at, letter in enumerate(text, column):
+            shown[share > 0.5][line][at] = letter
+        if share:
+            axes.axvspan(
+                column,
+                column + len(text),
+                ymin=1 - (line + 0.94) / LINES,
+                ymax=1 - (line + 0.06) / LINES,
+                color=HIDDEN,
+                alpha=share,
+                linewidth=0,
+            )
+    for is_hidden, lines in shown.items():
+        for number, letters in enumerate(lines):
+            axes.text(
+                *(0, number + 0.5),
+                "".join(letters).rstrip(),
+                family="DejaVu Sans Mono",
+                fontsize=_LETTER / _EM * 72 / _DPI,
+                color="white" if is_hidden else "black",
+                va="center",
+                parse_math=False,
+            )
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    pixels = pixels[..., :3]
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def _laid_out(pieces: Sequence[str], document: Sequence[int] | None) -> Iterator[tuple[str, int, int, int]]:
+    """Each token's text with its number, line and column."""
+    line = column = 0
+    for token, piece in enumerate(pieces):
+        new = document is not None and token > 0 and document[token] != document[token - 1]
+        # a word stays together: its length is that of the pieces up to the next space
+        word = piece + "".join(_rest(pieces, token + 1)) if piece[:1].isspace() else piece
+        if new or column + min(len(word), COLUMNS) > COLUMNS:
+            line, column = line + 1, 0
+        text = "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in piece)
+        text = text[1:] if column == 0 and text.startswith(" ") else text
+        gap = len(text) - len(text.lstrip(" "))
+        text = text[: COLUMNS - column]
+        if line >= LINES:
+            return
+        yield text[gap:], token, line, column + gap
+        column += len(text)
+
+
+def _rest(pieces: Sequence[str], start: int) -> Iterator[str]:
+    for piece in pieces[start : start + 16]:
+        if piece[:1].isspace():
+            return
+        yield piece

@@ -1,0 +1,42 @@
+"""Heads that say which token it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polymask import UserError
+from polymask.protocols import Encoder
+
+
+class TiedHead(nn.Module):
+    """BERT's head: a layer, and the likeness to the embedding of each id.
+
+    Args:
+        encoder: whose embedding matrix it is, as ``weight`` ``[V, D]``.
+
+    Raises:
+        UserError: the encoder has none.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        weight = getattr(encoder, "weight", None)
+        if not isinstance(weight, Tensor) or weight.shape[1] != encoder.out_dim:
+            raise UserError(
+                f"this head is tied to the embedding of ids, and {type(encoder).__name__} has none of its "
+                "width: choose --encoder language/transformer"
+            )
+        dim = encoder.out_dim
+        first = nn.Linear(dim, dim)
+        nn.init.normal_(first.weight, std=0.02)
+        nn.init.zeros_(first.bias)
+        self.layer = nn.Sequential(first, nn.GELU(), nn.LayerNorm(dim, eps=1e-12))
+        self.bias = nn.Parameter(torch.zeros(len(weight)))
+
+    def forward(self, states: Tensor, encoder: Any) -> Tensor:
+        """``[..., D]`` to logits ``[..., V]``."""
+        return F.linear(self.layer(states), encoder.weight, self.bias)

@@ -1,0 +1,106 @@
+"""How well held-out text is predicted, token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from polymask import UserError
+from polymask.data import collate
+from polymask.evaluation import Score
+from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.intervals import Z
+from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask_language.words import load_statistics
+
+if TYPE_CHECKING:
+    from polymask.run import Run
+
+
+class Perplexity:
+    """Perplexity of a causal model, pseudo-perplexity of a masked one, on held-out text.
+
+    The exponential of the mean surprise of a token, given those before it, or given all others: each is
+    hidden by itself then (Salazar et al. 2020, arXiv 1910.14659), which takes as many passes as a sequence
+    has tokens. The two do not compare with each other, nor across vocabularies. Special tokens do not
+    count. The rival knows how often each token occurs in the training data, and no context.
+
+    Args:
+        limit: at most so many samples, evenly spaced.
+        stride: hide every so-many-th token at once instead; fewer passes, and a little harder.
+        batch_size: samples per batch.
+    """
+
+    def __init__(self, *, limit: int | None = 500, stride: int | None = None, batch_size: int = 64) -> None:
+        if stride is not None and stride < 1:
+            raise UserError(f"stride must be 1 or more, got {stride}")
+        self.limit, self.stride, self.batch_size = limit, stride, batch_size
+
+    def __call__(self, run: Run) -> Iterator[Score]:
+        from polymask.run import open_run
+
+        system: Any = run.system
+        if not hasattr(system, "surprise"):
+            raise UserError(
+                f"{run.config['system']} says nothing about single tokens: use a language model, such as "
+                "language/mlm or language/meap"
+            )
+        samples = run.data.split("test")
+        count = min(self.limit or len(samples), len(samples))
+        picked = Picked(samples, [i * len(samples) // count for i in range(count)])
+        name = system.perplexity
+        counts = self._counts(run)
+        for row, model in ((TRAINED, system), (UNTRAINED, open_run(run.folder, trained=False).system)):
+            with evaluating(model):
+                nats, tokens, rival = self._measure(model, picked, counts)
+            yield Score(row, name, *interval(nats, tokens))
+        if rival is not None:
+            yield Score("frequency alone", name, *interval(rival, tokens))
+
+    def _counts(self, run: Run) -> Tensor | None:
+        file = run.data.provides.get("statistics_file")
+        return None if file is None else torch.from_numpy(load_statistics(file)["counts"])
+
+    def _measure(
+        self, system: Any, samples: Picked, counts: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Nats and tokens of each sample, and what token frequencies make of it."""
+        device = next(system.parameters()).device
+        log_share = None
+        if counts is not None:  # one more of each, so that none is impossible
+            log_share = ((1 + counts) / (len(counts) + counts.sum())).log().to(device)
+        nats, tokens, rival = [], [], []
+        for batch in DataLoader(samples, self.batch_size, collate_fn=collate):
+            moved = {key: value.to(device) for key, value in batch.items()}
+            found = system.surprise(moved, self.stride).double()
+            counted = ~found.isnan()
+            nats.append(torch.where(counted, found, 0).sum(1).cpu())
+            tokens.append(counted.sum(1).cpu())
+            if log_share is not None:
+                ids = system.tokenizer(moved).ids
+                rival.append(torch.where(counted, -log_share[ids], 0).sum(1).cpu())
+        return torch.cat(nats), torch.cat(tokens), torch.cat(rival) if rival else None
+
+
+def interval(nats: Tensor, tokens: Tensor) -> tuple[float, float, float]:
+    """Perplexity and the ends of its interval of 95 %, samples being independent.
+
+    Args:
+        nats: float64 ``[samples]``, surprise summed over the tokens of each.
+        tokens: int64 ``[samples]``.
+    """
+    total = float(tokens.sum())
+    if not total:
+        raise UserError("the held-out text has no token that counts: give more of it")
+    mean = float(nats.sum()) / total
+    # of a ratio of sums, to first order
+    error = float((nats - mean * tokens).square().sum()) ** 0.5 / total
+    ends = np.clip([mean, mean - Z * error, mean + Z * error], None, math.log(1e300))
+    value, low, high = np.exp(ends).tolist()
+    return value, low, high

@@ -1,0 +1,202 @@
+"""What the language package registers. Strings only: torch is imported when a part is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from polymask.hookspecs import hookimpl
+from polymask.parts import Part
+
+POLYMASK_API = "1.0"
+
+
+@hookimpl
+def polymask_register_tokenizers() -> Iterable[Part]:
+    return [
+        Part(
+            name="tokens",
+            target="polymask_language.tokenizers:TokenIds",
+            summary="ids of a vocabulary, of one document or several packed into a sequence",
+            modality="text",
+            tags=frozenset({"invertible"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_encoders() -> Iterable[Part]:
+    return [
+        Part(
+            name="transformer",
+            target="polymask_language.encoders:Transformer",
+            summary="BERT, RoBERTa or ModernBERT of transformers, built or loaded, on any subset of tokens",
+            paper="Devlin et al. 2018, arXiv 1810.04805",
+            modality="text",
+        ),
+        Part(
+            name="causal",
+            target="polymask_language.encoders:Causal",
+            summary="GPT-2 or Llama of transformers, built or loaded, on any subset of tokens",
+            paper="Radford et al. 2019; Touvron et al. 2023, arXiv 2302.13971",
+            modality="text",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_targets() -> Iterable[Part]:
+    return [
+        Part(
+            name="word-class",
+            target="polymask_language.targets:WordClass",
+            summary="part of speech of each token's word, a class to predict",
+            paper="Diehl Martinez et al. 2023, arXiv 2311.08886",
+            modality="text",
+            tags=frozenset({"classes"}),
+        ),
+        Part(
+            name="part-of-speech",
+            target="polymask_language.targets:PartOfSpeech",
+            summary="whether a token is of a noun or verb, or other parts of speech, a score to hide by",
+            modality="text",
+            tags=frozenset({"score"}),
+        ),
+        Part(
+            name="frequency",
+            target="polymask_language.targets:Rarity",
+            summary="how rare a token is in the corpus, a score to hide by",
+            modality="text",
+            tags=frozenset({"score"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_maskings() -> Iterable[Part]:
+    return [
+        Part(
+            name="words",
+            target="polymask_language.maskings:Words",
+            summary="whole words, all their pieces or none",
+            paper="Ma et al. 2020, arXiv 2010.10137",
+            modality="text",
+            tags=frozenset({"sequence", "variable-count"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_datasets() -> Iterable[Part]:
+    return [
+        Part(
+            name="glosses",
+            target="polymask_language.datasets.glosses:Glosses",
+            summary="117,659 definitions of WordNet, 45 topics; comes with the package",
+            paper="https://wordnet.princeton.edu",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="folder",
+            target="polymask_language.datasets.folder:Folder",
+            summary="folder:PATH, text files, class folders or not",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="file",
+            target="polymask_language.datasets.lines:Lines",
+            summary="file:PATH, a document to a line or paragraph",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="jsonl",
+            target="polymask_language.datasets.lines:JSONLines",
+            summary="jsonl:PATH, an object to a line, fields chosen by name",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="hf",
+            target="polymask_language.datasets.huggingface:HuggingFace",
+            summary="hf:NAME of the Hugging Face hub, or a local folder in its layout",
+            modality="text",
+            needs="pip install polymask-language[hf]",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="titles",
+            target="polymask_language.datasets.titles:Titles",
+            summary="long descriptions of Debian's packages, each answering its title",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_systems() -> Iterable[Part]:
+    return [
+        Part(
+            name="mlm",
+            target="polymask_language.systems.mlm:MLM",
+            summary="predict hidden words from both sides: BERT's masked language modelling",
+            paper="Devlin et al. 2018, arXiv 1810.04805",
+            modality="text",
+            defaults={
+                "tokenizer": "language/tokens",
+                "encoder": "language/transformer",
+                "masking": "core/random",
+                "masking.ratio": 0.15,
+                "objective": "core/cross-entropy",
+            },
+        ),
+        Part(
+            name="meap",
+            target="polymask_language.systems.meap:MEAP",
+            summary="predict the next token of a text some of whose tokens are masked",
+            paper="Zhuang et al. 2025, arXiv 2502.07490",
+            modality="text",
+            defaults={
+                "tokenizer": "language/tokens",
+                "encoder": "language/causal",
+                "masking": "core/random",
+                "masking.ratio": 0.15,
+                "objective": "core/cross-entropy",
+            },
+        ),
+        Part(
+            name="prop",
+            target="polymask_language.systems.prop:PROP",
+            summary="tell which of two sets of words a document is likelier to hold, beside masked words",
+            paper="Ma et al. 2020, arXiv 2010.10137",
+            modality="text",
+            defaults={
+                "tokenizer": "language/tokens",
+                "encoder": "language/transformer",
+                "masking": "language/words",
+                "masking.most": 60,
+                "objective": "core/cross-entropy",
+            },
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_evaluations() -> Iterable[Part]:
+    return [
+        Part(
+            name="perplexity",
+            target="polymask_language.perplexity:Perplexity",
+            summary="perplexity of held-out text, or pseudo-perplexity, beside token frequencies",
+            paper="Salazar et al. 2020, arXiv 1910.14659",
+            modality="text",
+        ),
+        Part(
+            name="retrieval",
+            target="polymask_language.retrieval:Retrieval",
+            summary="ranking documents for queries (nDCG, MRR, recall), beside BM25 and query likelihood",
+            modality="text",
+        ),
+    ]

@@ -1,0 +1,178 @@
+"""Retrieval: how well a system ranks documents for queries, beside lexical search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polymask import System, UserError
+from polymask.data import collate
+from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, recall, reciprocal_rank
+
+if TYPE_CHECKING:
+    from polymask.evaluation import Score
+    from polymask.run import Run
+    from polymask_language.vocabulary import Vocabulary
+
+
+class Retrieval:
+    """Queries against held-out documents, each answered by those that say so, as a title its description.
+
+    BM25 ranks all documents. A system that scores pairs (``relevance(query, document)``, as
+    ``language/prop``) ranks the first ``depth`` of BM25 anew, so it can find no more than these hold: the
+    row ``BM25`` has their recall. Any other system ranks all documents by the cosine between its features
+    of query and document. Nothing is fine-tuned.
+
+    Args:
+        queries: at most so many, evenly spaced.
+        documents: at most so many, evenly spaced; those of the queries among them.
+        depth: how many documents BM25 hands on.
+        k: places that nDCG and MRR look at.
+        split: documents of ``test`` or ``train``.
+        batch_size: texts, or pairs, at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        queries: int = 500,
+        documents: int = 20_000,
+        depth: int = 100,
+        k: int = 10,
+        split: str = "test",
+        batch_size: int = 128,
+    ) -> None:
+        if split not in ("train", "test"):
+            raise UserError(f"split={split!r}: choose 'test' or 'train'")
+        if min(queries, documents, depth, k, batch_size) < 1:
+            raise UserError("queries, documents, depth, k and batch_size must be 1 or more")
+        self.queries, self.documents, self.depth, self.k = queries, documents, depth, k
+        self.split, self.batch_size = split, batch_size
+
+    def __call__(self, run: Run) -> list[Score]:
+        """Scores of BM25, of the query likelihood model, and of the system, trained and not.
+
+        Raises:
+            UserError: the run's data has no queries.
+        """
+        from polymask.run import open_run
+
+        data: Any = run.data
+        if not hasattr(data, "pairs"):
+            raise UserError("retrieval needs data whose documents answer queries, as language/glosses")
+        asked, documents, relevant = self.chosen(*data.pairs(self.split))
+        lexical = bm25(asked, documents)
+        rows = {"BM25": lexical, "query likelihood": query_likelihood(asked, documents)}
+        untrained = open_run(run.folder, trained=False).system
+        for row, system in (("pre-trained", run.system), ("untrained", untrained)):
+            device = next((p.device for p in run.system.parameters()), torch.device("cpu"))
+            with torch.no_grad():
+                rows[row] = self.rank(
+                    system.to(device).eval(),
+                    data.vocabulary,
+                    data.provides["length"],
+                    asked,
+                    documents,
+                    lexical,
+                )
+        return [score for row, scores in rows.items() for score in self.measure(row, scores, relevant)]
+
+    def chosen(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str], list[str], Tensor]:
+        """The queries asked, the documents searched, and which answers which, bool ``[Q, D]``.
+
+        Documents of one query all answer it.
+        """
+        n = min(self.documents, len(documents))
+        kept = [i * len(documents) // n for i in range(n)]
+        pool, own = [documents[i] for i in kept], [queries[i] for i in kept]
+        distinct = list(dict.fromkeys(own))
+        q = min(self.queries, len(distinct))
+        asked = [distinct[i * len(distinct) // q] for i in range(q)]
+        number = {query: i for i, query in enumerate(asked)}
+        relevant = torch.zeros(len(asked), len(pool), dtype=torch.bool)
+        for d, query in enumerate(own):
+            if query in number:
+                relevant[number[query], d] = True
+        return asked, pool, relevant
+
+    def rank(
+        self,
+        system: System,
+        vocabulary: Vocabulary,
+        length: int,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        lexical: Tensor,
+    ) -> Tensor:
+        """What a system scores each document for each query: ``[Q, D]``, minus infinity where not asked.
+
+        Args:
+            system: in eval mode.
+            vocabulary: of its data.
+            length: most tokens of a text.
+            queries: Q texts.
+            documents: D texts.
+            lexical: ``[Q, D]`` scores of the first stage.
+        """
+        device = next((p.device for p in system.parameters()), torch.device("cpu"))
+        relevance: Callable[[Tensor, Tensor], Tensor] | None = getattr(system, "relevance", None)
+        if relevance is None:
+            q, d = (
+                self._features(system, vocabulary, length, texts, device) for texts in (queries, documents)
+            )
+            return F.normalize(q, dim=1) @ F.normalize(d, dim=1).T
+        asked, found = (_ids(vocabulary, texts, length) for texts in (queries, documents))
+        scores = torch.full(lexical.shape, -torch.inf)
+        best = lexical.topk(min(self.depth, lexical.shape[1]), dim=1).indices
+        pairs = torch.stack([torch.arange(len(best))[:, None].expand_as(best), best], dim=-1).flatten(0, 1)
+        # texts of like length beside each other, so that little is padded
+        pairs = pairs[torch.tensor([len(found[d]) for d in pairs[:, 1].tolist()]).argsort(stable=True)]
+        for some in torch.split(pairs, self.batch_size):
+            query = _padded([asked[i] for i in some[:, 0].tolist()], vocabulary.pad_id).to(device)
+            document = _padded([found[i] for i in some[:, 1].tolist()], vocabulary.pad_id).to(device)
+            scores[some[:, 0], some[:, 1]] = relevance(query, document).float().cpu()
+        return scores
+
+    def measure(self, row: str, scores: Tensor, relevant: Tensor) -> list[Score]:
+        """Metrics of one ranking, each with an interval over queries."""
+        from polymask.evaluation import Score
+        from polymask.evaluation.intervals import t_interval
+
+        place = places_of(scores, relevant)
+        found = {
+            f"nDCG@{self.k}": ndcg(place, relevant, self.k),
+            f"MRR@{self.k}": reciprocal_rank(place, self.k),
+            f"recall@{self.depth}": recall(place, relevant, self.depth),
+        }
+        return [
+            Score(row, metric, float(values.mean()), interval.low, interval.high)
+            for metric, values in found.items()
+            for interval in [t_interval(values.tolist())]
+        ]
+
+    def _features(
+        self, system: System, vocabulary: Vocabulary, length: int, texts: Sequence[str], device: torch.device
+    ) -> Tensor:
+        around = [[] if i is None else [i] for i in (vocabulary.start_id, vocabulary.end_id)]
+        rows = _ids(vocabulary, texts, length - sum(map(len, around)))
+        found = []
+        for k in range(0, len(rows), self.batch_size):
+            some = rows[k : k + self.batch_size]
+            batch = collate([{"text": torch.tensor([*around[0], *ids, *around[1]])} for ids in some])
+            batch = {key: value.to(device) for key, value in batch.items()}
+            found.append(system.encode(batch).pool().float().cpu())
+        return torch.cat(found)
+
+
+def _ids(vocabulary: Vocabulary, texts: Sequence[str], length: int) -> list[list[int]]:
+    return [encoding.ids[:length] for encoding in vocabulary.encode(texts)]
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """int64 ``[B, N]``, the padding at the end."""
+    longest = max(1, *map(len, rows))
+    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])

@@ -1,0 +1,164 @@
+"""Folders, lines, objects, tables, an index of packages: what is broken is skipped and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polymask import UserError
+from polymask.data import open_data
+from polymask_language.datasets.folder import Folder, read_folder
+from polymask_language.datasets.glosses import TOPICS, Glosses, read_built_in, read_wordnet
+from polymask_language.datasets.huggingface import HuggingFace, _load, read_splits
+from polymask_language.datasets.lines import JSONLines, Lines, read_json_lines
+from polymask_language.datasets.titles import read_index
+
+
+def write(root: Path, files: dict[str, str | bytes]) -> str:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(root)
+
+
+def test_folders_are_classes_and_broken_files_are_named(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "cats/1.txt": "purr",
+        "cats/deep/2.md": "\ufeffmeow",
+        "dogs/3.txt": "bark",
+        "dogs/broken.txt": b"\xff\xfe\xfa",
+        "dogs/empty.txt": " \n",
+        "dogs/picture.png": b"\x89PNG",
+        "dogs/.hidden.txt": "no",
+    }
+    corpus = read_folder(write(tmp_path, files))
+    assert (corpus.texts, corpus.labels, corpus.classes) == (
+        ["purr", "meow", "bark"],
+        [0, 0, 1],
+        ["cats", "dogs"],
+    )
+    assert corpus.test is None
+    assert [name for name, _ in corpus.skipped] == ["dogs/broken.txt", "dogs/empty.txt", "dogs/picture.png"]
+    assert "no UTF-8" in corpus.skipped[0][1]
+
+
+def test_folders_train_and_test_are_splits_and_a_file_beside_folders_means_no_classes(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"train/a/1.txt": "one", "train/b/2.txt": "two", "val/a/3.txt": "three"}
+    corpus = read_folder(write(tmp_path / "split", files))
+    assert (corpus.texts, corpus.test, corpus.classes) == (
+        ["one", "two", "three"],
+        [False, False, True],
+        ["a", "b"],
+    )
+    flat = read_folder(write(tmp_path / "flat", {"a/1.txt": "one", "2.txt": "two"}))
+    assert flat.labels is None and flat.classes is None
+    (tmp_path / "flat" / "a" / "loop").symlink_to(tmp_path / "flat")
+    assert read_folder(str(tmp_path / "flat")).texts == flat.texts
+    with pytest.raises(UserError, match="no folder"):
+        read_folder(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="skipped 1, first 1.txt: no text"):
+        Folder(source=write(tmp_path / "empty", {"1.txt": ""}))
+
+
+def test_lines_and_paragraphs(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufefffirst line\nsecond\r\n\n".encode() + b"\xff bad\n" + b"last of\nfish")
+    lines = Lines(source=str(path), vocab_size=300, test=0.3)
+    assert lines.corpus.texts == ["first line", "second", "last of", "fish"]
+    assert lines.skipped[0][0] == "line 4"
+    assert Lines(source=str(path), vocab_size=300, paragraphs=True).corpus.texts == [
+        "first line second",
+        "last of fish",
+    ]
+    with pytest.raises(UserError, match="no file"):
+        Lines(source=str(tmp_path / "y.txt"))
+
+
+def test_objects_by_field(tmp_path: Path) -> None:
+    rows: list[Any] = [{"body": "b1", "kind": 3, "title": "t1"}, {"body": "b2", "kind": 1, "title": "t2"}]
+    lines = [
+        *map(json.dumps, rows),
+        "{broken",
+        "[1]",
+        json.dumps({"text": "x"}),
+        json.dumps({**rows[0], "body": ""}),
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(lines))
+    corpus = read_json_lines(str(path), "body", "kind", "title")
+    assert (corpus.texts, corpus.labels, corpus.classes) == (["b1", "b2"], [1, 0], ["1", "3"])
+    assert corpus.queries == ["t1", "t2"]
+    assert [name for name, _ in corpus.skipped] == ["line 3", "line 4", "line 5", "line 6"]
+    assert "no field 'body', it has 'text'" in corpus.skipped[2][1]
+    with pytest.raises(UserError, match="no text in the file .* skipped 6"):
+        JSONLines(source=str(path), field="nothing")
+
+
+def test_tables_of_the_hub_streamed_or_not(tmp_path: Path) -> None:
+    for split, count in (("train", 7), ("test", 3)):
+        rows = ({"content": f"{split} text {i}", "label": "ab"[i % 2], "n": i} for i in range(count))
+        write(tmp_path, {f"{split}.jsonl": "\n".join(map(json.dumps, rows))})
+    for streaming in (False, True):
+        corpus = read_splits(_load(str(tmp_path), None, streaming), "x", None, None, 5)
+        assert list(corpus.texts) == [f"train text {i}" for i in range(5)] + [
+            f"test text {i}" for i in range(3)
+        ]
+        assert corpus.test == [False] * 5 + [True] * 3
+        assert corpus.classes == ["a", "b"] and corpus.labels == [0, 1, 0, 1, 0, 0, 1, 0]
+    found = HuggingFace(source=str(tmp_path), label="none", vocab_size=300)
+    assert found.classes is None and len(found.split("test")) == 3
+    with pytest.raises(UserError, match="no column 'nothing'; it has content, label, n"):
+        HuggingFace(source=str(tmp_path), text="nothing")
+    with pytest.raises(UserError, match="how much of the stream"):
+        HuggingFace(source=str(tmp_path), streaming=True)
+
+
+def test_the_index_of_packages_with_its_descriptions_inside_or_beside() -> None:
+    long = "Description{}: A tool\n It does things.\n .\n It does  more.\n"
+    inside = read_index("Package: a\n" + long.format("") + "Section: main/math\n\nPackage: b\nSection: net\n")
+    beside = read_index(
+        "Package: a\nDescription: A tool\nDescription-md5: 77\nSection: math\n",
+        "Package: a\nDescription-md5: 77\n" + long.format("-en") + "\nPackage: b\nDescription-md5: 8\n",
+    )
+    for corpus in (inside, beside):
+        assert corpus.texts == ["It does things. It does more."]
+        assert (corpus.queries, corpus.classes, corpus.labels) == (["A tool"], ["math"], [0])
+
+
+def test_definitions_come_with_the_package() -> None:
+    found = list(read_built_in())
+    assert len(found) == 117_659 and len(TOPICS) == 45
+    assert {g.topic for g in found} == set(range(45))
+    disaster = next(g for g in found if g.words == ("disaster",))
+    assert (TOPICS[disaster.topic], disaster.text) == ("noun.act", "an act that has disastrous consequences")
+    assert not any("\t" in g.text or not g.text for g in found)
+
+
+def test_data_files_of_wordnet_are_read(tmp_path: Path) -> None:
+    entry = '00001740 {} a 02 red(a) 0 dark_red 0 001 & 1 a 0000 | a colour; "red wine"  \n'
+    for i, kind in enumerate(("noun", "verb", "adj", "adv")):
+        (tmp_path / f"data.{kind}").write_text("  1 a licence\n" + entry.format(f"{i:02}"))
+    found = list(read_wordnet(tmp_path, examples=False))
+    assert [g.topic for g in found] == [0, 1, 2, 3]
+    assert found[0].words == ("red", "dark red") and found[0].text == "a colour"
+    assert next(read_wordnet(tmp_path, examples=True)).text == 'a colour; "red wine"'
+    (tmp_path / "data.verb").write_text("00 xx\n")
+    with pytest.raises(UserError, match="no data file of WordNet"):
+        list(read_wordnet(tmp_path, examples=False))
+
+
+def test_data_sets_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = list(read_built_in())[::200]
+    monkeypatch.setattr("polymask_language.datasets.glosses.read_built_in", lambda: iter(few))
+    found = open_data("language/glosses", vocab_size=600, label="part-of-speech", limit=50)
+    assert isinstance(found, Glosses) and len(found.split("train")) == 50
+    assert found.classes == ["noun", "verb", "adj", "adv"]
+    queries, documents = found.pairs("test")
+    by_text = {g.text: ", ".join(g.words) for g in few}
+    assert all(by_text[d] == q for q, d in zip(queries, documents, strict=True))
+    with pytest.raises(UserError, match="'topic' or 'part-of-speech'"):
+        Glosses(label="sense")  # type: ignore[arg-type]

@@ -1,0 +1,5 @@
+"""Point clouds in polymask: operations, tokenizers, encoders, targets, data sets and published systems."""
+
+from importlib.metadata import version
+
+__version__ = version("polymask-pointcloud")

@@ -1,0 +1,113 @@
+"""Transformers over tokens of points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from polymask import UserError
+from polymask_pointcloud.tokenizers import UNIT
+
+
+class PointNet(nn.Module):
+    """Embeds each set of points on its own, whatever their order and however often one is repeated.
+
+    The two-stage network of Point-MAE (Pang et al. 2022, arXiv 2203.06604), after PointNet (Qi et al.
+    2017): features of each point, their maximum beside them, features again, their maximum. With layer
+    norms where it has batch norms, by which hidden tokens would reach visible ones.
+
+    Args:
+        channels: numbers per point.
+        dim: width of the result.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        width = max(dim // 3, 16)
+        self.channels = channels
+        self.first = nn.Sequential(
+            nn.Linear(channels, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, 2 * width)
+        )
+        self.second = nn.Sequential(
+            nn.Linear(4 * width, 4 * width), nn.LayerNorm(4 * width), nn.GELU(), nn.Linear(4 * width, dim)
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[B, K, k * channels]`` to ``[B, K, dim]``."""
+        x = self.first(values.reshape(*values.shape[:-1], -1, self.channels))
+        whole = x.amax(dim=-2, keepdim=True).expand_as(x)
+        embedded: Tensor = self.second(torch.cat([whole, x], dim=-1)).amax(dim=-2)
+        return embedded
+
+
+class Transformer(nn.Module):
+    """timm's blocks over embedded sets of points, on any subset of tokens.
+
+    A position is a small network of the token's centre, added once, before the first block.
+
+    Args:
+        in_dim: numbers per token, from the tokenizer.
+        channels: numbers per point, from the tokenizer.
+        axes: numbers per position, from the tokenizer.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+    """
+
+    presets = {"tiny": {"dim": 24, "depth": 2, "heads": 2}}
+    prefix = 0
+    downsample = 1
+    needs_grid = False
+
+    def __init__(
+        self,
+        *,
+        in_dim: int = 96,
+        channels: int = 3,
+        axes: int = 3,
+        dim: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise UserError(f"encoder width {dim} is not divisible by {heads} heads")
+        if in_dim % channels:
+            raise UserError(f"tokens of {in_dim} numbers are not whole points of {channels}")
+        self.dim = self.out_dim = dim
+        self.points = PointNet(channels, dim)
+        self.position = nn.Sequential(nn.Linear(axes, 128), nn.GELU(), nn.Linear(128, dim))
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks: Any = nn.ModuleList(
+            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def embed(self, values: Tensor) -> Tensor:
+        """``[B, K, in_dim] -> [B, K, dim]``."""
+        embedded: Tensor = self.points(values)
+        return embedded
+
+    def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the first block gets, ``[B, K, dim]``, and where attention may go, bool or None."""
+        x = x + self.position(UNIT * position.to(x.dtype))
+        return x, None if valid is None else valid[:, None, None, :]
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, K, dim]`` at ``[B, K, axes]`` to ``[B, K, dim]``."""
+        x, attend = self.begin(x, position, valid)
+        for block in self.blocks:
+            x = block(x, attn_mask=attend)
+        encoded: Tensor = self.norm(x)
+        return encoded

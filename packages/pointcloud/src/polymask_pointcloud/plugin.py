@@ -1,0 +1,170 @@
+"""What the pointcloud package registers. Strings only: torch is imported when a part is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from polymask.hookspecs import hookimpl
+from polymask.parts import Part
+from polymask_pointcloud.presets import MAE
+
+POLYMASK_API = "1.0"
+
+
+@hookimpl
+def polymask_register_tokenizers() -> Iterable[Part]:
+    return [
+        Part(
+            name="groups",
+            target="polymask_pointcloud.tokenizers:Groups",
+            summary="the nearest points of centres that cover the cloud",
+            paper="Pang et al. 2022, arXiv 2203.06604",
+            modality="points",
+        ),
+        Part(
+            name="voxels",
+            target="polymask_pointcloud.tokenizers:Voxels",
+            summary="occupied cubes of a box",
+            modality="points",
+        ),
+        Part(
+            name="pillars",
+            target="polymask_pointcloud.tokenizers:Pillars",
+            summary="occupied columns of a box",
+            paper="Lang et al. 2019, arXiv 1812.05784",
+            modality="points",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_encoders() -> Iterable[Part]:
+    return [
+        Part(
+            name="transformer",
+            target="polymask_pointcloud.encoders:Transformer",
+            summary="a small PointNet per token, then timm's blocks, on any subset of tokens",
+            paper="Pang et al. 2022, arXiv 2203.06604",
+            modality="points",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_targets() -> Iterable[Part]:
+    return [
+        Part(
+            name="coordinates",
+            target="polymask_pointcloud.targets:Coordinates",
+            summary="the points of each token, relative to its centre",
+            modality="points",
+            tags=frozenset({"invertible"}),
+        ),
+        Part(
+            name="centroid",
+            target="polymask_pointcloud.targets:Centroid",
+            summary="mean place of the points in each part of a token's box",
+            paper="Tian et al. 2023, arXiv 2305.08808",
+            modality="points",
+        ),
+        Part(
+            name="occupancy",
+            target="polymask_pointcloud.targets:Occupancy",
+            summary="which parts of a token's box hold points",
+            paper="Tian et al. 2023, arXiv 2305.08808",
+            modality="points",
+        ),
+        Part(
+            name="normals",
+            target="polymask_pointcloud.surfaces:Normals",
+            summary="the direction in which the surface around a token faces",
+            paper="Tian et al. 2023, arXiv 2305.08808",
+            modality="points",
+        ),
+        Part(
+            name="curvature",
+            target="polymask_pointcloud.surfaces:Curvature",
+            summary="how the points around a token spread along three directions",
+            paper="Tian et al. 2023, arXiv 2305.08808",
+            modality="points",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_objectives() -> Iterable[Part]:
+    return [
+        Part(
+            name="chamfer",
+            target="polymask_pointcloud.objectives:Chamfer",
+            summary="distance between sets of points, whatever their order",
+            paper="Fan et al. 2017, arXiv 1612.00603",
+            modality="points",
+        ),
+        Part(
+            name="undirected",
+            target="polymask_pointcloud.objectives:Undirected",
+            summary="one minus squared cosine, for directions of no sign",
+            modality="points",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_maskings() -> Iterable[Part]:
+    return [
+        Part(
+            name="neighbours",
+            target="polymask_pointcloud.maskings:Neighbours",
+            summary="tokens around randomly chosen ones",
+            paper="Yu et al. 2022, arXiv 2111.14819",
+            modality="points",
+            tags=frozenset({"uneven"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_datasets() -> Iterable[Part]:
+    return [
+        Part(
+            name="shapes",
+            target="polymask_pointcloud.datasets.shapes:Shapes",
+            summary="480 CAD shapes of electronic components in 8 classes, built in",
+            modality="points",
+        ),
+        Part(
+            name="cad",
+            target="polymask_pointcloud.datasets.cad:CAD",
+            summary="6,200 of them in 13 classes, fetched once",
+            modality="points",
+        ),
+        Part(
+            name="folder",
+            target="polymask_pointcloud.datasets.folder:Folder",
+            summary="folder:PATH, point clouds and meshes in class folders or none",
+            modality="points",
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_systems() -> Iterable[Part]:
+    return [
+        Part(
+            name="mae",
+            target="polymask.systems.mae:MAE",
+            summary="encode the visible groups, predict the points of the rest with a light decoder",
+            paper="He et al. 2021, arXiv 2111.06377; of points: Pang et al. 2022, arXiv 2203.06604",
+            modality="points",
+            presets=MAE,
+            defaults={
+                "tokenizer": "pointcloud/groups",
+                "encoder": "pointcloud/transformer",
+                "target": "pointcloud/coordinates",
+                "masking": "core/random",
+                "masking.ratio": 0.6,
+                "objective": "pointcloud/chamfer",
+            },
+        ),
+    ]

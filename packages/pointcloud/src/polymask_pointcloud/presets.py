@@ -1,0 +1,61 @@
+"""Sizes and training of systems that core has for any modality, for clouds. Strings and numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+MAE: Presets = {
+    # Point-MAE (Pang et al. 2022, arXiv 2203.06604) on ShapeNet; its decoder sees centres through a network
+    # in every block, this one has fixed positions, once
+    "paper": {
+        "data.points": 1024,
+        "data.augment": "turn",
+        "tokenizer.groups": 64,
+        "tokenizer.neighbours": 32,
+        "encoder.dim": 384,
+        "encoder.depth": 12,
+        "encoder.heads": 6,
+        "encoder.drop_path": 0.1,
+        "masking.ratio": 0.6,
+        "decoder_dim": 384,
+        "decoder_depth": 4,
+        "decoder_heads": 6,
+        "epochs": 300,
+        "warmup_epochs": 10,
+        "batch_size": 128,
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "clip": 10.0,
+    },
+    # a thousand points, minutes on two cores
+    "small": {
+        "tokenizer.groups": 64,
+        "tokenizer.neighbours": 16,
+        "encoder.dim": 96,
+        "encoder.depth": 4,
+        "encoder.heads": 4,
+        "decoder_dim": 96,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "steps": 1000,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "clip": 10.0,
+    },
+    # what the conformance suite builds
+    "tiny": {
+        "encoder.dim": 24,
+        "encoder.depth": 2,
+        "encoder.heads": 2,
+        "objective.coordinates": 3,
+        "decoder_dim": 24,
+        "decoder_depth": 2,
+        "decoder_heads": 2,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
