@@ -114,11 +114,14 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
+SAYS = {"higher": "supports", "lower": "contradicts", "no difference seen": "no difference seen"}
+"""What a difference to the first variant says about a claim that it is positive."""
+
+
 def verdict(found: Comparison, claim: Claim) -> str:
     """Supports, no difference seen, contradicts, or mixed, by the variants that the claim is about."""
     seen = {found.verdict(label, claim.measure) for label in claim.about}
-    words = {"higher": "supports", "lower": "contradicts", "no difference seen": "no difference seen"}
-    return words[seen.pop()] if len(seen) == 1 else "mixed"
+    return SAYS[seen.pop()] if len(seen) == 1 else "mixed"
 
 
 def run(name: str, folder: Path | None = None) -> None:
@@ -138,9 +141,7 @@ def folder_of(name: str) -> Path:
     return Path("runs", f"evidence-{name.replace('/', '-')}")
 
 
-def keep(
-    name: str, claim: Claim, folder: Path, command: str, more: Mapping[str, Any] | None = None
-) -> Comparison:
+def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
     """Train what a claim compares, or what is left of it, and write what was found.
 
     Args:
@@ -148,7 +149,6 @@ def keep(
         claim: what is compared.
         folder: of the comparison.
         command: that does this again.
-        more: what else is to be kept with it.
     """
     found = compare(
         claim.config,
@@ -158,6 +158,27 @@ def keep(
         probe=claim.probe,
         evaluation=claim.evaluation,
     )
+    record(name, claim, found, folder, command)
+
+
+def record(
+    name: str,
+    claim: Claim,
+    found: Comparison,
+    folder: Path,
+    command: str,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what was found about a claim.
+
+    Args:
+        name: ``<package>/<slug>``, of the file.
+        claim: what is compared.
+        found: the comparison.
+        folder: of its runs.
+        command: that does this again.
+        more: what else is to be kept with it.
+    """
     results = found.to_json()
     first = next(iter(results["results"].values()))["runs"][0]
     environment = json.loads((folder / first / "environment.json").read_text())
@@ -176,7 +197,6 @@ def keep(
     partial.write_text(json.dumps({**about, **results, **(more or {})}, indent=1) + "\n")
     os.replace(partial, path)
     print(path.relative_to(ROOT))
-    return found
 
 
 if __name__ == "__main__":

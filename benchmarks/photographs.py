@@ -3,9 +3,9 @@
     uv run benchmarks/photographs.py runs/photographs
 
 writes crops of 32 x 32 pixels, each photograph a class: ``train`` has those of its left 60 %, ``test``
-those of its right 30 %, so that no pixel is in both. To tell a place by its textures and shapes is what
-there is to learn; colour alone tells many, so read them as grey (``--data.channels 1``). Crops of nothing
-but sky are left out. Needs ``apt-get download`` and ``dpkg-deb``; nothing is installed.
+those of its right 30 %, so that no pixel is in both. What there is to learn is to tell a place by its
+colours, textures and shapes. Crops of nothing but sky are left out. Needs ``apt-get download`` and
+``dpkg-deb``; nothing is installed.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ import importlib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from polymask.cli import VERBS
 from polymask.parts import KINDS, Part
@@ -41,8 +42,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def paper(part: Part) -> str:
-    """The citation, with arXiv numbers as links."""
-    return re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", part.paper)
+    """The citation of a part."""
+    return paper_links(part.paper)
+
+
+def paper_links(text: str) -> str:
+    """A text, with arXiv numbers as links."""
+    return re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def table(kind: str, registry: Registry) -> str:
@@ -101,11 +107,37 @@ def evidence(path: str) -> str:
     values = {label: result["values"] for label, result in found["results"].items()}
     kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, found["reference"])
     _, means, differences, notes = kept.markdown().split("\n\n")
+    more = f"{claims_table(found['claims'])}\n" if "claims" in found else ""
+    more += f"{masks_table(found['masks'])}\n" if "masks" in found else ""
     return (
-        f"*{found['claim']}* **{found['verdict'].capitalize()}.**\n\n{means}\n\n{differences}\n\n"
+        f"*{found['claim']}* **{found['verdict'].capitalize()}.**\n\n{means}\n\n{differences}\n\n{more}"
         f"```console\n$ {found['command']}\n```\n\n"
         f"{kept.title}; commit {found['commit'][:10]}. {notes}"
     )
+
+
+def claims_table(found: Mapping[str, Mapping[str, str]]) -> str:
+    """What each score says about each claim."""
+    measures = list(next(iter(found.values())))
+    rows = [[paper_links(text), *(said[m] for m in measures)] for text, said in found.items()]
+    return markdown(["claim", *(f"by {m}" for m in measures)], rows)
+
+
+def masks_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the masks of each variant hide, and what a step with them costs."""
+    rows = [
+        [
+            label,
+            f"{one['hidden']:.3f}",
+            f"{one['coverage'][0]:.2f} to {one['coverage'][1]:.2f}",
+            "yes" if one["uniform"] else "no",
+            f"{one['neighbour correlation']:+.2f}",
+            f"{one['cost']:.2f}",
+        ]
+        for label, one in found.items()
+    ]
+    head = ["masks", "hidden", "hidden by site", "uniform", "neighbours", "time of a step"]
+    return markdown(head, rows)
 
 
 def figure(value: float) -> str:

@@ -1,0 +1,95 @@
+"""Clouds from files of every kind; what is broken is skipped and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from polymask import UserError
+from polymask.data import open_data
+
+TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=np.float32)
+
+
+def points(n: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+
+
+def write(root: Path, kind: str) -> None:
+    path = root / f"cloud.{kind}"
+    if kind == "npy":
+        np.save(path, points())
+    elif kind == "npz":
+        np.savez(path, points=points())
+    elif kind == "xyz":
+        np.savetxt(path, points())
+    elif kind == "pcd":
+        head = (
+            "VERSION .7|FIELDS x y z|SIZE 4 4 4|TYPE F F F|COUNT 1 1 1|WIDTH 40|HEIGHT 1|POINTS 40|DATA ascii"
+        )
+        path.write_text("\n".join([*head.split("|"), *(" ".join(map(str, row)) for row in points())]))
+    elif kind == "wrl":
+        path.write_text(
+            "#VRML V2.0 utf8\nShape { geometry IndexedFaceSet { coordIndex [0,1,2,-1] "
+            "coord Coordinate { point [0 0 0, 1 0 0, 0 1 0] } } }"
+        )
+    elif kind == "las":
+        laspy = pytest.importorskip("laspy")
+        las = laspy.create(point_format=0)
+        las.header.scales = [1e-4] * 3
+        las.x, las.y, las.z = points().T
+        las.write(path)
+    else:
+        trimesh = pytest.importorskip("trimesh")
+        trimesh.Trimesh(TRIANGLE, [[0, 1, 2]]).export(path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["npy", "npz", "xyz", "pcd", "las", "ply", "obj", "stl", "off", "glb", "wrl"]
+)
+def test_every_kind_of_file_is_read(tmp_path: Path, kind: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, kind)
+    (tmp_path / "a" / "empty.npy").write_bytes(b"")
+    (tmp_path / "b" / "noise.obj").write_bytes(b"\x00\x01")
+    data = open_data("pointcloud/folder", source=str(tmp_path), points=32, test=0.0)
+    samples = data.split("train")
+    for index in range(len(samples)):  # where a file turns out to be broken, another stands in
+        cloud = samples[index]["points"]
+        assert cloud.shape[0] == 32 and cloud.isfinite().all()
+        assert cloud[:, :3].norm(dim=1).max() <= 1 + 1e-5
+    assert {Path(path).name for path, _ in data.skipped} == {"empty.npy", "noise.obj"}
+    assert all(reason for _, reason in data.skipped)
+
+
+def test_meshes_are_sampled_by_area(tmp_path: Path) -> None:
+    """Half of a square in two triangles lies in either, however finely one of them is cut."""
+    trimesh = pytest.importorskip("trimesh")
+    corners = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 0]]
+    faces = [[0, 1, 2], [0, 4, 3], [4, 2, 3]]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        trimesh.Trimesh(corners, faces, process=False).export(tmp_path / name / "square.obj")
+    data = open_data("pointcloud/folder", source=str(tmp_path), points=2000, test=0.0)
+    x, y = data.split("train")[0]["points"][:, :2].unbind(-1)
+    assert float((x > y).float().mean()) == pytest.approx(0.5, abs=0.04)
+
+
+def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.npy"):
+        open_data("pointcloud/folder", source=str(tmp_path))
+
+
+def test_built_in_shapes_are_kept_apart_by_family() -> None:
+    data = open_data("pointcloud/shapes")
+    assert len(data.split("train")) == 384 and len(data.split("test")) == 96
+    assert data.split("train")[0]["points"].shape == (1024, 3)
+    assert set(data.labels("train").tolist()) == set(data.labels("test").tolist()) == set(range(8))
+    picture = data.draw(data.split("test")[0])
+    assert picture.shape[0] == 3 and picture.min() >= 0 and picture.max() <= 1
+    assert torch.equal(data.split("test")[3]["points"], data.split("test")[3]["points"])
