@@ -23,7 +23,7 @@ SOURCES = [EXAMPLE, ROOT / "tests" / "fixtures" / "broken", ROOT / "tests" / "fi
 FAULTS = {
     "declares-badly": "Part name 'My Masking': use lower-case letters",
     "exits": "SystemExit: no licence found",
-    "future": "written for plugin API 99, this polymask has 1.0",
+    "future": "written for plugin API 99, this polymask has 1.1",
     "gone": "No module named 'polymask_broken.no_such_module'",
     "heavy": "importing polymask_broken.heavy imports torch",
     "hook-raises": "FileNotFoundError: codebook.bin",

@@ -6,9 +6,9 @@ causal, the targets are the clean next tokens, all of them count, nothing else c
     polymask pretrain language/meap --preset small --data glosses --data.pack true
     polymask evaluate RUN language/perplexity
 
-The perplexity to compare with is that of plain next-token prediction (``--masking.ratio`` near 0); the paper's
-gain is in finding facts far back in long texts, at a thousand times this size. Losses of training are those
-of masked inputs: compare perplexities, which are of clean ones.
+The perplexity to compare with is that of plain next-token prediction (``--masking.ratio`` near 0); the
+paper's gain is in finding facts far back in long texts, at a thousand times this size. Losses of training
+are those of masked inputs: compare perplexities, which are of clean ones.
 
 Fine-tuning on responses: where the batch has ``response``, bool ``[B, N]`` (``--preset sft`` for the paper's
 ratio), only tokens of responses are predicted, twice: once from clean input, once (responses of more than

@@ -52,6 +52,7 @@ def run(argv: list[str]) -> int:
         print(_help(Setup("", {}, {"picture": OPTIONS}), None, None, registry))
         return 0
     part = _find(command.words[0], registry)
+    registry = registry.within(part.modality)
     setup, head = _setup(part, command, registry)
     setup.groups["picture"] = OPTIONS
     if wants_help:
