@@ -82,7 +82,7 @@ def test_variants_are_compared_by_an_evaluation(polymask, tmp_path):
 
 def test_several_label_sets_are_probed(polymask, trained, tmp_path):
     """The rows of the set that training used are those of ``polymask probe``."""
-    words = ("--option", "order", "--values", '["plain", "turned"]')
+    words = ("--option", "order", "--sets", '["plain", "turned"]')
     result = polymask("evaluate", trained, "core/labels", *words, "--json")
     assert result.status == 0, result.err
     scores = {(s["row"], s["metric"]): s["value"] for s in json.loads(result.out)["scores"]}

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class Labels:
     """kNN and linear accuracy for each label set that an option of the data set chooses.
 
-    ``--evaluation core/labels --evaluation.values word,language`` opens the run's data once with
+    ``--evaluation core/labels --evaluation.sets "[word, language]"`` opens the run's data once with
     ``label=word`` and once with ``label=language``, and probes both: what is said, and by whom.
 
     Args:
-        values: of the option, one label set each.
+        sets: the label sets, values of the option.
         option: of the data set, which chooses the labels.
         limit: most training samples to use, drawn at random; None for all.
         neighbours: votes of the nearest-neighbour classifier.
@@ -31,14 +31,14 @@ class Labels:
     def __init__(
         self,
         *,
-        values: tuple[str, ...] = (),
+        sets: tuple[str, ...] = (),
         option: str = "label",
         limit: int | None = 10_000,
         neighbours: int = 20,
         pool: str = "mean",
         seed: int = 0,
     ) -> None:
-        self.values, self.option = tuple(values), option
+        self.sets, self.option = tuple(sets), option
         self.settings: dict[str, Any] = {
             "limit": limit,
             "neighbours": neighbours,
@@ -49,11 +49,11 @@ class Labels:
     def __call__(self, run: Run) -> Iterator[Score]:
         from polymask.run import open_data_of
 
-        if not self.values:
-            raise UserError(f"which label sets? give the values of the data's option {self.option!r}")
+        if not self.sets:
+            raise UserError(f"which label sets? give --sets, values of the data's option {self.option!r}")
         chosen = run.config["data"]
         options = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
-        for value in self.values:
+        for value in self.sets:
             found = measure(run, open_data_of({**options, self.option: value}), **self.settings)
             for row in found.rows:
                 ends = row.accuracy
