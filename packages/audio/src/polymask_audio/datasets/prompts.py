@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from polymask import UserError
-from polymask_audio.datasets.cache import cache_folder
+from polymask.cache import cache_folder
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Header, Recordings, Skipped, look_at, write_tone
 from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, Voices

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from polymask import UserError
-from polymask_language.cache import cache_folder, whole_or_not
+from polymask.cache import cache_folder, whole_or_not
 
 
 def unpacked(package: str, inside: str) -> Path:

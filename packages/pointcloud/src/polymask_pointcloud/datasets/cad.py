@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
+from polymask.cache import cache_folder
 from polymask_pointcloud.datasets.base import CloudDataset, Skipped
-from polymask_pointcloud.datasets.cache import cache_folder
 from polymask_pointcloud.datasets.files import read
 from polymask_pointcloud.datasets.portions import divide, numbered, whole
 from polymask_pointcloud.datasets.prepare import Augment, Preparation

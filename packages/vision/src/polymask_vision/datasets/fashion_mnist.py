@@ -15,8 +15,8 @@ from pathlib import Path
 import torchvision
 
 from polymask import UserError
+from polymask.cache import cache_folder
 from polymask_vision.datasets.base import Arrays, ImageDataset
-from polymask_vision.datasets.cache import cache_folder
 from polymask_vision.datasets.fashion import CLASSES, MEAN, STD
 from polymask_vision.datasets.portions import Portion, whole
 from polymask_vision.datasets.prepare import Augment, Preparation

@@ -14,8 +14,8 @@ import torchvision.datasets
 from torch import Tensor
 
 from polymask import UserError
+from polymask.cache import cache_folder
 from polymask_vision.datasets.base import ImageDataset, prepare
-from polymask_vision.datasets.cache import cache_folder
 from polymask_vision.datasets.decode import Raw
 from polymask_vision.datasets.portions import divide, whole
 from polymask_vision.datasets.prepare import Augment

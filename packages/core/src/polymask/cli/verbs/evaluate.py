@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from polymask.cli.layers import add_part
-from polymask.cli.options import UNSET, Option, table
+from polymask.cli.options import table
 from polymask.cli.scan import scan
 from polymask.cli.setup import Setup
 from polymask.cli.terminal import print_json, warn_broken
+from polymask.cli.verbs.probe import JSON
 from polymask.errors import UserError
 from polymask.registry import default_registry
-
-JSON = Option("json", bool, UNSET, "print JSON", " ")
 
 
 def run(argv: list[str]) -> int:
