@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence import ROOT, SAYS, Claim, folder_of, record
+from claims import Claim
+from evidence import ROOT, SAYS, folder_of, record
 from jsonargparse import auto_cli
 
 from polymask import Step

@@ -102,7 +102,7 @@ def probe(path: str) -> str:
 
 
 def evidence(path: str) -> str:
-    """What a comparison found, as ``tools/evidence.py`` kept it: claim, verdict, command, numbers."""
+    """What a comparison found, as ``benchmarks/evidence.py`` kept it: claim, verdict, command, numbers."""
     found = json.loads((ROOT / path).read_text())
     values = {label: result["values"] for label, result in found["results"].items()}
     kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, found["reference"])

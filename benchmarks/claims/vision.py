@@ -1,0 +1,75 @@
+"""What is claimed of images."""
+
+from __future__ import annotations
+
+from claims.claim import Claim
+
+SMALL = {"data": "vision/fashion", "preset": "small", "steps": 600}
+
+CLAIMS: dict[str, Claim] = {
+    "vision/masking": Claim(
+        text="Masks from green noise, or in blocks, teach a masked autoencoder more than uniformly random ones "
+        "(ColorMAE, arXiv 2407.13036); each masking at its default share, 0.75, and 0.4 for blocks",
+        config={**SMALL, "system": "vision/mae", "steps": 1000},
+        variants={name: {"masking": name} for name in ("core/random", "core/block", "core/color")},
+        about=("core/color", "core/block"),
+    ),
+    "vision/hpm": Claim(
+        text="Hiding the patches that a learned predictor ranks as hard teaches more than hiding patches at "
+        "random, and more than predicting the ranks alone (HPM, arXiv 2304.05919)",
+        config=SMALL,
+        variants={
+            "mae": {"system": "vision/mae", "target.patch_norm": False},
+            "hpm, prediction only": {"system": "vision/hpm", "preset": "prediction-only"},
+            "hpm": {"system": "vision/hpm"},
+            "hpm, complementary scoring": {"system": "vision/hpm", "scoring": "complementary"},
+        },
+        about=("hpm", "hpm, complementary scoring"),
+    ),
+    "vision/mixedae": Claim(
+        text="Mixing images helps once the encoder is asked which patches belong together; mixing alone does "
+        "not (MixedAE, arXiv 2303.17152)",
+        config=SMALL,
+        variants={
+            "naive mixing": {"system": "vision/mixedae", "preset": "small-naive"},
+            "mae": {"system": "vision/mae"},
+            "mixedae": {"system": "vision/mixedae"},
+        },
+        about=("mixedae",),
+    ),
+    "vision/mto": Claim(
+        text="Optimising the mask token reaches the same accuracy in fewer steps (MTO, arXiv 2404.08330)",
+        config=SMALL,
+        variants={
+            "simmim": {"system": "vision/simmim"},
+            "simmim with mto": {"system": "vision/mto"},
+            "mto, without sparsity": {"system": "vision/mto", "sparsity": 0.0},
+            "mto, without depth": {"system": "vision/mto", "depth": 0.0},
+        },
+        about=("simmim with mto",),
+    ),
+    "vision/dmjd": Claim(
+        text="Disjoint views with a loss at visible tokens too teach more in as many steps "
+        "(DMJD, arXiv 2301.00230)",
+        config=SMALL,
+        variants={
+            "mae": {"system": "vision/mae"},
+            "mae of HOG": {"system": "vision/mae", "target": "vision/hog"},
+            "dmjd": {"system": "vision/dmjd"},
+            "dmjd, hidden branch alone": {"system": "vision/dmjd", "visible_weight": 0.0},
+        },
+        about=("dmjd",),
+    ),
+    "vision/mfm": Claim(
+        text="Predicting masked frequencies, low and high by turns, teaches more than the classical "
+        "restoration tasks (Masked Frequency Modeling, arXiv 2206.07706)",
+        config={**SMALL, "system": "vision/mfm"},
+        variants={
+            "denoising": {"corruption": "denoising"},
+            "super-resolution": {"corruption": "super-resolution"},
+            "deblurring": {"corruption": "deblurring"},
+            "frequency": {},
+        },
+        about=("frequency",),
+    ),
+}
