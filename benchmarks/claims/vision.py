@@ -8,7 +8,7 @@ SMALL = {"data": "vision/fashion", "preset": "small", "steps": 600}
 
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
-        text="Masks from green noise, or in blocks, teach a masked autoencoder more than uniformly random ones "
+        text="Masks from green noise, or in blocks, teach a masked autoencoder more than random ones "
         "(ColorMAE, arXiv 2407.13036); each masking at its default share, 0.75, and 0.4 for blocks",
         config={**SMALL, "system": "vision/mae", "steps": 1000},
         variants={name: {"masking": name} for name in ("core/random", "core/block", "core/color")},
@@ -36,6 +36,7 @@ CLAIMS: dict[str, Claim] = {
             "mixedae": {"system": "vision/mixedae"},
         },
         about=("mixedae",),
+        seeds=5,
     ),
     "vision/mto": Claim(
         text="Optimising the mask token reaches the same accuracy in fewer steps (MTO, arXiv 2404.08330)",
