@@ -19,8 +19,9 @@ from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeRe
 from polymask.evaluation.scores import Scores, chosen, evaluate_run, stored_at
 from polymask.registry import default_registry
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
+from polymask.report.curves import Curves, line_of
 from polymask.run import CHECKPOINT, CONFIG, Run, build_from_config, plain, train_options
-from polymask.training import fit
+from polymask.training import TrainOptions, fit
 from polymask.training.metrics import read_metrics
 from polymask.training.rehearsal import rehearse
 from polymask.wiring import full_names, layer, nest, preset_options
@@ -96,7 +97,9 @@ def compare(
         folders[label].append(folder.name)
         if turn == 0 and found is not None:
             reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
-    result = Comparison(dict(config), dict(variants), seeds, values, reference, rivals, folders)
+    sizes = {label: _options_of(merged).batch_size for label, merged in configs.items()}
+    curves = _curves(out, folders, sizes)
+    result = Comparison(dict(config), dict(variants), seeds, values, reference, rivals, folders, curves)
     _write(result, out, probe)
     return result
 
@@ -115,8 +118,7 @@ def _configs(
         merged.pop("seed", None)
         if not merged.get("system"):
             raise UserError(f"variant {label!r} names no system")
-        below = preset_options(registry.find("systems", merged["system"]), merged.get("preset"), registry)
-        options = train_options(below, merged)
+        options = _options_of(merged)
         whole[label] = merged
         budgets[label] = {key: getattr(options, key) for key in ("steps", "epochs", "batch_size")}
         budgets[label]["data"] = plain(merged.get("data"))
@@ -130,6 +132,22 @@ def _configs(
                 f"give {', '.join('--' + key for key in differ)} for all variants"
             )
     return whole
+
+
+def _options_of(config: Config) -> TrainOptions:
+    """How a whole configuration is trained, its preset included."""
+    registry = default_registry()
+    part = registry.find("systems", config["system"])
+    return train_options(preset_options(part, config.get("preset"), registry), config)
+
+
+def _curves(out: Path, folders: Mapping[str, list[str]], sizes: Mapping[str, int]) -> Curves | None:
+    """Accuracies on the way, None where a run was not probed there."""
+    lines = {
+        label: [line_of(read_metrics(out / name / "metrics.csv"), sizes[label]) for name in names]
+        for label, names in folders.items()
+    }
+    return Curves(lines) if all(line for found in lines.values() for line in found) else None
 
 
 def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
@@ -196,11 +214,16 @@ def _write(result: Comparison, out: Path, probe: Config) -> None:
     picture = result.draw(charts.PAPER)
     picture.suptitle(result.title, x=0.01, ha="left", fontsize=11, color=charts.PAPER.text)
     charts.save(picture, out / "comparison.png")
+    on_the_way = ""
+    if result.curves is not None:
+        charts.save(result.curves.draw(charts.PAPER), out / "curves.png")
+        on_the_way = charts.svg(result.curves.draw(charts.PAGE), "Accuracy of each variant on the way")
     what = "Scores" if result.scores else "Loss"
     context = {
         "found": result,
         "notes": NOTES,
         "chart_title": what,
+        "curves": on_the_way,
         "chart": charts.svg(result.draw(charts.PAGE), f"{what} of each variant with its interval"),
         "config": flat(result.config),
         "changes": {label: flat(change) for label, change in result.variants.items()},

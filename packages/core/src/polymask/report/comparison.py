@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from polymask.report.charts import Ink
+    from polymask.report.curves import Curves
 
 LOSS, COST = "loss", "ms per sample"
 
@@ -43,6 +44,7 @@ class Comparison:
         reference: accuracies of the raw input, by method.
         rivals: what needs no system reaches in an evaluation, by name and metric.
         folders: by label, run folders within that of the comparison, one per seed.
+        curves: accuracies on the way, where runs were probed there (``probe_every``).
     """
 
     config: Mapping[str, Any]
@@ -52,6 +54,7 @@ class Comparison:
     reference: Mapping[str, float] = field(default_factory=dict)
     rivals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     folders: Mapping[str, list[str]] = field(default_factory=dict)
+    curves: Curves | None = None
 
     @property
     def first(self) -> str:
@@ -115,15 +118,21 @@ class Comparison:
                 rows.append([label, measure, f"{found.mean:+.3f}{spread}", self.verdict(label, measure)])
         return rows
 
+    def tables(self) -> list[list[list[str]]]:
+        """Means, differences and, where there are curves, differences at equal budgets, as text."""
+        found = [self.rows(), self.differences()]
+        return found if self.curves is None else [*found, self.curves.table(self.first)]
+
     def table(self) -> RenderableType:
-        """Both tables for the terminal."""
+        """All tables for the terminal."""
         from rich import box
         from rich.console import Group
         from rich.table import Table
 
-        tables = []
-        for title, (heading, *rows) in ((self.title, self.rows()), ("", self.differences())):
-            table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+        tables: list[Table] = []
+        for heading, *rows in self.tables():
+            title = None if tables else self.title
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
             for k, name in enumerate(heading):
                 table.add_column(name, justify="right" if k else "left", overflow="fold")
             for row in rows:
@@ -132,15 +141,16 @@ class Comparison:
         return Group(*(table for table in tables if table.row_count), NOTES)
 
     def markdown(self) -> str:
-        """Both tables in Markdown."""
+        """All tables in Markdown."""
         parts = [f"# {self.title}"]
-        for heading, *rows in (self.rows(), self.differences()):
+        for heading, *rows in self.tables():
             lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
             parts.append("\n".join(f"| {' | '.join(_cell(text) for text in row)} |" for row in lines))
         return "\n\n".join([*parts, NOTES]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and mappings; what is unbounded or unknown becomes None."""
+        curves = {} if self.curves is None else {"curves": asdict(self.curves)}
         return {
             "config": dict(self.config),
             "variants": {label: dict(change) for label, change in self.variants.items()},
@@ -160,6 +170,7 @@ class Comparison:
                 }
                 for label in self.variants
             },
+            **curves,
             "notes": NOTES,
         }
 

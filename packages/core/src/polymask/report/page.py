@@ -184,12 +184,13 @@ def _training(page: Page, metrics: Metrics) -> None:
         page.missing["training"] = "No step has been logged yet."
         return
     watched = [name for name in metrics if name.endswith(("_std", "_rank"))]
-    terms = [name for name in metrics if name not in (*SPEED, *watched, "step", "loss")]
+    terms = [name for name in metrics if name not in (*SPEED, *METHODS, *watched, "step", "loss")]
     losses, said = [*terms, "loss"], "weighted terms and their sum"
     if len(terms) == 1:
         losses, said = terms, terms[0]
     groups = (
         ("Loss", said, losses),
+        ("Probes on the way", "accuracy on some held-out samples", list(METHODS)),
         ("Learning rate", "at its largest", ["lr"]),
         ("Gradient", "norm before clipping", ["grad_norm"]),
         ("Spread of features", f"below {SPREAD} they have collapsed", _ending("_std", watched)),
@@ -205,7 +206,7 @@ def _training(page: Page, metrics: Metrics) -> None:
         charts.curves(charts.style(axes, PAGE, "step"), PAGE, metrics["step"], lines)
         if title == "Loss":
             charts.logarithmic(axes)
-        elif title not in ("Learning rate", "Gradient"):
+        elif title not in ("Learning rate", "Gradient", "Probes on the way"):
             axes.set_ylim(0, 1.1 * float(np.nanmax(list(lines.values()))) or 1)
         page.curves.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
 

@@ -6,9 +6,9 @@ import csv
 import io
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -17,7 +17,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from polymask.training.module import Training
-from polymask.training.watch import Watch
 
 
 class MetricsFile(Logger):
@@ -93,19 +92,27 @@ def _line(cells: list[Any]) -> str:
     return file.getvalue()
 
 
+class Watching(Protocol):
+    """Measures something else every so many steps, and at the end: entries of a row by name."""
+
+    every: int
+
+    def __call__(self, trainer: pl.Trainer, module: Training, step: int) -> dict[str, float]: ...
+
+
 class Meter(pl.Callback):
     """Averages losses between rows, and measures speed.
 
     Args:
         every: steps per row; the last step of a run has a row too.
-        watch: what else to measure, now and then.
+        watches: what else to measure, now and then; each time makes a row.
 
     Attributes:
         row: the last row.
     """
 
-    def __init__(self, every: int, watch: Watch | None = None) -> None:
-        self.every, self.watch = every, watch
+    def __init__(self, every: int, watches: Sequence[Watching] = ()) -> None:
+        self.every, self.watches = every, watches
         self.row: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -124,7 +131,9 @@ class Meter(pl.Callback):
         self._add({"grad_norm": module.grad_norm})
         self._steps += 1
         done = trainer.global_step
-        if done % self.every and done != module.plan.total:
+        end = done == module.plan.total
+        watches = [watch for watch in self.watches if end or done % watch.every == 0]
+        if done % self.every and not end and not watches:
             return
         means = self._means(trainer)
         seconds = time.perf_counter() - self._since  # the means have waited for the device
@@ -137,8 +146,8 @@ class Meter(pl.Callback):
             "samples_per_second": self._steps * module.plan.batch_size / seconds,
             "data_wait": min((module.loader.waited - self._waited) / seconds, 1.0),
         }
-        if self.watch is not None:
-            self.row |= self.watch(trainer, module, done)
+        for watch in watches:
+            self.row |= watch(trainer, module, done)
         for logger in trainer.loggers:
             logger.log_metrics(self.row, done)
         self._sums, self._counts = {}, {}

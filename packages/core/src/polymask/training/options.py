@@ -15,7 +15,7 @@ ALTERNATIVES = (("steps", "epochs"), ("warmup_steps", "warmup_epochs"), ("lr", "
 
 SAME_RUN = frozenset(
     {"accumulate", "devices", "nodes", "accelerator", "strategy", "workers", "compile"}
-    | {"checkpoint_every", "log_every"}
+    | {"checkpoint_every", "log_every", "probe_every"}
 )
 """Options that may differ on resume: where and how fast the run goes on, not what it computes."""
 
@@ -48,6 +48,7 @@ class TrainOptions:
         compile: compile the system's forward with torch.compile.
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
         log_every: steps per row of metrics.csv.
+        probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.
 
     Raises:
         UserError: a value that cannot be, or two that contradict each other.
@@ -76,13 +77,16 @@ class TrainOptions:
     compile: bool = False
     checkpoint_every: int | None = None
     log_every: int = 10
+    probe_every: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         for one, other in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"both {one} and {other} are given: give one of them")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "nodes", "checkpoint_every", "log_every"):
+        for name in ("steps", "epochs", "batch_size", "accumulate", "nodes"):
+            self._require(name, "more than 0", lambda value: value > 0)
+        for name in ("checkpoint_every", "log_every", "probe_every"):
             self._require(name, "more than 0", lambda value: value > 0)
         for name in ("warmup_steps", "warmup_epochs", "weight_decay", "workers", "min_lr"):
             self._require(name, "0 or more", lambda value: value >= 0)

@@ -26,10 +26,11 @@ from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run, read, system_weights
 from polymask.training.guard import Guard
 from polymask.training.loader import Keyed
-from polymask.training.metrics import Meter, MetricsFile, read_metrics
+from polymask.training.metrics import Meter, MetricsFile, Watching, read_metrics
 from polymask.training.module import Training
 from polymask.training.options import ALTERNATIVES, SAME_RUN, TrainOptions, names
 from polymask.training.plan import Plan, make_plan
+from polymask.training.probes import Probes
 from polymask.training.progress import ProgressLine
 from polymask.training.signals import Signals
 from polymask.training.watch import Watch
@@ -87,6 +88,9 @@ def fit(
     options, folder = options or TrainOptions(), Path(folder)
     with _quiet():
         samples = data.split("train", augment=True)
+        watches: list[Watching] = [Watch(data, every=10 * options.log_every)]
+        if options.probe_every is not None:
+            watches.append(Probes(data, every=options.probe_every))
         guard, signals = Guard(folder / "failed", options.log_every), Signals(options.log_every)
         precision = environment.precision_for(options, system)
         trainer = _make_trainer(options, precision, folder)
@@ -103,7 +107,7 @@ def fit(
         if trainer.is_global_zero:
             found = environment.describe(options, precision, trainer.world_size)
             (folder / "environment.json").write_text(json.dumps(found, indent=2) + "\n")
-        meter = Meter(options.log_every, Watch(data, every=10 * options.log_every))
+        meter = Meter(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
             signals,

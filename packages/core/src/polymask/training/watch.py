@@ -40,9 +40,7 @@ class Watch:
         self._warned: set[str] = set()
 
     def __call__(self, trainer: pl.Trainer, module: Training, step: int) -> dict[str, float]:
-        """Measurements at a step, or none when it is not their turn."""
-        if step % self.every and step != module.plan.total:
-            return {}
+        """Measurements at a step."""
         if not self._batch:
             samples = self.data.split("train")
             self.size = min(self.size, len(samples))
