@@ -10,8 +10,9 @@ import torch
 from polymask import UserError
 from polymask.cache import cache_folder
 from polymask.debian import unpacked
+from polymask.portions import Skipped
 from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Header, Recordings, Skipped, look_at, write_tone
+from polymask_audio.datasets.recordings import Header, Recordings, look_at, write_tone
 from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, Voices
 
 PACKAGES = (*(f"asterisk-core-sounds-{voice}-wav" for voice in SPEAKERS), "asterisk-moh-opsound-wav")

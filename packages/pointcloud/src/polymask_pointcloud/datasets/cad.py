@@ -18,11 +18,12 @@ import numpy as np
 from polymask import UserError
 from polymask.cache import cache_folder
 from polymask.debian import fetch
-from polymask_pointcloud.datasets.base import CloudDataset, Skipped
+from polymask.portions import Skipped, Unreadable, numbered, whole
+from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.files import read
-from polymask_pointcloud.datasets.portions import divide, numbered, whole
+from polymask_pointcloud.datasets.portions import divide
 from polymask_pointcloud.datasets.prepare import Augment, Preparation
-from polymask_pointcloud.datasets.raw import Array, Raw, Unreadable, by_area
+from polymask_pointcloud.datasets.raw import Array, Raw, by_area
 
 PACKAGE = "kicad-packages3d"
 POINTS, LEAST = 2048, 50

@@ -16,9 +16,9 @@ import torchvision
 from polymask import UserError
 from polymask.cache import cache_folder
 from polymask.debian import fetch
+from polymask.portions import Portion, whole
 from polymask_vision.datasets.base import Arrays, ImageDataset
 from polymask_vision.datasets.fashion import CLASSES, MEAN, STD
-from polymask_vision.datasets.portions import Portion, whole
 from polymask_vision.datasets.prepare import Augment, Preparation
 
 PACKAGE = "dataset-fashion-mnist"
@@ -70,7 +70,7 @@ class FashionMNIST(ImageDataset):
         )
 
 
-def _read(root: Path, name: str, given: str | Path) -> Portion:
+def _read(root: Path, name: str, given: str | Path) -> Portion[Arrays]:
     try:
         data = torchvision.datasets.FashionMNIST(str(root), train=name == "train")
         images, labels = data.data, data.targets
