@@ -10,12 +10,13 @@ colours, textures and shapes. Crops of nothing but sky are left out. Needs ``apt
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from pathlib import Path
 
 from jsonargparse import auto_cli
 from PIL import Image, ImageStat
+
+from polymask.debian import fetch
 
 PACKAGES = ("lomiri-wallpapers-16.04", "mate-backgrounds", "plasma-workspace-wallpapers")
 PHOTOGRAPHS = (
@@ -42,9 +43,7 @@ def make(folder: Path) -> None:
         folder: what to write, with a subfolder per split and class.
     """
     with tempfile.TemporaryDirectory() as place:
-        subprocess.run(["apt-get", "download", *PACKAGES], cwd=place, check=True, capture_output=True)
-        for archive in Path(place).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", archive, place], check=True)
+        fetch(place, *PACKAGES)
         for name in PHOTOGRAPHS:
             with Image.open(find(Path(place), name)) as picture:
                 write(shrunk(picture), folder, name)

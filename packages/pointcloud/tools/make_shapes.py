@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from polymask.portions import Portion, numbered
 from polymask_pointcloud.datasets.cad import family, kind, sample
-from polymask_pointcloud.datasets.portions import Portion, divide, numbered
+from polymask_pointcloud.datasets.portions import divide
 
 CLASSES = ("Capacitor", "Connector", "Diode", "Display", "Inductor", "LED", "Package", "Resistor")
 EACH, TEST, POINTS = 60, 12, 1024

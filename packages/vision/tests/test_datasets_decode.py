@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from polymask_vision.datasets.decode import Unreadable, decode, fault, header
+from polymask.portions import Unreadable
+from polymask_vision.datasets.decode import decode, fault, header
 
 
 def colour(h: int = 12, w: int = 20) -> np.ndarray[Any, Any]:

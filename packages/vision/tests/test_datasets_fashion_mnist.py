@@ -115,8 +115,8 @@ def test_where_nothing_works_it_says_why_and_what_to_do(monkeypatch: pytest.Monk
     with pytest.raises(UserError) as caught:
         open_data("fashion-mnist")
     text = str(caught.value)
-    assert "Debian's package: this system has no apt-get" in text
-    assert "Download by torchvision: no network" in text
+    assert "Debian's dataset-fashion-mnist could not be fetched: this system has no apt-get" in text
+    assert "torchvision could not download it: no network" in text
     assert "fashion-mnist:FOLDER" in text
 
     def failing(command: tuple[str, ...], **options: object) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Samples, Split
+from polymask.data import Split
+from polymask.portions import Portion, ReadDataset, Skipped
 from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Portion, Skipped, Unreadable
+from polymask_audio.datasets.recordings import Recordings
 from polymask_audio.features import Mel
 
 BANDS = 64
@@ -27,13 +27,13 @@ RANGE = 14.0
 """How far below the loudest a picture goes, in logarithms of energy; about 60 dB."""
 
 HIDDEN = (0.16, 0.45, 0.60)
-_IN_A_ROW = 100
 
 
-class AudioDataset:
+class AudioDataset(ReadDataset[Recordings]):
     """A data set of sound; subclasses are constructors that find the recordings.
 
-    A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1].
+    A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1]; augmented, long recordings are cut anywhere, not
+    in their middle.
 
     Args:
         train: what to train on.
@@ -44,24 +44,22 @@ class AudioDataset:
         limit: at most so many recordings of each split.
     """
 
-    key = "audio"
+    key, what = "audio", "recordings"
 
     def __init__(
         self,
-        train: Portion,
-        test: Portion,
+        train: Portion[Recordings],
+        test: Portion[Recordings],
         cut: Cut,
         *,
         classes: Sequence[str] | None = None,
         skipped: Skipped | None = None,
         limit: int | None = None,
     ) -> None:
-        self._skipped = list(skipped or [])
-        whole: dict[Split, Portion] = {"train": train, "test": test}
-        self.portions: dict[Split, Portion] = {
-            name: self._long_enough(part, cut).take(limit) for name, part in whole.items()
-        }
-        self.cut, self.classes = cut, classes
+        skipped = list(skipped or [])
+        train, test = (_long_enough(portion, cut.min_seconds, skipped) for portion in (train, test))
+        super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
+        self.cut = cut
         if not any(len(portion) for portion in self.portions.values()):
             raise UserError(
                 f"no recording is {cut.min_seconds} s long or longer: choose a smaller min_seconds"
@@ -73,21 +71,10 @@ class AudioDataset:
             "seconds": cut.seconds if lengths == {cut.most} else None,
         }
 
-    def split(self, name: Split, *, augment: bool = False) -> Samples:
-        """Samples of a split; ``augment`` cuts long recordings anywhere, not in their middle.
-
-        Raises:
-            UserError: it is empty.
-        """
-        portion = self.portions[name]
-        if not len(portion):
-            raise UserError(
-                f"there are no {name} recordings: give more of them, or another share to hold out"
-            )
-        return Cuts(portion, self.cut, augment)
-
-    def labels(self, name: Split) -> Tensor | None:
-        return self.portions[name].labels
+    def read(self, source: Recordings, number: int, augment: bool) -> dict[str, Tensor]:
+        rate = int(source.rates[number])
+        window = self.cut.window(int(source.frames[number]), rate, augment)
+        return {self.key: self.cut(source.read(number, *window), rate)}
 
     def lengths(self, name: Split) -> Tensor:
         """int64 ``[n]``, samples of each recording, by the headers of the files."""
@@ -132,78 +119,17 @@ class AudioDataset:
         mean = (weight * mel).sum(1)
         return torch.cat([mean, (weight * (mel - mean[:, None]).square()).sum(1).sqrt()], dim=1)
 
-    @property
-    def skipped(self) -> Skipped:
-        """Files left out, ``(name, reason)``; grows when reading finds more that are broken."""
-        found = [
-            (portion.source.name(index), _why(portion, index))
-            for portion in self.portions.values()
-            for index in portion.index[portion.unreadable].tolist()
-        ]
-        return self._skipped + found
 
-    def _long_enough(self, portion: Portion, cut: Cut) -> Portion:
-        source, index = portion.source, portion.index
-        seconds = source.frames[index] / source.rates[index]
-        short = seconds < cut.min_seconds
-        for place in torch.nonzero(short)[:, 0].tolist():
-            why = f"{float(seconds[place]):.3g} s long, shorter than min_seconds={cut.min_seconds}"
-            self._skipped.append((source.name(int(index[place])), why))
-        labels = None if portion.labels is None else portion.labels[~short]
-        return Portion(source, index[~short], labels)
-
-
-class Cuts:
-    """Samples read and cut one by one.
-
-    A recording that cannot be read after all is replaced by the next one of its class, always the same,
-    with a warning the first time.
-    """
-
-    def __init__(self, portion: Portion, cut: Cut, augment: bool) -> None:
-        self.portion, self.cut = portion, cut
-        self.random = augment and cut.seconds is not None
-
-    def __len__(self) -> int:
-        return len(self.portion)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        source, failed, last = self.portion.source, -1, None
-        for place in self._candidates(index % len(self)):
-            number = int(self.portion.index[place])
-            rate = int(source.rates[number])
-            try:
-                window = self.cut.window(int(source.frames[number]), rate, self.random)
-                sound = source.read(number, *window)
-            except Unreadable as error:
-                failed, last = (place, error) if last is None else (failed, last)
-                continue
-            if last is not None and not self.portion.unreadable[failed]:
-                self.portion.unreadable[failed] = True
-                name = source.name(int(self.portion.index[failed]))
-                warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it", stacklevel=2)
-            return {AudioDataset.key: self.cut(sound, rate)}
-        raise UserError(f"{_IN_A_ROW} recordings or more in a row cannot be read: {last}")
-
-    def _candidates(self, index: int) -> Iterator[int]:
-        yield index
-        after = (index + torch.arange(1, len(self))) % len(self)
-        if self.portion.labels is not None:
-            same = self.portion.labels[after] == self.portion.labels[index]
-            after = torch.cat([after[same], after[~same]])
-        yield from after[:_IN_A_ROW].tolist()
+def _long_enough(portion: Portion[Recordings], least: float, skipped: Skipped) -> Portion[Recordings]:
+    source, index = portion.source, portion.index
+    seconds = source.frames[index] / source.rates[index]
+    short = seconds < least
+    for place in torch.nonzero(short)[:, 0].tolist():
+        why = f"{float(seconds[place]):.3g} s long, shorter than min_seconds={least}"
+        skipped.append((source.name(int(index[place])), why))
+    return portion.at(~short)
 
 
 @functools.lru_cache(maxsize=4)
 def _mel(rate: int) -> Mel:
     return Mel(rate, BANDS)
-
-
-def _why(portion: Portion, index: int) -> str:
-    try:
-        portion.source.read(index, 0, int(portion.source.frames[index]))
-    except Unreadable as error:
-        return str(error)
-    return "could not be read during training"

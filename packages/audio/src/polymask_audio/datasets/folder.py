@@ -9,19 +9,10 @@ from pathlib import Path
 import torch
 
 from polymask import UserError
+from polymask.portions import Portion, Skipped, numbered
 from polymask_audio.datasets.base import AudioDataset
 from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import (
-    ENDINGS,
-    Portion,
-    Recordings,
-    Skipped,
-    divide,
-    held_out,
-    look_at,
-    numbered,
-    write_tone,
-)
+from polymask_audio.datasets.recordings import ENDINGS, Recordings, divide, held_out, look_at, write_tone
 
 _TEST = ("test", "val", "valid", "validation")
 

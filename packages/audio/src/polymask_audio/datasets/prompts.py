@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,13 +9,14 @@ import torch
 
 from polymask import UserError
 from polymask.cache import cache_folder
+from polymask.debian import unpacked
+from polymask.portions import Skipped
 from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Header, Recordings, Skipped, look_at, write_tone
+from polymask_audio.datasets.recordings import Header, Recordings, look_at, write_tone
 from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, Voices
 
 PACKAGES = (*(f"asterisk-core-sounds-{voice}-wav" for voice in SPEAKERS), "asterisk-moh-opsound-wav")
 _INSTALLED = "usr/share/asterisk"
-_FOLDERS = ("sounds", "moh")
 _COUNTS = {"sounds": 2831, "moh": 5}
 
 
@@ -32,8 +29,8 @@ class Prompts(Voices):
     is a speaker only in part, and the words of three folders are not all alike across languages
     (``polymask_audio.datasets.voices``).
 
-    They are looked for in the cache, then taken from Debian's packages, installed or fetched with
-    ``apt-get download`` (112 MB, no root needed).
+    They are those of Debian's packages, installed, or fetched into the cache with ``apt-get download``
+    (112 MB, no root needed).
 
     Args:
         source: folder that holds the packages' ``sounds`` and ``moh`` (``prompts:FOLDER``).
@@ -70,11 +67,17 @@ class Prompts(Voices):
             raise UserError(f"clips of music take a length in seconds, got clip={clip}")
         if source is not None:
             root = Path(source).expanduser()
-            _missing(root, {"sounds": 1})
+            if not _count(root / "sounds"):
+                raise UserError(f"{root / 'sounds'} holds no recordings (.wav)")
         else:
-            root = cache_folder("prompts")
-            if not all((root / name).is_dir() for name in _FOLDERS):
-                _obtain(root)
+            root = unpacked(
+                _INSTALLED,
+                *PACKAGES,
+                cache=cache_folder("prompts"),
+                complete=lambda folder: all(_count(folder / name) >= n for name, n in _COUNTS.items()),
+                advice="Or give the folder that holds their 'sounds' and 'moh': prompts:FOLDER. The data set "
+                "'words' is a built-in part of them.",
+            )
         skipped: Skipped = []
         headers = look_at(root, sorted(_files(root)), skipped)
         rows = list(_rows(headers, clip))
@@ -108,7 +111,7 @@ class Prompts(Voices):
 
 
 def _files(root: Path) -> Iterator[str]:
-    for folder in _FOLDERS:
+    for folder in _COUNTS:
         for path in (root / folder).rglob("*.wav"):
             yield path.relative_to(root).as_posix()
 
@@ -127,54 +130,5 @@ def _rows(headers: dict[str, Header], clip: float) -> Iterator[tuple[str, Spoken
             yield file, Spoken(MUSIC, place), start, length
 
 
-def _obtain(root: Path) -> None:
-    """Fill the cache from the packages, installed or fetched.
-
-    Raises:
-        UserError: neither worked, with the reason and what to do by hand.
-    """
-    installed = Path("/", _INSTALLED)
-    try:
-        if all((installed / name).is_dir() for name in _FOLDERS):
-            return _gather(installed, root)
-        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            raise OSError("this system has no apt-get and dpkg-deb")
-        with tempfile.TemporaryDirectory() as folder:
-            _command("apt-get", "download", *PACKAGES, folder=folder)
-            for archive in Path(folder).glob("*.deb"):
-                _command("dpkg-deb", "-x", str(archive), folder, folder=folder)
-            _gather(Path(folder, _INSTALLED), root)
-    except (OSError, UserError, subprocess.SubprocessError) as error:
-        raise UserError(
-            f"the prompts are not on this machine and could not be fetched: {error}\nUnpack Debian's "
-            f"packages {', '.join(PACKAGES)} where there is a network and give the folder that holds their "
-            "'sounds' and 'moh': prompts:FOLDER. The data set 'words' is a built-in part of them."
-        ) from error
-
-
-def _command(*command: str, folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        raise OSError(f"{' '.join(command[:2])} failed: {lines[-1]}")
-
-
-def _gather(folder: Path, root: Path) -> None:
-    """The recordings of the packages into the cache, each folder whole or not at all."""
-    _missing(folder, _COUNTS)
-    root.mkdir(parents=True, exist_ok=True)
-    for name in _FOLDERS:
-        part = root / f"{name}.{os.getpid()}.part"
-        shutil.copytree(folder / name, part)
-        if (root / name).exists():  # another process was quicker
-            shutil.rmtree(part)
-        else:
-            part.rename(root / name)
-
-
-def _missing(folder: Path, counts: dict[str, int]) -> None:
-    """Refuse a folder with too few recordings."""
-    for name, count in counts.items():
-        found = sum(1 for _ in (folder / name).rglob("*.wav"))
-        if found < count:
-            raise UserError(f"{folder / name} holds {found} recordings (.wav), expected {count} or more")
+def _count(folder: Path) -> int:
+    return sum(1 for _ in folder.rglob("*.wav"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,13 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
+from polymask.portions import Portion, Skipped, Unreadable, whole
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Files taken for sound."""
 
 SILENCE = 2.0**-15
 """Nothing louder than the last bit of 16 is silence."""
-
-Skipped = list[tuple[str, str]]
-
-
-class Unreadable(Exception):
-    """A recording that cannot be used; says why."""
 
 
 @dataclass(frozen=True)
@@ -85,37 +80,6 @@ class Recordings:
             Unreadable: the file is gone, broken or empty there.
         """
         return read(self.root / str(self._files[index]), int(self.starts[index]) + start, count)
-
-
-class Portion:
-    """Some recordings of a source: one split.
-
-    Args:
-        source: where they are.
-        index: int64 ``[n]``, their numbers there.
-        labels: int64 ``[n]`` classes, or None.
-    """
-
-    def __init__(self, source: Recordings, index: Tensor, labels: Tensor | None = None) -> None:
-        self.source, self.index, self.labels = source, index, labels
-        # in shared memory: what a worker process finds unreadable, the main process can report
-        self.unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, limit: int | None) -> Portion:
-        """At most ``limit`` of them, evenly spaced, so that sorted classes stay in proportion.
-
-        Raises:
-            UserError: a limit below 1.
-        """
-        if limit is None or limit >= len(self):
-            return self
-        if limit < 1:
-            raise UserError(f"limit must be 1 or more, got {limit}")
-        at = torch.arange(limit) * len(self) // limit
-        return Portion(self.source, self.index[at], None if self.labels is None else self.labels[at])
 
 
 def look(path: str | Path) -> Header:
@@ -211,17 +175,12 @@ def _digest(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
-def divide(source: Recordings, labels: Tensor | None, test: Tensor) -> tuple[Portion, Portion]:
+def divide(
+    source: Recordings, labels: Tensor | None, test: Tensor
+) -> tuple[Portion[Recordings], Portion[Recordings]]:
     """Train and test, given which to test on, bool ``[n]``."""
-    mine = [torch.nonzero(some)[:, 0] for some in (~test, test)]
-    train, held = (Portion(source, index, None if labels is None else labels[index]) for index in mine)
-    return train, held
-
-
-def numbered(names: Iterable[str], classes: Sequence[str]) -> Tensor:
-    """Class numbers, int64, of class names."""
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[name] for name in names], dtype=torch.int64)
+    everything = whole(source, labels)
+    return everything.at(~test), everything.at(test)
 
 
 def write_tone(path: Path, pitch: float, *, seconds: float, rate: int) -> None:

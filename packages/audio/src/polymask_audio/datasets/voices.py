@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
+from polymask.portions import numbered
 from polymask_audio.datasets.base import AudioDataset
 from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Recordings, divide, held_out, numbered
+from polymask_audio.datasets.recordings import Recordings, divide, held_out
 
 SPEAKERS = {"en": "Allison", "es": "Allison", "fr": "June", "it": "Carlo", "ru": "Ivrvoice"}
 """Who speaks each language; English and Spanish are one person."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from polymask import UserError
+from polymask.cache import cache_folder
+from polymask.debian import unpacked
 from polymask_language.datasets.base import Corpus, Preparation, TextDataset
-from polymask_language.datasets.debian import unpacked
 
 BUILT_IN = Path(__file__).parents[1] / "samples" / "glosses.txt.xz"
 PACKAGE = "wordnet-base"
@@ -176,4 +177,4 @@ def read_wordnet(folder: Path, *, examples: bool) -> Iterator[Gloss]:
 
 
 def _fetched() -> Iterator[Gloss]:
-    return read_wordnet(unpacked(PACKAGE, "usr/share/wordnet"), examples=True)
+    return read_wordnet(unpacked("usr/share/wordnet", PACKAGE, cache=cache_folder(PACKAGE)), examples=True)

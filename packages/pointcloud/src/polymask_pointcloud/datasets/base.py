@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from polymask import Tokens, UserError
-from polymask.data import Samples, Split, valid_of
+from polymask import Tokens
+from polymask.data import valid_of
+from polymask.portions import Portion, ReadDataset, Skipped
 from polymask_pointcloud.datasets.draw import by_token, scatter
-from polymask_pointcloud.datasets.portions import Portion
+from polymask_pointcloud.datasets.portions import Clouds
 from polymask_pointcloud.datasets.prepare import Preparation
-from polymask_pointcloud.datasets.raw import Unreadable
 from polymask_pointcloud.operations import take
 
-Skipped = list[tuple[str, str]]
-_IN_A_ROW = 100
 _BINS, _PAIRS = 32, 2048
 
 
-class CloudDataset:
+class CloudDataset(ReadDataset[Clouds]):
     """A data set of clouds; subclasses are constructors that find them.
 
-    A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features.
+    A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features; augmented, other points
+    of each cloud each time, moved.
 
     Args:
         train: what to train on.
@@ -36,40 +34,28 @@ class CloudDataset:
         limit: at most so many clouds of each split.
     """
 
-    key = "points"
+    key, what = "points", "clouds"
 
     def __init__(
         self,
-        train: Portion,
-        test: Portion,
+        train: Portion[Clouds],
+        test: Portion[Clouds],
         preparation: Preparation,
         *,
         classes: Sequence[str] | None = None,
         skipped: Skipped | None = None,
         limit: int | None = None,
     ) -> None:
-        self.portions: dict[Split, Portion] = {"train": train.take(limit), "test": test.take(limit)}
-        self.preparation, self.classes = preparation, classes
-        self._skipped = skipped or []
+        super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
+        self.preparation = preparation
         self.provides: dict[str, Any] = {
             "features": preparation.width,
             "points": preparation.points,
             "samples": len(self.portions["train"]),
         }
 
-    def split(self, name: Split, *, augment: bool = False) -> Samples:
-        """Samples of a split; ``augment`` takes other points of each cloud each time, and moves them.
-
-        Raises:
-            UserError: it is empty.
-        """
-        portion = self.portions[name]
-        if not len(portion):
-            raise UserError(f"there are no {name} clouds: give more of them, or another share (--data.test)")
-        return Clouds(portion, self.preparation, augment)
-
-    def labels(self, name: Split) -> Tensor | None:
-        return self.portions[name].labels
+    def read(self, source: Clouds, number: int, augment: bool) -> dict[str, Tensor]:
+        return {self.key: self.preparation(source.read(number), None if augment else number)}
 
     def draw(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
@@ -104,60 +90,3 @@ class CloudDataset:
         high = points.masked_fill(~kept, -torch.inf).amax(1)
         low = points.masked_fill(~kept, torch.inf).amin(1)
         return torch.cat([share, high - low, spread], dim=1)
-
-    @property
-    def skipped(self) -> Skipped:
-        """Files left out, ``(name, reason)``; grows when reading finds more that are broken."""
-        found = [
-            (portion.source.name(index), self._why(portion, index))
-            for portion in self.portions.values()
-            for index in portion.index[portion.unreadable].tolist()
-        ]
-        return self._skipped + found
-
-    def _why(self, portion: Portion, index: int) -> str:
-        try:
-            self.preparation(portion.source.read(index), index)
-        except Unreadable as error:
-            return str(error)
-        return "could not be read during training"
-
-
-class Clouds:
-    """Samples read and prepared one by one.
-
-    A cloud that cannot be read is replaced by the next one of its class, always the same, with a warning the
-    first time.
-    """
-
-    def __init__(self, portion: Portion, preparation: Preparation, augment: bool) -> None:
-        self.portion, self.preparation, self.augment = portion, preparation, augment
-
-    def __len__(self) -> int:
-        return len(self.portion)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        source, failed, last = self.portion.source, -1, None
-        for place in self._candidates(index % len(self)):
-            number = int(self.portion.index[place])
-            try:
-                points = self.preparation(source.read(number), None if self.augment else number)
-            except Unreadable as error:
-                failed, last = (place, error) if last is None else (failed, last)
-                continue
-            if last is not None and not self.portion.unreadable[failed]:
-                self.portion.unreadable[failed] = True
-                name = source.name(int(self.portion.index[failed]))
-                warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it", stacklevel=2)
-            return {"points": points}
-        raise UserError(f"{_IN_A_ROW} clouds or more in a row, or all, cannot be read: {last}")
-
-    def _candidates(self, index: int) -> Iterator[int]:
-        yield index
-        after = (index + torch.arange(1, len(self))) % len(self)
-        if self.portion.labels is not None:
-            same = self.portion.labels[after] == self.portion.labels[index]
-            after = torch.cat([after[same], after[~same]])
-        yield from after[:_IN_A_ROW].tolist()

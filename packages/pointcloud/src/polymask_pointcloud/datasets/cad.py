@@ -7,8 +7,6 @@ import math
 import multiprocessing
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,11 +17,13 @@ import numpy as np
 
 from polymask import UserError
 from polymask.cache import cache_folder
-from polymask_pointcloud.datasets.base import CloudDataset, Skipped
+from polymask.debian import fetch
+from polymask.portions import Skipped, Unreadable, numbered, whole
+from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.files import read
-from polymask_pointcloud.datasets.portions import divide, numbered, whole
+from polymask_pointcloud.datasets.portions import divide
 from polymask_pointcloud.datasets.prepare import Augment, Preparation
-from polymask_pointcloud.datasets.raw import Array, Raw, Unreadable, by_area
+from polymask_pointcloud.datasets.raw import Array, Raw, by_area
 
 PACKAGE = "kicad-packages3d"
 POINTS, LEAST = 2048, 50
@@ -217,11 +217,10 @@ def _obtain(root: Path, archive: Path, listing: Path) -> None:
         installed = Path("/", _INSTALLED)
         if not installed.is_dir():
             try:
-                _fetch(folder)
-            except (OSError, subprocess.SubprocessError) as error:
+                fetch(folder, PACKAGE)
+            except OSError as error:
                 raise UserError(
-                    f"the CAD shapes are not on this machine and could not be fetched: {error}\nGet Debian's "
-                    f"package {PACKAGE} where there is a network, unpack it and give the folder of its "
+                    f"{error}\nGet it where there is a network, unpack it and give the folder of its "
                     "libraries: cad:FOLDER. The data set 'shapes' is a built-in part of it."
                 ) from error
             installed = Path(folder, _INSTALLED)
@@ -234,18 +233,3 @@ def _obtain(root: Path, archive: Path, listing: Path) -> None:
     # the listing is last, so that where it is, all is
     part.write_text(json.dumps({"names": names, "skipped": skipped}))
     part.replace(listing)
-
-
-def _fetch(folder: str) -> None:
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise OSError("this system has no apt-get and dpkg-deb")
-    _command("apt-get", "download", PACKAGE, folder=folder)
-    archives = [str(path) for path in Path(folder).glob("*.deb")]
-    _command("dpkg-deb", "-x", *archives, folder, folder=folder)
-
-
-def _command(*command: str, folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        raise OSError(f"{' '.join(command[:2])} failed: {lines[-1]}")

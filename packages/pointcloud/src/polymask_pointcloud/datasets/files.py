@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from polymask import UserError
+from polymask.portions import Unreadable
 from polymask_pointcloud.datasets import formats
-from polymask_pointcloud.datasets.raw import Array, Raw, Unreadable, checked, fan
+from polymask_pointcloud.datasets.raw import Array, Raw, checked, fan
 
 
 def read(path: Path) -> Raw:

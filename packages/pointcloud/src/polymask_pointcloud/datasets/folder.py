@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask_pointcloud.datasets.base import CloudDataset, Skipped
+from polymask.portions import Skipped, numbered, whole
+from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.files import READERS, read
-from polymask_pointcloud.datasets.portions import divide, numbered, whole
+from polymask_pointcloud.datasets.portions import divide
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
 from polymask_pointcloud.datasets.raw import Raw
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, Unreadable, fan
+from polymask.portions import Unreadable
+from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, fan
 
 _FACES = re.compile(r"\bcoordIndex\s*\[([^\]]*)\]")
 _CORNERS = re.compile(r"\bpoint\s*\[([^\]]*)\]")

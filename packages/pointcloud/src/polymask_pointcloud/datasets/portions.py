@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from polymask import UserError
+from polymask.portions import Portion, S, Source
 from polymask_pointcloud.datasets.raw import Raw
 
 
-class Source(Protocol):
-    """Clouds by number, each read when it is asked for. Picklable, for worker processes."""
-
-    def __len__(self) -> int: ...
+class Clouds(Source, Protocol):
+    """Clouds by number, each read when it is asked for."""
 
     def read(self, index: int) -> Raw:
         """One of them.
@@ -26,50 +24,8 @@ class Source(Protocol):
             Unreadable: it is damaged.
         """
 
-    def name(self, index: int) -> str:
-        """What to call it in messages."""
 
-
-class Portion:
-    """Some clouds of a source: one split.
-
-    Args:
-        source: where they are.
-        index: int64 ``[n]``, their numbers there.
-        labels: int64 ``[n]`` classes; None where there are none.
-    """
-
-    def __init__(self, source: Source, index: Tensor, labels: Tensor | None = None) -> None:
-        self.source, self.index, self.labels = source, index, labels
-        # in shared memory: what a worker process finds unreadable, the main process can report
-        self.unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, limit: int | None) -> Portion:
-        """At most ``limit`` of them, evenly spaced, so that sorted classes stay in proportion.
-
-        Raises:
-            UserError: a limit below 1.
-        """
-        if limit is None or limit >= len(self):
-            return self
-        if limit < 1:
-            raise UserError(f"limit must be 1 or more, got {limit}")
-        return self.at(torch.arange(limit) * len(self) // limit)
-
-    def at(self, which: Tensor) -> Portion:
-        """Those of some places, by number or bool."""
-        return Portion(self.source, self.index[which], None if self.labels is None else self.labels[which])
-
-
-def whole(source: Source, labels: Tensor | None) -> Portion:
-    """All clouds of a source."""
-    return Portion(source, torch.arange(len(source)), labels)
-
-
-def divide(portion: Portion, families: Sequence[str], share: float) -> tuple[Portion, Portion]:
+def divide(portion: Portion[S], families: Sequence[str], share: float) -> tuple[Portion[S], Portion[S]]:
     """Train and test, families whole: a likeness of a test cloud is never trained on.
 
     In each class, families are put on the test side in the order of a hash of their names while they fit into
@@ -103,12 +59,6 @@ def divide(portion: Portion, families: Sequence[str], share: float) -> tuple[Por
         for name in chosen:
             test[members[name]] = True
     return portion.at(~test), portion.at(test)
-
-
-def numbered(names: Iterable[str], classes: Sequence[str]) -> Tensor:
-    """Class numbers, int64, of class names."""
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
 def _digest(name: str) -> bytes:

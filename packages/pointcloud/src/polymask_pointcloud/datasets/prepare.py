@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, Unreadable, by_area
+from polymask.portions import Unreadable
+from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, by_area
 
 Normalise = Literal["sphere", "centre", "none"]
 Augment = Literal["none", "move"]

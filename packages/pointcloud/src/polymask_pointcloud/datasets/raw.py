@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from polymask.portions import Unreadable
+
 Array = npt.NDArray[Any]
 
 FEATURES = {"normals": 3, "colour": 3, "intensity": 1}
 """Features by name, and how many numbers each has. Colour and intensity are in [0, 1]."""
-
-
-class Unreadable(Exception):
-    """A file that gives no cloud, with the reason."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from importlib.resources import files
 import numpy as np
 import torch
 
+from polymask.portions import numbered, whole
 from polymask_pointcloud.datasets.base import CloudDataset
-from polymask_pointcloud.datasets.portions import numbered, whole
 from polymask_pointcloud.datasets.prepare import Augment, Preparation
 from polymask_pointcloud.datasets.raw import Array, Raw
 

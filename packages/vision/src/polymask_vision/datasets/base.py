@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from polymask import UserError
 from polymask.data import Samples, Split
-from polymask_vision.datasets.decode import Raw, Unreadable, decode, header, reason
-from polymask_vision.datasets.portions import Portion, Source
+from polymask.portions import Portion, ReadDataset, Skipped, Unreadable
+from polymask_vision.datasets.decode import Raw, decode, header, reason
+from polymask_vision.datasets.portions import Pictures
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
 
-Skipped = list[tuple[str, str]]
-_IN_A_ROW = 100
 
-
-class ImageDataset:
+class ImageDataset(ReadDataset[Pictures]):
     """A data set of images; subclasses are constructors that find the pictures.
 
     Args:
@@ -31,22 +27,20 @@ class ImageDataset:
         limit: at most so many pictures of each split.
     """
 
-    key = "image"
+    key, what = "image", "images"
 
     def __init__(
         self,
-        train: Portion,
-        test: Portion,
+        train: Portion[Pictures],
+        test: Portion[Pictures],
         preparation: Preparation,
         *,
         classes: Sequence[str] | None = None,
         skipped: Skipped | None = None,
         limit: int | None = None,
     ) -> None:
-        self.portions: dict[Split, Portion] = {"train": train.take(limit), "test": test.take(limit)}
+        super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
         self.preparation = preparation
-        self.classes = classes
-        self._skipped = skipped or []
         self.provides: dict[str, Any] = {
             "size": preparation.size,
             "channels": preparation.channels,
@@ -56,34 +50,23 @@ class ImageDataset:
         }
 
     def split(self, name: Split, *, augment: bool = False) -> Samples:
-        """Samples of a split.
+        """Samples of a split; those in memory are prepared once and for all.
 
         Raises:
             UserError: it is empty.
         """
         portion = self.portions[name]
-        if not len(portion):
-            raise UserError(f"there are no {name} images: give more of them, or another share (--data.test)")
         augment = augment and self.preparation.augment != "none"
-        if isinstance(portion.source, Arrays) and not augment:
+        if isinstance(portion.source, Arrays) and len(portion) and not augment:
             return Ready(self.preparation(portion.source.images[portion.index]))
-        return Pictures(portion, self.preparation, augment)
+        return super().split(name, augment=augment)
 
-    def labels(self, name: Split) -> Tensor | None:
-        return self.portions[name].labels
+    def read(self, source: Pictures, number: int, augment: bool) -> dict[str, Tensor]:
+        image = decode(_read(source, number), self.preparation.channels)
+        return {self.key: self.preparation(image, augment)}
 
     def picture(self, x: Tensor) -> Tensor:
         return self.preparation.picture(x)
-
-    @property
-    def skipped(self) -> Skipped:
-        """Files left out, ``(path, reason)``; grows when reading finds more that are broken."""
-        found = [
-            (portion.source.name(index), _why(portion.source, index))
-            for portion in self.portions.values()
-            for index in portion.index[portion.unreadable].tolist()
-        ]
-        return self._skipped + found
 
 
 class Arrays:
@@ -119,48 +102,8 @@ class Ready:
         return {"image": self.images[index]}
 
 
-class Pictures:
-    """Samples read, decoded and prepared one by one.
-
-    A picture that cannot be read after all is replaced by the next one of its class, always the same,
-    with a warning the first time.
-    """
-
-    def __init__(self, portion: Portion, preparation: Preparation, augment: bool) -> None:
-        self.portion, self.preparation, self.augment = portion, preparation, augment
-
-    def __len__(self) -> int:
-        return len(self.portion)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        source, failed, last = self.portion.source, -1, None
-        for place in self._candidates(index % len(self)):
-            number = int(self.portion.index[place])
-            try:
-                image = decode(_read(source, number), self.preparation.channels)
-            except Unreadable as error:
-                failed, last = (place, error) if last is None else (failed, last)
-                continue
-            if last is not None and not self.portion.unreadable[failed]:
-                self.portion.unreadable[failed] = True
-                name = source.name(int(self.portion.index[failed]))
-                warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it", stacklevel=2)
-            return {"image": self.preparation(image, self.augment)}
-        raise UserError(f"{_IN_A_ROW} pictures or more in a row cannot be read: {last}")
-
-    def _candidates(self, index: int) -> Iterator[int]:
-        yield index
-        after = (index + torch.arange(1, len(self))) % len(self)
-        if self.portion.labels is not None:
-            same = self.portion.labels[after] == self.portion.labels[index]
-            after = torch.cat([after[same], after[~same]])
-        yield from after[:_IN_A_ROW].tolist()
-
-
 def prepare(
-    train: Portion,
+    train: Portion[Pictures],
     *,
     size: int | Sequence[int] | None,
     channels: int | None,
@@ -193,7 +136,7 @@ def prepare(
     return Preparation(size=size, mean=mean, std=std, augment=augment, crop_scale=crop_scale)
 
 
-def _headers(portion: Portion) -> Iterator[tuple[tuple[int, int], bool]]:
+def _headers(portion: Portion[Pictures]) -> Iterator[tuple[tuple[int, int], bool]]:
     reason, count = "", 0
     for index in portion.index.tolist():
         try:
@@ -205,17 +148,9 @@ def _headers(portion: Portion) -> Iterator[tuple[tuple[int, int], bool]]:
         raise UserError(f"none of the images can be read; {reason}")
 
 
-def _read(source: Source, index: int) -> Raw:
+def _read(source: Pictures, index: int) -> Raw:
     try:
         return source.read(index)
     # other people's data sets decode as they read, and fail as variously as files do
     except Exception as error:
         raise Unreadable(reason(error)) from error
-
-
-def _why(source: Source, index: int) -> str:
-    try:
-        decode(_read(source, index), 3)
-    except Unreadable as error:
-        return str(error)
-    return "could not be read during training"

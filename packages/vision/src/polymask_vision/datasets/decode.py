@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from polymask.portions import Unreadable
+
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError:  # torchvision means to drop it; PIL reads the same at two thirds of the speed
@@ -28,10 +30,6 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-class Unreadable(Exception):
-    """A picture that cannot be decoded; says why."""
 
 
 def decode(raw: Raw, channels: int) -> Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from polymask.portions import Portion
 from polymask_vision.datasets.base import Arrays, ImageDataset
-from polymask_vision.datasets.portions import Portion
 from polymask_vision.datasets.prepare import Augment, Preparation
 
 

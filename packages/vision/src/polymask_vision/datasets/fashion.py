@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from polymask.portions import Portion, whole
 from polymask_vision.datasets.base import Arrays, ImageDataset
-from polymask_vision.datasets.portions import Portion, whole
 from polymask_vision.datasets.prepare import Augment, Preparation
 
 CLASSES = (
@@ -52,7 +52,7 @@ class Fashion(ImageDataset):
         )
 
 
-def _sheet(name: str) -> Portion:
+def _sheet(name: str) -> Portion[Arrays]:
     """Images of 28 x 28 pixels in rows of a sheet, as many of each class, sorted by class."""
     with files("polymask_vision").joinpath(f"samples/fashion/{name}.png").open("rb") as file:
         sheet = torch.from_numpy(np.array(Image.open(file)))

@@ -7,7 +7,6 @@ import gzip
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ import torchvision
 
 from polymask import UserError
 from polymask.cache import cache_folder
+from polymask.debian import fetch
+from polymask.portions import Portion, whole
 from polymask_vision.datasets.base import Arrays, ImageDataset
 from polymask_vision.datasets.fashion import CLASSES, MEAN, STD
-from polymask_vision.datasets.portions import Portion, whole
 from polymask_vision.datasets.prepare import Augment, Preparation
 
 PACKAGE = "dataset-fashion-mnist"
@@ -70,7 +70,7 @@ class FashionMNIST(ImageDataset):
         )
 
 
-def _read(root: Path, name: str, given: str | Path) -> Portion:
+def _read(root: Path, name: str, given: str | Path) -> Portion[Arrays]:
     try:
         data = torchvision.datasets.FashionMNIST(str(root), train=name == "train")
         images, labels = data.data, data.targets
@@ -93,11 +93,11 @@ def _obtain(root: Path) -> None:
     if _missing(installed) == []:
         return _gather(installed, root)
     failures = []
-    for fetch in (_debian, _download):
+    for way in (_debian, _download):
         try:
-            return fetch(root)
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            failures.append(f"{(fetch.__doc__ or '').rstrip('.')}: {error}")
+            return way(root)
+        except OSError as error:
+            failures.append(str(error))
     raise UserError(
         "Fashion-MNIST is not on this machine and could not be fetched:\n  "
         + "\n  ".join(failures)
@@ -107,27 +107,17 @@ def _obtain(root: Path) -> None:
 
 
 def _debian(root: Path) -> None:
-    """Debian's package."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise OSError("this system has no apt-get and dpkg-deb")
     with tempfile.TemporaryDirectory() as folder:
-        _command("apt-get", "download", PACKAGE, folder=folder)
-        archives = [str(path) for path in Path(folder).glob("*.deb")]
-        _command("dpkg-deb", "-x", *archives, folder, folder=folder)
+        fetch(folder, PACKAGE)
         _gather(Path(folder, _INSTALLED), root)
 
 
-def _command(*command: str, folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        raise OSError(f"{' '.join(command[:2])} failed: {lines[-1]}")
-
-
 def _download(root: Path) -> None:
-    """Download by torchvision."""
-    with _patience(30):
-        torchvision.datasets.FashionMNIST(str(root), download=True)
+    try:
+        with _patience(30):
+            torchvision.datasets.FashionMNIST(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"torchvision could not download it: {error}") from error
 
 
 def _gather(folder: Path, root: Path) -> None:

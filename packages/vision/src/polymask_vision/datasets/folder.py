@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from polymask import UserError
-from polymask_vision.datasets.base import ImageDataset, Skipped, prepare
+from polymask.portions import Skipped, numbered, whole
+from polymask_vision.datasets.base import ImageDataset, prepare
 from polymask_vision.datasets.decode import ENDINGS, fault
-from polymask_vision.datasets.portions import Names, class_names, divide, numbered, whole
+from polymask_vision.datasets.portions import Names, class_names, divide
 from polymask_vision.datasets.prepare import Augment
 
 _TEST = ("test", "val", "valid", "validation")

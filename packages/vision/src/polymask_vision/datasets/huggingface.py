@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
+from polymask.portions import numbered, whole
 from polymask_vision.datasets.base import ImageDataset, prepare
 from polymask_vision.datasets.decode import Raw
-from polymask_vision.datasets.portions import class_names, divide, numbered, whole
+from polymask_vision.datasets.portions import class_names, divide
 from polymask_vision.datasets.prepare import Augment
 
 _TEST = ("test", "validation", "valid", "val", "dev")

@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from polymask import UserError
+from polymask.portions import Portion, S, Source, whole
 from polymask_vision.datasets.decode import Raw
 
 
-class Source(Protocol):
-    """Pictures by number, each read when it is asked for. Picklable, for worker processes."""
-
-    def __len__(self) -> int: ...
+class Pictures(Source, Protocol):
+    """Pictures by number, each read when it is asked for."""
 
     def read(self, index: int) -> Raw:
         """One picture, encoded or decoded."""
-
-    def name(self, index: int) -> str:
-        """What to call it in messages, and in the rule that splits train from test."""
-
-
-class Portion:
-    """Some pictures of a source: one split.
-
-    Args:
-        source: where they are.
-        index: int64 ``[n]``, their numbers there.
-        labels: int64 ``[n]`` classes, -1 where unknown; None where there are none.
-    """
-
-    def __init__(self, source: Source, index: Tensor, labels: Tensor | None = None) -> None:
-        self.source, self.index, self.labels = source, index, labels
-        # in shared memory: what a worker process finds unreadable, the main process can report
-        self.unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, limit: int | None) -> Portion:
-        """At most ``limit`` of them, evenly spaced, so that sorted classes stay in proportion.
-
-        Raises:
-            UserError: a limit below 1.
-        """
-        if limit is None or limit >= len(self):
-            return self
-        if limit < 1:
-            raise UserError(f"limit must be 1 or more, got {limit}")
-        at = torch.arange(limit) * len(self) // limit
-        return Portion(self.source, self.index[at], None if self.labels is None else self.labels[at])
 
 
 class Names:
@@ -77,7 +42,7 @@ class Names:
         return self._text[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
 
 
-def divide(source: Source, labels: Tensor | None, share: float) -> tuple[Portion, Portion]:
+def divide(source: S, labels: Tensor | None, share: float) -> tuple[Portion[S], Portion[S]]:
     """Train and test by a fixed rule: in each class, the pictures whose names hash lowest are test.
 
     A hash does not depend on other files, so adding pictures moves few from one side to the other.
@@ -102,12 +67,8 @@ def divide(source: Source, labels: Tensor | None, share: float) -> tuple[Portion
         members = np.flatnonzero(group == value)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         test[members[np.argsort(rank[members])[:count]]] = True
-    return _portion(source, labels, ~test), _portion(source, labels, test)
-
-
-def whole(source: Source, labels: Tensor | None) -> Portion:
-    """All pictures of a source."""
-    return Portion(source, torch.arange(len(source)), labels)
+    everything = whole(source, labels)
+    return everything.at(torch.from_numpy(~test)), everything.at(torch.from_numpy(test))
 
 
 def class_names(*columns: Iterable[str]) -> list[str]:
@@ -118,14 +79,3 @@ def class_names(*columns: Iterable[str]) -> list[str]:
         return not number, int(name) if number else 0, name
 
     return sorted({name for column in columns for name in column}, key=natural)
-
-
-def numbered(names: Iterable[str | None], classes: Sequence[str] | None) -> Tensor:
-    """Class numbers, int64, of class names; -1 for those of none."""
-    number = {name: i for i, name in enumerate(classes or ())}
-    return torch.tensor([number.get(name or "", -1) for name in names], dtype=torch.int64)
-
-
-def _portion(source: Source, labels: Tensor | None, mine: np.ndarray[Any, Any]) -> Portion:
-    index = torch.from_numpy(np.flatnonzero(mine))
-    return Portion(source, index, None if labels is None else labels[index])

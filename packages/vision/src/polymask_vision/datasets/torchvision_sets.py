@@ -15,9 +15,10 @@ from torch import Tensor
 
 from polymask import UserError
 from polymask.cache import cache_folder
+from polymask.portions import whole
 from polymask_vision.datasets.base import ImageDataset, prepare
 from polymask_vision.datasets.decode import Raw
-from polymask_vision.datasets.portions import divide, whole
+from polymask_vision.datasets.portions import divide
 from polymask_vision.datasets.prepare import Augment
 
 _LABELS = ("targets", "labels", "_labels", "y")

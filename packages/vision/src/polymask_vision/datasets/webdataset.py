@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask_vision.datasets.base import ImageDataset, Skipped, prepare
+from polymask.portions import Skipped, numbered, whole
+from polymask_vision.datasets.base import ImageDataset, prepare
 from polymask_vision.datasets.decode import ENDINGS
-from polymask_vision.datasets.portions import Names, class_names, divide, numbered, whole
+from polymask_vision.datasets.portions import Names, class_names, divide
 from polymask_vision.datasets.prepare import Augment
 
 
