@@ -12,6 +12,7 @@ run ``tools/tables.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 from claims import CLAIMS, Claim
 from jsonargparse import auto_cli
 
+from polymask.report import charts
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
 
@@ -71,6 +73,10 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
         probe=claim.probe,
         evaluation=claim.evaluation,
     )
+    if found.curves is not None:
+        found = dataclasses.replace(found, curves=dataclasses.replace(found.curves, rows=claim.rows))
+        path = ROOT / "docs" / "assets" / f"{name.replace('/', '-')}-curves.png"
+        charts.save(found.curves.draw(charts.PAPER), path)
     record(name, claim, found, folder, command)
 
 

@@ -19,6 +19,9 @@ class Claim:
         measure: the score that decides; the higher, the better.
         seeds: of the runs.
         evaluation: beside the probes.
+        probe: options of the probes.
+        rows: encoded in a step, by variant, where the claim is about cost: runs are then probed on the way
+            (``probe_every`` in ``config``), and compared at equal steps, rows and seconds.
     """
 
     text: str
@@ -29,3 +32,4 @@ class Claim:
     seeds: int = 3
     evaluation: str | Mapping[str, Any] | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)

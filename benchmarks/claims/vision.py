@@ -6,6 +6,15 @@ from claims.claim import Claim
 
 SMALL = {"data": "vision/fashion", "preset": "small", "steps": 600}
 
+# A constant learning rate, so that every point on the way is the end of a run of that length
+CURVES = {**SMALL, "steps": 400, "schedule": "constant", "probe_every": 40}
+
+# One view as DMJD hides it, and two views without its second head
+ONE = {"name": "core/random", "ratio": 0.6, "rounding": "up"}
+VIEWS = {"system": "vision/dmjd", "visible_weight": 0.0}
+
+HOSTED = {"system": "vision/mto", "host.encoder.dim": 64}
+
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
         text="Masks from green noise, or in blocks, teach a masked autoencoder more than random ones "
@@ -40,24 +49,26 @@ CLAIMS: dict[str, Claim] = {
     ),
     "vision/mto": Claim(
         text="Optimising the mask token reaches the same accuracy in fewer steps (MTO, arXiv 2404.08330)",
-        config=SMALL,
+        config=CURVES,
+        rows=dict.fromkeys(("simmim", "simmim with mto", "mto, without sparsity", "mto, without depth"), 64),
         variants={
-            "simmim": {"system": "vision/simmim"},
-            "simmim with mto": {"system": "vision/mto"},
-            "mto, without sparsity": {"system": "vision/mto", "sparsity": 0.0},
-            "mto, without depth": {"system": "vision/mto", "depth": 0.0},
+            "simmim": {"system": "vision/simmim", "encoder.dim": 64},
+            "simmim with mto": HOSTED,
+            "mto, without sparsity": {**HOSTED, "sparsity": 0.0},
+            "mto, without depth": {**HOSTED, "depth": 0.0},
         },
         about=("simmim with mto",),
     ),
     "vision/dmjd": Claim(
         text="Disjoint views with a loss at visible tokens too teach more in as many steps "
         "(DMJD, arXiv 2301.00230)",
-        config=SMALL,
+        config={**CURVES, "encoder.dim": 64},
+        rows={"mae of HOG": 64, "two independent views": 128, "disjoint views": 128, "dmjd": 128},
         variants={
-            "mae": {"system": "vision/mae"},
-            "mae of HOG": {"system": "vision/mae", "target": "vision/hog"},
+            "mae of HOG": {"system": "vision/mae", "target": "vision/hog", "masking": ONE},
+            "two independent views": {**VIEWS, "masking": ONE},
+            "disjoint views": VIEWS,
             "dmjd": {"system": "vision/dmjd"},
-            "dmjd, hidden branch alone": {"system": "vision/dmjd", "visible_weight": 0.0},
         },
         about=("dmjd",),
     ),
