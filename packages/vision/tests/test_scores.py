@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymask import Request, Step, Tokens, UserError, build
 from polymask.maskings import TopScore
+from polymask.report.look import examine
 from polymask.run import build_from_config
 from polymask.training import fit
 from polymask_vision.encoders import ViT
@@ -155,6 +156,16 @@ def test_what_is_attended_to_most_is_hidden(system: str, run: Path) -> None:
     assert torch.where(mask, attention, 1.0).amin(1).ge(torch.where(mask, 0.0, attention).amax(1)).all()
     request = Request.of(built.tokenizer(batch), batch, STEP, score=attention)
     assert torch.equal(TopScore(ratio=0.25)(request).hidden, mask)
+
+
+def test_a_picture_of_masks_says_what_they_go_by(run: Path) -> None:
+    score = {"name": "vision/attention", "run": str(run), "query": "patches"}
+    cut = {"name": "vision/patches", "patch_size": 2}
+    sight = examine(
+        "core/top-score", "vision/digits", tokenizer=cut, score=score, samples=2, draws=1, masks=8
+    )
+    assert "score vision/attention" in sight.title and "score.query patches" in sight.title
+    assert set(sight.statistics["mask"].count.tolist()) == {12}
 
 
 def test_models_that_cannot_be_asked_are_refused(run: Path, tmp_path: Path) -> None:
