@@ -151,6 +151,21 @@ def test_a_shut_gate_hides_mask_tokens_from_visible_ones_alone() -> None:
     torch.testing.assert_close(ours[:, 0], plain[:, 0])
 
 
+@BOTH
+def test_visible_queries_alone_see_mask_tokens_through_gates(name: str) -> None:
+    """Shut in the whole system: behind the first block, hidden sites and the class token are the host's."""
+    system, batch = make(name), images()
+    gates_at(system, -100.0)
+    ours, theirs = (
+        trunk.blocks[0](trunk.x, attn_mask=trunk.bias)
+        for trunk in (system.trunk(batch, STEP), system.host.trunk(batch, STEP))
+    )
+    trunk = system.trunk(batch, STEP)
+    same = (ours - theirs).abs().amax(-1) < 1e-5
+    assert same[:, : trunk.prefix].all()
+    assert torch.equal(same[:, trunk.prefix :], trunk.mask.hidden)
+
+
 def test_nothing_hidden_is_the_plain_block() -> None:
     block, _, pairs, x = block_and_pairs()
     gate = Gate(16).double()
