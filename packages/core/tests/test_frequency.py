@@ -124,6 +124,31 @@ def test_signals_and_volumes_have_frequencies_too() -> None:
     assert torch.equal(spectra.mirrored(Mask(hidden), (5, 6, 4)).hidden, hidden)
 
 
+@pytest.mark.parametrize("grid", [(4000,), (80, 25), (25, 80)])
+def test_sound_and_spectrograms_lose_what_the_mask_says(grid: tuple[int, ...]) -> None:
+    """A slow wave along each axis is left by a low-pass, a fast one by a high-pass, and nothing else."""
+    axes = len(grid)
+    axis = [torch.arange(n).double() / n for n in grid]
+
+    def wave(share: float) -> Tensor:
+        total = torch.zeros(grid, dtype=torch.float64)
+        for k, (n, place) in enumerate(zip(grid, axis, strict=True)):
+            cycles = max(round(share * n), 1)
+            total = total + torch.cos(2 * math.pi * cycles * place).view(
+                [-1 if a == k else 1 for a in range(axes)]
+            )
+        return total
+
+    slow, fast = wave(0.04), wave(0.4)
+    mask = Frequency(radius=0.2)(ask(*grid, n=32))
+    assert torch.equal(spectra.mirrored(mask, grid).hidden, mask.hidden)
+    low = ~mask.hidden.view(-1, *grid)[(slice(None), *(n // 2 for n in grid))]
+    assert 0 < low.sum() < 32
+    left = spectra.band_pass((slow + fast).expand(32, *grid), mask, axes)
+    expected = torch.where(low.view(-1, *(1,) * axes), slow, fast)
+    torch.testing.assert_close(left, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -190,6 +190,22 @@ def test_colours_are_ordered_by_how_much_they_clump() -> None:
     assert count == pytest.approx([2.6, 8.6, 27.1, 30.9, 32.3], rel=0.12)
 
 
+def test_what_is_hidden_in_one_piece_is_harder_to_predict() -> None:
+    """The best there is, on fields that are alike to neighbours: red > green > random > blue."""
+    at = torch.cartesian_prod(torch.arange(14.0), torch.arange(14.0)).double()
+    likeness = torch.exp(-torch.cdist(at, at) / 3)
+    error = {}
+    for color in ("red", "green", "white", "blue"):
+        left = []
+        for hidden in masks(40, color=color).flatten(1):
+            seen = likeness[~hidden][:, ~hidden]
+            across = likeness[hidden][:, ~hidden]
+            left.append(1 - (across @ torch.linalg.inv(seen) * across).sum(1).mean())
+        error[color] = float(torch.stack(left).mean())
+    assert error["red"] > 1.3 * error["green"] and error["green"] > 1.1 * error["white"], error
+    assert 0.9 * error["white"] < error["blue"] < 0.99 * error["white"], error
+
+
 def test_how_far_hidden_sites_lie_from_anything_visible() -> None:
     """What makes the task hard: mean distance to the nearest visible site, in the same windows."""
     place = torch.cartesian_prod(torch.arange(14.0), torch.arange(14.0))
@@ -214,6 +230,22 @@ def test_exactly_the_ratio_and_every_site_alike(color: Any, grid: tuple[int, ...
     z = (rate - rate.mean()) / (rate.mean() * (1 - rate.mean()) / 4096).sqrt()
     # few waves make up a wide hole, so sites go together and the mean of squares spreads
     assert z.abs().max() < 4.7 and z.square().mean() < 3
+
+
+@pytest.mark.parametrize("grid", [(64,), (8, 40), (40, 8)])
+def test_sequences_and_spectrograms_have_colours_too(grid: tuple[int, ...]) -> None:
+    """Along every axis: neighbours agree in the order of the colours, and white is random."""
+    agree = {}
+    for color in COLORS:
+        hidden = Color(color=color)(ask(*grid)).hidden.view(-1, *grid)  # type: ignore[arg-type]
+        assert (hidden.flatten(1).sum(1) == round(0.75 * math.prod(grid))).all()
+        agree[color] = [
+            float((hidden == hidden.roll(1, axis)).float().mean()) for axis in range(1, len(grid) + 1)
+        ]
+    for axis in range(len(grid)):
+        red, green, white_, blue = (agree[color][axis] for color in ("red", "green", "white", "blue"))
+        assert red > green + 0.02 and green > white_ + 0.02 and white_ > blue + 0.02, agree
+        assert white_ == pytest.approx(0.625, abs=0.02)
 
 
 def test_padding_of_a_sequence_changes_nothing() -> None:

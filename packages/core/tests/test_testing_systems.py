@@ -395,6 +395,19 @@ def test_a_check_catches(check: str, bad: type, message: str) -> None:
     assert message in result.message
 
 
+class HidesTwins(Good):
+    """Hides every second token with the one before it, whatever was drawn, and shows that."""
+
+    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+        hidden = super().draw(tokens, batch, step).hidden
+        return Mask(hidden[:, ::2].repeat_interleave(2, dim=1)[:, : hidden.shape[1]])
+
+
+def test_a_mask_that_forward_changed_is_the_one_to_show() -> None:
+    (result,) = checked(HidesTwins, "check_system_masks")
+    assert result.outcome == "passed", result.message
+
+
 def test_every_check_is_tried() -> None:
     assert {c.name for c in CHECKS if c.kinds == ("systems",)} == {check for check, *_ in BAD}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask_vision.targets import HOG, Entropy, Pixels, Variance
+from polymask_vision.targets import DCT, HOG, Pixels
 from polymask_vision.tokenizers import Patches
 
 
@@ -49,19 +49,12 @@ def test_raw_pixels_are_the_values() -> None:
     assert torch.equal(Pixels(in_dim=16)({}, tokens(values)), values)
 
 
-def test_variance_is_unbiased_and_one_per_token() -> None:
-    values = torch.tensor([[[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]]])
-    score = Variance(in_dim=4)({}, tokens(values))
-    torch.testing.assert_close(score, torch.tensor([[[14 / 3], [0.0]]]))
-    assert Variance(in_dim=4).dim == 1
-
-
 @pytest.mark.parametrize(
     "target",
-    [Pixels(in_dim=8), Pixels(in_dim=8, patch_norm=True), Variance(in_dim=8)],
-    ids=["raw", "norm", "variance"],
+    [Pixels(in_dim=8), Pixels(in_dim=8, patch_norm=True), DCT(channels=2, patch_size=2)],
+    ids=["raw", "norm", "dct"],
 )
-def test_targets_are_float32_without_gradient_or_parameters(target: Pixels | Variance) -> None:
+def test_targets_are_float32_without_gradient_or_parameters(target: Pixels | DCT) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         values = torch.randn(1, 3, 8, dtype=dtype, requires_grad=True)
         out = target({}, tokens(values))
@@ -71,20 +64,36 @@ def test_targets_are_float32_without_gradient_or_parameters(target: Pixels | Var
     assert not list(target.parameters())
 
 
-# ------------------------------------------------------------------------------------- entropy
+# -------------------------------------------------------------------------------------- cosines
 
 
-def test_entropy_of_known_distributions() -> None:
-    even = torch.arange(16.0) / 15
-    values = torch.stack([torch.zeros(16), torch.tensor([0.0, 1.0]).repeat(8), even])[None]
-    score = Entropy(bins=16)({}, tokens(values))[0, :, 0]
-    torch.testing.assert_close(score, torch.tensor([0.0, math.log(2), math.log(16)]))
-    # brightness and contrast of the image do not matter, and neither does the image beside it
-    both = torch.cat([values, 100 + 7 * values.flip(1)])
-    torch.testing.assert_close(Entropy()({}, tokens(both))[1, :, 0], score.flip(0))
-    assert torch.equal(Entropy()({}, tokens(torch.ones(1, 3, 16))), torch.zeros(1, 3, 1))
-    with pytest.raises(UserError, match="2 bins or more"):
-        Entropy(bins=1)
+@pytest.mark.parametrize(("patch_size", "channels"), [(1, 1), (4, 3), (7, 2), (16, 3)])
+def test_coefficients_are_scipys(patch_size: int, channels: int) -> None:
+    fft = pytest.importorskip("scipy.fft")
+    values = torch.randn(2, 5, patch_size**2 * channels)
+    target = DCT(channels=channels, patch_size=patch_size)
+    found = target({}, tokens(values)).view(2, 5, patch_size, patch_size, channels)
+    square = values.double().view_as(found).numpy()
+    expected = torch.from_numpy(fft.dctn(square, type=2, norm="ortho", axes=(2, 3)))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    for low in {1, max(patch_size // 2, 1)}:
+        few = DCT(channels=channels, patch_size=patch_size, low=low)
+        assert few.dim == low * low * channels
+        torch.testing.assert_close(few({}, tokens(values)), found[:, :, :low, :low].flatten(2))
+        back, note = few.invert(few({}, tokens(values)), tokens(values))
+        kept = expected.numpy().copy()
+        kept[:, :, low:], kept[:, :, :, low:] = 0, 0
+        smooth = torch.from_numpy(fft.idctn(kept, type=2, norm="ortho", axes=(2, 3))).float()
+        torch.testing.assert_close(back, smooth.flatten(2), rtol=1e-4, atol=1e-5)
+        assert ("all" if low == patch_size else f"lowest {low} x {low}") in note
+
+
+def test_the_error_of_all_coefficients_is_that_of_the_pixels() -> None:
+    target, x, y = DCT(channels=3, patch_size=4), torch.randn(2, 3, 48), torch.randn(2, 3, 48)
+    apart = target({}, tokens(x)) - target({}, tokens(y))
+    torch.testing.assert_close(apart.square().mean(), (x - y).square().mean())
+    with pytest.raises(UserError, match="have 1 to 4 frequencies along an axis, got low 5"):
+        DCT(patch_size=4, low=5)
 
 
 # ------------------------------------------------------------------------------------- gradients

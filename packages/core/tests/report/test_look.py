@@ -68,7 +68,7 @@ def test_a_score_decides_where_the_masking_asks_for_one(gradients, pixels):
 
 def test_masks_that_belong_together_are_all_shown(gradients, pixels):
     sight = examine(Disjoint(masking=Random(ratio=0.5)), gradients(), tokenizer=pixels, draws=2, masks=40)
-    assert list(sight.rows) == [f"view {v}\nstep {s}" for v in (1, 2) for s in (0, 999)]
+    assert list(sight.rows) == [f"view {v}\nstep {s}" for s in (0, 999) for v in (1, 2)]
     assert torch.equal(
         sight.statistics["view 1"].coverage + sight.statistics["view 2"].coverage, torch.ones(6, 8).double()
     )

@@ -16,9 +16,10 @@ def logits(block: Any, x: Tensor) -> Tensor:
         block: timm's ``Block``.
         x: ``[B, N, D]``, its input.
     """
-    attn, (b, n, d) = block.attn, x.shape
+    attn, (b, n, _) = block.attn, x.shape
     weight, bias = attn.qkv.weight, attn.qkv.bias
-    both = F.linear(block.norm1(x), weight[: 2 * d], None if bias is None else bias[: 2 * d])
+    rows = 2 * (len(weight) // 3)
+    both = F.linear(block.norm1(x), weight[:rows], None if bias is None else bias[:rows])
     q, k = both.view(b, n, 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     found: Tensor = (attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)
     return found

@@ -47,51 +47,52 @@ class Pixels(nn.Module):
         return mean, (var + 1e-6).sqrt()
 
 
-class Variance(nn.Module):
-    """Pixel variance of each patch: a score for maskings that hide by score, as contrast does.
+class DCT(nn.Module):
+    """The discrete cosine transform of each patch (type II, orthonormal; Ahmed, Natarajan and Rao 1974).
+
+    Of all coefficients the mean squared error is that of the pixels (the transform turns no lengths),
+    so what makes a difference is leaving high frequencies out, or another objective.
 
     Args:
-        in_dim: numbers per token, from the tokenizer.
+        channels: image channels, from the tokenizer.
+        patch_size: side of a patch in pixels, from the tokenizer.
+        low: keep this many of the lowest frequencies along each axis; None for all.
     """
 
-    dim = 1
+    basis: Tensor
 
-    def __init__(self, *, in_dim: int = 768) -> None:
+    def __init__(self, *, channels: int = 3, patch_size: int = 16, low: int | None = None) -> None:
         super().__init__()
+        if low is not None and not 1 <= low <= patch_size:
+            raise UserError(
+                f"patches of {patch_size} pixels have 1 to {patch_size} frequencies along an axis, "
+                f"got low {low}"
+            )
+        self.channels, self.patch_size, self.low = channels, patch_size, low or patch_size
+        self.dim = self.low**2 * channels
+        frequency, pixel = torch.arange(self.low).double()[:, None], torch.arange(patch_size).double()
+        basis = torch.cos(math.pi / patch_size * frequency * (pixel + 0.5)) * math.sqrt(2 / patch_size)
+        basis[0] /= math.sqrt(2)
+        self.register_buffer("basis", basis.float(), persistent=False)
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """``[B, N, 1]`` float32."""
-        return tokens.values.float().var(dim=-1, keepdim=True)
+        """``[B, N, low * low * C]`` float32, by vertical frequency, horizontal frequency, channel."""
+        return self._both_axes(tokens.values, self.basis)
 
+    def invert(self, prediction: Tensor, tokens: Tokens) -> tuple[Tensor, str]:
+        """Pixels of predicted coefficients, those left out being 0."""
+        kept = "all" if self.low == self.patch_size else f"the lowest {self.low} x {self.low}"
+        return self._both_axes(prediction, self.basis.T), f"{kept} cosine coefficients as predicted"
 
-class Entropy(nn.Module):
-    """Entropy of the pixel values of each patch: a score for maskings that hide what is busy.
-
-    Values are sorted into ``bins`` equal steps between the darkest and the brightest of the image.
-
-    Args:
-        bins: how many steps.
-    """
-
-    dim = 1
-
-    def __init__(self, *, bins: int = 16) -> None:
-        super().__init__()
-        if bins < 2:
-            raise UserError(f"entropy needs 2 bins or more, got {bins}")
-        self.bins = bins
-
-    @torch.no_grad()
-    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """``[B, N, 1]`` float32, in nats."""
-        x = tokens.values.float()
-        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-        share = (x - low) / (high - low).clamp(min=1e-12)
-        step = (share * self.bins).long().clamp(max=self.bins - 1)
-        counts = x.new_zeros(*x.shape[:2], self.bins).scatter_add(2, step, torch.ones_like(x))
-        entropy: Tensor = torch.special.entr(counts / x.shape[2]).sum(-1, keepdim=True)
-        return entropy
+    @staticmethod
+    def _both_axes(values: Tensor, matrix: Tensor) -> Tensor:
+        """A matrix applied to rows and to columns of each channel."""
+        b, n, _ = values.shape
+        side = matrix.shape[1]
+        with torch.autocast(values.device.type, enabled=False):
+            x = values.float().view(b, n, side, side, -1)
+            return torch.einsum("ui,vj,bnijc->bnuvc", matrix, matrix, x).flatten(2)
 
 
 class HOG(nn.Module):

@@ -75,10 +75,25 @@ def test_part_of_the_tokens_can_be_left_alone() -> None:
     assert both.any(0).sum(-1).tolist() == [176] * 8  # 0.9 of 196 is 176.4
 
 
-def test_independent_masks_are_the_control() -> None:
-    """Two random masks of 0.6 cover 0.84 on average; what belongs together covers all."""
-    both = hidden(make(56, 1, masking={"name": "core/random", "ratio": 0.6}), images(64, 56, 1))
-    assert both.any(0).double().mean().item() == pytest.approx(1 - 0.4**2, abs=0.01)
+@pytest.mark.parametrize("ratio", [0.6, 0.75])
+def test_independent_masks_are_the_control(ratio: float) -> None:
+    """Two random masks of 0.6 cover 0.84 on average, of 0.75 0.9375; what belongs together covers all.
+
+    How many sites both hide is hypergeometric, as of two draws that know nothing of each other.
+    """
+    rows, sites = 2000, 196
+    both = hidden(make(56, 1, masking={"name": "core/random", "ratio": ratio}, views=2), images(rows, 56, 1))
+    count = int(both[0, 0].sum())
+    assert (both.sum(-1) == count).all()
+    shared = both.all(0).sum(-1).double()
+    mean = count**2 / sites
+    variance = mean * (1 - count / sites) * (sites - count) / (sites - 1)
+    assert abs(float(shared.mean()) - mean) < 4 * (variance / rows) ** 0.5
+    # the variance of a variance, of nearly normal counts
+    assert abs(float(shared.var()) / variance - 1) < 4 * (2 / rows) ** 0.5
+    assert both.any(0).double().mean().item() == pytest.approx(1 - (1 - count / sites) ** 2, abs=2e-3)
+    # each view by itself is what vision/mae would hide
+    assert not (both[0] == both[1]).all(1).any()
 
 
 # ------------------------------------------------------------------------------------- the losses

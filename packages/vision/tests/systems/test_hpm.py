@@ -114,8 +114,10 @@ def gradients(system: Any, term: str) -> dict[str, bool]:
     return {n: p.grad is not None and bool(p.grad.any()) for n, p in system.named_parameters()}
 
 
-def test_ranking_trains_the_encoder_and_not_the_reconstructor() -> None:
-    system = make()
+@pytest.mark.parametrize("loss", ["core/pairwise", "core/standardised-mse"])
+def test_ranking_trains_the_encoder_and_not_the_reconstructor(loss: str) -> None:
+    """Nor through what a patch cost, which the second of the losses would have a gradient for."""
+    system = make(ranking_objective=loss)
     moved = gradients(system, "ranking")
     own = {n for n in moved if n.startswith(("decoder.blocks", "decoder.norm", "decoder.head"))}
     assert own and not any(moved[n] for n in own)
@@ -208,6 +210,24 @@ def test_the_ranker_ranks_held_out_patches_it_has_not_seen(trained: Any) -> None
     cost, guess = costs(system, tokens, mask)
     variance = mask.invert().keep(tokens.values.var(-1, keepdim=True))[..., 0]
     assert accuracy(guess, cost) > 0.75 > accuracy(variance, cost) > 0.6
+
+
+def test_the_teacher_ranks_better_than_chance_and_best_what_it_does_not_see(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On held-out pictures, against what each patch costs on average over masks that hide it."""
+    system, batch, tokens = trained
+    total, times = torch.zeros(tokens.shape), torch.zeros(tokens.shape)
+    for seed in range(12):
+        mask = system.draw(tokens, batch, Step(0, 10, seed))
+        cost = costs(system, tokens, mask)[0]
+        total += mask.invert().restore(cost[..., None], torch.zeros(1))[..., 0]
+        times += mask.hidden
+    found = {}
+    for scoring in ("whole", "complementary"):
+        monkeypatch.setattr(system, "scoring", scoring)
+        found[scoring] = accuracy(system.difficulty(tokens, batch, STEP), total / times)
+    assert 0.6 < found["whole"] < found["complementary"] - 0.05, found
 
 
 def test_mining_finds_what_the_student_fails_at(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:

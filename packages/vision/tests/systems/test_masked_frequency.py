@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.fft import fft2, fftshift, ifft2, ifftshift
 
-from polymask import Mask, Request, Step, Tokens, UserError, build, spectra
+from polymask import Mask, Request, Step, Tokens, UserError, build, default_registry, spectra
 from polymask.maskings import Random
 from polymask.maskings.frequency import Frequency
 from polymask.objectives.spectral import Spectral
+from polymask.testing.outputs import check_system_masks
+from polymask.testing.subject import Subject
 from polymask_vision.corruptions import CORRUPTIONS
 from polymask_vision.tokenizers import Patches
 
@@ -224,6 +226,13 @@ def test_any_masking_of_bins_is_made_symmetric() -> None:
     assert system(batch, STEP)["spectrum"].isfinite()
     shown = system.masks(batch, STEP)["hidden frequencies"]
     assert torch.equal(shown.hidden.flatten(1), mask.hidden)
+
+
+@pytest.mark.parametrize("masking", ["core/random", "core/block", "core/color", "core/frequency"])
+def test_masks_shown_are_those_applied_whatever_draws_them(masking: str) -> None:
+    registry = default_registry()
+    subject = Subject(registry.find("systems", "vision/mfm"), registry, {"masking": masking})
+    check_system_masks(subject)
 
 
 class Frames(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from polymask import Mask, Step, System, UserError, build
@@ -150,6 +151,21 @@ def test_a_shut_gate_hides_mask_tokens_from_visible_ones_alone() -> None:
     torch.testing.assert_close(ours[:, 0], plain[:, 0])
 
 
+@BOTH
+def test_visible_queries_alone_see_mask_tokens_through_gates(name: str) -> None:
+    """Shut in the whole system: behind the first block, hidden sites and the class token are the host's."""
+    system, batch = make(name), images()
+    gates_at(system, -100.0)
+    ours, theirs = (
+        trunk.blocks[0](trunk.x, attn_mask=trunk.bias)
+        for trunk in (system.trunk(batch, STEP), system.host.trunk(batch, STEP))
+    )
+    trunk = system.trunk(batch, STEP)
+    same = (ours - theirs).abs().amax(-1) < 1e-5
+    assert same[:, : trunk.prefix].all()
+    assert torch.equal(same[:, trunk.prefix :], trunk.mask.hidden)
+
+
 def test_nothing_hidden_is_the_plain_block() -> None:
     block, _, pairs, x = block_and_pairs()
     gate = Gate(16).double()
@@ -253,6 +269,37 @@ def test_singularity_rises_and_the_token_does_not_shrink() -> None:
     assert after > 0.95 > before + 0.2 and length > 0.9
     before, after, length = descend(cosine=False)
     assert after > before and length < 0.5
+
+
+def test_mask_tokens_commit_with_depth_and_more_so_with_the_terms() -> None:
+    """A host trained alone: singular at the embedding, less behind the blocks. The terms widen the drop."""
+    digits = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
+    digits = (digits - digits.mean()) / digits.std()
+    held_out = {"image": digits[1500:1600], "id": torch.arange(100)}
+
+    def line(**weights: float) -> Tensor:
+        torch.manual_seed(0)
+        host = {f"host.{key}": value for key, value in HOSTS["simmim"].items()} | {
+            "host.tokenizer.patch_size": 2
+        }
+        facts = {"size": (8, 8), "channels": 1}
+        system: Any = build("vision/mto", facts=facts, host="vision/simmim", **host, **weights)
+        optimizer = torch.optim.AdamW([p for p in system.parameters() if p.requires_grad], lr=3e-3)
+        generator = torch.Generator().manual_seed(0)
+        for i in range(80):
+            index = torch.randint(1500, (32,), generator=generator)
+            optimizer.zero_grad()
+            torch.stack(
+                [*system({"image": digits[index], "id": index}, Step(i, 80)).values()]
+            ).sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            return profile(system.trunk(held_out, STEP))
+
+    alone, optimised = line(**OFF), line(embedding=0.1, depth=0.1, sparsity=0.01)
+    assert alone[0] == alone.max() and alone[1:].max() < alone[0] - 0.05
+    assert optimised[0] > alone[0]
+    assert optimised[0] - optimised[-1] > alone[0] - alone[-1] + 0.05
 
 
 def test_visible_embeddings_are_watched() -> None:

@@ -36,7 +36,7 @@ class Sight:
         title: what was looked at.
         data: over which data.
         originals: the samples.
-        rows: the samples again under each mask, by caption.
+        rows: the samples again under each mask, by caption; masks drawn together follow each other.
         statistics: of many masks, by view.
         at: when the statistics were taken.
     """
@@ -165,7 +165,7 @@ def examine(
     if not rows:
         raise UserError(f"{title} offers no masks to look at: its System.masks returns none")
     name = data if isinstance(data, str) else (options_of(source) or {}).get("name", type(source).__name__)
-    return Sight(title, name, originals, dict(sorted(rows.items(), key=_by_view)), statistics, at)
+    return Sight(title, name, originals, rows, statistics, at)
 
 
 def draw(sight: Sight, path: Path) -> Path:
@@ -209,10 +209,6 @@ def draw(sight: Sight, path: Path) -> Path:
     return path
 
 
-def _by_view(item: tuple[str, Any]) -> str:
-    return item[0].partition("\n")[0]
-
-
 def _find(name: str, registry: Registry) -> Part:
     """A masking of that name, else a system; the error names both kinds."""
     kinds = ("maskings", "systems")
@@ -241,7 +237,10 @@ def _masking_viewer(
     if part is not None:
         chosen = _chosen(part, options or {}, registry)
         what = construct(part, chosen, facts, registry)
-        title = "  ".join([title, *(f"{key} {value}" for key, value in flat(chosen).items())])
+        told = flat(chosen)
+        if isinstance(score, str | Mapping):
+            told |= flat(nest({"score": score}))
+        title = "  ".join([title, *(f"{key.removesuffix('.name')} {value}" for key, value in told.items())])
     return views.of_masking(what, cut, evidence), title
 
 
