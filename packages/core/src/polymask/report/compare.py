@@ -118,7 +118,9 @@ def _configs(
         below = preset_options(registry.find("systems", merged["system"]), merged.get("preset"), registry)
         options = train_options(below, merged)
         whole[label] = merged
-        budgets[label] = {key: getattr(options, key) for key in ("steps", "epochs", "batch_size")}
+        budgets[label] = {
+            key: getattr(options, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
+        }
         budgets[label]["data"] = plain(merged.get("data"))
     first = next(iter(budgets))
     for label, budget in budgets.items():
