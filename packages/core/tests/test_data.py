@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.data import collate, sample_of, valid_of
+from polymask.data import collate, padding, sample_of, valid_of
 
 
 def test_equal_samples_are_stacked_and_nothing_is_added():
@@ -34,3 +34,11 @@ def test_ids_keep_their_type():
 def test_other_differences_are_refused(shapes):
     with pytest.raises(UserError, match="only the first axis may differ"):
         collate([{"x": torch.zeros(shape)} for shape in shapes])
+
+
+def test_the_share_of_padding():
+    padded = collate([{"x": torch.ones(3), "y": torch.ones(4)}, {"x": torch.ones(1), "y": torch.ones(4)}])
+    assert float(padding(padded)) == pytest.approx(2 / 6)
+    assert float(padding(collate([{"x": torch.ones(3)}]))) == 0
+    both = collate([{"x": torch.ones(3), "y": torch.ones(2)}, {"x": torch.ones(1), "y": torch.ones(4)}])
+    assert float(padding(both)) == pytest.approx(4 / 14)

@@ -80,6 +80,15 @@ class Drawn(Protocol):
         """
 
 
+def padding(batch: Mapping[str, Tensor]) -> Tensor:
+    """Share of a batch that is padding, among entries of which any is: float32, 0 where none is."""
+    lengths = {key: batch[length_key(key)] for key in batch if length_key(key) in batch}
+    total = sum(batch[key].shape[0] * batch[key].shape[1] for key in lengths)
+    if not total:
+        return torch.zeros((), device=next(iter(batch.values())).device)
+    return 1 - torch.stack([length.sum() for length in lengths.values()]).sum() / total
+
+
 def sample_of(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
     """One sample of a batch, without its padding."""
     sample = {key: value[row] for key, value in batch.items()}

@@ -100,7 +100,7 @@ class ReadDataset(Generic[S]):
         self._skipped = list(skipped or [])
 
     def read(self, source: S, number: int, augment: bool) -> dict[str, Tensor]:
-        """One sample.
+        """One sample; by chance (torch's generator) only where it is augmented.
 
         Raises:
             Unreadable: it cannot be used.
@@ -116,7 +116,7 @@ class ReadDataset(Generic[S]):
         portion = self.portions[name]
         if not len(portion):
             raise UserError(f"there are no {name} {self.what}: give more of them, or hold out another share")
-        return Readings(portion, functools.partial(self.read, augment=augment), self.what)
+        return Readings(portion, functools.partial(self.read, augment=augment), self.what, random=augment)
 
     def labels(self, name: Split) -> Tensor | None:
         return self.portions[name].labels
@@ -149,12 +149,17 @@ class Readings(Generic[S]):
         portion: which.
         read: ``(source, number) -> sample``, see :meth:`ReadDataset.read`.
         what: what they are called.
+        random: whether reading draws chance, see :class:`polymask.training.loader.Keyed`.
     """
 
     def __init__(
-        self, portion: Portion[S], read: Callable[[S, int], dict[str, Tensor]], what: str = "samples"
+        self,
+        portion: Portion[S],
+        read: Callable[[S, int], dict[str, Tensor]],
+        what: str = "samples",
+        random: bool = True,
     ) -> None:
-        self.portion, self.read, self.what = portion, read, what
+        self.portion, self.read, self.what, self.random = portion, read, what, random
 
     def __len__(self) -> int:
         return len(self.portion)

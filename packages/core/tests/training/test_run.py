@@ -4,6 +4,7 @@ import json
 import subprocess
 import types
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
@@ -11,7 +12,7 @@ import yaml
 from polymask import Part, Registry, UserError, build, hookimpl
 from polymask.data import open_data
 from polymask.run import build_from_config, config_of, load_config, open_run, save_config
-from polymask.training import environment, fit
+from polymask.training import environment, fit, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,31 @@ def test_commit(tmp_path, monkeypatch):
     assert len(commit) == 40
     (tmp_path / "a").write_text("2")
     assert environment._git() == f"{commit}-dirty"
+
+
+def test_a_run_by_tokens_is_stopped_and_resumed(toy, tmp_path):
+    """The number of samples differs from step to step; the run goes on to the very same weights."""
+
+    class Stop(pl.Callback):
+        def __init__(self, after=None):
+            self.after, self.sizes = after, []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.sizes.append(len(batch["id"]))
+            if len(self.sizes) == self.after:
+                raise RuntimeError("stopped")
+
+    hard = {"batch_tokens": 60, "accumulate": 2, "steps": None, "epochs": 2, "log_every": 2}
+    watch = Stop()
+    whole = toy.train(tmp_path / "a", data=toy.Ragged(), callbacks=[watch], **hard, checkpoint_every=3)
+    assert len(set(watch.sizes)) > 2
+    rows = read_metrics(tmp_path / "a" / "metrics.csv")
+    assert all(0 < row["padding"] < 0.3 for row in rows)
+    assert rows[-1]["step"] == len(watch.sizes) / 2
+    with pytest.raises(RuntimeError, match="stopped"):
+        toy.train(tmp_path / "b", data=toy.Ragged(), callbacks=[Stop(9)], **hard, checkpoint_every=3)
+    again = toy.train(tmp_path / "b", data=toy.Ragged(), resume=True, **hard, checkpoint_every=3)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    with pytest.raises(UserError, match="batch_tokens: 60 then, 70 now"):
+        toy.train(tmp_path / "b", data=toy.Ragged(), resume=True, **{**hard, "batch_tokens": 70})

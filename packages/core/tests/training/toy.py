@@ -57,6 +57,20 @@ class Data:
         return x
 
 
+class Ragged(Data):
+    """Sequences of 1 to 12 tokens."""
+
+    def __init__(self, n=50):
+        super().__init__(n, augment=False)
+        self.x = torch.randn(n, 12, 4, generator=torch.Generator().manual_seed(0))
+
+    def lengths(self, name):
+        return torch.arange(len(self.x)) * 7 % 12 + 1
+
+    def split(self, name, *, augment=False):
+        return Split([x[:n] for x, n in zip(self.x, self.lengths(name).tolist(), strict=True)], False)
+
+
 class Toy(System):
     """Predicts hidden tokens through one Transformer block."""
 

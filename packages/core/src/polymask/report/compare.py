@@ -120,7 +120,9 @@ def _configs(
             raise UserError(f"variant {label!r} names no system")
         options = _options_of(merged)
         whole[label] = merged
-        budgets[label] = {key: getattr(options, key) for key in ("steps", "epochs", "batch_size")}
+        budgets[label] = {
+            key: getattr(options, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
+        }
         budgets[label]["data"] = plain(merged.get("data"))
     first = next(iter(budgets))
     for label, budget in budgets.items():

@@ -37,7 +37,7 @@ from polymask.wiring import preset_options
 
 SAMPLES, SIDE = 8, 168
 
-SPEED = ("lr", "grad_norm", "samples_per_second", "data_wait")
+SPEED = ("lr", "grad_norm", "samples_per_second", "data_wait", "padding")
 """Columns of ``metrics.csv`` that are neither losses nor measures of features."""
 
 Metrics = dict[str, list[float]]
@@ -142,7 +142,8 @@ def total_steps(run: Run) -> int:
     options = train_options(preset_options(part, run.config.get("preset"), registry), run.config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training has said it
-        return make_plan(options, len(run.data.split("train"))).total
+        lengths = run.data.lengths("train") if hasattr(run.data, "lengths") else None
+        return make_plan(options, len(run.data.split("train")), lengths=lengths).total
 
 
 # ------------------------------------------------------------------------------ parts of the page
@@ -197,6 +198,7 @@ def _training(page: Page, metrics: Metrics) -> None:
         ("Rank of features", f"directions in use; below {RANK} collapsed", _ending("_rank", watched)),
         ("Throughput", "samples per second", ["samples_per_second"]),
         ("Waiting for data", "share of the time", ["data_wait"]),
+        ("Padding", "share of what is computed", ["padding"]),
     )
     for title, note, names in groups:
         lines = {name: metrics[name] for name in names if np.isfinite(metrics.get(name, math.nan)).any()}

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from polymask.data import padding
 from polymask.training.module import Training
 
 
@@ -126,6 +127,8 @@ class Meter(pl.Callback):
         self, trainer: pl.Trainer, module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._add({**module.terms, "loss": module.loss})
+        if module.dataset.lengths is not None:
+            self._add({"padding": padding(batch)})
         if not module.stepped:
             return
         self._add({"grad_norm": module.grad_norm})
@@ -137,6 +140,7 @@ class Meter(pl.Callback):
             return
         means = self._means(trainer)
         seconds = time.perf_counter() - self._since  # the means have waited for the device
+        padded = {"padding": means.pop("padding")} if "padding" in means else {}
         assert module.loader is not None
         self.row = {
             "loss": means.pop("loss"),
@@ -145,6 +149,7 @@ class Meter(pl.Callback):
             "grad_norm": means["grad_norm"],
             "samples_per_second": self._steps * module.plan.batch_size / seconds,
             "data_wait": min((module.loader.waited - self._waited) / seconds, 1.0),
+            **padded,
         }
         for watch in watches:
             self.row |= watch(trainer, module, done)

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from polymask.errors import UserError
 
-ALTERNATIVES = (("steps", "epochs"), ("warmup_steps", "warmup_epochs"), ("lr", "base_lr"))
+ALTERNATIVES = (
+    *(("steps", "epochs"), ("warmup_steps", "warmup_epochs")),
+    *(("lr", "base_lr"), ("batch_tokens", "batch_size")),
+)
 """Options that say the same thing in two ways: giving one takes back the other."""
 
 SAME_RUN = frozenset(
@@ -28,6 +31,8 @@ class TrainOptions:
         steps: optimiser steps; or give epochs.
         epochs: passes over the training data, fractions allowed; 100 when neither is given.
         batch_size: samples per optimiser step, over all devices and accumulated parts together.
+        batch_tokens: in place of batch_size, as many samples of like length as have so many tokens together,
+            padding included; counted as the data set counts lengths, e.g. ids of text, samples of sound.
         base_lr: peak learning rate per 256 samples: the peak is base_lr * batch_size / 256.
         lr: peak learning rate as it is; replaces base_lr.
         min_lr: learning rate that the cosine ends at.
@@ -57,6 +62,7 @@ class TrainOptions:
     steps: int | None = None
     epochs: float | None = None
     batch_size: int = 256
+    batch_tokens: int | None = None
     base_lr: float = 1e-3
     lr: float | None = None
     min_lr: float = 0.0
@@ -84,7 +90,7 @@ class TrainOptions:
         for one, other in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"both {one} and {other} are given: give one of them")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "nodes"):
+        for name in ("steps", "epochs", "batch_size", "batch_tokens", "accumulate", "nodes"):
             self._require(name, "more than 0", lambda value: value > 0)
         for name in ("checkpoint_every", "log_every", "probe_every"):
             self._require(name, "more than 0", lambda value: value > 0)
@@ -98,7 +104,7 @@ class TrainOptions:
             raise UserError(f"betas={self.betas}: give two numbers in [0, 1)")
         if self.schedule not in ("cosine", "constant"):
             raise UserError(f"schedule={self.schedule!r}: choose cosine or constant")
-        if self.batch_size % self.accumulate:
+        if self.batch_tokens is None and self.batch_size % self.accumulate:
             raise UserError(
                 f"a batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts: "
                 "choose --accumulate that divides --batch_size"

@@ -6,7 +6,9 @@ same samples meet in a step, and in a part of it, on any number of processes. A 
 samples has each step drawn by those weights instead, from the seed and the step alone.
 
 Samples that differ in length meet others of like length in a step, so that little is padded: each
-window of a few dozen steps is sorted by length, and the steps within it are shuffled.
+window of a few dozen steps is sorted by length, and the steps within it are shuffled. Where a step has
+a number of tokens in place of a number of samples, buckets of like length make its batches, and each
+epoch has as many steps.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.utils.data import Sampler
 
 from polymask.errors import UserError
 from polymask.step import Step
+from polymask.training.buckets import Buckets
 from polymask.training.plan import Plan
 
 Key = tuple[int, int]
@@ -100,6 +103,31 @@ class Order:
             start, count = start + len(picked), count - len(picked)
         return found
 
+    def step(self, step: int) -> list[Key]:
+        """Keys of one step."""
+        return self.keys(step * self.batch_size, self.batch_size)
+
+
+class TokenOrder:
+    """The stream of batches of about equal tokens.
+
+    Args:
+        seed: of the order.
+        buckets: that batches are made of.
+    """
+
+    def __init__(self, seed: int, buckets: Buckets) -> None:
+        self.seed, self.buckets = seed, buckets
+        self._epoch: tuple[int, list[Tensor]] = (-1, [])
+
+    def step(self, step: int) -> list[Key]:
+        """Keys of one step."""
+        epoch, place = divmod(step, len(self.buckets))
+        if epoch != self._epoch[0]:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            self._epoch = epoch, self.buckets.epoch(generator)
+        return [(epoch, sample) for sample in self._epoch[1][place].tolist()]
+
 
 class Batches(Sampler[list[Key]]):
     """What one process computes, part by part, from a step of the plan to its end.
@@ -121,24 +149,31 @@ class Batches(Sampler[list[Key]]):
         lengths: Tensor | None = None,
     ) -> None:
         self.plan, self.rank, self.start, self.weights = plan, rank, start, weights
-        self.order = Order(plan.samples, plan.options.seed, lengths, plan.batch_size)
-        self._drawn: tuple[int, Tensor | None] = (-1, None)
+        seed, tokens = plan.options.seed, plan.options.batch_tokens
+        self.order: Order | TokenOrder
+        if tokens is None:
+            self.order = Order(plan.samples, seed, lengths, plan.batch_size)
+        else:
+            assert lengths is not None
+            self.order = TokenOrder(seed, Buckets(lengths, tokens, plan.pieces))
+        self._last: tuple[int, list[Key]] = (-1, [])
 
     def keys(self, step: int, part: int) -> list[Key]:
         """This process's share of one part of a step."""
-        plan = self.plan
-        offset = (part * plan.world + self.rank) * plan.part
-        drawn = self._draw(step)
-        if drawn is None:
-            return self.order.keys(step * plan.batch_size + offset, plan.part)
-        return [(step, sample) for sample in drawn[offset : offset + plan.part].tolist()]
+        if step != self._last[0]:
+            self._last = step, self._all(step)
+        keys, pieces = self._last[1], self.plan.pieces
+        mine = part * self.plan.world + self.rank
+        return keys[len(keys) * mine // pieces : len(keys) * (mine + 1) // pieces]
 
-    def _draw(self, step: int) -> Tensor | None:
-        """The samples of a step where they are weighed, drawn once for all its parts."""
-        if step != self._drawn[0]:
-            weights = self.weights(Step(step, self.plan.total, self.plan.options.seed))
-            self._drawn = step, None if weights is None else draw_weighted(weights.cpu(), self.plan, step)
-        return self._drawn[1]
+    def _all(self, step: int) -> list[Key]:
+        """The keys of a step, of all its parts and processes."""
+        weights = self.weights(Step(step, self.plan.total, self.plan.options.seed))
+        if weights is None:
+            return self.order.step(step)
+        if self.plan.options.batch_tokens is not None:
+            raise UserError("this system weighs samples, and draws so many at a time: give --batch_size")
+        return [(step, sample) for sample in draw_weighted(weights.cpu(), self.plan, step).tolist()]
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step in range(self.start, self.plan.total):

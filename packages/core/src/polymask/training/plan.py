@@ -6,7 +6,10 @@ import math
 import warnings
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from polymask.errors import UserError
+from polymask.training.buckets import Buckets
 from polymask.training.options import TrainOptions
 
 
@@ -18,7 +21,8 @@ class Plan:
         options: what was asked for.
         samples: size of the training split.
         world: processes that train together.
-        batch_size: samples per optimiser step, over all processes and parts.
+        batch_size: samples per optimiser step, over all processes and parts; on average, rounded, where
+            batches are made by their tokens.
         total: optimiser steps of the whole run.
         warmup: steps of linear warm-up.
         checkpoint_every: steps between checkpoints.
@@ -33,9 +37,14 @@ class Plan:
     checkpoint_every: int
 
     @property
+    def pieces(self) -> int:
+        """Parts of a step that are computed one by one, over all processes."""
+        return self.world * self.options.accumulate
+
+    @property
     def part(self) -> int:
         """Samples that one process computes at a time."""
-        return self.batch_size // (self.world * self.options.accumulate)
+        return self.batch_size // self.pieces
 
     @property
     def peak(self) -> float:
@@ -53,35 +62,35 @@ class Plan:
         return low + (self.peak - low) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def make_plan(options: TrainOptions, samples: int, world: int = 1) -> Plan:
+def make_plan(options: TrainOptions, samples: int, world: int = 1, lengths: Tensor | None = None) -> Plan:
     """Work out a plan.
 
     A batch larger than the data is made smaller, with a warning, since a sample that occurs twice
     in one batch would be masked alike both times.
 
+    Args:
+        options: what was asked for.
+        samples: size of the training split.
+        world: processes that train together.
+        lengths: int64 ``[samples]`` where they differ in length.
+
     Raises:
-        UserError: no data, or a batch that does not divide among processes and parts.
+        UserError: no data, a batch that does not divide among processes and parts, or tokens asked for
+            where lengths are not known.
     """
     if samples == 0:
         raise UserError("the training split is empty")
-    pieces = world * options.accumulate
-    batch_size = options.batch_size
-    if batch_size % pieces:
-        near = max(round(batch_size / pieces), 1) * pieces
+    if options.batch_tokens is None:
+        batch_size = _batch_size(options, samples, world * options.accumulate)
+        steps_per_epoch = samples / batch_size
+    elif lengths is None:
         raise UserError(
-            f"a batch of {batch_size} does not divide among {world} processes times {options.accumulate} "
-            f"parts: choose --batch_size {near}, or another --accumulate"
+            f"batch_tokens={options.batch_tokens}: this data set does not tell how long its samples are; "
+            "give --batch_size"
         )
-    if batch_size > samples:
-        batch_size = samples // pieces * pieces
-        if not batch_size:
-            raise UserError(f"{samples} samples are too few for {pieces} parts of a batch: use fewer")
-        warnings.warn(
-            f"a batch of {options.batch_size} is more than the {samples} samples there are: "
-            f"batches of {batch_size} it is",
-            stacklevel=2,
-        )
-    steps_per_epoch = samples / batch_size
+    else:
+        steps_per_epoch = len(Buckets(lengths, options.batch_tokens, world * options.accumulate))
+        batch_size = max(round(samples / steps_per_epoch), 1)
     epochs = 100.0 if options.epochs is None else options.epochs
     total = options.steps or max(round(epochs * steps_per_epoch), 1)
     if options.warmup_steps is not None:
@@ -97,3 +106,23 @@ def make_plan(options: TrainOptions, samples: int, world: int = 1) -> Plan:
         )
     every = options.checkpoint_every or min(max(total // 20, 1), 1000)
     return Plan(options, samples, world, batch_size, total, warmup, every)
+
+
+def _batch_size(options: TrainOptions, samples: int, pieces: int) -> int:
+    batch_size = options.batch_size
+    if batch_size % pieces:
+        near = max(round(batch_size / pieces), 1) * pieces
+        raise UserError(
+            f"a batch of {batch_size} does not divide among {pieces // options.accumulate} processes times "
+            f"{options.accumulate} parts: choose --batch_size {near}, or another --accumulate"
+        )
+    if batch_size > samples:
+        batch_size = samples // pieces * pieces
+        if not batch_size:
+            raise UserError(f"{samples} samples are too few for {pieces} parts of a batch: use fewer")
+        warnings.warn(
+            f"a batch of {options.batch_size} is more than the {samples} samples there are: "
+            f"batches of {batch_size} it is",
+            stacklevel=3,
+        )
+    return batch_size

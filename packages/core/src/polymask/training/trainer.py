@@ -94,7 +94,8 @@ def fit(
         guard, signals = Guard(folder / "failed", options.log_every), Signals(options.log_every)
         precision = environment.precision_for(options, system)
         trainer = _make_trainer(options, precision, folder)
-        plan = make_plan(options, len(samples), trainer.world_size)
+        lengths = data.lengths("train") if hasattr(data, "lengths") else None
+        plan = make_plan(options, len(samples), trainer.world_size, lengths)
         config = config_of(system, data, options) if config is None else plain(config)
         about = _about(system, plan, precision, config)
         begun = resume and (folder / CHECKPOINT).is_file()
@@ -117,7 +118,6 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
-        lengths = data.lengths("train") if hasattr(data, "lengths") else None
         module = Training(system.train(), Keyed(samples, options.seed, lengths), plan)
         if options.compile:
             system.compile()
@@ -177,6 +177,7 @@ def _about(system: System, plan: Plan, precision: str, config: Mapping[str, Any]
         **options,
         "precision": precision,
         "batch_size": plan.batch_size,
+        "batch_tokens": plan.options.batch_tokens,
         "samples": plan.samples,
         "steps": plan.total,
         "warmup_steps": plan.warmup,
