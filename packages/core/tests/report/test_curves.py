@@ -29,18 +29,17 @@ def curves(rows=None):
 
 def test_a_line_is_read_from_rows_that_were_probed():
     rows = [
-        {"step": 5, "samples_per_second": 10.0},
-        {"step": 10, "samples_per_second": 20.0, "kNN": 0.5, "linear": 0.6},
-        {"step": 15, "samples_per_second": 5.0, "kNN": 0.7, "linear": 0.8},
+        {"step": 5, "seconds": 2.0},
+        {"step": 10, "seconds": 1.0, "kNN": 0.5, "linear": 0.6},
+        {"step": 15, "seconds": 4.0, "kNN": 0.7, "linear": 0.8},
     ]
-    # 5 steps of 4 samples each: 20 samples at 10, 20 and 5 per second
-    assert line_of(rows, 4) == {
+    assert line_of(rows) == {
         "steps": [10, 15],
         "seconds": [2.0 + 1.0, 2.0 + 1.0 + 4.0],
         "kNN": [0.5, 0.7],
         "linear": [0.6, 0.8],
     }
-    assert line_of(rows[:1], 4) == {}
+    assert line_of(rows[:1]) == {}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from polymask.registry import default_registry
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
 from polymask.run import CHECKPOINT, CONFIG, Run, build_from_config, plain, train_options
-from polymask.training import TrainOptions, fit
+from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.rehearsal import rehearse
 from polymask.wiring import full_names, layer, nest, preset_options
@@ -97,9 +97,9 @@ def compare(
         folders[label].append(folder.name)
         if turn == 0 and found is not None:
             reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
-    sizes = {label: _options_of(merged).batch_size for label, merged in configs.items()}
-    curves = _curves(out, folders, sizes)
-    result = Comparison(dict(config), dict(variants), seeds, values, reference, rivals, folders, curves)
+    result = Comparison(
+        dict(config), dict(variants), seeds, values, reference, rivals, folders, _curves(out, folders)
+    )
     _write(result, out, probe)
     return result
 
@@ -118,7 +118,8 @@ def _configs(
         merged.pop("seed", None)
         if not merged.get("system"):
             raise UserError(f"variant {label!r} names no system")
-        options = _options_of(merged)
+        below = preset_options(registry.find("systems", merged["system"]), merged.get("preset"), registry)
+        options = train_options(below, merged)
         whole[label] = merged
         budgets[label] = {
             key: getattr(options, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
@@ -136,17 +137,10 @@ def _configs(
     return whole
 
 
-def _options_of(config: Config) -> TrainOptions:
-    """How a whole configuration is trained, its preset included."""
-    registry = default_registry()
-    part = registry.find("systems", config["system"])
-    return train_options(preset_options(part, config.get("preset"), registry), config)
-
-
-def _curves(out: Path, folders: Mapping[str, list[str]], sizes: Mapping[str, int]) -> Curves | None:
+def _curves(out: Path, folders: Mapping[str, list[str]]) -> Curves | None:
     """Accuracies on the way, None where a run was not probed there."""
     lines = {
-        label: [line_of(read_metrics(out / name / "metrics.csv"), sizes[label]) for name in names]
+        label: [line_of(read_metrics(out / name / "metrics.csv")) for name in names]
         for label, names in folders.items()
     }
     return Curves(lines) if all(line for found in lines.values() for line in found) else None

@@ -23,20 +23,18 @@ Line = Mapping[str, Sequence[float]]
 """Columns of one run: what it had taken, ``steps`` and ``seconds``, and the accuracies it had reached."""
 
 
-def line_of(rows: Sequence[Mapping[str, float]], batch_size: int) -> dict[str, list[float]]:
+def line_of(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """The curve of a run that was probed on the way, no columns where it was not.
 
     Args:
-        rows: of ``metrics.csv``. Seconds are those of training alone, without probes and start.
-        batch_size: samples per step.
+        rows: of ``metrics.csv``; seconds are those of training alone, without probes and start.
     """
     line: dict[str, list[float]] = {STEPS: [], SECONDS: [], **{method: [] for method in METHODS}}
-    seconds, last = 0.0, 0.0
+    seconds = 0.0
     for row in rows:
-        seconds += (row["step"] - last) * batch_size / row["samples_per_second"]
-        last = row["step"]
+        seconds += row["seconds"]
         if METHODS[0] in row:
-            for name, value in ((STEPS, last), (SECONDS, seconds), *((m, row[m]) for m in METHODS)):
+            for name, value in ((STEPS, row["step"]), (SECONDS, seconds), *((m, row[m]) for m in METHODS)):
                 line[name].append(value)
     return line if line[STEPS] else {}
 

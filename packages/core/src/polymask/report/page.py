@@ -37,7 +37,7 @@ from polymask.wiring import preset_options
 
 SAMPLES, SIDE = 8, 168
 
-SPEED = ("lr", "grad_norm", "samples_per_second", "data_wait", "padding")
+SPEED = ("lr", "grad_norm", "seconds", "samples_per_second", "data_wait", "padding")
 """Columns of ``metrics.csv`` that are neither losses nor measures of features."""
 
 Metrics = dict[str, list[float]]

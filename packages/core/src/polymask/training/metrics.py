@@ -147,6 +147,7 @@ class Meter(pl.Callback):
             **{name: value for name, value in means.items() if name != "grad_norm"},
             "lr": module.plan.lr(done - 1),
             "grad_norm": means["grad_norm"],
+            "seconds": seconds,
             "samples_per_second": self._steps * module.plan.batch_size / seconds,
             "data_wait": min((module.loader.waited - self._waited) / seconds, 1.0),
             **padded,
