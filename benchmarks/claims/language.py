@@ -10,7 +10,7 @@ from claims.claim import Claim
 GLOSSES: dict[str, Any] = {"name": "language/glosses", "vocab_size": 2048, "length": 32}
 TAGGED: dict[str, Any] = {**GLOSSES, "tags": True}
 SIZE = {"encoder.depth": 2}
-BUDGET = {"steps": 1500, "batch_size": 64, "lr": 3e-3}
+BUDGET = {"steps": 1000, "batch_size": 64, "lr": 3e-3}
 EVALUATIONS = (
     {"name": "language/perplexity", "limit": 500, "stride": 8},
     {"name": "language/minimal-pairs", "limit": 150, "stride": 8},

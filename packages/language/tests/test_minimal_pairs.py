@@ -15,16 +15,14 @@ from polymask_language.datasets.lines import Lines
 from polymask_language.minimal_pairs import RULES, MinimalPairs, Pair, scores, spoiled
 
 CASES = {
-    "a or an": {
-        "the act of an owl": "the act of a owl",
-        "a small tree": "an small tree",
-        "vitamin a": None,
-    },
+    "a": {"the act of a owner in an act": "the act of an owner in an act", "vitamin a": None, "an owl": None},
+    "an": {"the act of an owl": "the act of a owl", "a tree": None},
     "one noun": {
         "the work of a person who sings": "the work of a persons who sings",
         "intended for use in a factory": "intended for use in a factories",
         "each church of the town": "each churches of the town",
         "a large house": None,
+        "each beautiful of its kind": None,
         "a tree grows": None,
     },
     "many nouns": {
@@ -33,19 +31,24 @@ CASES = {
         "one of several classes": "one of several class",
         "two large trees": None,
     },
-    "verb of a clause": {
+    "verb of one": {
         "a person who makes shoes": "a person who make shoes",
         "an animal that has wings": "an animal that have wings",
         "someone who carries letters": "someone who carry letters",
         "a person who teaches": "a person who teach",
+        "a person who went away": None,
+        "a person who quickly runs": None,
+        "a place that trees grow in": None,
+        "the fact that it rains": None,
+        "a genus that was lost": None,  # it ends in s, so its number is not told
+        "plants that are green": None,
+    },
+    "verb of many": {
         "plants that are green": "plants that is green",
         "people who live in tents": "people who lives in tents",
         "people who lived in tents": None,
-        "a person who went away": None,
-        "a person who quickly runs": None,
-        "the fact that it rains": None,
-        "a genus that was lost": None,  # it ends in s, so its number is not told
         "those who could go": None,
+        "a person who makes shoes": None,
     },
 }
 
@@ -67,7 +70,7 @@ def test_points_of_a_pair() -> None:
     assert low is not None and high is not None and low < 2.5 / 4 < high
 
 
-SENTENCES = [f"{a} {b} that {c} here, of a {d}; any of various {d}s"
+SENTENCES = [f"{a} {b} that {c} here, of a {d} or an owner; any of various {d}s that are old"
              for a, b in (("a", "person"), ("an", "animal"))
              for c in ("makes", "carries", "is", "has")
              for d in ("house", "tree", "boat", "king")]  # fmt: skip
@@ -110,18 +113,29 @@ def test_texts_are_scored_whole_by_frequencies_and_by_a_model(
     assert 0 < rows["frequency alone"]["minimal pairs"] < 1
     for found in rows.values():
         assert found["minimal pairs"] == pytest.approx(sum(expected) / len(expected))
-        assert found["many nouns"] == pytest.approx(sum(expected[16:24]) / 8)
+        assert found["many nouns"] == pytest.approx(sum(expected[24:32]) / 8)
 
 
 def test_a_causal_model_is_asked_for_what_comes_next(data: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     system: Any = build("language/meap", preset="tiny", facts=data.provides)
     asked: list[int] = []
+    strides: set[int | None] = set()
     surprise = system.surprise
-    system.surprise = lambda batch, stride: asked.append(len(batch["text"])) or surprise(batch, stride)
-    found = list(MinimalPairs(batch_size=16)(opened(data, system, monkeypatch)))
-    assert sum(asked) == 2 * 2 * 32 and {score.row for score in found} >= {"pre-trained", "untrained"}
+
+    def spied(batch: dict[str, torch.Tensor], stride: int | None) -> torch.Tensor:
+        asked.append(len(batch["text"]))
+        strides.add(stride)
+        return surprise(batch, stride)
+
+    system.surprise = spied
+    found = list(MinimalPairs(batch_size=16, stride=3)(opened(data, system, monkeypatch)))
+    assert (
+        strides == {3}
+        and sum(asked) == 2 * 2 * 48
+        and {score.row for score in found} >= {"pre-trained", "untrained"}
+    )
     one = torch.tensor([2, *data.vocabulary.encode([SENTENCES[0]])[0].ids, 3])
-    nats = system.surprise({"text": one[None]}, None)[0]
+    nats = surprise({"text": one[None]})[0]
     logits = system.encoder.logits(system.see(one[None], system.tokenizer({"text": one[None]})))[0]
     each = torch.nn.functional.cross_entropy(logits[:-2], one[1:-1], reduction="none")
     torch.testing.assert_close(nats.nansum(), each.sum())

@@ -2,8 +2,8 @@
 
 Pairs are made by rule from the held-out text of a run, which is English as it was written and which the run
 has not been trained on; one word differs. BLiMP (Warstadt et al. 2020, arXiv 1912.00582) has templates
-of 67 kinds; here are four that occur in any text: the article before a sound, the number of a noun
-after one and after many, the number of the verb of a clause.
+of 67 kinds; here are six that occur in any text: each article before its sounds, the number of a noun
+after one and after many, and of the verb of a clause about one and about many.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
     """Where one word can be made wrong.
 
     Args:
-        pattern: its last group is the word.
+        pattern: its group is the word.
         change: the word made wrong; None where the rule does not hold after all.
     """
 
@@ -100,8 +100,8 @@ class MinimalPairs:
             UserError: the texts give none.
         """
         found: dict[str, list[Pair]] = {}
-        for kind, rules in RULES.items():
-            made = [pair for text in texts if (pair := spoiled(text, rules)) is not None]
+        for kind, rule in RULES.items():
+            made = [pair for text in texts if (pair := spoiled(text, rule)) is not None]
             count = min(self.limit, len(made))
             if count:
                 found[kind] = [made[i * len(made) // count] for i in range(count)]
@@ -155,24 +155,18 @@ def encoded(texts: Sequence[str], data: Any) -> list[dict[str, Tensor]]:
     ]
 
 
-def spoiled(text: str, rules: Sequence[Rule]) -> Pair | None:
+def spoiled(text: str, rule: Rule) -> Pair | None:
     """A text and the same with a mistake, at the first place where a rule applies."""
-    for rule in rules:
-        for match in rule.pattern.finditer(text):
-            wrong = rule.change(match[match.lastindex or 0])
-            if wrong is not None:
-                start, stop = match.span(match.lastindex or 0)
-                return Pair(text, text[:start] + wrong + text[stop:])
+    for match in rule.pattern.finditer(text):
+        wrong = rule.change(match[1])
+        if wrong is not None:
+            return Pair(text, text[: match.start(1)] + wrong + text[match.end(1) :])
     return None
 
 
 # ------------------------------------------------------------------------------ the rules
 
 _IRREGULAR = {"is": "are", "was": "were", "has": "have", "does": "do"}
-
-
-def _other_article(article: str) -> str:
-    return "a" if article == "an" else "an"
 
 
 def _more(word: str) -> str | None:
@@ -232,16 +226,17 @@ def _without_s(word: str) -> str:
 _ONE, _MANY = r"(?:an?|each|every|another)", r"(?:many|several|various|two|three|four|few|numerous)"
 _NEXT = r"(?= (?:who|that|which|of|in|on|for|with|to|from|by)\b|[,;.)]|$)"
 
-RULES: dict[str, Sequence[Rule]] = {
-    "a or an": [Rule(re.compile(r"\b(an?)(?= [a-z]{3})"), _other_article)],
-    "one noun": [Rule(re.compile(rf"\b{_ONE} ([a-z]{{3,}}){_NEXT}"), _more)],
-    "many nouns": [Rule(re.compile(rf"\b{_MANY} ([a-z]{{4,}}){_NEXT}"), _fewer)],
-    "verb of a clause": [
-        Rule(
-            re.compile(r"\b(?:an? [a-z]*[^s\W]|someone|one|person) (?:who|that) ([a-z]+)\b"),
-            _without_agreement,
-        ),
-        Rule(re.compile(r"\b(?:people|those|[a-z]{3,}[^s\W]s) (?:who|that) ([a-z]+)\b"), _with_agreement),
-    ],
+RULES: dict[str, Rule] = {
+    "a": Rule(re.compile(r"\b(a)(?= [a-z]{3})"), lambda word: "an"),
+    "an": Rule(re.compile(r"\b(an)(?= [a-z]{3})"), lambda word: "a"),
+    "one noun": Rule(re.compile(rf"\b{_ONE} ([a-z]{{3,}}){_NEXT}"), _more),
+    "many nouns": Rule(re.compile(rf"\b{_MANY} ([a-z]{{4,}}){_NEXT}"), _fewer),
+    "verb of one": Rule(
+        re.compile(r"\b(?:an? [a-z]*[^s\W]|someone|one|person) (?:who|that) ([a-z]+)\b"), _without_agreement
+    ),
+    "verb of many": Rule(
+        re.compile(r"\b(?:people|those|[a-z]{3,}[^s\W]s) (?:who|that) ([a-z]+)\b"), _with_agreement
+    ),
 }
-"""By kind, what is looked for in turn."""
+"""By kind, where one word can be made wrong. They come in twos, of which one is the reverse of the other:
+whoever goes by how frequent or how long a word is is right about one and wrong about the other."""

@@ -159,7 +159,10 @@ class CLIMB(System):
         super().__init__()
         if not 0 < least <= 1:
             raise UserError(f"least must be a share above 0 and up to 1, got {least}")
-        self.windows = {"host": host_window, **({"classes": class_window} if class_window else {})}
+        windows = {"host": host_window, "classes": class_window}
+        self.windows: dict[str, Window] = {
+            unit: (window[0], window[1]) for unit, window in windows.items() if window is not None
+        }
         confirm_covered(self.windows.values())
         self.host, self.unused = host, {f"host.{n}": why for n, why in host.unused.items()}  # type: ignore[misc]
         for name in ("surprise", "perplexity", "relevance"):  # what evaluations ask language systems for
