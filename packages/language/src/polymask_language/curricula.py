@@ -1,17 +1,17 @@
-"""Curricula for any language system: which words it knows, which samples it is given, as time goes on.
+"""Curricula for any language system: which words it knows, which samples it is given, what it is asked.
 
-Both are functions of the step. A system that predicts words asks its ``known`` what it may see of them
+All are functions of the step. A system that predicts words asks its ``known`` what it may see of them
 and what it is to say, :func:`every_word` unless it is told otherwise; which samples are drawn is no
-concern of a system's ``forward`` at all. ``language/climb`` hosts any of them and sets both.
+concern of a system's ``forward`` at all. ``language/climb`` hosts any of them and sets all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask import Batch, Step, UserError
 from polymask.pacing import Pace
@@ -20,6 +20,7 @@ from polymask_language.tokenizers import TAGS
 
 By = Literal["ids", "part-of-speech", "both"]
 Order = Literal["unigram", "length", "source"]
+Window = tuple[float, float]
 
 
 class Known(Protocol):
@@ -163,3 +164,51 @@ def difficulty_of(file: str | None, by: Order, sources: Sequence[str] = ()) -> T
         )
     levels = torch.tensor([level[str(name)] for name in found["classes"]], dtype=torch.float64)
     return levels[torch.from_numpy(found["label"])]
+
+
+class Windows:
+    """When each unit of a loss counts: shares of the run, both ends included.
+
+    Args:
+        windows: by unit; None for units that never count.
+
+    Raises:
+        UserError: one is no window, or a part of the run has no unit.
+    """
+
+    def __init__(self, windows: Mapping[str, Window | None]) -> None:
+        self.windows: dict[str, Window] = {
+            unit: (window[0], window[1]) for unit, window in windows.items() if window is not None
+        }
+        until = 0.0
+        for start, end in sorted(self.windows.values()):
+            if not 0 <= start < end <= 1:
+                raise UserError(f"a window is two shares of the run, 0 <= from < to <= 1, got {(start, end)}")
+            if start > until:
+                raise UserError(f"nothing is trained between {until} and {start} of the run: widen a window")
+            until = max(until, end)
+        if until < 1:
+            raise UserError(f"nothing is trained from {until} of the run on: widen a window")
+
+    def active(self, unit: str, step: Step) -> bool:
+        """Whether a unit counts at a step."""
+        if unit not in self.windows:
+            return False
+        start, end = self.windows[unit]
+        return start <= step.progress <= end
+
+
+def warming(module: nn.Module, taken: set[int], window: Window) -> list[dict[str, Any]]:
+    """Parameters of a module in groups whose learning rate rises over the first tenth of a window."""
+    start, end = window
+
+    def scale(step: Step) -> float:
+        done = step.index + 1 - start * step.total
+        return min(max(done / max(0.1 * (end - start) * step.total, 1), 0.0), 1.0)
+
+    left = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in left if p.ndim > 1], "lr_scale": scale},
+        {"params": [p for p in left if p.ndim <= 1], "lr_scale": scale, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

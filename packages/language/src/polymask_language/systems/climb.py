@@ -5,33 +5,37 @@ it is given, which masked predictions it is asked for.
 
     polymask pretrain language/climb --preset small --data glosses
     polymask pretrain language/climb --preset small --data glosses --words null --order null
-    polymask pretrain language/climb --data file:words.txt --data.tags true --host language/meap
+    polymask evaluate RUN language/minimal-pairs
 
-The paper finds no consistent gain over the same model without curricula: expect none. While words are
-unknown, "unknown" is the answer to most questions and the loss is low; it rises as words become known, and
-never tells of learning. Compare perplexities of held-out text (``language/perplexity``) and minimal
-pairs (``language/minimal-pairs``): both are of the whole vocabulary.
+Word classes have a masked copy of the batch of their own, which costs a second pass of the encoder. The
+paper finds no consistent gain over the same model without
+curricula: expect none. While words are unknown, "unknown" is the answer to most questions and the loss is
+low; it rises as words become known, and never tells of learning. Compare perplexities of held-out text
+(``language/perplexity``) and minimal pairs: both are of the whole vocabulary.
 
 It hosts another system, as vision/mto does, because two of the three curricula are no concern of what is
 hosted: samples are drawn by ``sample_weights``, and word classes are one more loss on the same encoder. For
 the third, language systems ask ``known`` what they may see of words and what they are to say
 (:mod:`polymask_language.curricula`). So mlm, meap and prop take on all three, and have no option for any.
 
+Another host brings its own options: ``--host language/meap --host.encoder.dim 128``.
+
 The map to unknown comes after masking, as in the published code: what is hard and masked is still masked,
 and "unknown" is what is to be said there; a random word that stands in for another may itself be unknown.
-Other than in that code, special tokens and classes are never mapped, and word classes that ``both`` would
-never admit are known from the end of the window on. A sample is drawn or not, all alike: weights that
-prefer the hard among the admitted, an option of the code, are left out. So is self-perplexity, which
-re-ranks samples by the model itself every 25,000 steps: what is drawn would not be a function of the step,
-and a resumed run would differ.
+Other than in that code, special tokens and classes are never mapped; words that ``both`` would never admit
+are known from the end of the window on; and documents are packed whole, not joined and cut. A sample is
+drawn or not, all alike: weights that prefer the hard among the admitted, an option of the code, are left
+out. So is self-perplexity, which re-ranks samples by the model itself every 25,000 steps: what is drawn
+would not be a function of the step, and a resumed run would differ.
 
 Unverified, and chosen here: weight decay (0.01); the schedule of the learning rate is the trainer's
 cosine (the code's is linear), times a warm-up of each head's own over the first tenth of its window; the
 tagger, which is the lexicon of :mod:`polymask_language.speech` and sees no context.
 
-With word classes, ``torch.compile`` breaks where mlm does, and anew for each value of the pace: compile
-the encoder (``system.encoder``) instead. Heads out of their window get no gradient: on several
-processes that needs ``--strategy ddp_find_unused_parameters_true``.
+``torch.compile`` breaks where hidden tokens are gathered, as in mlm, and begins anew with each value of the
+pace, a Python number. The encoder compiles whole: ``system.encoder.compile(fullgraph=True)``. Heads out of
+their window get no gradient: on several processes that needs ``--strategy
+ddp_find_unused_parameters_true``.
 
 Shapes: B samples, N tokens, K hidden ones of a row at most, D width, C classes.
 """
@@ -39,24 +43,31 @@ Shapes: B samples, N tokens, K hidden ones of a row at most, D width, C classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
 from polymask.pacing import Curve, Pace
 from polymask.protocols import Masking, Objective, Shown, Target
 from polymask.wiring import over
 from polymask_language.corruption import STREAM, corrupt
-from polymask_language.curricula import By, EasyFirst, Order, Vocabulary, difficulty_of
+from polymask_language.curricula import (
+    By,
+    EasyFirst,
+    Order,
+    Vocabulary,
+    Window,
+    Windows,
+    difficulty_of,
+    warming,
+)
 from polymask_language.display import compare_classes
 from polymask_language.heads import ClassHead
 from polymask_language.systems.mlm import MLM
 from polymask_language.tokenizers import draw, maskable
-
-Window = tuple[float, float]
 
 CLASSES = 16
 """Stream of the masks of word classes, away from those of hosts."""
@@ -159,11 +170,7 @@ class CLIMB(System):
         super().__init__()
         if not 0 < least <= 1:
             raise UserError(f"least must be a share above 0 and up to 1, got {least}")
-        windows = {"host": host_window, "classes": class_window}
-        self.windows: dict[str, Window] = {
-            unit: (window[0], window[1]) for unit, window in windows.items() if window is not None
-        }
-        confirm_covered(self.windows.values())
+        self.units = Windows({"host": host_window, "classes": class_window})
         self.host, self.unused = host, {f"host.{n}": why for n, why in host.unused.items()}  # type: ignore[misc]
         for name in ("surprise", "perplexity", "relevance"):  # what evaluations ask language systems for
             if hasattr(host, name):
@@ -196,16 +203,11 @@ class CLIMB(System):
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        if self.active("host", step):
+        if self.units.active("host", step):
             losses |= self.host(batch, step)
-        if self.active("classes", step):
+        if self.units.active("classes", step):
             losses["word classes"] = self.classify(batch, step)
         return losses
-
-    def active(self, unit: str, step: Step) -> bool:
-        """Whether a unit's loss counts at a step."""
-        start, end = self.windows.get(unit, (2.0, 2.0))
-        return start <= step.progress <= end
 
     def classify(self, batch: Batch, step: Step) -> Tensor:
         """The loss of the classes of hidden words, on a masked copy of the batch of its own."""
@@ -249,13 +251,13 @@ class CLIMB(System):
         own = self.host.parameter_groups()
         taken = {id(p) for group in own for p in group["params"]}
         taken |= {id(p) for p in self.encoder.parameters()}
-        groups = own + warming(self.host, taken, self.windows["host"])
+        groups = own + warming(self.host, taken, self.units.windows["host"])
         if self.class_head is not None:
-            groups += warming(self.class_head, set(), self.windows["classes"])
+            groups += warming(self.class_head, set(), self.units.windows["classes"])
         return groups
 
     def schedule(self, step: Step) -> dict[str, float]:
-        found = {f"{name} loss": float(self.active(name, step)) for name in self.windows}
+        found = {f"{name} loss": float(self.units.active(name, step)) for name in self.units.windows}
         if self.samples is not None:
             found["samples drawn"] = self.samples.pace(step)
         if self.words is not None:
@@ -315,37 +317,3 @@ class CLIMB(System):
             content = maskable(tokens, self.special_ids)
             found["unknown words"] = Mask(self.words.hard(tokens.ids, batch, step) & content, None, content)
         return found
-
-
-def confirm_covered(windows: Iterable[Window]) -> None:
-    """Refuse windows of objectives that leave a part of the run without any.
-
-    Raises:
-        UserError: they do, or one is no window.
-    """
-    until = 0.0
-    for start, end in sorted(windows):
-        if not 0 <= start < end <= 1:
-            raise UserError(f"a window is two shares of the run, 0 <= from < to <= 1, got {(start, end)}")
-        if start > until:
-            raise UserError(f"nothing is trained between {until} and {start} of the run: widen a window")
-        until = max(until, end)
-    if until < 1:
-        raise UserError(f"nothing is trained from {until} of the run on: widen a window")
-
-
-def warming(module: nn.Module, taken: set[int], window: Window) -> list[dict[str, Any]]:
-    """Parameters of a module in groups whose learning rate rises over the first tenth of a window."""
-    start, end = window
-
-    def scale(step: Step) -> float:
-        done = step.index + 1 - start * step.total
-        return min(max(done / max(0.1 * (end - start) * step.total, 1), 0.0), 1.0)
-
-    left = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-    rise: Callable[[Step], float] = scale
-    groups = [
-        {"params": [p for p in left if p.ndim > 1], "lr_scale": rise},
-        {"params": [p for p in left if p.ndim <= 1], "lr_scale": rise, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -15,7 +15,8 @@ BERT chooses positions with chance 15 % each, here it is 15 % exactly. Predictin
 second task, is left out, as in all that came after it.
 
 The head runs on hidden tokens alone. How many there are differs between rows, so the device is waited for
-once, to know the most, and ``torch.compile`` breaks its graph there.
+once, to know the most, and ``torch.compile`` breaks its graph there. The encoder compiles whole:
+``system.encoder.compile(fullgraph=True)``.
 
 Shapes: B samples, N tokens, K hidden ones of a row at most, D width, V vocabulary.
 """
