@@ -29,14 +29,18 @@ from polymask.report.comparison import Comparison
 
 ROOT = Path(__file__).parent.parent
 
-SAYS = {"higher": "supports", "lower": "contradicts", "no difference seen": "no difference seen"}
-"""What a difference to the first variant says about a claim that it is positive."""
+NOTHING = "no difference seen"
+SAYS = {
+    False: {"higher": "supports", "lower": "contradicts", NOTHING: NOTHING},
+    True: {"higher": "contradicts", "lower": "supports", NOTHING: NOTHING},
+}
+"""What a difference to the first variant says about a claim that it is better: higher, or lower."""
 
 
 def verdict(found: Comparison, claim: Claim) -> str:
     """Supports, no difference seen, contradicts, or mixed, by the variants that the claim is about."""
     seen = {found.verdict(label, claim.measure) for label in claim.about}
-    return SAYS[seen.pop()] if len(seen) == 1 else "mixed"
+    return SAYS[claim.lower][seen.pop()] if len(seen) == 1 else "mixed"
 
 
 def run(name: str, folder: Path | None = None) -> None:
@@ -106,7 +110,11 @@ def record(
     about = {
         "claim": claim.text,
         "verdict": verdict(found, claim),
-        "decided by": {"measure": claim.measure, "variants": list(claim.about)},
+        "decided by": {
+            "measure": claim.measure,
+            "better": "lower" if claim.lower else "higher",
+            "variants": list(claim.about),
+        },
         "command": command,
         "commit": environment["git"],
         "device": environment["device"],

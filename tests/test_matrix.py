@@ -50,7 +50,9 @@ REFUSED = {
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
+    ("language/mae", "language/words"): "does not tell which tokens make one",
     ("language/prop", "core/top-score"): "has no option 'score'",
+    ("language/prop", "language/rates"): "has no option 'score'",
     ("vision/mixedae", "core/top-score"): "has no option 'score'",
     ("vision/hpm", "core/pairwise"): "gives one number for all",
     ("vision/hpm", "core/standardised-mse"): "gives one number for all",

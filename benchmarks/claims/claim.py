@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ class Claim:
         config: what all runs share.
         variants: the first is what the others are compared to.
         about: variants that the claim says are better.
-        measure: the score that decides; the higher, the better.
+        measure: the score that decides.
+        lower: the lower it is, the better (perplexity); otherwise the higher.
         seeds: of the runs.
-        evaluation: beside the probes.
+        evaluation: beside the probes; one or several.
         probe: options of the probes.
         rows: encoded in a step, by variant, where the claim is about cost: runs are then probed on the way
             (``probe_every`` in ``config``), and compared at equal steps, rows and seconds.
@@ -29,7 +30,8 @@ class Claim:
     variants: Mapping[str, Mapping[str, Any]]
     about: tuple[str, ...]
     measure: str = "kNN"
+    lower: bool = False
     seeds: int = 3
-    evaluation: str | Mapping[str, Any] | None = None
+    evaluation: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)

@@ -129,8 +129,13 @@ def reconstruction(
         prediction: ``[B, N, T]``, read at hidden tokens only.
 
     Returns:
-        Columns by caption; the caption of the last names the statistics that went into it.
+        Columns by caption; the caption of the last names the statistics that went into it. A target of
+        what is no picture shows it itself, by ``show(prediction, tokens, mask)``.
     """
+    show: Any = getattr(target, "show", None)
+    if show is not None:
+        shown: dict[str, Tensor] = show(prediction, tokens, mask)
+        return shown
     inverse: Any = getattr(tokenizer, "inverse", None)
     if inverse is None:
         return {}

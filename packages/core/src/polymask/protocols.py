@@ -219,6 +219,10 @@ class System(nn.Module):
         """
         return None
 
+    def schedule(self, step: Step) -> Mapping[str, float]:
+        """What changes over the run by design, in [0, 1] by name, for a report to draw."""
+        return {}
+
     def pictures(self, batch: Batch, step: Step) -> Mapping[str, Tensor | Sequence[Shown]]:
         """What to show of the samples, by caption, for a report.
 

@@ -64,6 +64,18 @@ def trainer_options() -> frozenset[str]:
     return names() | {"data"}
 
 
+def over(name: str, host: Mapping[str, Any]) -> Options:
+    """A host's preset as one of the system that hosts it.
+
+    Args:
+        name: of the host.
+        host: its preset; its options go under ``host``, its data and training stay as they are.
+    """
+    kept = trainer_options()
+    options = {key if key.partition(".")[0] in kept else f"host.{key}": host[key] for key in host}
+    return {"host": name, **options}
+
+
 def preset_options(part: Part, preset: str | None, registry: Registry) -> Options:
     """A part's defaults, with a preset laid over them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from polymask import Mask, Step, System
-from polymask.report.page import Page, _by_depth
+from polymask.report.page import Page, _by_depth, _schedule
 from polymask.report.templates import render
 from polymask.trunk import Trunk, profile
 
@@ -37,3 +37,21 @@ def test_mask_tokens_are_measured_beside_what_a_system_measures_itself():
 
 def test_a_page_without_lines_has_no_such_section():
     assert "From block to block" not in render("page.html.j2", page=Page("t"), methods=(), caveat="")
+
+
+def test_what_changes_over_the_run_is_drawn_over_all_of_it():
+    asked = []
+
+    class Changing(System):
+        def schedule(self, step):
+            asked.append((step.index, step.total))
+            return {"half": step.progress / 2, "all": step.progress}
+
+    page = Page("t")
+    _schedule(page, Changing(), 90)
+    assert asked[0] == (0, 90) and asked[-1] == (90, 90)
+    (chart,) = page.curves
+    assert chart.title == "Schedule" and "half" in chart.svg and "all" in chart.svg
+    still = Page("t")
+    _schedule(still, System(), 90)
+    assert still.curves == []

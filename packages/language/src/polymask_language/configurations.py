@@ -10,21 +10,30 @@ import transformers
 
 from polymask import UserError
 
-BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "modernbert"), ("gpt2", "llama")
-FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert"), ("gpt2", "llama")
+FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "camembert")
 """Models whose places count from behind the id of padding."""
 
 _DROPOUT = {
     "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "roberta-prelayernorm": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "modernbert": ("attention_dropout", "mlp_dropout", "embedding_dropout"),
     "gpt2": ("attn_pdrop", "resid_pdrop", "embd_pdrop"),
     "llama": ("attention_dropout",),
 }
 # as published; ModernBERT and Llama have gates, and Llama's differs between sizes: that of TinyLlama
-_RATIO = {"bert": 4.0, "roberta": 4.0, "modernbert": 1.5, "gpt2": 4.0, "llama": 2.75}
+_RATIO = {
+    "bert": 4.0,
+    "roberta": 4.0,
+    "roberta-prelayernorm": 4.0,
+    "modernbert": 1.5,
+    "gpt2": 4.0,
+    "llama": 2.75,
+}
 _MORE: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
+    "roberta-prelayernorm": {"type_vocab_size": 1},
     "modernbert": {"cls_token_id": None, "sep_token_id": None},
 }
 

@@ -28,17 +28,54 @@ def compare(
         guess: int64 ``[B, N]``, predicted ids.
         caption: of the column.
     """
-    assert tokens.ids is not None
+    pieces, guesses = spelled(tokenizer_file, tokens), spelled(tokenizer_file, tokens, guess)
+    rows = zip(pieces, hidden, guesses, strict=True)
+    return {caption: [Words(text, row[: len(text)].tolist(), other) for text, row, other in rows]}
+
+
+def compare_classes(
+    tokenizer_file: str | None,
+    tokens: Tokens,
+    hidden: Tensor,
+    true: Tensor,
+    guess: Tensor,
+    names: Sequence[str],
+) -> dict[str, Sequence[Shown]]:
+    """A column of a report: hidden words with their classes, and the classes that were predicted.
+
+    Args:
+        tokenizer_file: of the vocabulary; without, tokens are shown as numbers.
+        tokens: the text.
+        hidden: bool ``[B, N]``.
+        true: int64 ``[B, N]``, classes.
+        guess: int64 ``[B, N]``, predicted ones.
+        names: of the classes.
+    """
+    rows = []
+    for text, *columns in zip(spelled(tokenizer_file, tokens), hidden, true, guess, strict=True):
+        row, right, said = (column[: len(text)].tolist() for column in columns)
+        pieces = [f"{p} ({names[k]})" if h else p for p, h, k in zip(text, row, right, strict=True)]
+        guesses = [p if k == g else f" ({names[g]})" for p, k, g in zip(pieces, right, said, strict=True)]
+        rows.append(Words(pieces, row, guesses))
+    return {"classes of hidden words, predictions beside": rows}
+
+
+def spelled(tokenizer_file: str | None, tokens: Tokens, ids: Tensor | None = None) -> list[list[str]]:
+    """What each token adds to the text, row by row, without padding.
+
+    Args:
+        tokenizer_file: of the vocabulary; without, tokens are shown as numbers.
+        tokens: the text.
+        ids: int64 ``[B, N]`` in place of those of the tokens.
+    """
+    ids = tokens.ids if ids is None else ids
+    assert ids is not None
     vocabulary = None if tokenizer_file is None else Vocabulary(Path(tokenizer_file))
-
-    def spell(ids: Tensor) -> list[str]:
-        return [f" {i}" for i in ids.tolist()] if vocabulary is None else vocabulary.pieces(ids)
-
-    shown = []
-    for row, ids in enumerate(tokens.ids):
-        real = slice(None) if tokens.valid is None else tokens.valid[row]
-        shown.append(Words(spell(ids[real]), hidden[row][real].tolist(), spell(guess[row][real])))
-    return {caption: shown}
+    rows = []
+    for number, row in enumerate(ids):
+        real = row if tokens.valid is None else row[tokens.valid[number]]
+        rows.append([f" {i}" for i in real.tolist()] if vocabulary is None else vocabulary.pieces(real))
+    return rows
 
 
 class Words:

@@ -102,6 +102,7 @@ class Transformer(Adapter):
     """BERT, RoBERTa or ModernBERT: every token sees every other.
 
     Built from a configuration, or loaded with its weights. Of BERT and RoBERTa the pooler is left out.
+    ``roberta-prelayernorm`` norms before its layers, and once at the end.
 
     Args:
         vocabulary: how many ids there are, from the tokenizer.
@@ -128,7 +129,7 @@ class Transformer(Adapter):
         pad_id: int = 0,
         start_id: int | None = None,
         end_id: int | None = None,
-        architecture: Literal["bert", "roberta", "modernbert"] = "bert",
+        architecture: Literal["bert", "roberta", "roberta-prelayernorm", "modernbert"] = "bert",
         dim: int = 768,
         depth: int = 12,
         heads: int = 12,

@@ -30,13 +30,36 @@ class TiedHead(nn.Module):
                 f"this head is tied to the embedding of ids, and {type(encoder).__name__} has none of its "
                 "width: choose --encoder language/transformer"
             )
-        dim = encoder.out_dim
-        first = nn.Linear(dim, dim)
-        nn.init.normal_(first.weight, std=0.02)
-        nn.init.zeros_(first.bias)
-        self.layer = nn.Sequential(first, nn.GELU(), nn.LayerNorm(dim, eps=1e-12))
+        self.layer = _layer(encoder.out_dim)
         self.bias = nn.Parameter(torch.zeros(len(weight)))
 
     def forward(self, states: Tensor, encoder: Any) -> Tensor:
         """``[..., D]`` to logits ``[..., V]``."""
         return F.linear(self.layer(states), encoder.weight, self.bias)
+
+
+class ClassHead(nn.Module):
+    """The same with weights of its own, for classes of any kind.
+
+    Args:
+        dim: width of the states.
+        classes: how many there are.
+    """
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.layer, self.last = _layer(dim), nn.Linear(dim, classes)
+        nn.init.normal_(self.last.weight, std=0.02)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, states: Tensor, encoder: Any = None) -> Tensor:
+        """``[..., D]`` to logits ``[..., classes]``; the encoder is what heads that are tied ask for."""
+        logits: Tensor = self.last(self.layer(states))
+        return logits
+
+
+def _layer(dim: int) -> nn.Sequential:
+    first = nn.Linear(dim, dim)
+    nn.init.normal_(first.weight, std=0.02)
+    nn.init.zeros_(first.bias)
+    return nn.Sequential(first, nn.GELU(), nn.LayerNorm(dim, eps=1e-12))

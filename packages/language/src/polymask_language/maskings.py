@@ -74,6 +74,38 @@ class Words:
         return torch.minimum(count, (sites - 1).clamp(min=0))
 
 
+class Rates:
+    """Hide each token by itself with one of two chances, by its score (CLIMB: words of some classes, others).
+
+    A row of two tokens or more has at least one hidden and one visible.
+
+    Args:
+        high: chance of tokens that score above a half.
+        low: chance of all others.
+    """
+
+    def __init__(self, *, high: float = 0.4, low: float = 0.15) -> None:
+        if not 0 < low <= high < 1:
+            raise UserError(f"rates must be chances, 0 < low <= high < 1, got low {low} and high {high}")
+        self.high, self.low = high, low
+
+    def __call__(self, request: Request) -> Mask:
+        if request.score is None:
+            raise UserError(
+                "language/rates hides by score, and this system computes none; give it one "
+                "(--score language/part-of-speech, where the system has that slot) or use core/random"
+            )
+        if request.sites < 2:
+            raise UserError("language/rates leaves one token visible at least: give it two or more")
+        chance = torch.where(request.score.detach() > 0.5, self.high, self.low)
+        # hidden below 1; the least of a row is hidden anyhow, and the largest is not
+        key = request.step.noise(request.ids, request.sites, request.stream) / chance
+        valid = torch.ones_like(key, dtype=torch.bool) if request.valid is None else request.valid
+        least = torch.where(valid, key, torch.inf).amin(dim=1, keepdim=True)
+        largest = torch.where(valid, key, -torch.inf).amax(dim=1, keepdim=True)
+        return Mask(valid & ((key < 1) | (key == least)) & (key != largest), None, request.valid)
+
+
 def _begins(word: Tensor, valid: Tensor) -> Tensor:
     """Where a word begins: its number, or its document's, is another than that of the token before."""
     begins = torch.ones_like(valid)

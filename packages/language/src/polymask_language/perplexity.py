@@ -55,26 +55,20 @@ class Perplexity:
         count = min(self.limit or len(samples), len(samples))
         picked = Picked(samples, [i * len(samples) // count for i in range(count)])
         name = system.perplexity
-        counts = self._counts(run)
+        shares = log_shares(run.data.provides.get("statistics_file"))
         for row, model in ((TRAINED, system), (UNTRAINED, open_run(run.folder, trained=False).system)):
             with evaluating(model):
-                nats, tokens, rival = self._measure(model, picked, counts)
+                nats, tokens, rival = self._measure(model, picked, shares)
             yield Score(row, name, *interval(nats, tokens))
         if rival is not None:
             yield Score("frequency alone", name, *interval(rival, tokens))
 
-    def _counts(self, run: Run) -> Tensor | None:
-        file = run.data.provides.get("statistics_file")
-        return None if file is None else torch.from_numpy(load_statistics(file)["counts"])
-
     def _measure(
-        self, system: Any, samples: Picked, counts: Tensor | None
+        self, system: Any, samples: Picked, log_share: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Nats and tokens of each sample, and what token frequencies make of it."""
         device = next(system.parameters()).device
-        log_share = None
-        if counts is not None:  # one more of each, so that none is impossible
-            log_share = ((1 + counts) / (len(counts) + counts.sum())).log().to(device)
+        log_share = None if log_share is None else log_share.to(device)
         nats, tokens, rival = [], [], []
         for batch in DataLoader(samples, self.batch_size, collate_fn=collate):
             moved = {key: value.to(device) for key, value in batch.items()}
@@ -86,6 +80,17 @@ class Perplexity:
                 ids = system.tokenizer(moved).ids
                 rival.append(torch.where(counted, -log_share[ids], 0).sum(1).cpu())
         return torch.cat(nats), torch.cat(tokens), torch.cat(rival) if rival else None
+
+
+def log_shares(statistics_file: str | None) -> Tensor | None:
+    """Logarithm of the share of each token in the training data, float64 ``[vocabulary]``; None if unknown.
+
+    One more of each is counted, so that none is impossible.
+    """
+    if statistics_file is None:
+        return None
+    counts = torch.from_numpy(load_statistics(statistics_file)["counts"]).double()
+    return ((1 + counts) / (len(counts) + counts.sum())).log()
 
 
 def interval(nats: Tensor, tokens: Tensor) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
+from polymask_language.presets import MAE
 
 POLYMASK_API = "1.0"
 
@@ -55,6 +56,13 @@ def polymask_register_targets() -> Iterable[Part]:
             tags=frozenset({"classes"}),
         ),
         Part(
+            name="token-id",
+            target="polymask_language.targets:TokenId",
+            summary="the token itself, a class to predict",
+            modality="text",
+            tags=frozenset({"classes"}),
+        ),
+        Part(
             name="part-of-speech",
             target="polymask_language.targets:PartOfSpeech",
             summary="whether a token is of a noun or verb, or other parts of speech, a score to hide by",
@@ -81,6 +89,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             paper="Ma et al. 2020, arXiv 2010.10137",
             modality="text",
             tags=frozenset({"sequence", "variable-count"}),
+        ),
+        Part(
+            name="rates",
+            target="polymask_language.maskings:Rates",
+            summary="each token with a chance of its own: one for those of high score, one for others",
+            paper="Diehl Martinez et al. 2023, arXiv 2311.08886",
+            modality="text",
+            tags=frozenset({"score", "variable-count"}),
         ),
     ]
 
@@ -153,6 +169,38 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="climb",
+            target="polymask_language.systems.climb:CLIMB",
+            summary="curricula over words, samples and objectives, around any language system",
+            paper="Diehl Martinez et al. 2023, arXiv 2311.08886",
+            modality="text",
+            defaults={
+                "host": "language/mlm",
+                "class_target": "language/word-class",
+                "class_target.tags": ("NOUN", "VERB"),
+                "class_masking": "language/rates",
+                "class_score": "language/part-of-speech",
+                "class_score.tags": ("NOUN", "VERB"),
+                "class_objective": "core/cross-entropy",
+            },
+        ),
+        Part(
+            name="mae",
+            target="polymask.systems.mae:MAE",
+            summary="encode the visible words alone, predict the rest with a light decoder",
+            paper="He et al. 2021, arXiv 2111.06377",
+            modality="text",
+            presets=MAE,
+            defaults={
+                "tokenizer": "language/tokens",
+                "encoder": "language/transformer",
+                "target": "language/token-id",
+                "masking": "core/random",
+                "masking.ratio": 0.4,
+                "objective": "core/cross-entropy",
+            },
+        ),
+        Part(
             name="meap",
             target="polymask_language.systems.meap:MEAP",
             summary="predict the next token of a text some of whose tokens are masked",
@@ -191,6 +239,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             target="polymask_language.perplexity:Perplexity",
             summary="perplexity of held-out text, or pseudo-perplexity, beside token frequencies",
             paper="Salazar et al. 2020, arXiv 1910.14659",
+            modality="text",
+        ),
+        Part(
+            name="minimal-pairs",
+            target="polymask_language.minimal_pairs:MinimalPairs",
+            summary="whether sentences are likelier than the same with one mistake in grammar",
+            paper="Warstadt et al. 2020, arXiv 1912.00582",
             modality="text",
         ),
         Part(

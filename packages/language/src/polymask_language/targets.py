@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from polymask import Tokens, UserError
+from polymask import Mask, Tokens, UserError
+from polymask.protocols import Shown
+from polymask_language.display import compare
 from polymask_language.tokenizers import TAGS
 from polymask_language.words import load_statistics
 
@@ -29,12 +31,37 @@ class WordClass(nn.Module):
             table = torch.zeros(len(TAGS), dtype=torch.int64)
             table[_numbers(tags)] = 1 + torch.arange(len(tags))
         self.dim = int(table.max()) + 1
+        self.names = TAGS if tags is None else ("other", *tags)
         self.register_buffer("table", table, persistent=False)
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """int64 ``[B, N]``, classes below ``dim``."""
         return self.table[_tags(batch)]
+
+
+class TokenId(nn.Module):
+    """The token itself, as a class to predict: what a masked autoencoder over text reconstructs.
+
+    Args:
+        vocabulary: how many ids there are, from the tokenizer.
+        tokenizer_file: the vocabulary of the data, to show words by.
+    """
+
+    def __init__(self, *, vocabulary: int = 8192, tokenizer_file: str | None = None) -> None:
+        super().__init__()
+        self.dim, self.tokenizer_file = vocabulary, tokenizer_file
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        """int64 ``[B, N]``, classes below ``dim``."""
+        assert tokens.ids is not None
+        return tokens.ids
+
+    def show(self, prediction: Tensor, tokens: Tokens, mask: Mask) -> Mapping[str, Sequence[Shown]]:
+        """Columns of a report: hidden words with what was predicted in their place."""
+        guess = prediction.argmax(-1)
+        return compare(self.tokenizer_file, tokens, mask.hidden, guess, "hidden words, predictions beside")
 
 
 class PartOfSpeech(nn.Module):

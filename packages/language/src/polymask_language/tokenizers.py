@@ -29,7 +29,8 @@ class TokenIds(nn.Module):
 
     ``position`` is ``[B, N, 1]``, the place in the sequence; where documents are packed, ``[B, N, 2]``:
     the place in the token's own document, from 0 on, and the number of that document, which attention
-    is not to leave (:func:`documents`). ``grid`` is ``(N,)``, for maskings over a row of sites.
+    is not to leave (:func:`documents`). ``grid`` is ``(N,)``, for maskings over a row of sites; as N differs
+    between batches, it is no fact for other parts.
 
     Args:
         vocabulary: how many ids there are.
@@ -62,10 +63,9 @@ class TokenIds(nn.Module):
 
     @property
     def provides(self) -> dict[str, Any]:
-        """``in_dim``, ``grid``, ``vocabulary``, ``length`` and the special ids for the parts that follow."""
+        """``in_dim``, ``vocabulary``, ``length`` and the special ids for the parts that follow."""
         return {
             "in_dim": 1,
-            "grid": (self.length,),
             "vocabulary": self.vocabulary,
             "length": self.length,
             "mask_id": self.mask_id,

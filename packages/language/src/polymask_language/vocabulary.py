@@ -23,6 +23,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 FILE = "tokenizer.json"
 
+_UNKNOWN = ("[UNK]", "<unk>")
 _START = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>")
 _END = ("[SEP]", "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 
@@ -63,6 +64,11 @@ class Vocabulary:
         return self._one_of(("[PAD]", "<pad>", "<|padding|>"))
 
     @property
+    def unknown_id(self) -> int | None:
+        """Id that stands for what the vocabulary does not know, where there is one."""
+        return self._first(_UNKNOWN)
+
+    @property
     def start_id(self) -> int | None:
         """Id that begins a document, where there is one."""
         return self._first(_START)
@@ -88,6 +94,7 @@ class Vocabulary:
             "special_ids": self.special_ids,
             "start_id": self.start_id,
             "end_id": self.end_id,
+            "unknown_id": self.unknown_id,
             "tokenizer_file": str(self.file),
         }
 

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
-from typing import Literal
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.pacing import Curve, Pace
 from polymask.protocols import Masking, Request
 from polymask.step import Step
-
-Curve = Literal["linear", "cosine", "square", "root", "exp", "log", "step"]
-
-CURVES: dict[str, Callable[[float], float]] = {
-    "linear": lambda p: p,
-    "cosine": lambda p: (1 - math.cos(math.pi * p)) / 2,
-    "square": lambda p: p * p,
-    "root": math.sqrt,
-    "exp": lambda p: math.expm1(10 * p) / math.expm1(10),
-    "log": lambda p: min(max(1 + math.log(p + math.exp(-10)) / 10, 0.0), 1.0),
-    "step": math.floor,
-}
-"""Pacing: share of the way gone, in [0, 1], by share of the time gone. ``exp`` and ``log`` with
-the constant 10 of Diehl Martinez et al. 2023 (CLIMB, arXiv 2311.08886)."""
 
 
 class Scheduled:
@@ -53,25 +37,19 @@ class Scheduled:
         curve: Curve = "linear",
         window: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        if curve not in CURVES:
-            raise UserError(f"curve={curve!r}: choose one of {', '.join(CURVES)}")
-        if not 0 <= window[0] < window[1] <= 1:
-            raise UserError(f"window must be two shares of the run, 0 <= from < to <= 1, got {window}")
         numeric = _numbers(masking)
         if option not in numeric:
             raise UserError(
                 f"{type(masking).__name__} has no numeric option {option!r} to schedule; "
                 f"it has {', '.join(numeric) or 'none'}"
             )
-        self.masking, self.option, self.start, self.end = masking, option, start, end
-        self.curve, self.window = curve, (window[0], window[1])
+        self.masking, self.option = masking, option
+        self.pace = Pace(start, end, curve, window)
         self._tried = False
 
     def value(self, step: Step) -> float:
         """The option's value at a step."""
-        begin, finish = self.window
-        way = CURVES[self.curve](min(max((step.progress - begin) / (finish - begin), 0.0), 1.0))
-        return self.start + (self.end - self.start) * way
+        return self.pace(step)
 
     def at(self, step: Step) -> Masking:
         """The inner masking as it is at a step."""
@@ -80,7 +58,7 @@ class Scheduled:
     def __call__(self, request: Request) -> Mask:
         if not self._tried:
             # An end that is impossible for these sites shall not be found out hours later.
-            for value in (self.start, self.end):
+            for value in (self.pace.start, self.pace.end):
                 self._with(value)(request)
             self._tried = True
         return self.at(request.step)(request)

@@ -30,6 +30,9 @@ PLAN = "comparison.json"
 
 Config = dict[str, Any]
 
+Evaluations = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None
+"""One evaluation, by name or as a mapping with a ``name``; several; or none."""
+
 
 def compare(
     config: Mapping[str, Any],
@@ -38,7 +41,7 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     probe: Mapping[str, Any] | None = None,
-    evaluation: str | Mapping[str, Any] | None = None,
+    evaluation: Evaluations = None,
     progress: bool = True,
 ) -> Comparison:
     """Train and probe every variant with every seed, and compare them.
@@ -56,7 +59,7 @@ def compare(
             ``.md``, ``.html`` and ``.png``.
         seeds: how many (0, 1, ...), or which.
         probe: options of :func:`polymask.evaluation.probe`.
-        evaluation: one to run beside the probes, by name or as a mapping with a ``name``.
+        evaluation: what to run beside the probes, by name or as a mapping with a ``name``; or several.
         progress: say on stderr which run is trained, with a progress line.
 
     Raises:
@@ -64,6 +67,7 @@ def compare(
             something else. Nothing is trained then.
     """
     out, probe = Path(out), dict(probe or {})
+    evaluations = [evaluation] if isinstance(evaluation, str | Mapping) else list(evaluation or ())
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     configs = _configs(config, variants, seeds)
     plan = {"config": plain(config), "variants": plain(variants)}
@@ -89,11 +93,11 @@ def compare(
         if progress:
             sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
         found = _run({**configs[label], "seed": seed}, folder, probe, turn == 0, progress)
-        scores = None if evaluation is None else _evaluated(folder, evaluation)
+        scores = [_evaluated(folder, one) for one in evaluations]
         values[label].append(_measure(folder, found, scores))
-        if scores is not None:
-            others = [name for name in scores.rows if name not in (TRAINED, UNTRAINED)]
-            rivals |= {name: scores.row(name) for name in others}
+        for one in scores:
+            others = [name for name in one.rows if name not in (TRAINED, UNTRAINED)]
+            rivals |= {name: rivals.get(name, {}) | one.row(name) for name in others}
         folders[label].append(folder.name)
         if turn == 0 and found is not None:
             reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
@@ -186,7 +190,7 @@ def _evaluated(folder: Path, evaluation: str | Mapping[str, Any]) -> Scores:
     return evaluate_run(folder, evaluation)
 
 
-def _measure(folder: Path, found: ProbeResult | None, scores: Scores | None) -> dict[str, float]:
+def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Scores]) -> dict[str, float]:
     """The numbers of one run, from its files alone."""
     rows = read_metrics(folder / "metrics.csv")
     last = rows[-max(1, math.ceil(len(rows) / 10)) :]
@@ -195,9 +199,9 @@ def _measure(folder: Path, found: ProbeResult | None, scores: Scores | None) -> 
         for method in METHODS:
             measured[method] = found.accuracy(TRAINED, method).mean
             measured[f"{UNTRAINED} {method}"] = found.accuracy(UNTRAINED, method).mean
-    if scores is not None:
-        measured |= scores.row(TRAINED)
-        measured |= {f"{UNTRAINED} {metric}": value for metric, value in scores.row(UNTRAINED).items()}
+    for one in scores:
+        measured |= one.row(TRAINED)
+        measured |= {f"{UNTRAINED} {metric}": value for metric, value in one.row(UNTRAINED).items()}
     measured[LOSS] = statistics.fmean(row["loss"] for row in last)
     measured[COST] = 1000 / statistics.median(row["samples_per_second"] for row in rows)
     return measured

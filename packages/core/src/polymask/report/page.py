@@ -130,6 +130,7 @@ def gather(folder: Path) -> Page:
         total = total_steps(run)
         with evaluating(run.system, torch.device("cpu")):
             _pictures(page, run, Step(run.step, total, int(config.get("seed", 0))))
+        _schedule(page, run.system, total)
         page.facts = _facts(run, config, metrics, total)
         page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
     return page
@@ -211,6 +212,20 @@ def _training(page: Page, metrics: Metrics) -> None:
         elif title not in ("Learning rate", "Gradient", "Probes on the way"):
             axes.set_ylim(0, 1.1 * float(np.nanmax(list(lines.values()))) or 1)
         page.curves.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
+
+
+def _schedule(page: Page, system: System, total: int) -> None:
+    """What the system changes over the run, drawn over all of it, whether it is finished or not."""
+    marks = sorted({round(k * total / 60) for k in range(61)})
+    found = [system.schedule(Step(index, total)) for index in marks]
+    if not found[0]:
+        return
+    made, axes = charts.panel(9.3, 2.2)
+    lines = {name: [values[name] for values in found] for name in found[0]}
+    charts.curves(charts.style(axes, PAGE, "step"), PAGE, marks, lines)
+    axes.set_ylim(-0.03, 1.08)
+    note = "what the system changes over the run, by design"
+    page.curves.append(Chart("Schedule", note, charts.svg(made, f"Schedule, {note}")))
 
 
 def _probe(page: Page, folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import Samples, Split
+from polymask_language.datasets.difficulty import difficulty_file
 from polymask_language.datasets.encoded import encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, cut, pack
 from polymask_language.drawing import draw_text
@@ -110,6 +111,9 @@ class TextDataset:
             "length": preparation.length,
             "samples": len(self._samples["train"][0]),
             "statistics_file": str(statistics),
+            "difficulty_file": str(
+                difficulty_file(self._samples["train"][0], statistics, self.labels("train"), self.classes)
+            ),
         }
 
     def split(self, name: Split, *, augment: bool = False) -> Samples:

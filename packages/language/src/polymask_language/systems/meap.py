@@ -38,6 +38,7 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
 from polymask.protocols import Masking, Objective, Shown, Target, Tokenizer
+from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
 from polymask_language.encoders import Causal
 from polymask_language.tokenizers import documents, draw
@@ -62,6 +63,7 @@ class MEAP(System):
     """
 
     perplexity = "perplexity"
+    known: Known
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # 1.1 billion weights, of the shape of TinyLlama
         "paper": {
@@ -140,20 +142,24 @@ class MEAP(System):
         self.objective, self.score = objective, score
         self.mask_id, self.special_ids = mask_id, tuple(special_ids)
         self.patterns, self.tokenizer_file = patterns, tokenizer_file
+        self.known = every_word
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
+        assert tokens.ids is not None
         mask = self.draw(tokens, batch, step)
-        masked_BN = self.corrupt(tokens, mask)
+        shown_BN = self.corrupt(tokens, mask)
         scored_BN = self.scored(tokens, batch)
         if "response" in batch:
-            assert tokens.ids is not None
             both = {key: torch.cat([value, value]) for key, value in batch.items()}
             # what is masked at a place is predicted from the place before
             again_BN = scored_BN & ahead(mask.hidden)
-            scored_BN, masked_BN = torch.cat([scored_BN, again_BN]), torch.cat([tokens.ids, masked_BN])
-            tokens = self.tokenizer(both)
-        return {"next token": self.account(self.see(masked_BN, tokens), tokens, scored_BN)}
+            scored_BN, shown_BN = torch.cat([scored_BN, again_BN]), torch.cat([tokens.ids, shown_BN])
+            batch, tokens = both, self.tokenizer(both)
+        states_BND = self.see(self.known(shown_BN, batch, step), tokens)
+        assert tokens.ids is not None
+        words = dataclasses.replace(tokens, ids=self.known(tokens.ids, batch, step))
+        return {"next token": self.account(states_BND, words, scored_BN)}
 
     def scored(self, tokens: Tokens, batch: Batch) -> Tensor:
         """Where the next token is to be predicted: of the same document, no padding. Bool ``[B, N]``."""
@@ -225,7 +231,7 @@ class MEAP(System):
     def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        states_BND = self.see(self.corrupt(tokens, mask), tokens)
+        states_BND = self.see(self.known(self.corrupt(tokens, mask), batch, step), tokens)
         guess = self.encoder.logits(states_BND).argmax(-1).roll(1, dims=1)
         return compare(
             self.tokenizer_file,

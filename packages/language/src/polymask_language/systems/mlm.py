@@ -15,7 +15,8 @@ BERT chooses positions with chance 15 % each, here it is 15 % exactly. Predictin
 second task, is left out, as in all that came after it.
 
 The head runs on hidden tokens alone. How many there are differs between rows, so the device is waited for
-once, to know the most, and ``torch.compile`` breaks its graph there.
+once, to know the most, and ``torch.compile`` breaks its graph there. The encoder compiles whole:
+``system.encoder.compile(fullgraph=True)``.
 
 Shapes: B samples, N tokens, K hidden ones of a row at most, D width, V vocabulary.
 """
@@ -33,8 +34,9 @@ from torch import Tensor
 from polymask import Batch, Mask, Step, System, Tokens, pieces, sample_ids
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
 from polymask_language.corruption import corrupt
+from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
-from polymask_language.heads import TiedHead
+from polymask_language.heads import ClassHead, TiedHead
 from polymask_language.tokenizers import draw, maskable
 
 
@@ -50,10 +52,12 @@ class MLM(System):
         mask_id: id of the mask token, from the tokenizer.
         special_ids: ids that are no content and are never hidden, from the tokenizer.
         shares: of hidden tokens: masked, replaced at random, left.
+        tied: the head's weights are those of the embedding.
         tokenizer_file: the vocabulary of the data, to show words by.
     """
 
     perplexity = "pseudo-perplexity"
+    known: Known
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "data.length": 512,
@@ -106,6 +110,7 @@ class MLM(System):
         mask_id: int = 4,
         special_ids: Sequence[int] = (0, 1, 2, 3, 4),
         shares: Sequence[float] = (0.8, 0.1, 0.1),
+        tied: bool = True,
         tokenizer_file: str | None = None,
     ) -> None:
         super().__init__()
@@ -113,13 +118,17 @@ class MLM(System):
         self.objective, self.score = objective, score
         self.mask_id, self.special_ids, self.shares = mask_id, tuple(special_ids), tuple(shares)
         self.tokenizer_file = tokenizer_file
-        self.head = TiedHead(encoder)
+        self.known = every_word
+        vocabulary = tokenizer.provides["vocabulary"]
+        self.head = TiedHead(encoder) if tied else ClassHead(encoder.out_dim, vocabulary)
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         states_BND = self.see(self.corrupt(tokens, mask, batch, step), tokens)
-        hidden = mask.invert().keep(dataclasses.replace(tokens, values=states_BND))
+        assert tokens.ids is not None
+        words_BN = self.known(tokens.ids, batch, step)
+        hidden = mask.invert().keep(dataclasses.replace(tokens, values=states_BND, ids=words_BN))
         assert hidden.ids is not None and hidden.valid is not None
         logits_BKV = self.head(hidden.values, self.encoder)
         return {"words": self.objective(logits_BKV, hidden.ids, Mask(hidden.valid))}
@@ -132,7 +141,7 @@ class MLM(System):
     def corrupt(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tensor:
         """The ids that the encoder sees, ``[B, N]``."""
         assert tokens.ids is not None
-        return corrupt(
+        shown_BN = corrupt(
             tokens.ids,
             mask,
             step,
@@ -142,6 +151,7 @@ class MLM(System):
             special_ids=self.special_ids,
             shares=self.shares,
         )
+        return self.known(shown_BN, batch, step)
 
     def see(self, ids_BN: Tensor, tokens: Tokens) -> Tensor:
         """States ``[B, N, D]`` of ids in the places of tokens."""

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
 from polymask.protocols import Encoder, Masking, Objective, Shown, Tokenizer
 from polymask_language.corruption import STREAM, corrupt
+from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
 from polymask_language.heads import TiedHead
 from polymask_language.joining import join
@@ -69,6 +70,7 @@ class PROP(System):
         dropout: before the score.
     """
 
+    known: Known
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # BERT-base, whose weights the paper starts from: --encoder.pretrained bert-base-uncased
         "paper": {
@@ -161,6 +163,7 @@ class PROP(System):
         last = nn.Linear(dim, 1, bias=False)
         self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Dropout(dropout), last)
         self.head = TiedHead(encoder)
+        self.known = every_word
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         sides = self.pair(batch, step)
@@ -172,7 +175,8 @@ class PROP(System):
         tokens = self.tokenizer(rows)
         states_BTD = self.see(torch.cat(shown), rows["segment"], tokens)
         chosen, rejected = self.judge(states_BTD).chunk(2)
-        words = Tokens(states_BTD[:, self.encoder.prefix :], tokens.position, ids=tokens.ids)
+        known_BT = torch.cat([self.known(side["text"], side, step) for side in sides])
+        words = Tokens(states_BTD[:, self.encoder.prefix :], tokens.position, ids=known_BT)
         hidden = Mask(torch.cat([m.hidden for m in masks]), None, tokens.valid).invert().keep(words)
         assert hidden.ids is not None and hidden.valid is not None
         mlm = self.objective(self.head(hidden.values, self.encoder), hidden.ids, Mask(hidden.valid))
@@ -220,7 +224,7 @@ class PROP(System):
 
     def corrupt(self, side: Batch, mask: Mask, step: Step, stream: int) -> Tensor:
         """The ids that the encoder sees, ``[B, T]``."""
-        return corrupt(
+        shown_BT = corrupt(
             side["text"],
             mask,
             step,
@@ -230,6 +234,7 @@ class PROP(System):
             special_ids=self.special_ids,
             stream=STREAM - stream,
         )
+        return self.known(shown_BT, side, step)
 
     def see(self, ids_BT: Tensor, segment_BT: Tensor, tokens: Tokens) -> Tensor:
         """States ``[B, prefix + T, D]`` of ids in the places of tokens."""

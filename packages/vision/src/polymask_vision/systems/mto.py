@@ -33,17 +33,10 @@ from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError
 from polymask.trunk import Trunk, add_bias, heterogeneity
-from polymask.wiring import trainer_options
+from polymask.wiring import over
 from polymask_vision.presets import MAE, SIMMIM
 
 Options = Mapping[str, Any]
-
-
-def over(name: str, host: Options) -> Options:
-    """A host's preset as one of ours: its options under ``host``, its data and training as they are."""
-    kept = trainer_options()
-    options = {key if key.partition(".")[0] in kept else f"host.{key}": host[key] for key in host}
-    return {"host": name, **options}
 
 
 class MTO(System):
@@ -185,6 +178,9 @@ class MTO(System):
 
     def sample_weights(self, step: Step) -> Tensor | None:
         return self.host.sample_weights(step)
+
+    def schedule(self, step: Step) -> Mapping[str, float]:
+        return self.host.schedule(step)
 
 
 class Gate(nn.Module):

@@ -1,0 +1,319 @@
+"""CLIMB: curriculum learning for infant-inspired models (Diehl Martinez et al. 2023, arXiv 2311.08886).
+
+Three curricula around a language model, each a function of the step: which words it knows, which samples
+it is given, which masked predictions it is asked for.
+
+    polymask pretrain language/climb --preset small --data glosses
+    polymask pretrain language/climb --preset small --data glosses --words null --order null
+    polymask evaluate RUN language/minimal-pairs
+
+Word classes have a masked copy of the batch of their own, which costs a second pass of the encoder. The
+paper finds no consistent gain over the same model without
+curricula: expect none. While words are unknown, "unknown" is the answer to most questions and the loss is
+low; it rises as words become known, and never tells of learning. Compare perplexities of held-out text
+(``language/perplexity``) and minimal pairs: both are of the whole vocabulary.
+
+It hosts another system, as vision/mto does, because two of the three curricula are no concern of what is
+hosted: samples are drawn by ``sample_weights``, and word classes are one more loss on the same encoder. For
+the third, language systems ask ``known`` what they may see of words and what they are to say
+(:mod:`polymask_language.curricula`). So mlm, meap and prop take on all three, and have no option for any.
+
+Another host brings its own options: ``--host language/meap --host.encoder.dim 128``.
+
+The map to unknown comes after masking, as in the published code: what is hard and masked is still masked,
+and "unknown" is what is to be said there; a random word that stands in for another may itself be unknown.
+Other than in that code, special tokens and classes are never mapped; words that ``both`` would never admit
+are known from the end of the window on; and documents are packed whole, not joined and cut. A sample is
+drawn or not, all alike: weights that prefer the hard among the admitted, an option of the code, are left
+out. So is self-perplexity, which re-ranks samples by the model itself every 25,000 steps: what is drawn
+would not be a function of the step, and a resumed run would differ.
+
+Unverified, and chosen here: weight decay (0.01); the schedule of the learning rate is the trainer's
+cosine (the code's is linear), times a warm-up of each head's own over the first tenth of its window; the
+tagger, which is the lexicon of :mod:`polymask_language.speech` and sees no context.
+
+``torch.compile`` breaks where hidden tokens are gathered, as in mlm, and begins anew with each value of the
+pace, a Python number. The encoder compiles whole: ``system.encoder.compile(fullgraph=True)``. Heads out of
+their window get no gradient: on several processes that needs ``--strategy
+ddp_find_unused_parameters_true``.
+
+Shapes: B samples, N tokens, K hidden ones of a row at most, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
+from polymask.pacing import Curve, Pace
+from polymask.protocols import Masking, Objective, Shown, Target
+from polymask.wiring import over
+from polymask_language.corruption import STREAM, corrupt
+from polymask_language.curricula import (
+    By,
+    EasyFirst,
+    Order,
+    Vocabulary,
+    Window,
+    Windows,
+    difficulty_of,
+    warming,
+)
+from polymask_language.display import compare_classes
+from polymask_language.heads import ClassHead
+from polymask_language.systems.mlm import MLM
+from polymask_language.tokenizers import draw, maskable
+
+CLASSES = 16
+"""Stream of the masks of word classes, away from those of hosts."""
+
+SPOKEN_FIRST = (
+    "aochildes",
+    "bnc_spoken switchboard",
+    "open_subtitles qed",
+    "cbt children_stories",
+    "simple_wikipedia",
+    "wikipedia gutenberg",
+)
+"""Sources of BabyLM, from speech to children to encyclopaedias (the code's other order: books first)."""
+
+
+class CLIMB(System):
+    """A language system with curricula over words, samples and objectives.
+
+    Args:
+        host: system whose loss is one unit: language/mlm (the paper), meap or prop.
+        class_target: what the other unit predicts (paper: parts of speech of nouns and verbs, or of all).
+        class_masking: what it hides (paper: 40 % of tokens of these parts of speech, 15 % of others).
+        class_score: evidence for its masking.
+        class_objective: how its prediction is scored.
+        words: what makes a word hard: ``ids``, ``part-of-speech`` or ``both``; None to know all words.
+        order: what makes a sample hard: ``unigram`` perplexity, ``length`` or ``source``; None for plain
+            epochs.
+        sources: classes of the data from easy to hard, those of one level in one string, for ``source``.
+        words_curve: how the known share of the vocabulary grows (paper: linear or log).
+        order_curve: how the share of samples grows.
+        least: both shares up to the beginning of the window.
+        window: shares of the run between which they grow to one.
+        host_window: shares of the run between which the host's loss counts, both included.
+        class_window: the same of word classes; None to leave them out.
+        unknown_id: id that stands for words that are not known, from the data.
+        difficulty_file: what the data set tells of its samples, from the data.
+        tokenizer_file: the vocabulary of the data, to show words by.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            **over(
+                "language/mlm",
+                {
+                    "data.length": 128,
+                    "data.pack": True,
+                    "data.tags": True,
+                    "encoder.architecture": "roberta-prelayernorm",
+                    "encoder.dim": 256,
+                    "encoder.depth": 8,
+                    "encoder.heads": 8,
+                    "encoder.mlp_ratio": 8,
+                    "masking.ratio": 0.15,
+                    "shares": (0.9, 0.1, 0.0),
+                    "tied": False,
+                    "steps": 400_000,
+                    "warmup_steps": 100_000,
+                    "batch_size": 128,
+                    "lr": 1e-3,
+                    "betas": (0.9, 0.999),
+                    "weight_decay": 0.01,
+                },
+            ),
+            "class_window": (0.0, 0.125),
+        },
+        # glosses of WordNet, minutes on two cores
+        "small": {
+            **over("language/mlm", {**MLM.presets["small"], "data.tags": True, "shares": (0.9, 0.1, 0.0)}),
+            "host_window": (0.0, 1.0),
+        },
+        # what the conformance suite builds
+        "tiny": {
+            **over("language/mlm", MLM.presets["tiny"]),
+            "order": None,
+            "host_window": (0.0, 1.0),
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        host: System,
+        class_target: Target,
+        class_masking: Masking,
+        class_objective: Objective,
+        class_score: Target | None = None,
+        words: By | None = "ids",
+        order: Order | None = "unigram",
+        sources: Sequence[str] = SPOKEN_FIRST,
+        words_curve: Curve = "log",
+        order_curve: Curve = "log",
+        least: float = 0.1,
+        window: Window = (0.0625, 0.875),
+        host_window: Window = (0.125, 1.0),
+        class_window: Window | None = (0.0, 1.0),
+        unknown_id: int | None = 1,
+        difficulty_file: str | None = None,
+        tokenizer_file: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < least <= 1:
+            raise UserError(f"least must be a share above 0 and up to 1, got {least}")
+        self.units = Windows({"host": host_window, "classes": class_window})
+        self.host, self.unused = host, {f"host.{n}": why for n, why in host.unused.items()}  # type: ignore[misc]
+        for name in ("surprise", "perplexity", "relevance"):  # what evaluations ask language systems for
+            if hasattr(host, name):
+                setattr(self, name, getattr(host, name))
+        self.words: Vocabulary | None = None
+        facts = self.tokenizer.provides
+        self.mask_id, self.special_ids, self.ids = facts["mask_id"], facts["special_ids"], facts["vocabulary"]
+        if words is not None:
+            if not hasattr(host, "known"):
+                raise UserError(
+                    f"{type(host).__name__} does not ask which words are known: host mlm, meap or prop, or "
+                    "leave the curriculum over words out (--words null)"
+                )
+            self.words = Vocabulary(
+                by=words,
+                pace=Pace(least, 1.0, words_curve, window),
+                vocabulary=self.ids,
+                special_ids=self.special_ids,
+                unknown_id=unknown_id,
+            )
+            host.known = self.words  # type: ignore[assignment]
+        self.samples: EasyFirst | None = None
+        if order is not None:
+            difficulty = difficulty_of(difficulty_file, order, sources)
+            self.samples = EasyFirst(difficulty, Pace(least, 1.0, order_curve, window))
+        self.class_target, self.class_masking = class_target, class_masking
+        self.class_score, self.class_objective = class_score, class_objective
+        self.class_head = ClassHead(self.encoder.out_dim, class_target.dim) if class_window else None
+        self.tokenizer_file = tokenizer_file
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        if self.units.active("host", step):
+            losses |= self.host(batch, step)
+        if self.units.active("classes", step):
+            losses["word classes"] = self.classify(batch, step)
+        return losses
+
+    def classify(self, batch: Batch, step: Step) -> Tensor:
+        """The loss of the classes of hidden words, on a masked copy of the batch of its own."""
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        classes_BN = self.class_target(batch, tokens)
+        hidden = mask.invert().keep(self.see(tokens, mask, batch, step))
+        wanted = mask.invert().keep(dataclasses.replace(tokens, values=classes_BN))
+        assert self.class_head is not None and hidden.valid is not None
+        return self.class_objective(self.class_head(hidden.values), wanted.values, Mask(hidden.valid))
+
+    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+        """The mask of word classes."""
+        return draw(
+            self.class_masking, tokens, batch, step, self.special_ids, self.class_score, stream=CLASSES
+        )
+
+    def see(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tokens:
+        """States ``[B, N, D]`` of the copy, hidden words and unknown ones replaced."""
+        assert tokens.ids is not None
+        shown_BN = corrupt(
+            tokens.ids,
+            mask,
+            step,
+            sample_ids(batch),
+            mask_id=self.mask_id,
+            vocabulary=self.ids,
+            special_ids=self.special_ids,
+            stream=STREAM - CLASSES,
+        )
+        if self.words is not None:
+            shown_BN = self.words(shown_BN, batch, step)
+        x_BND = self.encoder(self.encoder.embed(shown_BN[..., None]), tokens.position, tokens.valid)
+        return dataclasses.replace(tokens, values=x_BND[:, self.encoder.prefix :])
+
+    def sample_weights(self, step: Step) -> Tensor | None:
+        return self.host.sample_weights(step) if self.samples is None else self.samples(step)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Heads warm up in their own windows; the encoder with the run."""
+        own = self.host.parameter_groups()
+        taken = {id(p) for group in own for p in group["params"]}
+        taken |= {id(p) for p in self.encoder.parameters()}
+        groups = own + warming(self.host, taken, self.units.windows["host"])
+        if self.class_head is not None:
+            groups += warming(self.class_head, set(), self.units.windows["classes"])
+        return groups
+
+    def schedule(self, step: Step) -> dict[str, float]:
+        found = {f"{name} loss": float(self.units.active(name, step)) for name in self.units.windows}
+        if self.samples is not None:
+            found["samples drawn"] = self.samples.pace(step)
+        if self.words is not None:
+            found["vocabulary known"] = self.words.pace(step)
+        return found
+
+    # ------------------------------------------------------------------ the host's
+
+    @property
+    def tokenizer(self) -> Any:
+        """The host's."""
+        return self.host.tokenizer
+
+    @property
+    def encoder(self) -> Any:
+        """The host's, which is what is kept, with the host's head."""
+        return self.host.encoder
+
+    def encode(self, batch: Batch) -> Tokens:
+        return self.host.encode(batch)
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        """Random input for the host."""
+        batch: Batch = self.tokenizer.example(n, seed)
+        return batch
+
+    def after_backward(self, step: Step) -> None:
+        self.host.after_backward(step)
+
+    def after_step(self, step: Step) -> None:
+        self.host.after_step(step)
+
+    # ------------------------------------------------------------------ what there is to see
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+        columns = dict(self.host.pictures(batch, step))
+        if self.class_head is not None and hasattr(self.class_target, "names"):
+            tokens = self.tokenizer(batch)
+            mask = self.draw(tokens, batch, step)
+            guess_BN = self.class_head(self.see(tokens, mask, batch, step).values).argmax(-1)
+            columns |= compare_classes(
+                self.tokenizer_file,
+                tokens,
+                mask.hidden,
+                self.class_target(batch, tokens),
+                guess_BN,
+                self.class_target.names,
+            )
+        return columns
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+        found, tokens = dict(self.host.masks(batch, step)), self.tokenizer(batch)
+        if self.class_head is not None:
+            found["word classes"] = self.draw(tokens, batch, step)
+        if self.words is not None:
+            content = maskable(tokens, self.special_ids)
+            found["unknown words"] = Mask(self.words.hard(tokens.ids, batch, step) & content, None, content)
+        return found
