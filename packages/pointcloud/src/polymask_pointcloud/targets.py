@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from polymask import Tokens, UserError
+from polymask import Mask, Tokens, UserError
 from polymask.data import valid_of
 from polymask.protocols import Target
 from polymask_pointcloud.boxes import Triple, cells_of, corners_of, keys_of, relative
@@ -19,6 +19,7 @@ _FINE = 1 << 30
 """Places within a cell are summed in whole numbers of this fraction of it: exactly, so in any order."""
 
 Ratio = Sequence[int]
+K = TypeVar("K")
 
 
 class Answers(NamedTuple):
@@ -51,6 +52,19 @@ def answers_of(target: Target, batch: Mapping[str, Tensor], tokens: Tokens) -> l
         return answers
     values = target(dict(batch), tokens)[:, :, None]
     return [Answers(values, torch.ones_like(values[..., 0], dtype=torch.bool))]
+
+
+def keep_answers(answers: Mapping[K, Answers], tokens: Tokens, mask: Mask) -> dict[K, Answers]:
+    """The answers at the visible tokens of a mask, ``[B, K, S, D]``; what pads shorter rows has none."""
+    told = [torch.cat([a.values, a.known[..., None].float()], dim=-1).flatten(2) for a in answers.values()]
+    kept = mask.keep(Tokens(torch.cat(told, dim=-1), tokens.position, valid=tokens.valid))
+    result: dict[K, Answers] = {}
+    shares = torch.split(kept.values, [x.shape[-1] for x in told], dim=-1)
+    for (name, answer), share in zip(answers.items(), shares, strict=True):
+        both = share.reshape(*share.shape[:2], answer.known.shape[-1], -1)
+        known = both[..., -1] > 0
+        result[name] = Answers(both[..., :-1], known if kept.valid is None else known & kept.valid[..., None])
+    return result
 
 
 class Coordinates(nn.Module):
