@@ -239,8 +239,7 @@ def test_a_pillar_does_not_look_around_the_edge_of_its_row() -> None:
 @pytest.mark.parametrize(
     "tokenizer", [Groups(groups=2, neighbours=200), Pillars(pillar=2.0)], ids=["group", "pillar"]
 )
-def test_spread_from_a_centre_beside_the_surface_bends_it(tokenizer: Any) -> None:
-    """Half of a plane in a dense pillar: measured from the token's own centroid it is the same plane."""
+def test_a_token_in_the_middle_of_a_plane_sees_it_from_either_centre(tokenizer: Any) -> None:
     plane = 0.5 * disc(200)
     own = told_by(Curvature, tokenizer, plane[None], centre="token")[0, 0]
     mean = told_by(Curvature, tokenizer, plane[None])[0, 0]
