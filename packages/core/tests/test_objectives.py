@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polymask import Mask, UserError
-from polymask.objectives import L1, MSE, Cosine, CrossEntropy, SiteMean, SmoothL1
+from polymask.objectives import L1, MSE, BinaryCrossEntropy, Cosine, CrossEntropy, SiteMean, SmoothL1
 
 REGRESSION: dict[str, SiteMean] = {
     "mse": MSE(),
@@ -15,7 +15,11 @@ REGRESSION: dict[str, SiteMean] = {
     "smooth-l1": SmoothL1(beta=0.5),
     "cosine": Cosine(),
 }
-ALL: dict[str, SiteMean] = {**REGRESSION, "cross-entropy": CrossEntropy()}
+ALL: dict[str, SiteMean] = {
+    **REGRESSION,
+    "binary-cross-entropy": BinaryCrossEntropy(),
+    "cross-entropy": CrossEntropy(),
+}
 HIDDEN = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 0, 1]]).bool()
 NAN = float("nan")
 
@@ -47,6 +51,11 @@ def test_closed_forms() -> None:
     assert scores == pytest.approx([0, 1, 2])
     logits, ids = torch.tensor([[[0.0, 0.0, 0.0, 0.0]]]), torch.tensor([[2]])
     assert float(CrossEntropy()(logits, ids)) == pytest.approx(torch.log(torch.tensor(4.0)).item())
+    answers = torch.tensor([[[0.0, 1.0, 1.0, 0.25]]])
+    logits = torch.tensor([[[0.0, 0.0, 1.0, -1.0]]])
+    p = logits.sigmoid()
+    entropy = -(answers * p.log() + (1 - answers) * (1 - p).log()).mean()
+    assert float(BinaryCrossEntropy()(logits, answers)) == pytest.approx(float(entropy))
 
 
 def test_huber_of_nothing_against_unit_noise() -> None:

@@ -110,6 +110,12 @@ def polymask_register_objectives() -> Iterable[Part]:
             tags=frozenset({"relative"}),
         ),
         Part(
+            name="binary-cross-entropy",
+            target="polymask.objectives:BinaryCrossEntropy",
+            summary="cross-entropy of yes or no, for each number",
+            tags=frozenset({"logits"}),
+        ),
+        Part(
             name="cross-entropy",
             target="polymask.objectives:CrossEntropy",
             summary="cross-entropy of class ids",

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask_pointcloud.boxes import Triple, corners_of, index_of, keys_of, relative
+from polymask_pointcloud.boxes import Triple, index_of, keys_of, relative
 from polymask_pointcloud.operations import Cells, Shape, local_shape, take, token_of
-from polymask_pointcloud.targets import Centroid
+from polymask_pointcloud.targets import Answers, Centroid, Ratio
+from polymask_pointcloud.tokenizers import UNIT
 
 
 class _Surface(nn.Module):
@@ -23,6 +24,7 @@ class _Surface(nn.Module):
     Args:
         centre: what spread is measured from: the ``"mean"`` of those places, or the ``"token"``'s own
             centroid, as GeoMAE has it, which lies to one side of them at the edge of a surface.
+        least: of fewer places than so many there is nothing to say.
         ratio: slots of a cell along x, y and z.
         channels: numbers per point, from the tokenizer.
         cell_low: lower corner of the cells that tokens are, from the tokenizer; None for other tokens.
@@ -31,12 +33,14 @@ class _Surface(nn.Module):
     """
 
     dim = 3
+    parts = ((1, 3),)
 
     def __init__(
         self,
         *,
         centre: Literal["mean", "token"] = "mean",
-        ratio: Sequence[int] = (2, 2, 4),
+        least: int = 3,
+        ratio: Ratio = (2, 2, 4),
         channels: int = 3,
         cell_low: Triple | None = None,
         cell_size: Triple | None = None,
@@ -45,49 +49,58 @@ class _Surface(nn.Module):
         super().__init__()
         if centre not in ("mean", "token"):
             raise UserError(f"centre={centre!r}: choose 'mean' or 'token'")
-        self.centre, self.channels = centre, channels
+        if least < 1:
+            raise UserError(f"least must be 1 place or more, got {least}")
+        self.centre, self.least, self.channels = centre, least, channels
         cell: dict[str, Any] = {"cell_low": cell_low, "cell_size": cell_size, "cell_shape": cell_shape}
-        self.parts = Centroid(ratio=ratio, channels=channels, **cell)
-        self.whole = Centroid(ratio=(1, 1, 1), channels=channels, **cell)
+        self.slots = Centroid(scales=(ratio, (1, 1, 1)), channels=channels, **cell)
+
+    def describe(self, shape: Shape, middle: Tensor) -> Tensor:
+        """What is said of the shape at each token, whose points lie around ``middle``: ``[B, N, 3]``."""
+        raise NotImplementedError
 
     @torch.no_grad()
-    def shape(self, batch: Mapping[str, Tensor], tokens: Tokens) -> tuple[Shape, Tensor]:
-        """Normals and curvature, and of how many places they are: int64 ``[B, N]``."""
-        if self.parts.cells is None:
-            points = relative(tokens, self.channels)
-            own = points.mean(2) if self.centre == "token" else None
-            count = torch.full(tokens.shape, points.shape[2], device=points.device)
-            return local_shape(points, None, own), count
-        points, real = self._around(batch, tokens, self.parts.cells)
-        own = None
-        if self.centre == "token":
-            own = corners_of(self.whole.cells, tokens) + self._middle(batch, tokens)
-        return local_shape(points, real, own), real.sum(-1)
+    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        """``[B, N, 3]`` float32."""
+        shape, middle, _ = self.shape(batch, tokens)
+        return self.describe(shape, middle)
 
-    def _middle(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """Centroid of each cell from its lower corner, float64 ``[B, N, 3]``."""
-        assert self.whole.cells is not None
-        mean, _ = self.whole.measure(batch, tokens)
-        return mean[:, :, 0].double() * torch.tensor(self.whole.cells.size, device=mean.device)
+    @torch.no_grad()
+    def answers(self, batch: Mapping[str, Tensor], tokens: Tokens) -> list[Answers]:
+        """``[B, N, 1, 3]``, known where there are places enough."""
+        shape, middle, count = self.shape(batch, tokens)
+        return [Answers(self.describe(shape, middle)[:, :, None], (count >= self.least)[..., None])]
 
-    def _around(self, batch: Mapping[str, Tensor], tokens: Tokens, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Centroids of the slots of the cells around each token, ``[B, N, 27 * slots, 3]``, and which are."""
-        mean, count = self.parts.measure(batch, tokens)
-        x, y, z = self.parts.ratio
-        device = mean.device
-        ratio = torch.tensor(self.parts.ratio, device=device)
-        slot = torch.cartesian_prod(*(torch.arange(r, device=device) for r in (z, y, x))).view(-1, 3).flip(-1)
-        fraction = (mean.double() + slot) / ratio
-        place = corners_of(cells, tokens)[:, :, None] + fraction * torch.tensor(cells.size, device=device)
+    @torch.no_grad()
+    def shape(self, batch: Mapping[str, Tensor], tokens: Tokens) -> tuple[Shape, Tensor, Tensor]:
+        """Normals and curvature at each token.
+
+        Returns:
+            Them; the centroid of each token's points, float64 ``[B, N, 3]``; and of how many places they are,
+            int64 ``[B, N]``.
+        """
+        if self.slots.cells is None:
+            points = relative(tokens, self.channels).double()
+            points = points + tokens.position[..., :3].double()[:, :, None] * UNIT
+            middle, real = points.mean(2), None
+            # where a cloud has too few points for a token, its nearest fills up: one place
+            count = 1 + (points[:, :, 1:] != points[:, :, :1]).any(-1).sum(-1)
+        else:
+            (part, held), (whole, _) = self.slots.measure(batch, tokens)
+            middle = self.slots.places(whole, tokens, 1)[:, :, 0]
+            points, real = self._around(self.slots.places(part, tokens), held > 0, tokens, self.slots.cells)
+            count = real.sum(-1)
+        return local_shape(points, real, middle if self.centre == "token" else None), middle, count
+
+    def _around(self, place: Tensor, occupied: Tensor, tokens: Tokens, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Places of the slots of a cell and of those that touch it, ``[B, N, K, 3]``, and which there are."""
         index, key = index_of(cells, tokens), keys_of(cells, tokens)
-        steps = [torch.arange(-1, 2, device=device) if n > 1 else index.new_zeros(1) for n in cells.shape]
+        steps = [torch.arange(-1, 2, device=key.device) if n > 1 else index.new_zeros(1) for n in cells.shape]
         near = index[:, :, None] + torch.cartesian_prod(*steps)
-        inside = ((near >= 0) & (near < torch.tensor(cells.shape, device=device))).all(-1)
+        inside = ((near >= 0) & (near < torch.tensor(cells.shape, device=key.device))).all(-1)
         token, found = token_of(key, torch.where(inside, cells.key(near), -1))
-        real = take(count.double(), token) > 0
-        real &= found[..., None]
-        around = take(place.flatten(2), token)
-        return around.reshape(*tokens.shape, -1, 3), real.flatten(2)
+        real = take(occupied, token) & found[..., None]
+        return take(place.flatten(2), token).reshape(*tokens.shape, -1, 3), real.flatten(2)
 
 
 class Normals(_Surface):
@@ -101,6 +114,8 @@ class Normals(_Surface):
         sign: how normals are turned.
         centre: what spread is measured from: the ``"mean"`` of the places around, or the ``"token"``'s own
             centroid, as GeoMAE has it.
+        least: of fewer places than so many there is nothing to say, and what is said means nothing; GeoMAE
+            has 1.
         ratio: slots of a cell along x, y and z, whose centroids the normal is of.
         channels: numbers per point, from the tokenizer.
         cell_low: lower corner of the cells that tokens are, from the tokenizer; None for other tokens, whose
@@ -114,7 +129,8 @@ class Normals(_Surface):
         *,
         sign: Literal["outward", "up", "none"] = "outward",
         centre: Literal["mean", "token"] = "mean",
-        ratio: Sequence[int] = (2, 2, 4),
+        least: int = 3,
+        ratio: Ratio = (2, 2, 4),
         channels: int = 3,
         cell_low: Triple | None = None,
         cell_size: Triple | None = None,
@@ -123,22 +139,15 @@ class Normals(_Surface):
         if sign not in ("outward", "up", "none"):
             raise UserError(f"sign={sign!r}: choose 'outward', 'up' or 'none'")
         cell: dict[str, Any] = {"cell_low": cell_low, "cell_size": cell_size, "cell_shape": cell_shape}
-        super().__init__(centre=centre, ratio=ratio, channels=channels, **cell)
+        super().__init__(centre=centre, least=least, ratio=ratio, channels=channels, **cell)
         self.sign = sign
 
-    @torch.no_grad()
-    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """``[B, N, 3]`` float32."""
-        return self.turned(self.shape(batch, tokens)[0].normal, tokens)
-
-    def turned(self, normal: Tensor, tokens: Tokens) -> Tensor:
-        """The same directions with the sign of :attr:`sign`."""
+    def describe(self, shape: Shape, middle: Tensor) -> Tensor:
+        """Normals, with the sign of :attr:`sign`."""
+        normal = shape.normal
         if self.sign == "none":
             return normal
-        along = normal[..., 2]
-        if self.sign == "outward":
-            centre = tokens.position[..., :3].to(normal.dtype)
-            along = (normal[..., : centre.shape[-1]] * centre).sum(-1)
+        along = normal[..., 2] if self.sign == "up" else (normal * middle).sum(-1)
         return torch.where(along[..., None] < 0, -normal, normal)
 
 
@@ -150,6 +159,8 @@ class Curvature(_Surface):
     Args:
         centre: what spread is measured from: the ``"mean"`` of the places around, or the ``"token"``'s own
             centroid, as GeoMAE has it.
+        least: of fewer places than so many there is nothing to say, and what is said means nothing; GeoMAE
+            has 1.
         ratio: slots of a cell along x, y and z, whose centroids it is of.
         channels: numbers per point, from the tokenizer.
         cell_low: lower corner of the cells that tokens are, from the tokenizer; None for other tokens.
@@ -157,7 +168,6 @@ class Curvature(_Surface):
         cell_shape: cells along each axis.
     """
 
-    @torch.no_grad()
-    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """``[B, N, 3]`` float32 in [0, 1]."""
-        return self.shape(batch, tokens)[0].curvature
+    def describe(self, shape: Shape, middle: Tensor) -> Tensor:
+        """Shares, in [0, 1]."""
+        return shape.curvature

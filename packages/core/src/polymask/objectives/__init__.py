@@ -87,6 +87,15 @@ class Cosine(SiteMean):
         return 1 - F.cosine_similarity(*_pair(prediction, target), dim=-1)
 
 
+class BinaryCrossEntropy(SiteMean):
+    """Cross-entropy of yes or no, for each number of a site: 0 or 1, or a probability, given its logit."""
+
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Logits and answers, ``[B, N, D]`` each, to float32 ``[B, N]``."""
+        x, y = _pair(prediction, target)
+        return F.binary_cross_entropy_with_logits(x, y, reduction="none").mean(dim=-1)
+
+
 class CrossEntropy(SiteMean):
     """Cross-entropy of class targets, int64 ``[B, N]``, given logits ``[B, N, classes]``.
 

@@ -1,7 +1,8 @@
 """Checks of objectives.
 
-Tags: ``classes`` (the target is class ids), ``relative`` (sites or samples are scored against each
-other, so the value is no mean over sites), ``two-sided`` (the target gets gradient on purpose).
+Tags: ``classes`` (the target is class ids), ``logits`` (predictions are logits of it), ``relative``
+(sites or samples are scored against each other, so the value is no mean over sites), ``two-sided``
+(the target gets gradient on purpose).
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def check_objective_stops_gradient_of_the_target(subject: Subject) -> None:
     require(target.grad is None or (target.grad == 0).all(), "the target gets gradient: detach it")
 
 
-@check("objectives", unless=("classes", "relative"))
+@check("objectives", unless=("classes", "logits", "relative"))
 def check_objective_is_least_at_the_target(subject: Subject) -> None:
     """Is smallest where the prediction is the target."""
     prediction, target, mask = inputs(subject)

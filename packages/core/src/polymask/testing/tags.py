@@ -19,6 +19,7 @@ TAGS = {
     },
     "objectives": {
         "classes": "predictions are logits, targets are class numbers",
+        "logits": "predictions are logits, targets are probabilities",
         "relative": "a sample's score depends on the rest of the batch",
         "two-sided": "gradient reaches the target too",
     },

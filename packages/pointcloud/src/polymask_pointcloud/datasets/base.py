@@ -14,9 +14,10 @@ from polymask.portions import Portion, ReadDataset, Skipped
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.portions import Clouds
 from polymask_pointcloud.datasets.prepare import Preparation
-from polymask_pointcloud.operations import take
+from polymask_pointcloud.operations import local_shape, nearest, take
 
 _BINS, _PAIRS = 32, 2048
+_LEVELS, _PLACES, _AROUND = 8, 256, 16
 
 
 class CloudDataset(ReadDataset[Clouds]):
@@ -67,10 +68,11 @@ class CloudDataset(ReadDataset[Clouds]):
         return scatter(points, by_token(points, tokens, hidden))
 
     def descriptor(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """What can be said of a cloud without learning, ``[B, 38]``.
+        """What can be said of a cloud without learning, ``[B, 54]``.
 
-        How distances between two of its points are spread (D2, Osada et al. 2002), and its extent and
-        standard deviation along each axis.
+        How distances between two of its points are spread (D2, Osada et al. 2002), its extent and standard
+        deviation along each axis, and how its surface bends and how level it is, by the principal axes of
+        neighbourhoods (Weinmann et al. 2015).
         """
         points, real = batch[self.key][..., :3].float(), valid_of(batch, self.key)
         if real is None:
@@ -89,4 +91,18 @@ class CloudDataset(ReadDataset[Clouds]):
         spread = (torch.where(kept, points - mean, 0.0).square().sum(1) / n).sqrt()
         high = points.masked_fill(~kept, -torch.inf).amax(1)
         low = points.masked_fill(~kept, torch.inf).amin(1)
-        return torch.cat([share, high - low, spread], dim=1)
+        return torch.cat([share, high - low, spread, _surfaces(points, real)], dim=1)
+
+
+def _surfaces(points: Tensor, real: Tensor) -> Tensor:
+    """Histograms over places of clouds ``[B, N, 3]``, ``[B, 16]``: share of the least spread, how level."""
+    n = real.sum(1, keepdim=True)
+    place = take(points, torch.arange(_PLACES, device=points.device) * n // _PLACES)
+    _, index = nearest(place, points, _AROUND, real)
+    shape = local_shape(take(points, index), (torch.arange(_AROUND, device=n.device) < n)[:, None])
+    counts = []
+    for x in (3 * shape.curvature[..., 2], shape.normal[..., 2].abs()):
+        which = (x * _LEVELS).long().clamp(0, _LEVELS - 1)
+        share = torch.zeros(len(points), _LEVELS, device=points.device)
+        counts.append(share.scatter_add_(1, which, torch.full_like(x, _LEVELS / _PLACES)))
+    return torch.cat(counts, dim=1)
