@@ -16,6 +16,7 @@ from polymask_pointcloud.operations import (
     Cells,
     ball,
     chamfer,
+    distance,
     farthest_points,
     group_by_cell,
     local_shape,
@@ -37,10 +38,10 @@ def clouds(rows: int = 3, n: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_nearest_is_scipys_answer_and_never_padding() -> None:
     points, valid = clouds()
     query = torch.rand(3, 11, 3, generator=torch.Generator().manual_seed(1))
-    distance, index = nearest(query, points, 5, valid)
+    found, index = nearest(query, points, 5, valid)
     for row in range(3):
         theirs, at = cKDTree(points[row][valid[row]]).query(query[row], k=5)
-        np.testing.assert_allclose(distance[row], theirs, rtol=1e-5)
+        np.testing.assert_allclose(found[row], theirs, rtol=1e-5)
         assert np.array_equal(index[row], at)
 
 
@@ -158,6 +159,7 @@ def test_trees_find_what_comparing_everything_finds(
     monkeypatch.setattr(trees, "fastest", lambda: search)
     monkeypatch.setattr(neighbours, "_AT_ONCE", 3 * 60 * 4)
     points, valid = clouds()
+    valid = valid.flip(1)  # padding may stand anywhere
     query = torch.rand(3, 11, 3, generator=torch.Generator().manual_seed(1))
     by_tree = trees.nearest_by_tree(query, points, k, valid)
     by_all = neighbours.nearest_of_all(query, points, k, valid)
@@ -187,16 +189,20 @@ def test_neighbours_compile_in_one_graph() -> None:
 
 
 @pytest.mark.parametrize("squared", [True, False])
-def test_the_gradient_of_chamfer_is_that_of_all_distances(squared: bool) -> None:
+@pytest.mark.parametrize("many", [4, 512])
+def test_the_gradient_of_chamfer_is_that_of_all_distances(
+    squared: bool, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distance, "_MANY", many)
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.rand(2, n, 3, generator=generator, dtype=torch.float64) for n in (7, 5))
     y[0, 0] = x[0, 0]  # where points coincide the root has no slope
 
     def plain(x: Tensor, y: Tensor) -> Tensor:
-        distance = (x[:, :, None] - y[:, None]).square().sum(-1)
+        far = (x[:, :, None] - y[:, None]).square().sum(-1)
         if not squared:
-            distance = torch.where(distance > 0, distance, 1.0).sqrt() * (distance > 0)
-        return distance.amin(2).mean(1) + distance.amin(1).mean(1)
+            far = torch.where(far > 0, far, 1.0).sqrt() * (far > 0)
+        return far.amin(2).mean(1) + far.amin(1).mean(1)
 
     weight = torch.tensor([1.0, 3.0], dtype=torch.float64)
     found = []
@@ -208,7 +214,9 @@ def test_the_gradient_of_chamfer_is_that_of_all_distances(squared: bool) -> None
     assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(*found, strict=True))
 
 
-def test_padding_that_is_no_number_does_not_reach_chamfer() -> None:
+@pytest.mark.parametrize("many", [4, 512])
+def test_padding_that_is_no_number_does_not_reach_chamfer(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distance, "_MANY", many)
     (x, x_valid), (y, y_valid) = clouds(seed=2), clouds(n=40, seed=3)
     y_valid[2] = False  # an empty set is at no distance
     spoilt = torch.where(x_valid[..., None], x, torch.nan).requires_grad_()
@@ -217,3 +225,4 @@ def test_padding_that_is_no_number_does_not_reach_chamfer() -> None:
     assert torch.equal(found.detach(), chamfer(x, y, x_valid, y_valid)) and found[2] == 0
     found.sum().backward()
     assert spoilt.grad is not None and spoilt.grad.isfinite().all()
+    assert chamfer(spoilt, other, None, y_valid).isnan().tolist() == [False, True, False]

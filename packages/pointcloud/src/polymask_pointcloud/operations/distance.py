@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polymask_pointcloud.operations.neighbours import nearest
+
+_MANY = 512
+"""Points of a set from which on searching is quicker than comparing all."""
+
 
 def chamfer(
     x: Tensor, y: Tensor, x_valid: Tensor | None = None, y_valid: Tensor | None = None, squared: bool = True
@@ -31,6 +36,8 @@ def chamfer(
 
 def _closest(x: Tensor, y: Tensor, x_valid: Tensor | None, y_valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The nearest of the other set, int64 ``[..., n]`` and ``[..., m]``."""
+    if x.shape[-1] == 3 and min(x.shape[-2], y.shape[-2]) >= _MANY:
+        return _searched(x, y, y_valid), _searched(y, x, x_valid)
     # By differences, not by a product of matrices: exactly 0 between equal points, under autocast too. And
     # axis by axis: sums over a last axis of 3 are several times slower on a CPU.
     distance = x.new_zeros(*x.shape[:-1], y.shape[-2])
@@ -42,6 +49,13 @@ def _closest(x: Tensor, y: Tensor, x_valid: Tensor | None, y_valid: Tensor | Non
         distance = distance.masked_fill(~y_valid[..., None, :], torch.inf)
     # argmin over any but the last axis is ten times slower
     return distance.min(-1).indices, distance.min(-2).indices
+
+
+def _searched(x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
+    # a prediction that is no number makes the distance none; it need not stop the search
+    x_flat, y_flat = (z.nan_to_num().reshape(-1, *z.shape[-2:]) for z in (x, y))
+    _, index = nearest(x_flat, y_flat, 1, None if valid is None else valid.reshape(-1, valid.shape[-1]))
+    return index.view(x.shape[:-1])
 
 
 def _counted(own: Tensor | None, other: Tensor | None) -> Tensor | None:
