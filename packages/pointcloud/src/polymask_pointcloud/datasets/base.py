@@ -25,7 +25,8 @@ _BINS, _PAIRS = 32, 2048
 class CloudDataset:
     """A data set of clouds; subclasses are constructors that find them.
 
-    A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features.
+    A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features. Where points have
+    classes there is ``"point_label"`` beside it, int64 ``[N]``, -1 where one is not known.
 
     Args:
         train: what to train on.
@@ -51,6 +52,7 @@ class CloudDataset:
         self.portions: dict[Split, Portion] = {"train": train.take(limit), "test": test.take(limit)}
         self.preparation, self.classes = preparation, classes
         self._skipped = skipped or []
+        self._lengths: dict[Split, Tensor] = {}
         self.provides: dict[str, Any] = {
             "features": preparation.width,
             "points": preparation.points,
@@ -70,6 +72,15 @@ class CloudDataset:
 
     def labels(self, name: Split) -> Tensor | None:
         return self.portions[name].labels
+
+    def lengths(self, name: Split) -> Tensor | None:
+        """How many points each sample has, for which each is read once; None where all have as many."""
+        if self.preparation.points is not None:
+            return None
+        if name not in self._lengths:
+            samples = self.split(name)
+            self._lengths[name] = torch.tensor([len(samples[i][self.key]) for i in range(len(samples))])
+        return self._lengths[name]
 
     def draw(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
@@ -143,7 +154,7 @@ class Clouds:
         for place in self._candidates(index % len(self)):
             number = int(self.portion.index[place])
             try:
-                points = self.preparation(source.read(number), None if self.augment else number)
+                sample = self.preparation(source.read(number), None if self.augment else number)
             except Unreadable as error:
                 failed, last = (place, error) if last is None else (failed, last)
                 continue
@@ -151,7 +162,7 @@ class Clouds:
                 self.portion.unreadable[failed] = True
                 name = source.name(int(self.portion.index[failed]))
                 warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it", stacklevel=2)
-            return {"points": points}
+            return sample
         raise UserError(f"{_IN_A_ROW} clouds or more in a row, or all, cannot be read: {last}")
 
     def _candidates(self, index: int) -> Iterator[int]:

@@ -11,6 +11,7 @@ import numpy as np
 from polymask import UserError
 from polymask_pointcloud.datasets import formats
 from polymask_pointcloud.datasets.raw import Array, Raw, Unreadable, checked, fan
+from polymask_pointcloud.datasets.vrml import wrl
 
 
 def read(path: Path) -> Raw:
@@ -76,7 +77,7 @@ READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".npz": formats.arrays,
     ".pcd": formats.pcd,
     ".txt": formats.table,
-    ".wrl": formats.wrl,
+    ".wrl": wrl,
     ".xyz": formats.table,
     ".las": _las,
     ".laz": _las,
