@@ -34,14 +34,15 @@ def about_z(angle: float) -> np.ndarray:
 @pytest.mark.parametrize("first", [True, False], ids=["fields first", "children first"])
 def test_a_transform_scales_turns_and_shifts_about_its_centre(tmp_path: Path, first: bool) -> None:
     fields = (
-        "translation 10 0 0 rotation 0 0 2 1.5707963267948966 center 1 0 0\n"
+        "translation 10 0 0 rotation 2 0 0 1.5707963267948966 center 1 0 0\n"
         "scale 2 3 4 scaleOrientation 0 0 1 0.5235987755982988"
     )
     parts = [fields, f"children [ {SHAPE} ]"]
     points, _ = read(tmp_path, f"Transform {{ {' '.join(parts if first else parts[::-1])} }}")
     centre = np.array([1, 0, 0])
     stretch = about_z(math.pi / 6) @ np.diag([2, 3, 4]) @ about_z(-math.pi / 6)
-    expected = [about_z(math.pi / 2) @ stretch @ (p - centre) + centre + [10, 0, 0] for p in CORNERS]
+    about_x = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    expected = [about_x @ stretch @ (p - centre) + centre + [10, 0, 0] for p in CORNERS]
     assert np.allclose(points, expected)
 
 
