@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import metadata
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,52 @@ def test_built_in_shapes_are_kept_apart_by_family() -> None:
     picture = data.draw(data.split("test")[0])
     assert picture.shape[0] == 3 and picture.min() >= 0 and picture.max() <= 1
     assert torch.equal(data.split("test")[3]["points"], data.split("test")[3]["points"])
+
+
+def test_broken_files_are_counted_and_another_of_their_class_stands_in(tmp_path: Path) -> None:
+    for kind, offset in (("a", 0.0), ("b", 100.0)):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            np.save(tmp_path / kind / f"{i}.npy", points() + offset)
+    (tmp_path / "a" / "1.npy").write_bytes(b"broken")
+    (tmp_path / "b" / "0.npy").write_bytes(b"")
+    (tmp_path / "b" / "notes.md").write_text("no cloud")
+    np.save(tmp_path / "b" / "3.npy", np.full((5, 3), np.nan))
+    data = open_data("pointcloud/folder", source=str(tmp_path), test=0.0, points=16, normalise="none")
+    labels = data.labels("train")
+    assert labels is not None and labels.tolist() == [0] * 4 + [1] * 3
+    samples = data.split("train")
+    with pytest.warns(UserWarning, match="stands in for it") as warned:
+        high = [samples[i]["points"].mean() > 50 for i in [*range(7), *range(7)]]
+    assert torch.stack(high).long().tolist() == [*labels.tolist(), *labels.tolist()]
+    assert len(warned) == 2  # once each
+    assert {name: reason for name, reason in data.skipped if "ending" not in reason} == {
+        "a/1.npy": dict(data.skipped)["a/1.npy"],
+        "b/0.npy": "is empty",
+        "b/3.npy": "no point is finite",
+    }
+    assert len(data.skipped) == 4 and all(reason for _, reason in data.skipped)
+
+
+def test_clouds_as_they_are_tell_their_lengths(tmp_path: Path) -> None:
+    for i in range(4):
+        np.save(tmp_path / f"{i}.npy", points(10 + 5 * i))
+    (tmp_path / "2.npy").write_bytes(b"broken")  # the next stands in
+    data = open_data("pointcloud/folder", source=str(tmp_path), points=None, test=0.0)
+    with pytest.warns(UserWarning, match="stands in for it"):
+        lengths = data.lengths("train")
+    assert lengths.tolist() == [10, 15, 25, 25]
+    fixed = open_data("pointcloud/folder", source=str(tmp_path), points=8, test=0.0)
+    assert fixed.lengths("train") is None
+
+
+def test_built_in_shapes_say_whose_they_are() -> None:
+    """As CC BY-SA 4.0 asks: the licence, what was changed, and an owner of each."""
+    about = metadata("polymask-pointcloud")
+    assert about["License-Expression"] == "Apache-2.0 AND CC-BY-SA-4.0"
+    assert any(path.endswith("samples/shapes/README.md") for path in about.get_all("License-File") or [])
+    folder = files("polymask_pointcloud").joinpath("samples/shapes")
+    notice = folder.joinpath("README.md").read_text()
+    assert "creativecommons.org/licenses/by-sa/4.0" in notice and "Changed:" in notice
+    listing = json.loads(folder.joinpath("shapes.json").read_text())
+    assert len(listing) == 480 and all(shape["copyright"] for shape in listing)

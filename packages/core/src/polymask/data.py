@@ -42,7 +42,8 @@ class Dataset(Protocol):
         skipped: files left out, with the reason: ``(path, reason)``.
 
     Samples may differ in the length of their first axis (see :func:`collate`). Such a data set may have
-    ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch. One of no
+    ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch, or None where all
+    are of one length. One of no
     pictures has ``draw`` in place of ``picture``, see :class:`Drawn`.
     """
 

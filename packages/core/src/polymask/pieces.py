@@ -118,34 +118,39 @@ def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
 
 def reconstruction(
     tokenizer: Tokenizer, target: Target, tokens: Tokens, mask: Mask, prediction: Tensor
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Pictures of what was there, what was left of it and what was predicted in its place.
 
     Args:
-        tokenizer: turns tokens back into pictures where it has ``inverse``; else there are none.
-        target: turns predictions into tokens where it has ``invert``; else there are two columns.
+        tokenizer: turns tokens back into pictures where it has ``inverse``, or into displays where it has
+            ``show``; else there are none.
+        target: turns predictions into tokens where it has ``invert``; else they are not shown.
         tokens: the whole input.
         mask: what was hidden of it.
         prediction: ``[B, N, T]``, read at hidden tokens only.
 
     Returns:
-        Columns by caption; the caption of the last names the statistics that went into it. A target of
-        what is no picture shows it itself, by ``show(prediction, tokens, mask)``.
+        Columns by caption, each of pictures ``[B, ...]`` or of B displays; the caption of the last names the
+        statistics that went into it. A target of what is no picture shows it itself, by
+        ``show(prediction, tokens, mask)``.
     """
-    show: Any = getattr(target, "show", None)
-    if show is not None:
-        shown: dict[str, Tensor] = show(prediction, tokens, mask)
+    if hasattr(target, "show"):
+        shown: dict[str, Any] = target.show(prediction, tokens, mask)
         return shown
     inverse: Any = getattr(tokenizer, "inverse", None)
-    if inverse is None:
+    show: Any = getattr(tokenizer, "show", None)
+    invert: Any = getattr(target, "invert", None)
+    if inverse is None and show is None:
         return {}
-    columns: dict[str, Tensor] = {
+    values, note = (None, "") if invert is None else invert(prediction, tokens)
+    if inverse is None:
+        caption = "visible and hidden" if values is None else f"visible, hidden and predicted ({note})"
+        return {caption: show(tokens, mask, values)}
+    columns = {
         "original": inverse(tokens.values),
         "visible": inverse(mask.fill(tokens.values, tokens.values.new_zeros(1))),
     }
-    invert: Any = getattr(target, "invert", None)
-    if invert is not None:
-        values, note = invert(prediction, tokens)
+    if values is not None:
         columns[f"hidden predicted ({note})"] = inverse(mask.fill(tokens.values, values))
     return columns
 

@@ -86,7 +86,9 @@ class Tokenizer(Protocol):
     It embeds nothing, so that hidden tokens cost nothing: the encoder's ``embed`` does that to
     those it is given. ``provides`` holds what later parts may take as constructor arguments,
     by name: at least ``in_dim`` (width of ``Tokens.values``), and ``grid`` where there is one.
-    A tokenizer that can be undone has ``inverse(values [B, N, C]) -> [B, ...]``.
+    A tokenizer that can be undone has ``inverse(values [B, N, C]) -> [B, ...]``. One that cannot, but
+    whose tokens can be seen, may have ``show(tokens, mask, predicted=None) -> Sequence[Shown]``: a display
+    of each sample, of what is visible, what is hidden, and values ``[B, N, C]`` predicted where it is.
     An entry that is padded has its lengths beside it (:func:`polymask.data.valid_of`).
     ``example`` makes random input of the right shape, with rows of several lengths where lengths
     may differ, so that whatever is built on this tokenizer can be tried without data.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Trunk:
     prefix: int
     blocks: Sequence[Callable[..., Tensor]]
     losses: Callable[[Tensor], dict[str, Tensor]]
-    pictures: Callable[[Tensor], dict[str, Tensor]]
+    pictures: Callable[[Tensor], dict[str, Any]]
 
     def states(self) -> list[Tensor]:
         """The output of each block, ``[B, prefix + N, D]``."""

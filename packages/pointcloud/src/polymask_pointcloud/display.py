@@ -15,7 +15,7 @@ from torch import Tensor
 from polymask.mask import Mask
 
 MOST = 4096
-"""Points of a layer at most; of more, as many evenly among them."""
+"""Points of a layer at most; of more, as many at random, always the same."""
 
 _UNIT = 16383
 """Coordinates are kept in 16 bits, in this fraction of the radius of the cloud: up to two radii."""
@@ -85,9 +85,9 @@ class Cloud:
             place = (x[finite[name]] - centre) / radius * _UNIT
             place = place.round().clip(-2 * _UNIT, 2 * _UNIT).astype("<i2")
             _, which = np.unique(place, axis=0, return_index=True)
-            which = np.sort(which)
             if len(which) > MOST:
-                which = which[np.arange(MOST) * len(which) // MOST]
+                which = np.random.default_rng(0).choice(which, MOST, replace=False)
+            which.sort()
             layer = {"name": name, "points": _text(place[which])}
             if name in self.colours:
                 colour = self.colours[name][finite[name]][which]

@@ -140,6 +140,12 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="points",
         ),
         Part(
+            name="scenes",
+            target="polymask_pointcloud.datasets.scenes:Scenes",
+            summary="tiles of a room and of mountains, with a class at each point",
+            modality="points",
+        ),
+        Part(
             name="folder",
             target="polymask_pointcloud.datasets.folder:Folder",
             summary="folder:PATH, point clouds and meshes in class folders or none",

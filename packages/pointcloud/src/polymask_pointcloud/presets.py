@@ -12,7 +12,7 @@ MAE: Presets = {
     # in every block, this one has fixed positions, once
     "paper": {
         "data.points": 1024,
-        "data.augment": "turn",
+        "data.augment": "move",
         "tokenizer.groups": 64,
         "tokenizer.neighbours": 32,
         "encoder.dim": 384,

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask import Tokens, UserError
+from polymask import Mask, Tokens, UserError
 from polymask.data import length_key, valid_of
+from polymask_pointcloud.display import Cloud, compare
 from polymask_pointcloud.operations import Cells, farthest_points, group_by_cell, nearest, take
 
 UNIT = 0.1
@@ -51,6 +52,20 @@ class _Points(nn.Module):
         found = take(points, index)
         relative = found[..., :3] - centre[:, :, None]
         return torch.cat([relative, found[..., 3:]], dim=-1).flatten(2)
+
+    def places(self, tokens: Tokens, values: Tensor) -> Tensor:
+        """Where the points are that values ``[B, N, k * channels]`` of tokens stand for: ``[B, N, k, 3]``."""
+        relative = values.reshape(*tokens.shape, -1, self.channels)[..., :3]
+        return relative + self.centre(tokens)[:, :, None].to(relative.dtype)
+
+    def centre(self, tokens: Tokens) -> Tensor:
+        """Centres of tokens in units of the cloud, ``[B, N, 3]``."""
+        return tokens.position * UNIT
+
+    def show(self, tokens: Tokens, mask: Mask, predicted: Tensor | None = None) -> list[Cloud]:
+        """Each sample to turn: what a mask leaves of it, what it hides, and values predicted there."""
+        guess = None if predicted is None else self.places(tokens, predicted)
+        return compare(self.places(tokens, tokens.values), mask, guess, tokens.valid)
 
     def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """``n`` clouds of noise in the unit box, of 80 to 128 points."""
@@ -175,6 +190,10 @@ class Pillars(Voxels):
         _Points.__init__(self, features, neighbours)
         lower, upper = _corner(low), _corner(high)
         self.cells = Cells.over(lower, upper, (pillar, pillar, upper[2] - lower[2]))
+
+    def centre(self, tokens: Tokens) -> Tensor:
+        middle = self.cells.low[2] + self.cells.size[2] / 2
+        return nn.functional.pad(super().centre(tokens), (0, 1), value=middle)
 
 
 def _corner(place: Sequence[float]) -> tuple[float, float, float]:

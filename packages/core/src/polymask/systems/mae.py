@@ -15,6 +15,8 @@ Shapes: B samples, N tokens, K of them visible, M hidden, D encoder width, T tar
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -110,12 +112,12 @@ class MAE(System):
         return pieces.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Any]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         return self.show(tokens, mask, self.predict(tokens, mask))
 
-    def show(self, tokens: Tokens, mask: Mask, prediction_BMT: Tensor) -> dict[str, Tensor]:
+    def show(self, tokens: Tokens, mask: Mask, prediction_BMT: Tensor) -> dict[str, Any]:
         """Pictures of a prediction at the hidden tokens."""
         prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
         return pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)

@@ -120,7 +120,7 @@ class SimMIM(System):
         return pieces.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Any]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         prediction_BNT = self.predict(tokens, mask)

@@ -125,6 +125,14 @@ def check_dataset_lengths(subject: Subject) -> None:
     with opened(subject) as data:
         for split in SPLITS if hasattr(data, "lengths") else ():
             samples, lengths = data.split(split), data.lengths(split)
+            if lengths is None:
+                shapes = {
+                    samples[i][data.key].shape for i in range(0, len(samples), max(1, len(samples) // 8))
+                }
+                require(
+                    len(shapes) == 1, f"{split}: lengths is None, and samples have shapes {sorted(shapes)}"
+                )
+                continue
             require(
                 lengths.shape == (len(samples),) and lengths.dtype == torch.int64,
                 f"{split}: lengths are {lengths.dtype} {list(lengths.shape)} of {len(samples)} samples",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens
-from polymask.data import valid_of
+from polymask.data import Split, valid_of
 from polymask.portions import Portion, ReadDataset, Skipped
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.portions import Clouds
@@ -24,7 +24,8 @@ class CloudDataset(ReadDataset[Clouds]):
     """A data set of clouds; subclasses are constructors that find them.
 
     A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features; augmented, other points
-    of each cloud each time, moved.
+    of each cloud each time, moved. Where points have classes there is ``"point_label"`` beside it, int64
+    ``[N]``, -1 where one is not known.
 
     Args:
         train: what to train on.
@@ -49,6 +50,7 @@ class CloudDataset(ReadDataset[Clouds]):
     ) -> None:
         super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
         self.preparation = preparation
+        self._lengths: dict[Split, Tensor] = {}
         self.provides: dict[str, Any] = {
             "features": preparation.width,
             "points": preparation.points,
@@ -56,7 +58,16 @@ class CloudDataset(ReadDataset[Clouds]):
         }
 
     def read(self, source: Clouds, number: int, augment: bool) -> dict[str, Tensor]:
-        return {self.key: self.preparation(source.read(number), None if augment else number)}
+        return self.preparation(source.read(number), None if augment else number)
+
+    def lengths(self, name: Split) -> Tensor | None:
+        """How many points each sample has, for which each is read once; None where all have as many."""
+        if self.preparation.points is not None:
+            return None
+        if name not in self._lengths:
+            samples = self.split(name)
+            self._lengths[name] = torch.tensor([len(samples[i][self.key]) for i in range(len(samples))])
+        return self._lengths[name]
 
     def draw(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None

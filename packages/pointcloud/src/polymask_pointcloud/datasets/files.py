@@ -12,6 +12,7 @@ from polymask import UserError
 from polymask.portions import Unreadable
 from polymask_pointcloud.datasets import formats
 from polymask_pointcloud.datasets.raw import Array, Raw, checked, fan
+from polymask_pointcloud.datasets.vrml import wrl
 
 
 def read(path: Path) -> Raw:
@@ -77,7 +78,7 @@ READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".npz": formats.arrays,
     ".pcd": formats.pcd,
     ".txt": formats.table,
-    ".wrl": formats.wrl,
+    ".wrl": wrl,
     ".xyz": formats.table,
     ".las": _las,
     ".laz": _las,

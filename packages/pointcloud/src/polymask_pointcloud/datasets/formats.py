@@ -1,46 +1,13 @@
-"""Readers of the small formats: VRML, PCD, text, numpy."""
+"""Readers of the small formats: PCD, text, numpy."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from polymask.portions import Unreadable
-from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, fan
-
-_FACES = re.compile(r"\bcoordIndex\s*\[([^\]]*)\]")
-_CORNERS = re.compile(r"\bpoint\s*\[([^\]]*)\]")
-_COMMENT = re.compile(r"#[^\n]*")
-
-
-def wrl(path: Path) -> Raw:
-    """Indexed face sets of VRML 2, all of a file together, as CAD programs write them.
-
-    Each face set has its own corners. Transformations between them are not applied.
-    """
-    text = path.read_text(encoding="latin-1")
-    if not text.startswith("#VRML V2"):
-        raise Unreadable("does not begin as VRML 2 does")
-    text = _COMMENT.sub("", text)
-    faces, corners = _FACES.findall(text), _CORNERS.findall(text)
-    if len(faces) != len(corners) or not faces:
-        raise Unreadable(f"{len(faces)} face sets and {len(corners)} sets of corners do not pair")
-    points, triangles, before = [], [], 0
-    for face, corner in zip(faces, corners, strict=True):
-        place = _numbers(corner).reshape(-1, 3)
-        triangle = fan(_numbers(face).astype(np.int64))
-        if len(triangle) and (triangle.min() < 0 or triangle.max() >= len(place)):
-            raise Unreadable("a face has corners that its set has not")
-        points.append(place)
-        triangles.append(triangle + before)
-        before += len(place)
-    return Raw(np.concatenate(points), triangles=np.concatenate(triangles))
-
-
-def _numbers(text: str) -> Array:
-    return np.array(text.replace(",", " ").split(), dtype=np.float64)
+from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw
 
 
 def pcd(path: Path) -> Raw:

@@ -66,8 +66,8 @@ class Preparation:
         """Numbers of a point beside its place."""
         return sum(FEATURES[name] for name in self.features)
 
-    def __call__(self, raw: Raw, seed: int | None) -> Tensor:
-        """A sample, float32 ``[N, 3 + F]``.
+    def __call__(self, raw: Raw, seed: int | None) -> dict[str, Tensor]:
+        """A sample: ``points`` float32 ``[N, 3 + F]``, and ``point_label`` int64 ``[N]`` where there are any.
 
         Args:
             raw: what was read.
@@ -89,15 +89,21 @@ class Preparation:
             )
         place = np.asarray(raw.points, dtype=np.float64)
         features = {name: np.asarray(raw.features[name], dtype=np.float64) for name in self.features}
+        label = raw.label
         if self.points is not None and len(place) != self.points:
             which = _some(len(place), self.points, random)
             place, features = place[which], {name: x[which] for name, x in features.items()}
+            label = None if label is None else label[which]
         place = self._normalised(place)
         if moving:
             matrix, factor = self._motion(random)
             place = factor * place @ matrix.T
             features = {name: x @ matrix.T if name == "normals" else x for name, x in features.items()}
-        return torch.from_numpy(np.concatenate([place, *features.values()], axis=1).astype(np.float32))
+        table = np.concatenate([place, *features.values()], axis=1).astype(np.float32)
+        sample = {"points": torch.from_numpy(table)}
+        if label is not None:
+            sample["point_label"] = torch.from_numpy(np.asarray(label, dtype=np.int64))
+        return sample
 
     def _normalised(self, place: Array) -> Array:
         if self.normalise == "none":

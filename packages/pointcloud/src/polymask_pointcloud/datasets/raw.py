@@ -25,11 +25,13 @@ class Raw:
         points: float ``[n, 3]``.
         features: by name, float ``[n, C]``; names and widths are those of :data:`FEATURES`.
         triangles: int ``[m, 3]``, numbers of corners; None for a cloud.
+        label: int ``[n]``, a class of each point of a cloud, -1 where it is not known; None for no classes.
     """
 
     points: Array
     features: Mapping[str, Array] = field(default_factory=dict)
     triangles: Array | None = None
+    label: Array | None = None
 
 
 def checked(raw: Raw) -> Raw:
@@ -54,7 +56,8 @@ def checked(raw: Raw) -> Raw:
     real = np.isfinite(np.concatenate([points, *features.values()], axis=1)).all(1)
     if not real.any():
         raise Unreadable("no point is finite")
-    return Raw(points[real], {name: x[real] for name, x in features.items()})
+    label = None if raw.label is None else np.asarray(raw.label, dtype=np.int64)[real]
+    return Raw(points[real], {name: x[real] for name, x in features.items()}, label=label)
 
 
 def by_area(raw: Raw, count: int, random: np.random.Generator) -> Raw:

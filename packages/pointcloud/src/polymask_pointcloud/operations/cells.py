@@ -117,10 +117,11 @@ def group_by_cell(cells: Cells, points: Tensor, k: int, valid: Tensor | None = N
     first = torch.ones_like(sorted_key, dtype=torch.bool)
     first[:, 1:] = sorted_key[:, 1:] != sorted_key[:, :-1]
     first &= sorted_key < cells.count
-    most = max(int(first.sum(1).max()), 1)
-    # places where a cell begins come first, in order; the rest pads
-    begin = (~first).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
-    real = first.gather(1, begin)
+    occupied = first.sum(1)
+    most = max(int(occupied.max()), 1)
+    real = torch.arange(most, device=key.device) < occupied[:, None]
+    begin = torch.zeros_like(real, dtype=torch.int64)
+    begin[real] = first.nonzero()[:, 1]
     cell = torch.where(real, sorted_key.gather(1, begin), cells.count)
     end = torch.searchsorted(sorted_key, cell, right=True)
     count = torch.where(real, end - begin, 0)

@@ -5,28 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polymask_pointcloud.operations.trees import nearest_by_tree
+
 _EXACT = "donot_use_mm_for_euclid_dist"
 """Distances by matrix products lose digits where points are close, and order neighbours by device."""
+
+_AT_ONCE = 1 << 26
+"""Distances held in memory at a time."""
 
 
 def nearest(query: Tensor, points: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k nearest points of each place.
 
+    By k-d trees on a CPU, by all distances elsewhere. Points equally far, to rounding, come in any order.
+
     Args:
-        query: ``[B, M, 3]``.
-        points: ``[B, N, 3]``.
+        query: ``[B, M, 3]``, finite.
+        points: ``[B, N, 3]``, finite.
         k: how many.
         valid: bool ``[B, N]``, at least one True per row.
 
     Returns:
-        Distances ``[B, M, k]``, rising, and indices int64 ``[B, M, k]``. Where a row has fewer than k real
-        points, the nearest fills up.
+        Distances ``[B, M, k]``, rising, and indices int64 ``[B, M, k]``, without gradient. Where a row has
+        fewer than k real points, the nearest fills up.
     """
-    with torch.autocast(points.device.type, enabled=False):
-        distance = torch.cdist(query.detach().float(), points.detach().float(), compute_mode=_EXACT)
-    if valid is not None:
-        distance = distance.masked_fill(~valid[:, None], torch.inf)
-    found, index = distance.topk(min(k, points.shape[1]), dim=-1, largest=False)
+    query, points = query.detach().float(), points.detach().float()
+    search = nearest_by_tree if points.device.type == "cpu" else nearest_of_all
+    found, index = search(query, points, min(k, points.shape[1]), valid)
     if k > points.shape[1]:
         missing = (*index.shape[:-1], k - points.shape[1])
         found = torch.cat([found, found[..., :1].expand(missing)], dim=-1)
@@ -35,6 +40,21 @@ def nearest(query: Tensor, points: Tensor, k: int, valid: Tensor | None = None) 
         index = torch.where(found.isinf(), index[..., :1], index)
         found = torch.where(found.isinf(), found[..., :1], found)
     return found, index
+
+
+def nearest_of_all(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As :func:`nearest_by_tree`, by all distances, on any device."""
+    few = max(_AT_ONCE // max(len(points) * points.shape[1], 1), 1)
+    parts = []
+    for part in torch.split(query, few, dim=1):
+        with torch.autocast(points.device.type, enabled=False):
+            distance = torch.cdist(part, points, compute_mode=_EXACT)
+        if valid is not None:
+            distance = distance.masked_fill(~valid[:, None], torch.inf)
+        parts.append(distance.topk(k, dim=-1, largest=False))
+    return torch.cat([part.values for part in parts], dim=1), torch.cat(
+        [part.indices for part in parts], dim=1
+    )
 
 
 def ball(

@@ -214,12 +214,12 @@ class HPM(System):
         prediction_BMT = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
         prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
         columns = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
-        if columns and self.teacher is not None:
+        inverse: Any = getattr(self.tokenizer, "inverse", None)
+        if inverse is not None and self.teacher is not None:
             # brightness is the place in the teacher's order, from the darkest to the brightest value
             place_BN = self.difficulty(tokens, batch, step).argsort(1).argsort(1) / tokens.shape[1]
             dark, bright = tokens.values.aminmax()
             heat = torch.lerp(dark, bright, place_BN)[..., None].expand_as(tokens.values)
-            inverse: Any = getattr(self.tokenizer, "inverse", None)
             columns["thought hard before masking (bright: hardest)"] = inverse(heat)
         return columns
 
