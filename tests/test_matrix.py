@@ -161,6 +161,20 @@ def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> No
             step(Subject(system, REGISTRY, {"masking": part.full_name}))
 
 
+@pytest.mark.parametrize(("tokenizer", "axes"), [("audio/mel-patches", 2), ("audio/mel-frames", 1)])
+def test_sound_of_one_length_is_masked_by_coloured_noise(tokenizer: str, axes: int) -> None:
+    """Refused above, where padded batches fill no grid; spectrograms of one length do."""
+    part = REGISTRY.find("systems", "audio/mae")
+    one_length = {"name": tokenizer, "seconds": 2.0}
+    model = Subject(part, REGISTRY, {"tokenizer": one_length, "masking": "core/color"}).make()
+    batch = {**model.tokenizer.example(3), "id": torch.arange(3)}
+    tokens = model.tokenizer(batch)
+    assert tokens.grid is not None and len(tokens.grid) == axes and tokens.valid is None
+    total(model, batch, Step(1, 10, 0)).backward()
+    (mask,) = model.masks(batch, Step(1, 10, 0)).values()
+    assert (mask.hidden.sum(1) == mask.count).all() and mask.count == round(0.75 * tokens.shape[1])
+
+
 def test_every_refusal_names_parts_that_exist() -> None:
     for system, part in REFUSED:
         assert REGISTRY.find("systems", system)
