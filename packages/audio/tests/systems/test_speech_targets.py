@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 
 from polymask import UserError
 from polymask.data import open_data
-from polymask.recipes import Stage
+from polymask.recipes import Stage, cook
+from polymask.run import open_run
 from polymask_audio.quantisers import load
 from polymask_audio.systems import speech_targets as module
 from polymask_audio.systems.speech_targets import speech_targets
@@ -53,7 +55,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def units(stage: Recorder, turn: int) -> Any:
-    return load(stage.asked[turn - 1][2]["target"]["file"])
+    name = stage.asked[turn - 1][2]["target"]["file"]
+    return load(stage.folder / name.removeprefix("{run}/../"))
 
 
 def test_first_cepstra_then_the_middle_layer(stage: Recorder) -> None:
@@ -92,3 +95,21 @@ def test_two_tiny_rounds_train(tmp_path: Path) -> None:
     assert second.streams == 4
     assert second.target.features.layers == [1, 2]
     assert stage.done[1].step == 2
+
+
+def test_a_folder_that_is_moved_is_whole(tmp_path: Path) -> None:
+    """Codebooks and the encoders they are of are found from the run that needs them, and the recipe goes on."""
+    data = {"name": "words", "limit": 12, "seconds": 0.3}
+    shared = {"accelerator": "cpu", "workers": 0}
+    options = {"initial_codes": 4, "codes": 4, "steps": 2, "preset": "tiny"}
+    cook("audio/speech-targets", data, tmp_path / "here", options=options, shared=shared, progress=False)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    second: Any = open_run(tmp_path / "there" / "iteration-2").system
+    first: Any = open_run(tmp_path / "there" / "iteration-1").system
+    taught = second.target.features.encoder.module.state_dict()
+    assert all(torch.equal(taught[name], value) for name, value in first.encoder.state_dict().items())
+    assert str(tmp_path) not in (tmp_path / "there" / "iteration-2" / "config.yaml").read_text()
+    again = cook(
+        "audio/speech-targets", data, tmp_path / "there", options=options, shared=shared, progress=False
+    )
+    assert [run.step for run in again.done] == [2, 2]

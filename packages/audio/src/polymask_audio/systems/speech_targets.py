@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask import UserError
-from polymask.recipes import Stage
+from polymask.recipes import Stage, beside
 from polymask_audio.features import open_features
 from polymask_audio.quantisers import Units, fit, gather
 
@@ -69,7 +69,7 @@ def speech_targets(
         file = stage.folder / f"units-{turn}.safetensors"
         if not file.exists():
             cluster(stage, file, features, blocks, codes=count, stages=depth, frames=frames, seed=seed)
-        target = {"name": "audio/clusters", "file": str(file.resolve())}
+        target = {"name": "audio/clusters", "file": beside(file.name)}
         length = {} if steps is None else {"steps": steps}
         run = stage(f"iteration-{turn}", system, preset=preset, target=target, **length)
         features, count, depth = f"run:iteration-{turn}", codes, stages
