@@ -145,12 +145,14 @@ class Teacher(_OfFrames):
 
 
 class Clusters(_OfFrames):
-    """Numbers of the codes nearest to features: clusters, residual stages, or those of several layers.
+    """Numbers of codes of features: clusters, residual stages, codebooks that add up, or several layers.
 
     Args:
-        file: codebooks, as ``polymask recipe audio/speech-targets`` or
-            :func:`polymask_audio.quantisers.fit` makes them; it names the features too. ``random:K`` draws
-            K codes of cepstra instead, to try things out.
+        file: codebooks, as ``polymask recipe audio/speech-targets``, ``audio/spear`` or
+            :mod:`polymask_audio.fitting` make them; it names the features too. ``random:K`` draws K codes
+            of cepstra instead, ``random:KxN`` N times as many in stages, to try things out.
+        frames: of features for each token, one after another, where there are more of them than tokens;
+            each has streams of its own.
         rate: samples per second, from the data.
         hop: samples from one token to the next, from the tokenizer.
 
@@ -160,7 +162,11 @@ class Clusters(_OfFrames):
 
     presets = {"tiny": {"file": "random:8"}}
 
-    def __init__(self, *, file: str | None = None, rate: int = 16000, hop: int = 320) -> None:
+    def __init__(
+        self, *, file: str | None = None, frames: int = 1, rate: int = 16000, hop: int = 320
+    ) -> None:
+        if frames < 1:
+            raise UserError(f"a token has 1 frame of features or more, got frames={frames}")
         if file is None:
             raise UserError(
                 "clusters of what? give --target.file CODEBOOK; polymask recipe audio/speech-targets fits "
@@ -171,14 +177,14 @@ class Clusters(_OfFrames):
         widths = {book.centers.shape[2] for book in books}
         if widths != {self.features.dim} or len({book.codes for book in books}) > 1:
             raise UserError(f"{file} is of features of width {widths}, {name} has {self.features.dim}")
-        self.books = nn.ModuleList(books)
-        self.dim, self.streams = books[0].codes, sum(book.stages for book in books)
+        self.books, self.frames = nn.ModuleList(books), frames
+        self.dim, self.streams = books[0].codes, frames * sum(book.stages for book in books)
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """int64 ``[B, N]``, or ``[B, N, streams]`` of several: layer by layer, stage by stage."""
-        found = self.aligned(batch, tokens)
-        ids = torch.cat([book(x) for book, x in zip(self.books, found, strict=True)], dim=-1)
+        """int64 ``[B, N]``, or ``[B, N, streams]`` of several: frame by frame, layer by layer, stage by stage."""
+        found = [x.unflatten(-1, (self.frames, -1)) for x in self.aligned(batch, tokens, self.frames)]
+        ids = torch.cat([book(x) for book, x in zip(self.books, found, strict=True)], dim=-1).flatten(2)
         return ids[..., 0] if self.streams == 1 else ids
 
 
@@ -245,9 +251,10 @@ def _read(file: str) -> tuple[str, tuple[int | None, ...], tuple[Codebook, ...]]
 
 
 def _random(file: str) -> tuple[str, tuple[int | None, ...], tuple[Codebook, ...]]:
-    count = file.removeprefix("random:")
-    if not count.isdigit() or int(count) < 2:
+    count, x, stages = file.removeprefix("random:").partition("x")
+    stages = stages if x else "1"
+    if not (count.isdigit() and stages.isdigit()) or int(count) < 2 or int(stages) < 1:
         raise UserError(f"file={file!r}: random:K takes a number of codes, 2 or more, or give a file")
     generator = torch.Generator().manual_seed(0)
-    centers = torch.randn(1, int(count), 39, generator=generator)
+    centers = torch.randn(int(stages), int(count), 39, generator=generator)
     return "mfcc", (None,), (Codebook(centers, torch.zeros(39), torch.ones(39)),)

@@ -14,8 +14,8 @@ from polymask import UserError
 from polymask.data import open_data
 from polymask.recipes import Stage, cook
 from polymask.run import open_run
+from polymask_audio import fitting
 from polymask_audio.quantisers import load
-from polymask_audio.systems import speech_targets as module
 from polymask_audio.systems.speech_targets import speech_targets
 
 
@@ -35,7 +35,7 @@ class Recorder:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Layers of runs are cepstra here, so that nothing has to be trained."""
-    real = module.open_features
+    real = fitting.open_features
 
     def features(name: str, rate: int, layers: tuple[int | None, ...]) -> Any:
         if not name.startswith("run:"):
@@ -50,7 +50,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         found.extract = several  # type: ignore[method-assign]
         return found
 
-    monkeypatch.setattr(module, "open_features", features)
+    monkeypatch.setattr(fitting, "open_features", features)
     return Recorder(tmp_path)
 
 
