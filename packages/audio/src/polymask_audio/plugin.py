@@ -82,8 +82,9 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="clusters",
             target="polymask_audio.targets:Clusters",
-            summary="nearest codes of cepstra, spectra or layers: k-means, residual stages, several layers",
-            paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
+            summary="codes of cepstra, spectra or layers: k-means, residual stages, codebooks that add up",
+            paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788; Yang et al. 2025, "
+            "arXiv 2510.25955",
             modality="audio",
             tags=frozenset({"classes"}),
         ),
@@ -116,6 +117,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             paper="Baevski et al. 2020, arXiv 2006.11477; Hsu et al. 2021, arXiv 2106.07447",
             modality="audio",
             tags=frozenset({"sequence", "variable-count", "uneven"}),
+        ),
+        Part(
+            name="bands",
+            target="polymask_audio.maskings:Bands",
+            summary="bands of time and bands of frequency, across the whole spectrogram",
+            paper="Park et al. 2019, arXiv 1904.08779",
+            modality="audio",
+            tags=frozenset({"uniform"}),
         ),
     ]
 
