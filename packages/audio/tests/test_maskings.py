@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -109,12 +110,11 @@ def test_mistakes_are_told() -> None:
 def spectrogram(n: int, time: int, bands: int, step: int = 0, lengths: Tensor | None = None) -> Request:
     """Tokens in the order (time, frequency), of one length on a grid, of several padded and without."""
     position = coordinates((time, bands)).expand(n, -1, -1)
+    whole = Request(torch.arange(n), time * bands, Step(step, 100, 5), (time, bands), position=position)
     if lengths is None:
-        return Request(
-            torch.arange(n), time * bands, Step(step, 100, 5), grid=(time, bands), position=position
-        )
+        return whole
     valid = (torch.arange(time) < lengths[:, None]).repeat_interleave(bands, 1)
-    return Request(torch.arange(n), time * bands, Step(step, 100, 5), valid=valid, position=position)
+    return dataclasses.replace(whole, grid=None, valid=valid)
 
 
 def lines(hidden: Tensor, time: int, bands: int) -> tuple[Tensor, Tensor]:

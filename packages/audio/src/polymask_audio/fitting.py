@@ -1,4 +1,4 @@
-"""Fitting codebooks to features of a data set: by clustering, in stages, or several that are searched together."""
+"""Fitting codebooks to features of a data set: clusters, stages of them, or several that add up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 

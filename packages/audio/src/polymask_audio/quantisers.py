@@ -107,7 +107,7 @@ class MultiCodebook(Codebook):
         with torch.autocast(x.device.type, enabled=False):
             flat = ((x.float() - self.mean) / self.std).reshape(-1, d)
             found = []
-            for part in flat.split(chunk(n, k, d)):
+            for part in torch.split(flat, chunk(n, k, d)):
                 ids = F.linear(part, self.weight, self.bias).view(-1, n, k).argmax(-1)
                 for _ in range(self.rounds):
                     ids = refine(part, ids, self.centers)
@@ -226,7 +226,7 @@ def load(path: str | Path) -> Units:
 
 def _book(tensors: Mapping[str, Tensor], j: int) -> Codebook:
     """The one that was saved under a number, of the kind that its tensors are of."""
-    kind, names = Codebook, ["centers", "mean", "std"]
-    if f"weight.{j}" in tensors:
-        kind, names = MultiCodebook, [*names, "weight", "bias"]
-    return kind(*(tensors[f"{name}.{j}"] for name in names))
+    names = ("centers", "mean", "std", "weight", "bias")
+    found = [tensors[f"{name}.{j}"] for name in names if f"{name}.{j}" in tensors]
+    kind: type[Codebook] = Codebook if len(found) == 3 else MultiCodebook
+    return kind(*found)

@@ -98,7 +98,7 @@ def test_two_tiny_rounds_train(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_moved_is_whole(tmp_path: Path) -> None:
-    """Codebooks and the encoders they are of are found from the run that needs them, and the recipe goes on."""
+    """Codebooks, and the encoders they are of, are found from the run; the recipe goes on."""
     data = {"name": "words", "limit": 12, "seconds": 0.3}
     shared = {"accelerator": "cpu", "workers": 0}
     options = {"initial_codes": 4, "codes": 4, "steps": 2, "preset": "tiny"}
