@@ -18,6 +18,7 @@ from polymask.testing.loop import FIRST, built, loss
 from polymask.testing.subject import Subject, rows, seeded
 from polymask.testing.suite import Skip, check, require
 from polymask.tokens import Tokens
+from polymask.wiring import slots_of
 
 
 @check("systems")
@@ -89,16 +90,18 @@ def check_system_masks(subject: Subject) -> None:
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
     drawn: list[Tensor] = []
-    masking = getattr(system, "masking", None)
-    if masking is None:
-        return
 
-    def spied(request: Any) -> Mask:
-        mask: Mask = masking(request)
-        drawn.append(mask.hidden)
-        return mask
+    def spy(masking: Any) -> Any:
+        def spied(request: Any) -> Mask:
+            mask: Mask = masking(request)
+            drawn.append(mask.hidden)
+            return mask
 
-    _put(system, "masking", spied)
+        return spied
+
+    for slot, kind in slots_of(subject.cls).items():
+        if kind == "maskings" and getattr(system, slot, None) is not None:
+            _put(system, slot, spy(getattr(system, slot)))
     loss(system, batch)
     for name, mask in shown.items():
         # sites may be laid out on their grid, so that they are drawn as one
