@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,7 +34,8 @@ _IN_A_ROW = 100
 class AudioDataset:
     """A data set of sound; subclasses are constructors that find the recordings.
 
-    A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1].
+    A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1]; with ``speech`` it says too, as a bool, whether
+    it is.
 
     Args:
         train: what to train on.
@@ -42,6 +44,9 @@ class AudioDataset:
         classes: names of the classes, or None.
         skipped: what was left out when the recordings were found, with the reason.
         limit: at most so many recordings of each split.
+        speech: classes that are speech; None for no word about it.
+        noise: decibels by which white noise is weaker than the recordings of the test split that it is
+            added to; None for none.
     """
 
     key = "audio"
@@ -55,13 +60,16 @@ class AudioDataset:
         classes: Sequence[str] | None = None,
         skipped: Skipped | None = None,
         limit: int | None = None,
+        speech: Sequence[str] | None = None,
+        noise: float | None = None,
     ) -> None:
         self._skipped = list(skipped or [])
         whole: dict[Split, Portion] = {"train": train, "test": test}
         self.portions: dict[Split, Portion] = {
             name: self._long_enough(part, cut).take(limit) for name, part in whole.items()
         }
-        self.cut, self.classes = cut, classes
+        self.cut, self.classes, self.noise = cut, classes, noise
+        self.speech = None if speech is None else _among(speech, classes)
         if not any(len(portion) for portion in self.portions.values()):
             raise UserError(
                 f"no recording is {cut.min_seconds} s long or longer: choose a smaller min_seconds"
@@ -84,7 +92,8 @@ class AudioDataset:
             raise UserError(
                 f"there are no {name} recordings: give more of them, or another share to hold out"
             )
-        return Cuts(portion, self.cut, augment)
+        noise = self.noise if name == "test" else None
+        return Cuts(portion, self.cut, augment, self.speech, noise)
 
     def labels(self, name: Split) -> Tensor | None:
         return self.portions[name].labels
@@ -158,10 +167,24 @@ class Cuts:
 
     A recording that cannot be read after all is replaced by the next one of its class, always the same,
     with a warning the first time.
+
+    Args:
+        portion: which recordings.
+        cut: rate and length.
+        augment: cut long ones anywhere.
+        speech: bool ``[classes]``, which are speech, or None.
+        noise: decibels by which noise is weaker, or None.
     """
 
-    def __init__(self, portion: Portion, cut: Cut, augment: bool) -> None:
-        self.portion, self.cut = portion, cut
+    def __init__(
+        self,
+        portion: Portion,
+        cut: Cut,
+        augment: bool,
+        speech: Tensor | None = None,
+        noise: float | None = None,
+    ) -> None:
+        self.portion, self.cut, self.speech, self.noise = portion, cut, speech, noise
         self.random = augment and cut.seconds is not None
 
     def __len__(self) -> int:
@@ -184,7 +207,12 @@ class Cuts:
                 self.portion.unreadable[failed] = True
                 name = source.name(int(self.portion.index[failed]))
                 warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it", stacklevel=2)
-            return {AudioDataset.key: self.cut(sound, rate)}
+            sample = {AudioDataset.key: self.cut(sound, rate)}
+            if self.noise is not None:
+                sample[AudioDataset.key] = _noisy(sample[AudioDataset.key], self.noise, source.name(number))
+            if self.speech is not None and self.portion.labels is not None:
+                sample["speech"] = self.speech[self.portion.labels[place]]
+            return sample
         raise UserError(f"{_IN_A_ROW} recordings or more in a row cannot be read: {last}")
 
     def _candidates(self, index: int) -> Iterator[int]:
@@ -194,6 +222,22 @@ class Cuts:
             same = self.portion.labels[after] == self.portion.labels[index]
             after = torch.cat([after[same], after[~same]])
         yield from after[:_IN_A_ROW].tolist()
+
+
+def _among(some: Sequence[str], classes: Sequence[str] | None) -> Tensor:
+    """Which classes are among some: bool ``[classes]``."""
+    unknown = [name for name in some if name not in (classes or ())]
+    if unknown:
+        there = ", ".join(classes or ()) or "none"
+        raise UserError(f"speech={list(some)}: no class is called {unknown[0]!r}; there are {there}")
+    return torch.tensor([name in some for name in classes or ()])
+
+
+def _noisy(sound: Tensor, decibels: float, name: str) -> Tensor:
+    """Sound ``[T]`` with white noise, always the same for one name, kept within [-1, 1]."""
+    seed = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest())
+    noise = torch.randn(len(sound), generator=torch.Generator().manual_seed(seed))
+    return (sound + noise * sound.square().mean().sqrt() * 10 ** (-decibels / 20)).clamp(-1, 1)
 
 
 @functools.lru_cache(maxsize=4)
