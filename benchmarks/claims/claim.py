@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class Claim:
         measure: the score that decides; the higher, the better.
         seeds: of the runs.
         evaluation: beside the probes.
+        prepare: makes what variants name (codebooks, a teacher), or what is left of it.
     """
 
     text: str
@@ -29,3 +30,4 @@ class Claim:
     seeds: int = 3
     evaluation: str | Mapping[str, Any] | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
