@@ -86,14 +86,14 @@ class MultiCodebook(Codebook):
         std: ``[D]``.
         weight: ``[N * K, D]``, of the linear layer.
         bias: ``[N * K]``.
-        rounds: of the search.
+        rounds: of the search (released code: 5, once for all; here each time a sound is met).
     """
 
     weight: Tensor
     bias: Tensor
 
     def __init__(
-        self, centers: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor, rounds: int = 5
+        self, centers: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor, rounds: int = 2
     ) -> None:
         super().__init__(centers, mean, std)
         self.register_buffer("weight", weight)
@@ -162,7 +162,9 @@ def refine(x: Tensor, ids: Tensor, centers: Tensor, most: int = 128) -> Tensor:
         best, at = pairs.flatten(2).topk(min(2 * width, most, width * width), dim=-1, largest=False)
         one, other = at // width, at % width
         choice = torch.cat([_at(choice[:, ::2], one), _at(choice[:, 1::2], other)], dim=-1)
-        delta, error, width = _at(left, one) + _at(right, other), best, best.shape[-1]
+        error, width = best, best.shape[-1]
+        if error.shape[1] > 1:
+            delta = _at(left, one) + _at(right, other)
     found = choice[:, 0].gather(1, error[:, 0].argmin(-1)[:, None, None].expand(b, 1, n))[:, 0]
     worse = (centers[book, found].sum(1) - x).square().sum(-1) > start_B
     return torch.where(worse[:, None], ids, found)
@@ -170,7 +172,9 @@ def refine(x: Tensor, ids: Tensor, centers: Tensor, most: int = 128) -> Tensor:
 
 def _at(x: Tensor, index: Tensor) -> Tensor:
     """``[B, G, W, C]`` and ``[B, G, V]`` to ``[B, G, V, C]``."""
-    return x.gather(2, index[..., None].expand(-1, -1, -1, x.shape[-1]))
+    b, g, w, c = x.shape
+    first = torch.arange(b * g, device=x.device).view(b, g, 1) * w
+    return x.reshape(-1, c).index_select(0, (index + first).flatten()).view(b, g, -1, c)
 
 
 @dataclass(frozen=True)
