@@ -69,6 +69,8 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
         folder: of the comparison.
         command: that does this again.
     """
+    if claim.prepare is not None:
+        claim.prepare()
     found = compare(
         claim.config,
         claim.variants,

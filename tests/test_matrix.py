@@ -42,7 +42,8 @@ REFUSED = {
         for masking in ("core/block", "core/color")
     },
     **{
-        ("audio/hubert", target): "hubert predicts classes"
+        (f"audio/{system}", target): f"{system} predicts classes"
+        for system in ("hubert", "spear")
         for target in ("audio/content", "audio/mel", "audio/teacher")
     },
     **{

@@ -229,3 +229,37 @@ def test_reading_is_quiet(tmp_path: Path) -> None:
         sample = data.split("train")[0]["audio"]
         data.picture(sample)
     assert math.isclose(len(sample) / 16000, 0.1)
+
+
+@pytest.mark.parametrize("decibels", [0.0, 20.0])
+def test_noise_is_as_weak_as_asked_and_only_where_it_is_tested(tmp_path: Path, decibels: float) -> None:
+    for split in ("train", "test"):
+        for i in range(2):
+            (tmp_path / split).mkdir(exist_ok=True)
+            soundfile.write(tmp_path / split / f"{i}.wav", tone(440, 1.0, 16000, 0.1), 16000, subtype="FLOAT")
+    clean = open_data(f"audio/folder:{tmp_path}")
+    noisy = open_data(f"audio/folder:{tmp_path}", noise=decibels)
+    assert torch.equal(clean.split("train")[0]["audio"], noisy.split("train")[0]["audio"])
+    sound = clean.split("test")[0]["audio"]
+    noise = noisy.split("test")[0]["audio"] - sound
+    found = 10 * math.log10(float(sound.square().mean() / noise.square().mean()))
+    assert abs(found - decibels) < 0.3
+    assert float((noise[1:] * noise[:-1]).mean() / noise.square().mean()) == pytest.approx(0, abs=0.05)
+    assert torch.equal(noisy.split("test")[0]["audio"], noisy.split("test")[0]["audio"])
+    other = noisy.split("test")[1]["audio"] - clean.split("test")[1]["audio"]
+    assert abs(float((noise * other).mean())) < 0.05 * float(noise.square().mean())
+
+
+def test_classes_may_be_called_speech(tmp_path: Path) -> None:
+    for name in ("talk", "song", "rain"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", tone(440, 0.1, 16000), 16000)
+    data = open_data(f"audio/folder:{tmp_path}", test=0, speech=("talk", "song"))
+    labels = data.labels("train")
+    assert data.classes == ["rain", "song", "talk"] and labels is not None
+    batch = collate([data.split("train")[i] for i in range(3)])
+    assert batch["speech"].dtype == torch.bool
+    assert batch["speech"].tolist() == (labels > 0).tolist()
+    assert "speech" not in open_data(f"audio/folder:{tmp_path}", test=0).split("train")[0]
+    with pytest.raises(UserError, match="no class is called 'words'; there are rain, song, talk"):
+        open_data(f"audio/folder:{tmp_path}", speech=("words",))

@@ -83,6 +83,11 @@ def test_music_is_cut_into_clips_and_held_out_by_the_piece(stand_in: Path) -> No
     music = {split: [n for n in names(data, split) if n.startswith("moh")] for split in ("train", "test")}
     assert sorted(map(len, music.values())) == [2, 4]
     assert not set(music["train"]) & set(music["test"])
+    speech = [
+        bool(sample["speech"]) for sample in (data.split("test")[i] for i in range(len(data.split("test"))))
+    ]
+    assert speech == [not name.startswith("moh") for name in names(data, "test")]
+    assert "speech" not in open_data(f"prompts:{stand_in}", label="language").split("test")[0]
     samples, labels = data.split("train"), data.labels("train")
     clips = [samples[i]["audio"] for i in range(len(samples)) if labels[i] == 0]  # type: ignore[index]
     assert {len(clip) for clip in clips} == {16000}

@@ -1,7 +1,8 @@
-"""Spans are HuBERT's: how much they cover, where, and how rows are trimmed."""
+"""Spans are HuBERT's; bands go through the whole spectrogram, exactly as much of it, everywhere alike."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor
 from torchaudio.models.wav2vec2 import components
 
 from polymask import Request, Step, UserError
-from polymask_audio.maskings import HubertSpan
+from polymask.positions import coordinates
+from polymask_audio.maskings import Bands, HubertSpan
 
 
 def ask(n: int, sites: int, valid: Tensor | None = None, step: int = 0) -> Request:
@@ -100,3 +102,90 @@ def test_mistakes_are_told() -> None:
             HubertSpan(**options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="longer sounds"):
         HubertSpan()(ask(2, 1))
+
+
+# --------------------------------------------------------------------------------------- bands
+
+
+def spectrogram(n: int, time: int, bands: int, step: int = 0, lengths: Tensor | None = None) -> Request:
+    """Tokens in the order (time, frequency), of one length on a grid, of several padded and without."""
+    position = coordinates((time, bands)).expand(n, -1, -1)
+    whole = Request(torch.arange(n), time * bands, Step(step, 100, 5), (time, bands), position=position)
+    if lengths is None:
+        return whole
+    valid = (torch.arange(time) < lengths[:, None]).repeat_interleave(bands, 1)
+    return dataclasses.replace(whole, grid=None, valid=valid)
+
+
+def lines(hidden: Tensor, time: int, bands: int) -> tuple[Tensor, Tensor]:
+    """Which times and which frequencies are hidden throughout, ``[B, time]`` and ``[B, bands]``."""
+    x = hidden.view(-1, time, bands)
+    return x.all(2), x.all(1)
+
+
+@pytest.mark.parametrize("frequency", [0.0, 0.5, 1.0])
+def test_what_is_hidden_are_whole_bands_but_for_the_last(frequency: float) -> None:
+    hidden = Bands(ratio=0.4, frequency=frequency)(spectrogram(200, 20, 16)).hidden
+    time, band = lines(hidden, 20, 16)
+    whole = (time[:, :, None] | band[:, None]).flatten(1)
+    left = (hidden & ~whole).sum(1)  # of the last band, which is trimmed
+    # at most the line at which it was trimmed, or a band that never was a whole line
+    assert (left < 5 * 16 if frequency == 0 else left < 4 * 20).all()
+    assert ((hidden & whole).sum(1) >= 0.5 * 0.4 * 320).float().mean() > 0.9
+    assert bool(time.any()) == (frequency < 1) and bool(band.any()) == (frequency > 0)
+
+
+def test_bands_have_the_width_that_was_asked_for() -> None:
+    """One band of a tenth of the times hides exactly that many neighbours, round the end."""
+    hidden = Bands(ratio=0.1, width=(0.1, 0.1), frequency=0.0)(spectrogram(300, 40, 8)).hidden
+    time, _ = lines(hidden, 40, 8)
+    assert (time.sum(1) == 4).all() and (hidden.sum(1) == 32).all()
+    assert ((time != time.roll(1, 1)).sum(1) == 2).all()
+    hidden = Bands(ratio=0.25, width=(0.25, 0.25), frequency=1.0)(spectrogram(300, 40, 8)).hidden
+    _, band = lines(hidden, 40, 8)
+    assert (band.sum(1) == 2).all() and ((band != band.roll(1, 1)).sum(1) == 2).all()
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.37, 0.75])
+def test_every_token_is_hidden_equally_often_and_every_row_equally_much(ratio: float) -> None:
+    mask = Bands(ratio=ratio)(spectrogram(6000, 13, 8))
+    assert set(mask.hidden.sum(1).tolist()) == {mask.count} == {round(ratio * 104)}
+    rate, p = mask.hidden.float().mean(0), round(ratio * 104) / 104
+    assert ((rate - p).abs() < 4.5 * math.sqrt(p * (1 - p) / 6000)).all()
+
+
+def test_bands_of_frequency_are_as_often_as_asked_for() -> None:
+    """Where one band is all there is."""
+    asked = spectrogram(4000, 24, 24)
+    for frequency in (0.2, 0.5):
+        hidden = Bands(ratio=1 / 12, width=(1 / 12, 1 / 12), frequency=frequency)(asked).hidden
+        _, band = lines(hidden, 24, 24)
+        assert band.any(1).float().mean().item() == pytest.approx(frequency, abs=0.03)
+
+
+def test_sounds_of_several_lengths_have_bands_of_their_own() -> None:
+    lengths = torch.tensor([20, 10, 5, 1])
+    asked = spectrogram(4, 20, 8, lengths=lengths)
+    assert asked.valid is not None
+    for i in range(30):
+        asked = spectrogram(4, 20, 8, step=i, lengths=lengths)
+        mask = Bands(ratio=0.5)(asked)
+        assert mask.hidden.sum(1).tolist() == [80, 40, 20, 4]
+        assert not (mask.hidden & ~asked.valid).any()
+        alone = spectrogram(4, 10, 8, step=i)
+        assert torch.equal(Bands(ratio=0.5)(alone).hidden[1], mask.hidden[1, :80])
+
+
+def test_frames_have_bands_of_time_alone() -> None:
+    asked = Request(torch.arange(500), 60, Step(0, 1, 5), grid=(60,))
+    hidden = Bands(ratio=0.3, width=(0.1, 0.1), frequency=1.0)(asked).hidden
+    assert (hidden.sum(1) == 18).all() and ((hidden != hidden.roll(1, 1)).sum(1) <= 6).all()
+
+
+def test_bands_without_an_axis_are_refused() -> None:
+    for asked in (ask(2, 30), Request(torch.arange(2), 30, Step(0, 1, 0), position=torch.rand(2, 30, 3))):
+        with pytest.raises(UserError, match="needs tokens in time"):
+            Bands()(asked)
+    for options in ({"width": (0.0, 0.5)}, {"width": (0.5, 0.1)}, {"frequency": 1.5}, {"ratio": 0.0}):
+        with pytest.raises(UserError):
+            Bands(**options)  # type: ignore[arg-type]

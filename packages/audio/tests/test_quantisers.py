@@ -13,7 +13,8 @@ from torch import Tensor
 from polymask import UserError
 from polymask.data import open_data
 from polymask_audio.features import Features, open_features
-from polymask_audio.quantisers import Codebook, Units, fit, gather, load, nearest
+from polymask_audio.fitting import fit, gather
+from polymask_audio.quantisers import Codebook, MultiCodebook, Units, load, nearest
 
 
 def vectors(n: int, seed: int = 0) -> Tensor:
@@ -108,6 +109,16 @@ def test_files_come_back_whole(tmp_path: Path) -> None:
     for mine, other in zip(found.books, books, strict=True):
         assert torch.equal(mine(x), other(x))
     assert load(Units("mfcc", (None,), books[:1]).save(path)).features == "mfcc"
+
+
+def test_codebooks_that_are_searched_together_come_back_as_such(tmp_path: Path) -> None:
+    book = MultiCodebook(
+        torch.randn(2, 4, 3), torch.randn(3), torch.rand(3) + 0.1, torch.randn(8, 3), torch.randn(8)
+    )
+    found = load(Units("mfcc", (None,), (book,)).save(tmp_path / "units.safetensors")).books[0]
+    x = torch.randn(9, 3)
+    assert type(found) is MultiCodebook and torch.equal(found(x), book(x))
+    assert not torch.equal(found(x), Codebook(book.centers, book.mean, book.std)(x))
 
 
 def test_a_run_elsewhere_keeps_its_place(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,24 @@ def test_labels_of_a_sample_do_not_depend_on_its_company(tmp_path: Path) -> None
     assert torch.equal(both[:1, : single.shape[1]], single)
 
 
+def test_a_token_may_have_several_frames_of_a_faster_teacher() -> None:
+    """Of 100 cepstra a second and 50 tokens: the two of each, one after another, each with its stages."""
+    batch = speech(0.5, 0.8)
+    tokens = Waveform(rate=RATE)(batch)
+    one, two = (Clusters(file="random:9x3", frames=n, rate=RATE, hop=320) for n in (1, 2))
+    assert (one.streams, two.streams) == (3, 6)
+    every = Tokens(
+        torch.zeros(2, 70, 1), torch.arange(70.0)[None, :, None].expand(2, -1, -1)
+    )  # a token for each frame
+    fine = Clusters(file="random:9x3", rate=RATE, hop=160)(batch, every)
+    ids = two(batch, tokens)
+    assert torch.equal(ids[1, :30, :3], fine[1, :60:2]) and torch.equal(ids[1, :30, 3:], fine[1, 1:60:2])
+    assert torch.equal(one(batch, tokens), ids[..., :3])
+    for options in ({"frames": 0}, {"file": "random:9x0"}, {"file": "random:9xx2"}):
+        with pytest.raises(UserError):
+            Clusters(**{"file": "random:9", **options})  # type: ignore[arg-type]
+
+
 def test_clusters_without_a_file_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="speech-targets"):
         Clusters()
@@ -242,9 +261,9 @@ def test_random_projection_is_the_nearest_code_by_hand() -> None:
     values = torch.randn(2, 7, 12)
     target = RandomProjection(in_dim=12, codes=9, width=5, hidden=8, seed=3)
     ids = target({}, Tokens(values, torch.zeros(2, 7, 1)))
-    x = F.layer_norm(values @ target.get_buffer("map_0"), (8,))
-    x = F.layer_norm(x @ target.get_buffer("map_1"), (5,))
-    assert torch.equal(ids, torch.cdist(x, target.codes[None]).argmin(-1))
+    x = F.layer_norm(values @ target.get_buffer("map_0")[0], (8,))
+    x = F.layer_norm(x @ target.get_buffer("map_1")[0], (5,))
+    assert torch.equal(ids, torch.cdist(x, target.codes).argmin(-1))
     same = RandomProjection(in_dim=12, codes=9, width=5, hidden=8, seed=3)
     other = RandomProjection(in_dim=12, codes=9, width=5, hidden=8, seed=4)
     assert torch.equal(same.codes, target.codes)
@@ -315,6 +334,12 @@ def tiny_wav2vec() -> Any:
         encoder_layer_drop=0.5,
         aux_num_out=None,
     )
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'polymask-audio\[transformers\]'"):
+        Teacher(model="transformers:microsoft/wavlm-base")
 
 
 def test_a_torchaudio_model_teaches_what_its_layer_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def compare(
     """A column of a report: units as they are and as they were predicted, and which are hidden.
 
     Args:
-        true: class of each token, int64 ``[B, N]``.
+        true: classes of each token, int64 ``[B, N]``, or ``[B, N, J]`` of several codebooks.
         predicted: the same, guessed.
         mask: what was hidden.
         tokens: which of them are real, and how many share a time.
@@ -50,7 +50,7 @@ def compare(
     """
     place = tokens.position[0]
     bands = int(place[:, 1].max()) + 1 if place.shape[1] > 1 else 1
-    real = torch.ones_like(true, dtype=torch.bool) if tokens.valid is None else tokens.valid
+    real = torch.ones_like(mask.hidden) if tokens.valid is None else tokens.valid
     shown = [
         Units(*(x[i][real[i]] for x in (true, predicted, mask.hidden)), classes=classes, bands=bands)
         for i in range(len(true))
@@ -85,37 +85,43 @@ class Units:
     """True and predicted units of one sound as two rows of colours, and what is hidden below them.
 
     Args:
-        true: class of each token, int64 ``[N]``, without padding.
+        true: class of each token, int64 ``[N]``, without padding, or ``[N, J]`` of several codebooks.
         predicted: the same, guessed.
         hidden: bool ``[N]``.
-        classes: how many there are.
-        bands: tokens of each time, which are drawn one above the other.
+        classes: how many there are, of each codebook.
+        bands: tokens of each time, which are drawn one above the other, and so are codebooks.
     """
 
     def __init__(
         self, true: Tensor, predicted: Tensor, hidden: Tensor, *, classes: int, bands: int = 1
     ) -> None:
-        self.true, self.predicted = true.cpu(), predicted.cpu()
-        self.hidden, self.classes, self.bands = hidden.cpu(), classes, bands
+        self.true, self.predicted = (x.view(len(hidden), -1).cpu() for x in (true, predicted))
+        self.hidden, self.classes = hidden.cpu(), classes
+        self.bands = bands * self.true.shape[1]
 
     @property
     def note(self) -> str:
-        """How many hidden units are right, and how many kinds occur."""
-        hidden = int(self.hidden.sum())
-        right = int(((self.true == self.predicted) & self.hidden).sum())
-        kinds, guessed = (len(torch.unique(x[self.hidden])) for x in (self.true, self.predicted))
+        """How many hidden units are right, and how many kinds occur, on average over codebooks."""
+        true, predicted = self.true[self.hidden], self.predicted[self.hidden]
+        right, books = int((true == predicted).sum()), true.shape[1]
+        kinds, guessed = (
+            f"{sum(len(column.unique()) for column in x.T) / books:.3g}" for x in (true, predicted)
+        )
+        each = f" of each of {books} codebooks" if books > 1 else ""
         return (
-            f"{right} of {hidden} hidden right; {kinds} of {self.classes} units occur there, "
+            f"{right} of {true.numel()} hidden right; {kinds} of {self.classes} units{each} occur there, "
             f"{guessed} are predicted"
         )
 
     def _repr_html_(self) -> str:
         # neighbouring numbers get distant hues: multiples of the golden angle
         rows = [
-            [f"hsl({int(u) * 137.508 % 360:.0f} 55% 55%)" for u in x] for x in (self.true, self.predicted)
+            [f"hsl({int(u) * 137.508 % 360:.0f} 55% 55%)" for u in x.flatten()]
+            for x in (self.true, self.predicted)
         ]
         colour = f"rgb({', '.join(str(round(255 * c)) for c in HIDDEN)})"
-        rows.append([colour if h else "#eee" for h in self.hidden])
+        hidden = self.hidden.repeat_interleave(self.true.shape[1])
+        rows.append([colour if h else "#eee" for h in hidden])
         height = 1 / self.bands
         bars = [
             f'<rect x="{i // self.bands}" y="{1.1 * row + (self.bands - 1 - i % self.bands) * height:.3f}" '
@@ -124,7 +130,7 @@ class Units:
             for i, fill in enumerate(fills)
         ]
         return (
-            f'<figure style="margin:0"><svg viewBox="0 0 {len(self.true) // self.bands} 3.2" '
+            f'<figure style="margin:0"><svg viewBox="0 0 {self.true.numel() // self.bands} 3.2" '
             'preserveAspectRatio="none" width="260" height="96" role="img" aria-label="true units, predicted '
             f'units, what is hidden">{"".join(bars)}</svg><figcaption>{html.escape(self.note)}</figcaption>'
             "</figure>"

@@ -197,7 +197,9 @@ class Pretrained(Features):
         try:
             model, self.run, dim, depth, hop, own_rate = load(model_name)
         except (AttributeError, ImportError, OSError, ValueError) as error:
-            raise UserError(f"{name} cannot be loaded: {error}") from error
+            missing = isinstance(error, ModuleNotFoundError) and error.name == "transformers"
+            hint = "; pip install 'polymask-audio[transformers]'" if missing else ""
+            raise UserError(f"{name} cannot be loaded: {error}{hint}") from error
         _confirm_layers(layers, depth, name)
         super().__init__(dim, own_rate / hop)
         self.model, self.layers, self.rates = Frozen(model), list(layers), (rate, own_rate)

@@ -82,8 +82,9 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="clusters",
             target="polymask_audio.targets:Clusters",
-            summary="nearest codes of cepstra, spectra or layers: k-means, residual stages, several layers",
-            paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
+            summary="codes of cepstra, spectra or layers: k-means, residual stages, codebooks that add up",
+            paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788; Yang et al. 2025, "
+            "arXiv 2510.25955",
             modality="audio",
             tags=frozenset({"classes"}),
         ),
@@ -117,6 +118,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             modality="audio",
             tags=frozenset({"sequence", "variable-count", "uneven"}),
         ),
+        Part(
+            name="bands",
+            target="polymask_audio.maskings:Bands",
+            summary="bands of time and bands of frequency, across the whole spectrogram",
+            paper="Park et al. 2019, arXiv 1904.08779",
+            modality="audio",
+            tags=frozenset({"uniform"}),
+        ),
     ]
 
 
@@ -128,6 +137,14 @@ def polymask_register_datasets() -> Iterable[Part]:
             target="polymask_audio.datasets.folder:Folder",
             summary="folder:PATH, sound files in class folders or none",
             modality="audio",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="hf",
+            target="polymask_audio.datasets.huggingface:HuggingFace",
+            summary="hf:NAME of the Hugging Face hub, or a local folder in its layout",
+            modality="audio",
+            needs="pip install 'polymask-audio[hf]'",
             tags=frozenset({"ragged"}),
         ),
         Part(
@@ -211,6 +228,29 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="spear",
+            target="polymask_audio.systems.spear:SPEAR",
+            summary="tell the codes that each hidden frame has in several codebooks of a teacher, or of two",
+            paper="Yang et al. 2025, arXiv 2510.25955",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/mel-frames",
+                "encoder": "audio/transformer",
+                "target": "audio/random-projection",
+                "target.codes": 256,
+                "target.codebooks": 8,
+                "masking": "audio/hubert-span",
+                "masking.probability": 0.65,
+                "masking.length": 5,
+                "channel_masking": "audio/hubert-span",
+                "channel_masking.probability": 0.25,
+                "channel_masking.length": 20,
+                "channel_masking.least": 1,
+            },
+            # relative: sounds of one batch are mixed
+            tags=frozenset({"relative"}),
+        ),
+        Part(
             name="openbeats-tokenizer",
             target="polymask_audio.systems.openbeats_tokenizer:OpenBEATsTokenizer",
             summary="distil an encoder into the codes that openbeats predicts next",
@@ -235,6 +275,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_audio.systems.speech_targets:speech_targets",
             summary="HuBERT in iterations, each predicting clusters of the one before",
             paper="Chen et al. 2024, arXiv 2409.10788; Hsu et al. 2021, arXiv 2106.07447",
+            modality="audio",
+        ),
+        Part(
+            name="spear",
+            target="polymask_audio.systems.spear:spear",
+            summary="codebooks of one teacher or two, then a model that predicts them",
+            paper="Yang et al. 2025, arXiv 2510.25955",
             modality="audio",
         ),
         Part(

@@ -1,22 +1,23 @@
-"""Codebooks: k-means and residual stages of it, fit by scikit-learn and kept as safetensors."""
+"""Codebooks, and files of them: k-means, residual stages of it, and several that are searched together.
+
+How they are fit is in :mod:`polymask_audio.fitting`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
-from sklearn.cluster import MiniBatchKMeans
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.data import Dataset, collate
-from polymask_audio.features import Features
 
 
 class Codebook(nn.Module):
@@ -72,73 +73,108 @@ def nearest(x: Tensor, centers: Tensor) -> Tensor:
     return (x @ centers.T - centers.square().sum(1) / 2).argmax(-1)
 
 
-def fit(x: Tensor, *, codes: int, stages: int = 1, seed: int = 0, starts: int = 20) -> Codebook:
-    """Fit a codebook: mini-batch k-means, stage after stage on what the stages before left over.
+class MultiCodebook(Codebook):
+    """Vectors to numbers of codes of N codebooks that add up to them, chosen together.
 
-    Settings are those of HuBERT's released code (Hsu et al. 2021): k-means++, 20 starts, at most 100
-    passes of batches of 10,000, no reassignment. It does not standardise; we do.
+    The quantiser whose numbers SPEAR predicts (Yang et al. 2025, arXiv 2510.25955). A linear layer proposes
+    a code of each codebook, and a search improves on all of them at once (:func:`refine`); residual stages
+    choose one after another and never come back.
 
     Args:
-        x: ``[n, D]`` vectors.
-        codes: of each stage.
-        stages: 1 is plain k-means, more are residual vector quantisation.
-        seed: of the starts.
-        starts: of which the best is taken.
-
-    Raises:
-        UserError: fewer vectors than codes, or none of either.
+        centers: ``[N, K, D]``; N a power of two.
+        mean: ``[D]``, of the vectors it was fit on.
+        std: ``[D]``.
+        weight: ``[N * K, D]``, of the linear layer.
+        bias: ``[N * K]``.
+        rounds: of the search (released code: 5, once for all; here each time a sound is met).
     """
-    if codes < 2 or stages < 1:
-        raise UserError(f"a codebook has 2 codes or more and 1 stage or more, got {codes} and {stages}")
-    if len(x) < codes:
-        raise UserError(f"{codes} codes cannot be fit to {len(x)} frames: use fewer, or more recordings")
-    x = x.detach().float().cpu()
-    mean, std = x.mean(0), x.std(0).clamp(min=1e-5)
-    left, centers = (x - mean) / std, []
-    for stage in range(stages):
-        kmeans = MiniBatchKMeans(
-            codes,
-            init="k-means++",
-            max_iter=100,
-            batch_size=10_000,
-            tol=0.0,
-            max_no_improvement=100,
-            n_init=starts,
-            reassignment_ratio=0.0,
-            random_state=seed + stage,
-        )
-        centers.append(torch.from_numpy(kmeans.fit(left.numpy()).cluster_centers_).float())
-        left = left - centers[-1][nearest(left, centers[-1])]
-    return Codebook(torch.stack(centers), mean, std)
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, centers: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor, rounds: int = 2
+    ) -> None:
+        super().__init__(centers, mean, std)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.rounds = rounds
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` to int64 ``[..., N]``."""
+        n, k, d = self.centers.shape
+        with torch.autocast(x.device.type, enabled=False):
+            flat = ((x.float() - self.mean) / self.std).reshape(-1, d)
+            found = []
+            for part in torch.split(flat, chunk(n, k, d)):
+                ids = F.linear(part, self.weight, self.bias).view(-1, n, k).argmax(-1)
+                for _ in range(self.rounds):
+                    ids = refine(part, ids, self.centers)
+                found.append(ids)
+        return torch.cat(found).view(*x.shape[:-1], n)
 
 
-def gather(features: Features, data: Dataset, *, most: int = 200_000, seed: int = 0) -> list[Tensor]:
-    """Features of training recordings, drawn at random until there are enough.
+def chunk(n: int, k: int, d: int, limit: int = 1 << 25) -> int:
+    """How many vectors to refine at once: so many that no tensor has more than about ``limit`` numbers."""
+    return max(limit // (n * max(k, beam(k) * d)), 1)
+
+
+def beam(k: int) -> int:
+    """How many codes of each codebook a search goes on with."""
+    return 8 if k <= 16 else 16
+
+
+def refine(x: Tensor, ids: Tensor, centers: Tensor, most: int = 128) -> Tensor:
+    """Choices of codes whose sum is nearer to each vector, by a beam search that merges neighbours.
+
+    Each codebook proposes the codes that would alone make the error least; then neighbouring codebooks
+    propose the pairs of their proposals that would, and so on until one group is left. The beam doubles
+    with each merge. The search does not see every combination; where what it finds is worse than what it
+    was given, that stays.
 
     Args:
-        features: of what layers.
-        data: whose training split is read, without augmentation.
-        most: frames to take.
-        seed: of the draw.
+        x: ``[B, D]``.
+        ids: int64 ``[B, N]``, the choices to improve on; N a power of two.
+        centers: ``[N, K, D]``.
+        most: widest beam.
 
     Returns:
-        For each layer ``[n, D]``, real frames alone.
+        int64 ``[B, N]``, of squared errors that are nowhere larger.
     """
-    samples = data.split("train")
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    features, found, count = features.to(device), [], 0
-    for start in range(0, len(order), 16):
-        batch = collate([samples[i] for i in order[start : start + 16]])
-        layers, counts = features({key: value.to(device) for key, value in batch.items()})
-        real = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=device)
-        if counts is not None:
-            real = torch.arange(real.shape[1], device=device) < counts[:, None]
-        found.append([x[real].cpu() for x in layers])
-        count += len(found[-1][0])
-        if count >= most:
-            break
-    return [torch.cat(layer)[:most] for layer in zip(*found, strict=True)]
+    (b, n), k = ids.shape, centers.shape[1]
+    book = torch.arange(n, device=x.device)
+    chosen_BND = centers[book, ids]
+    off_BD = chosen_BND.sum(1) - x
+    start_B = off_BD.square().sum(-1)
+    # |off + c_k - c_i|^2 without the differences themselves, which are K times as many
+    ahead = torch.einsum("bnd,nkd->bnk", off_BD[:, None] - chosen_BND, centers)
+    behind = (chosen_BND.square().sum(-1) / 2 - (off_BD[:, None] * chosen_BND).sum(-1))[..., None]
+    error = start_B[:, None, None] + 2 * (ahead + behind) + centers.square().sum(-1)
+    width = min(beam(k), k)
+    error, codes = error.topk(width, dim=-1, largest=False)
+    delta = centers[book[:, None], codes] - chosen_BND[:, :, None]  # [B, groups, width, D]
+    choice = codes[..., None]  # [B, groups, width, codebooks of the group]
+    while error.shape[1] > 1:
+        left, right = delta[:, ::2], delta[:, 1::2]
+        pairs = error[:, ::2, :, None] + error[:, 1::2, None, :] - start_B[:, None, None, None]
+        pairs = pairs + 2 * left @ right.transpose(2, 3)
+        best, at = pairs.flatten(2).topk(min(2 * width, most, width * width), dim=-1, largest=False)
+        one, other = at // width, at % width
+        choice = torch.cat([_at(choice[:, ::2], one), _at(choice[:, 1::2], other)], dim=-1)
+        error, width = best, best.shape[-1]
+        if error.shape[1] > 1:
+            delta = _at(left, one) + _at(right, other)
+    found = choice[:, 0].gather(1, error[:, 0].argmin(-1)[:, None, None].expand(b, 1, n))[:, 0]
+    worse = (centers[book, found].sum(1) - x).square().sum(-1) > start_B
+    return torch.where(worse[:, None], ids, found)
+
+
+def _at(x: Tensor, index: Tensor) -> Tensor:
+    """``[B, G, W, C]`` and ``[B, G, V]`` to ``[B, G, V, C]``."""
+    b, g, w, c = x.shape
+    first = torch.arange(b * g, device=x.device).view(b, g, 1) * w
+    return x.reshape(-1, c).index_select(0, (index + first).flatten()).view(b, g, -1, c)
 
 
 @dataclass(frozen=True)
@@ -180,10 +216,7 @@ def load(path: str | Path) -> Units:
         with safetensors.safe_open(Path(path).expanduser(), "pt") as file:
             about, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         layers: Sequence[int | None] = json.loads(about["layers"])
-        books = tuple(
-            Codebook(*(tensors[f"{name}.{j}"] for name in ("centers", "mean", "std")))
-            for j in range(len(layers))
-        )
+        books = tuple(_book(tensors, j) for j in range(len(layers)))
         features = about["features"]
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(
@@ -193,3 +226,11 @@ def load(path: str | Path) -> Units:
     if kind == "run":
         features = f"run:{Path(path).expanduser().parent / folder}"
     return Units(features, tuple(layers), books)
+
+
+def _book(tensors: Mapping[str, Tensor], j: int) -> Codebook:
+    """The one that was saved under a number, of the kind that its tensors are of."""
+    names = ("centers", "mean", "std", "weight", "bias")
+    found = [tensors[f"{name}.{j}"] for name in names if f"{name}.{j}" in tensors]
+    kind: type[Codebook] = Codebook if len(found) == 3 else MultiCodebook
+    return kind(*found)

@@ -145,12 +145,14 @@ class Teacher(_OfFrames):
 
 
 class Clusters(_OfFrames):
-    """Numbers of the codes nearest to features: clusters, residual stages, or those of several layers.
+    """Numbers of codes of features: clusters, residual stages, codebooks that add up, or several layers.
 
     Args:
-        file: codebooks, as ``polymask recipe audio/speech-targets`` or
-            :func:`polymask_audio.quantisers.fit` makes them; it names the features too. ``random:K`` draws
-            K codes of cepstra instead, to try things out.
+        file: codebooks, as ``polymask recipe audio/speech-targets``, ``audio/spear`` or
+            :mod:`polymask_audio.fitting` make them; it names the features too. ``random:K`` draws K codes
+            of cepstra instead, ``random:KxN`` N times as many in stages, to try things out.
+        frames: of features for each token, one after another, where there are more of them than tokens;
+            each has streams of its own.
         rate: samples per second, from the data.
         hop: samples from one token to the next, from the tokenizer.
 
@@ -160,7 +162,11 @@ class Clusters(_OfFrames):
 
     presets = {"tiny": {"file": "random:8"}}
 
-    def __init__(self, *, file: str | None = None, rate: int = 16000, hop: int = 320) -> None:
+    def __init__(
+        self, *, file: str | None = None, frames: int = 1, rate: int = 16000, hop: int = 320
+    ) -> None:
+        if frames < 1:
+            raise UserError(f"a token has 1 frame of features or more, got frames={frames}")
         if file is None:
             raise UserError(
                 "clusters of what? give --target.file CODEBOOK; polymask recipe audio/speech-targets fits "
@@ -171,14 +177,15 @@ class Clusters(_OfFrames):
         widths = {book.centers.shape[2] for book in books}
         if widths != {self.features.dim} or len({book.codes for book in books}) > 1:
             raise UserError(f"{file} is of features of width {widths}, {name} has {self.features.dim}")
-        self.books = nn.ModuleList(books)
-        self.dim, self.streams = books[0].codes, sum(book.stages for book in books)
+        self.books, self.frames = nn.ModuleList(books), frames
+        self.dim, self.streams = books[0].codes, frames * sum(book.stages for book in books)
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """int64 ``[B, N]``, or ``[B, N, streams]`` of several: layer by layer, stage by stage."""
-        found = self.aligned(batch, tokens)
-        ids = torch.cat([book(x) for book, x in zip(self.books, found, strict=True)], dim=-1)
+        """int64 ``[B, N]``, or ``[B, N, streams]`` of several: by frame, then by layer, then by stage."""
+        found = self.aligned(batch, tokens, self.frames)
+        found = [x.view(*x.shape[:2], self.frames, -1) for x in found]
+        ids = torch.cat([book(x) for book, x in zip(self.books, found, strict=True)], dim=-1).flatten(2)
         return ids[..., 0] if self.streams == 1 else ids
 
 
@@ -186,11 +193,13 @@ class RandomProjection(nn.Module):
     """The nearest of random codes to a frozen random projection (Chiu et al. 2022, arXiv 2202.01855).
 
     As BEATs and OpenBEATs have it (Chen et al. 2022, arXiv 2212.09058): a linear map, a norm, a second
-    linear map, a norm, then the nearest of normally distributed codes. Both maps are Xavier normal.
+    linear map, a norm, then the nearest of normally distributed codes. Both maps are Xavier normal. Several
+    codebooks, each with maps of its own, are as in USM (Zhang et al. 2023, arXiv 2303.01037).
 
     Args:
         in_dim: numbers per token, from the tokenizer.
         codes: how many.
+        codebooks: how many times so many.
         width: of a code.
         hidden: width between the maps; None for one map only, as in the original.
         seed: of the maps and the codes.
@@ -207,6 +216,7 @@ class RandomProjection(nn.Module):
         *,
         in_dim: int = 256,
         codes: int = 1024,
+        codebooks: int = 1,
         width: int = 256,
         hidden: int | None = 512,
         seed: int = 0,
@@ -215,28 +225,35 @@ class RandomProjection(nn.Module):
         hop: int = 320,
     ) -> None:
         super().__init__()
-        if min(codes, width, hidden or 1) < 1:
-            raise UserError(f"codes, width and hidden are 1 or more, got {codes}, {width} and {hidden}")
-        self.dim = codes
+        if min(codes, codebooks, width, hidden or 1) < 1:
+            raise UserError(
+                f"codes, codebooks, width and hidden are 1 or more, got {codes}, {codebooks}, {width} and "
+                f"{hidden}"
+            )
+        self.dim, self.streams = codes, codebooks
         self.mel = LogMel(rate=rate, hop=hop) if raw else None
         in_dim = in_dim if self.mel is None else self.mel.dim
         generator = torch.Generator().manual_seed(seed)
         widths = [in_dim, width] if hidden is None else [in_dim, hidden, width]
         for i, (old, new) in enumerate(itertools.pairwise(widths)):
             std = math.sqrt(2 / (old + new))
-            self.register_buffer(f"map_{i}", std * torch.randn(old, new, generator=generator))
+            self.register_buffer(f"map_{i}", std * torch.randn(codebooks, old, new, generator=generator))
         self.maps = len(widths) - 1
-        self.register_buffer("codes", torch.randn(codes, width, generator=generator))
+        self.register_buffer("codes", torch.randn(codebooks, codes, width, generator=generator))
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """int64 ``[B, N]``."""
+        """int64 ``[B, N]``, or ``[B, N, codebooks]`` of several."""
         x = tokens.values.float() if self.mel is None else self.mel(batch, tokens)
+        found = []
         with torch.autocast(x.device.type, enabled=False):
-            for i in range(self.maps):
-                x = x @ self.get_buffer(f"map_{i}")
-                x = F.layer_norm(x, x.shape[-1:])
-            return nearest(x, self.codes)
+            for j in range(self.streams):
+                z = x
+                for i in range(self.maps):
+                    z = z @ self.get_buffer(f"map_{i}")[j]
+                    z = F.layer_norm(z, z.shape[-1:])
+                found.append(nearest(z, self.codes[j]))
+        return found[0] if self.streams == 1 else torch.stack(found, dim=-1)
 
 
 def _read(file: str) -> tuple[str, tuple[int | None, ...], tuple[Codebook, ...]]:
@@ -245,9 +262,10 @@ def _read(file: str) -> tuple[str, tuple[int | None, ...], tuple[Codebook, ...]]
 
 
 def _random(file: str) -> tuple[str, tuple[int | None, ...], tuple[Codebook, ...]]:
-    count = file.removeprefix("random:")
-    if not count.isdigit() or int(count) < 2:
+    count, x, stages = file.removeprefix("random:").partition("x")
+    stages = stages if x else "1"
+    if not (count.isdigit() and stages.isdigit()) or int(count) < 2 or int(stages) < 1:
         raise UserError(f"file={file!r}: random:K takes a number of codes, 2 or more, or give a file")
     generator = torch.Generator().manual_seed(0)
-    centers = torch.randn(1, int(count), 39, generator=generator)
+    centers = torch.randn(int(stages), int(count), 39, generator=generator)
     return "mfcc", (None,), (Codebook(centers, torch.zeros(39), torch.ones(39)),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 
 from polymask import UserError
 from polymask.data import open_data
-from polymask.recipes import Stage
+from polymask.recipes import Stage, cook
+from polymask.run import open_run
+from polymask_audio import fitting
 from polymask_audio.quantisers import load
-from polymask_audio.systems import speech_targets as module
 from polymask_audio.systems.speech_targets import speech_targets
 
 
@@ -33,7 +35,7 @@ class Recorder:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Layers of runs are cepstra here, so that nothing has to be trained."""
-    real = module.open_features
+    real = fitting.open_features
 
     def features(name: str, rate: int, layers: tuple[int | None, ...]) -> Any:
         if not name.startswith("run:"):
@@ -48,12 +50,13 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         found.extract = several  # type: ignore[method-assign]
         return found
 
-    monkeypatch.setattr(module, "open_features", features)
+    monkeypatch.setattr(fitting, "open_features", features)
     return Recorder(tmp_path)
 
 
 def units(stage: Recorder, turn: int) -> Any:
-    return load(stage.asked[turn - 1][2]["target"]["file"])
+    name = stage.asked[turn - 1][2]["target"]["file"]
+    return load(stage.folder / name.removeprefix("{run}/../"))
 
 
 def test_first_cepstra_then_the_middle_layer(stage: Recorder) -> None:
@@ -92,3 +95,21 @@ def test_two_tiny_rounds_train(tmp_path: Path) -> None:
     assert second.streams == 4
     assert second.target.features.layers == [1, 2]
     assert stage.done[1].step == 2
+
+
+def test_a_folder_that_is_moved_is_whole(tmp_path: Path) -> None:
+    """Codebooks, and the encoders they are of, are found from the run; the recipe goes on."""
+    data = {"name": "words", "limit": 12, "seconds": 0.3}
+    shared = {"accelerator": "cpu", "workers": 0}
+    options = {"initial_codes": 4, "codes": 4, "steps": 2, "preset": "tiny"}
+    cook("audio/speech-targets", data, tmp_path / "here", options=options, shared=shared, progress=False)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    second: Any = open_run(tmp_path / "there" / "iteration-2").system
+    first: Any = open_run(tmp_path / "there" / "iteration-1").system
+    taught = second.target.features.encoder.module.state_dict()
+    assert all(torch.equal(taught[name], value) for name, value in first.encoder.state_dict().items())
+    assert str(tmp_path) not in (tmp_path / "there" / "iteration-2" / "config.yaml").read_text()
+    again = cook(
+        "audio/speech-targets", data, tmp_path / "there", options=options, shared=shared, progress=False
+    )
+    assert [run.step for run in again.done] == [2, 2]

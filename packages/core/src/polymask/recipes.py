@@ -24,8 +24,14 @@ from polymask.registry import Registry, default_registry
 from polymask.run import CONFIG, Run, build_from_config, open_data_of, open_run, plain
 from polymask.training import fit
 from polymask.training.rehearsal import rehearse
+from polymask.wiring import RUN
 
 PLAN = "recipe.json"
+
+
+def beside(name: str) -> str:
+    """How a stage's options name something in the folder of the recipe, wherever that is moved later."""
+    return f"{RUN}/../{name}"
 
 
 class Stage:
@@ -74,7 +80,7 @@ class Stage:
         """
         folder = self.folder / name
         config = {"system": system, "data": self._data, **self.shared, **options}
-        built, data, training = build_from_config(config, self._registry)
+        built, data, training = build_from_config(config, self._registry, folder)
         if self._progress:
             sys.stderr.write(f"stage {name}: {system}\n")
         known = (folder / CONFIG).exists()

@@ -59,13 +59,13 @@ def open_run(folder: str | Path, trained: bool = True, registry: Registry | None
     """
     folder = Path(folder)
     config = load_config(folder)
-    system, data, _ = build_from_config(config, registry)
+    system, data, _ = build_from_config(config, registry, folder)
     step = load_weights(system, folder) if trained else 0
     return Run(folder, config, system.eval(), data, step)
 
 
 def build_from_config(
-    config: Mapping[str, Any], registry: Registry | None = None
+    config: Mapping[str, Any], registry: Registry | None = None, folder: str | Path | None = None
 ) -> tuple[System, Dataset, training.TrainOptions]:
     """Build what a configuration names; the system's weights are drawn from its ``seed``.
 
@@ -73,6 +73,7 @@ def build_from_config(
         config: ``system``, ``preset``, ``data`` (a name, or a mapping with a ``name``), training
             options by name, and all else for the system; dotted keys or nested.
         registry: where to look names up; the installed plugins by default.
+        folder: of the run, which options may begin with (:data:`polymask.wiring.RUN`).
 
     Raises:
         UserError: something is missing, unknown or cannot be built.
@@ -94,7 +95,8 @@ def build_from_config(
     # an initialisation of its own seed, that leaves the caller's random state alone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        system = wiring.build(name, preset=preset, facts=data.provides, registry=registry, **own)
+        facts = data.provides if folder is None else {**data.provides, wiring.RUN: folder}
+        system = wiring.build(name, preset=preset, facts=facts, registry=registry, **own)
     return system, data, options
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from polymask.protocols import System
 
 Options = dict[str, Any]
+
+RUN = "{run}"
+"""At the beginning of an option: the folder of the run, so that what lies beside it is found where both
+are moved. A fact of this name says which folder that is; configurations keep the option as it is."""
 
 
 def build(
@@ -174,13 +179,27 @@ def construct(part: Part, options: Options, facts: dict[str, Any], registry: Reg
         if key not in arguments and key in facts:
             arguments[key] = facts[key]
     try:
-        built = cls(**arguments)
+        built = cls(**{key: located(value, facts.get(RUN)) for key, value in arguments.items()})
     except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.full_name}: {error}") from error
     _remember(built, part, arguments)
     return built
+
+
+def located(value: Any, folder: str | os.PathLike[str] | None) -> Any:
+    """An option that begins with :data:`RUN` as a path below that folder; any other as it is.
+
+    Raises:
+        UserError: no folder is known.
+    """
+    if not isinstance(value, str) or not value.startswith(RUN):
+        return value
+    if folder is None:
+        raise UserError(f"{value}: there is no run yet whose folder {RUN} could stand for; give a path")
+    # the run's folder need not be there yet, so ".." is not for the file system to follow
+    return os.path.normpath(f"{os.fspath(folder)}{value.removeprefix(RUN)}")
 
 
 def options_of(built: Any) -> Options | None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import types
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -30,10 +32,18 @@ def registry(toy):
         def __init__(self, *, n=50):
             super().__init__(n)
 
-    toy.Slotted, toy.Sized = Slotted, Data
+    class Reader(toy.Toy):
+        def __init__(self, *, file):
+            super().__init__()
+            self.text = Path(file).read_text()
+
+    toy.Slotted, toy.Sized, toy.Reader = Slotted, Data, Reader
     plugin = types.ModuleType("plugin")
     plugin.polymask_register_systems = hookimpl(
-        lambda: [Part(name="toy", target="polymask_toy:Slotted", summary="a toy")],
+        lambda: [
+            Part(name="toy", target="polymask_toy:Slotted", summary="a toy"),
+            Part(name="reader", target="polymask_toy:Reader", summary="a toy with a file"),
+        ],
         specname="polymask_register_systems",
     )
     plugin.polymask_register_datasets = hookimpl(
@@ -127,6 +137,26 @@ def test_open_run_untrained_is_where_training_began(registry, trained):
     assert run.step == 0
     assert all(torch.equal(a, b) for a, b in zip(run.system.parameters(), begun.parameters(), strict=True))
     assert not torch.equal(run.system.head.weight, trained[0].head.weight)
+
+
+def test_what_lies_beside_a_run_moves_with_it(registry, tmp_path):
+    """An option that begins with {run} stays so in config.yaml, and the run goes on elsewhere."""
+    config = {**CONFIG, "system": "t/reader", "file": "{run}/../units.txt"}
+    del config["masking"], config["width"]
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "units.txt").write_text("first")
+    system, data, options = build_from_config(config, registry, here / "run")
+    assert system.text == "first"
+    fit(system, data, options, here / "run", progress=False)
+    assert load_config(here / "run")["file"] == "{run}/../units.txt"
+    shutil.move(here, there)
+    (there / "units.txt").write_text("second")
+    assert open_run(there / "run", registry=registry).system.text == "second"
+    system, data, options = build_from_config(load_config(there / "run"), registry, there / "run")
+    assert fit(system, data, options, there / "run", resume=True, progress=False).step == 4
+    with pytest.raises(UserError, match="there is no run yet"):
+        build_from_config(config, registry)
 
 
 def test_no_run_there(tmp_path, registry):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Split
-from polymask.portions import Portion, ReadDataset, Skipped
+from polymask.data import Samples, Split
+from polymask.portions import Portion, ReadDataset, Readings, Skipped
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Recordings
 from polymask_audio.features import Mel
@@ -33,7 +34,7 @@ class AudioDataset(ReadDataset[Recordings]):
     """A data set of sound; subclasses are constructors that find the recordings.
 
     A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1]; augmented, long recordings are cut anywhere, not
-    in their middle.
+    in their middle. With ``speech`` it says too, as a bool, whether it is.
 
     Args:
         train: what to train on.
@@ -42,6 +43,9 @@ class AudioDataset(ReadDataset[Recordings]):
         classes: names of the classes, or None.
         skipped: what was left out when the recordings were found, with the reason.
         limit: at most so many recordings of each split.
+        speech: classes that are speech; None for no word about it.
+        noise: decibels by which white noise is weaker than the recordings of the test split that it is
+            added to; None for none.
     """
 
     key, what = "audio", "recordings"
@@ -55,11 +59,15 @@ class AudioDataset(ReadDataset[Recordings]):
         classes: Sequence[str] | None = None,
         skipped: Skipped | None = None,
         limit: int | None = None,
+        speech: Sequence[str] | None = None,
+        noise: float | None = None,
     ) -> None:
         skipped = list(skipped or [])
         train, test = (_long_enough(portion, cut.min_seconds, skipped) for portion in (train, test))
         super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
         self.cut = cut
+        self.noise = noise
+        self.speech = None if speech is None else _among(speech, classes)
         if not any(len(portion) for portion in self.portions.values()):
             raise UserError(
                 f"no recording is {cut.min_seconds} s long or longer: choose a smaller min_seconds"
@@ -75,6 +83,22 @@ class AudioDataset(ReadDataset[Recordings]):
         rate = int(source.rates[number])
         window = self.cut.window(int(source.frames[number]), rate, augment)
         return {self.key: self.cut(source.read(number, *window), rate)}
+
+    def split(self, name: Split, *, augment: bool = False) -> Samples:
+        readings = super().split(name, augment=augment)
+        assert isinstance(readings, Readings)
+        noise = self.noise if name == "test" else None
+        tell = functools.partial(_told, readings.read, self._speech_of(name), noise)
+        return Readings(readings.portion, tell, self.what, random=readings.random)
+
+    def _speech_of(self, name: Split) -> Tensor | None:
+        """Which recordings of a split are speech, bool by their number in the source; None for no word."""
+        portion = self.portions[name]
+        if self.speech is None or portion.labels is None:
+            return None
+        found = torch.zeros(len(portion.source), dtype=torch.bool)
+        found[portion.index] = self.speech[portion.labels]
+        return found
 
     def lengths(self, name: Split) -> Tensor:
         """int64 ``[n]``, samples of each recording, by the headers of the files."""
@@ -128,6 +152,37 @@ def _long_enough(portion: Portion[Recordings], least: float, skipped: Skipped) -
         why = f"{float(seconds[place]):.3g} s long, shorter than min_seconds={least}"
         skipped.append((source.name(int(index[place])), why))
     return portion.at(~short)
+
+
+def _told(
+    read: Callable[[Recordings, int], dict[str, Tensor]],
+    speech: Tensor | None,
+    noise: float | None,
+    source: Recordings,
+    number: int,
+) -> dict[str, Tensor]:
+    """A recording as it is read, with noise added, and with whether it is speech."""
+    sample = read(source, number)
+    key = AudioDataset.key
+    if noise is not None:
+        sample[key] = _noisy(sample[key], noise, source.name(number))
+    return sample if speech is None else {**sample, "speech": speech[number]}
+
+
+def _among(some: Sequence[str], classes: Sequence[str] | None) -> Tensor:
+    """Which classes are among some: bool ``[classes]``."""
+    unknown = [name for name in some if name not in (classes or ())]
+    if unknown:
+        there = ", ".join(classes or ()) or "none"
+        raise UserError(f"speech={list(some)}: no class is called {unknown[0]!r}; there are {there}")
+    return torch.tensor([name in some for name in classes or ()])
+
+
+def _noisy(sound: Tensor, decibels: float, name: str) -> Tensor:
+    """Sound ``[T]`` with white noise, always the same for one name, kept within [-1, 1]."""
+    seed = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest())
+    noise = torch.randn(len(sound), generator=torch.Generator().manual_seed(seed))
+    return (sound + noise * sound.square().mean().sqrt() * 10 ** (-decibels / 20)).clamp(-1, 1)
 
 
 @functools.lru_cache(maxsize=4)

@@ -37,6 +37,8 @@ class Folder(AudioDataset):
         pad: add silence after shorter recordings than ``seconds``, so that all are equally long.
         test: share of each class to hold out where there is no folder for it.
         limit: at most so many recordings of each split.
+        speech: classes that are speech, for systems that treat it apart (``audio/spear``).
+        noise: decibels by which white noise is weaker than the recordings to test on, which it is added to.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Folder(AudioDataset):
         pad: bool = False,
         test: float = 0.1,
         limit: int | None = None,
+        speech: tuple[str, ...] | None = None,
+        noise: float | None = None,
     ) -> None:
         root = Path(source).expanduser()
         if not root.is_dir():
@@ -70,7 +74,9 @@ class Folder(AudioDataset):
                 Portion(recordings, torch.arange(len(recordings)), label)
                 for (recordings, _), label in zip(parts, labels, strict=True)
             )
-        super().__init__(train, held, cut, classes=classes, skipped=skipped, limit=limit)
+        super().__init__(
+            train, held, cut, classes=classes, skipped=skipped, limit=limit, speech=speech, noise=noise
+        )
 
     @staticmethod
     def example_source(folder: Path) -> str:

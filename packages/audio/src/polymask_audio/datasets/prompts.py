@@ -35,7 +35,7 @@ class Prompts(Voices):
     Args:
         source: folder that holds the packages' ``sounds`` and ``moh`` (``prompts:FOLDER``).
         label: what the classes are: ``word``, ``language``, ``speaker`` or ``kind`` (speech or music). Music
-            is part of the data for ``kind`` only.
+            is part of the data for ``kind`` only, and samples then say whether they are speech.
         groups: folders of the words: ``digits``, ``letters``, ``phonetic``.
         test_voice: language held out of ``word``, and with it other languages of the same speaker.
         test: share of the prompts, and of the pieces of music, held out otherwise.
@@ -45,6 +45,8 @@ class Prompts(Voices):
         min_seconds: skip shorter recordings.
         pad: add silence after shorter recordings than ``seconds``.
         limit: at most so many recordings of each split.
+        noise: decibels by which white noise is weaker than the recordings to test on, which it is added to;
+            by default there is none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Prompts(Voices):
         min_seconds: float = 0.0,
         pad: bool = False,
         limit: int | None = None,
+        noise: float | None = None,
     ) -> None:
         cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
         if clip <= 0:
@@ -98,6 +101,7 @@ class Prompts(Voices):
             test=test,
             skipped=skipped,
             limit=limit,
+            noise=noise,
         )
 
     @staticmethod

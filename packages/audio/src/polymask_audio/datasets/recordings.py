@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,14 +83,14 @@ class Recordings:
         return read(self.root / str(self._files[index]), int(self.starts[index]) + start, count)
 
 
-def look(path: str | Path) -> Header:
+def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
         Unreadable: it is empty, silent from end to end, broken, or no sound.
     """
     try:
-        if not os.path.getsize(path):
+        if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
             raise Unreadable("empty file")
         with soundfile.SoundFile(path) as file:
             if not file.frames:
@@ -117,7 +118,7 @@ def look_at(root: Path, names: Sequence[str], skipped: Skipped) -> dict[str, Hea
     return {name: what for name, what in found.items() if isinstance(what, Header)}
 
 
-def read(path: Path, start: int, count: int) -> Tensor:
+def read(path: Path | io.BytesIO, start: int, count: int) -> Tensor:
     """A stretch of a file, its channels averaged, float32 ``[T]``.
 
     Raises:

@@ -50,6 +50,7 @@ class Voices(AudioDataset):
         test: share of the prompts held out of the others.
         skipped: what was left out, with the reason.
         limit: at most so many recordings of each split.
+        noise: decibels by which white noise is weaker than the test recordings it is added to.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Voices(AudioDataset):
         test: float,
         skipped: list[tuple[str, str]],
         limit: int | None,
+        noise: float | None,
     ) -> None:
         if label not in get_args(Label):
             raise UserError(f"label={label!r}: choose one of {', '.join(get_args(Label))}")
@@ -78,7 +80,16 @@ class Voices(AudioDataset):
         classes = sorted({names[i] for i in numbers})
         labels = numbered((names[i] for i in numbers), classes)
         train, held_part = divide(recordings.take(numbers), labels, held[keep])
-        super().__init__(train, held_part, cut, classes=classes, skipped=skipped, limit=limit)
+        super().__init__(
+            train,
+            held_part,
+            cut,
+            classes=classes,
+            skipped=skipped,
+            limit=limit,
+            speech=("speech",) if label == "kind" else None,
+            noise=noise,
+        )
 
 
 def _class(one: Spoken, label: Label) -> str:

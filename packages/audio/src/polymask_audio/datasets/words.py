@@ -34,6 +34,8 @@ class Words(Voices):
         min_seconds: skip shorter recordings.
         pad: add silence after shorter recordings than ``seconds``.
         limit: at most so many recordings of each split.
+        noise: decibels by which white noise is weaker than the recordings to test on, which it is added to;
+            by default there is none.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Words(Voices):
         min_seconds: float = 0.0,
         pad: bool = False,
         limit: int | None = None,
+        noise: float | None = None,
     ) -> None:
         folder = files("polymask_audio").joinpath("samples/words")
         with folder.joinpath(INDEX).open(encoding="utf-8") as file:
@@ -70,4 +73,5 @@ class Words(Voices):
             test=test,
             skipped=[],
             limit=limit,
+            noise=noise,
         )

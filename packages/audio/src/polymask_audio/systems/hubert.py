@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.protocols import Encoder, Masking, Shown, Target, Tokenizer
+from polymask_audio import units
 from polymask_audio.display import compare, listen
 
 
@@ -141,7 +142,7 @@ class HuBERT(System):
         self.temperature, self.layer = temperature, layer
         self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
         self.feature_penalty, self.feature_gradient = feature_penalty, feature_gradient
-        self.streams: int = getattr(target, "streams", 1)
+        self.streams = units.streams_of(target)
         self.mask_token = nn.Parameter(torch.rand(encoder.dim))
         self.proj = nn.Linear(encoder.out_dim, self.streams * code_dim)
         self.codes = nn.Parameter(torch.rand(self.streams, target.dim, code_dim))
@@ -153,7 +154,7 @@ class HuBERT(System):
         mask = self.draw(tokens, batch, step)
         x_BND, penalty = self.embed(tokens)
         encoded = self.encoder(mask.fill(x_BND, self.mask_token), tokens.position, tokens.valid)
-        loss_BN = self.account(self.logits(encoded), self.labels(batch, tokens))
+        loss_BN = units.score(self.logits(encoded), units.read("hubert", self.target, batch, tokens))
         losses = {}
         if self.masked_weight:
             losses["hidden"] = self.masked_weight * mask.mean(loss_BN)
@@ -179,31 +180,12 @@ class HuBERT(System):
         real_BN = torch.ones_like(square_BN, dtype=torch.bool) if tokens.valid is None else tokens.valid
         return self.encoder.project(features_BNC), Mask(real_BN).mean(square_BN)
 
-    def labels(self, batch: Batch, tokens: Tokens) -> Tensor:
-        """Classes ``[B, N, J]``."""
-        labels: Tensor = self.target(batch, tokens)
-        if labels.dtype != torch.int64 or labels.numel() != tokens.shape[0] * tokens.shape[1] * self.streams:
-            raise UserError(
-                f"hubert predicts classes, {self.streams} for each of {tokens.shape[1]} tokens, and "
-                f"{type(self.target).__name__} gives {labels.dtype} {list(labels.shape)}: use a target "
-                "tagged 'classes', at the rate of the tokens"
-            )
-        return labels.view(*tokens.shape, self.streams)
-
     def logits(self, encoded: Tensor) -> Tensor:
         """The encoder's output to float32 ``[B, N, J, K]``, cosines over the temperature."""
         z = self.proj(encoded[:, self.encoder.prefix :]).unflatten(-1, (self.streams, -1))
         with torch.autocast(z.device.type, enabled=False):
             z, codes = F.normalize(z.float(), dim=-1), F.normalize(self.codes.float(), dim=-1)
             return torch.einsum("bnjc,jkc->bnjk", z, codes) / self.temperature
-
-    def account(self, logits_BNJK: Tensor, labels_BNJ: Tensor) -> Tensor:
-        """Cross-entropy ``[B, N]``, a mean over streams."""
-        return (
-            F.cross_entropy(logits_BNJK.flatten(0, 2), labels_BNJ.flatten(), reduction="none")
-            .view(labels_BNJ.shape)
-            .mean(-1)
-        )
 
     def encode(self, batch: Batch, layer: int | None = None) -> Tokens:
         """Features of the unmasked input: of a block, by default that of the option ``layer``."""
@@ -224,7 +206,7 @@ class HuBERT(System):
         encoded = self.encoder(
             mask.fill(self.embed(tokens)[0], self.mask_token), tokens.position, tokens.valid
         )
-        guess, labels = self.logits(encoded).argmax(-1)[..., 0], self.labels(batch, tokens)[..., 0]
+        guess, labels = self.logits(encoded).argmax(-1), units.read("hubert", self.target, batch, tokens)
         return {
             **listen(self.tokenizer, batch, mask),
             **compare(labels, guess, mask, tokens, self.target.dim),

@@ -30,7 +30,7 @@ from torch import Tensor
 from polymask import Batch, Mask, Step, System, Tokens, pieces
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
-from polymask.recipes import Stage
+from polymask.recipes import Stage, beside
 from polymask_audio.display import compare
 
 
@@ -167,8 +167,8 @@ def openbeats(stage: Stage, /, *, rounds: int = 2, preset: str = "small") -> Non
     for turn in range(rounds):
         encoder = stage(f"encoder-{turn}", "audio/openbeats", preset=preset, target=target)
         if turn + 1 < rounds:
-            teacher = {"name": "audio/teacher", "run": str(encoder.folder.resolve())}
+            teacher = {"name": "audio/teacher", "run": beside(encoder.folder.name)}
             tokenizer = stage(
                 f"tokenizer-{turn + 1}", "audio/openbeats-tokenizer", preset=preset, target=teacher
             )
-            target = {"name": "audio/distilled", "run": str(tokenizer.folder.resolve())}
+            target = {"name": "audio/distilled", "run": beside(tokenizer.folder.name)}

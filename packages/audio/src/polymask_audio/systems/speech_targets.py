@@ -21,13 +21,12 @@ in HuBERT. Features are standardised per channel before clustering, by numbers t
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
 from typing import Any
 
 from polymask import UserError
-from polymask.recipes import Stage
-from polymask_audio.features import open_features
-from polymask_audio.quantisers import Units, fit, gather
+from polymask.recipes import Stage, beside
+from polymask_audio.fitting import fit, fit_units
 
 
 def speech_targets(
@@ -68,44 +67,13 @@ def speech_targets(
     for turn in range(1, rounds + 1):
         file = stage.folder / f"units-{turn}.safetensors"
         if not file.exists():
-            cluster(stage, file, features, blocks, codes=count, stages=depth, frames=frames, seed=seed)
-        target = {"name": "audio/clusters", "file": str(file.resolve())}
+            how = functools.partial(fit, codes=count, stages=depth, seed=seed)
+            fit_units(file, stage.data, features, blocks, how, frames=frames, seed=seed)
+        target = {"name": "audio/clusters", "file": beside(file.name)}
         length = {} if steps is None else {"steps": steps}
         run = stage(f"iteration-{turn}", system, preset=preset, target=target, **length)
         features, count, depth = f"run:iteration-{turn}", codes, stages
         blocks = layers or (middle(run.system),)
-
-
-def cluster(
-    stage: Stage,
-    file: Path,
-    features: str,
-    layers: tuple[int | None, ...],
-    *,
-    codes: int,
-    stages: int,
-    frames: int,
-    seed: int,
-) -> Path:
-    """Fit a codebook to each layer of features of the training recordings, and write them.
-
-    Args:
-        stage: whose data they are of.
-        file: to write.
-        features: by name; ``run:FOLDER`` beside the file.
-        layers: of them.
-        codes: of each stage.
-        stages: of each codebook.
-        frames: at most so many are clustered.
-        seed: of the draw of recordings, and of the clusters.
-    """
-    kind, _, folder = features.partition(":")
-    name = f"run:{file.parent / folder}" if kind == "run" else features
-    opened = open_features(name, stage.data.provides["rate"], layers)
-    found = gather(opened, stage.data, most=frames, seed=seed)
-    books = tuple(fit(x, codes=codes, stages=stages, seed=seed) for x in found)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return Units(features, layers, books).save(file)
 
 
 def middle(system: Any) -> int | None:

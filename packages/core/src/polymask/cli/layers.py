@@ -17,13 +17,17 @@ from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
 from polymask.registry import Registry
 from polymask.training.options import TrainOptions, names
-from polymask.wiring import Options, layer, nest, preset_options, slots_of
+from polymask.wiring import Options, layer, located, nest, preset_options, slots_of
 
 Groups = dict[str, dict[str, Option]]
 
 
 def system_setup(
-    command: Command, registry: Registry, file: str | Path | None = None, training: bool = True
+    command: Command,
+    registry: Registry,
+    file: str | Path | None = None,
+    training: bool = True,
+    resume: bool = False,
 ) -> tuple[Setup, Options]:
     """What a command line sets up.
 
@@ -32,6 +36,7 @@ def system_setup(
         registry: where to look names up.
         file: YAML file of options to lay under those of the command line.
         training: whether there are training options; without, those of presets and files are dropped.
+        resume: the file is that of the run that goes on, and not that of another one.
 
     Returns:
         The setup, and ``system`` and ``preset`` as a configuration has them.
@@ -40,6 +45,8 @@ def system_setup(
         UserError: an unknown name or preset, or a part that cannot be imported.
     """
     below = read_config(file) if file is not None else {}
+    if file is not None and not resume:
+        below = _elsewhere(below, Path(file).parent)
     above: Options = dict(command.options(after="the system"))
     head = {key: above.pop(key, below.pop(key, None)) for key in ("system", "preset")}
     head["system"] = command.words[0] if command.words else head["system"]
@@ -168,6 +175,13 @@ def read_config(path: str | Path) -> Options:
         raise UserError(f"{path} is not a configuration: it must map options to values, as config.yaml does")
     config: Options = plain(found)
     return config
+
+
+def _elsewhere(value: Any, folder: Path) -> Any:
+    """Options of a run in a folder as another run is to have them."""
+    if isinstance(value, Mapping):
+        return {key: _elsewhere(item, folder) for key, item in value.items()}
+    return located(value, folder)
 
 
 def resolve(config: Options, built: Options | None, registry: Registry) -> Options:

@@ -77,7 +77,8 @@ def compare(
         raise UserError(f"variants need names that differ in letters or digits, got {', '.join(names)}")
     for label in variants:
         if not (out / f"{names[label]}-seed{seeds[0]}" / CHECKPOINT).exists():
-            system, data, options = build_from_config({**configs[label], "seed": seeds[0]})
+            first = out / f"{names[label]}-seed{seeds[0]}"
+            system, data, options = build_from_config({**configs[label], "seed": seeds[0]}, folder=first)
             rehearse(label, system, data, options.seed)
     if stored is None or stored.get("probe") != plain(probe):
         for outdated in out.glob("*/probe.json"):
@@ -172,7 +173,7 @@ def _run(config: Config, folder: Path, probe: Config, raw: bool, progress: bool)
     done = folder / "probe.json"
     if done.is_file():
         return ProbeResult.from_json(json.loads(done.read_text()))
-    system, data, options = build_from_config(config)
+    system, data, options = build_from_config(config, folder=folder)
     result = fit(system, data, options, folder, resume=(folder / CONFIG).exists(), progress=progress)
     if not labelled(data):
         return None

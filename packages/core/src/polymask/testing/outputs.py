@@ -18,6 +18,7 @@ from polymask.testing.loop import FIRST, built, loss
 from polymask.testing.subject import Subject, rows, seeded
 from polymask.testing.suite import Skip, check, require
 from polymask.tokens import Tokens
+from polymask.wiring import slots_of
 
 
 @check("systems")
@@ -92,24 +93,26 @@ def check_system_masks(subject: Subject) -> None:
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
-    drawn: list[Tensor] = []
-    masking = getattr(system, "masking", None)
-    if masking is None:
-        return
+    drawn: list[tuple[str, Tensor]] = []
 
-    def spied(request: Any) -> Mask:
-        mask: Mask = masking(request)
-        drawn.append(mask.hidden)
-        return mask
+    def spy(slot: str, masking: Any) -> Any:
+        def spied(request: Any) -> Mask:
+            mask: Mask = masking(request)
+            drawn.append((slot, mask.hidden))
+            return mask
 
-    _put(system, "masking", spied)
+        return spied
+
+    for slot, kind in slots_of(subject.cls).items():
+        if kind == "maskings" and getattr(system, slot, None) is not None:
+            _put(system, slot, spy(slot, getattr(system, slot)))
     before = loss(system, batch)
     for name, mask in shown.items():
         # sites may be laid out on their grid, so that they are drawn as one
-        found = any(torch.equal(d.flatten(1), mask.hidden.flatten(1)) for d in drawn)
+        found = any(torch.equal(d.flatten(1), mask.hidden.flatten(1)) for _, d in drawn)
         if not found and len(drawn) == 1:
             instead = Mask(mask.hidden.flatten(1), mask.visible)
-            _put(system, "masking", lambda request, instead=instead: instead)
+            _put(system, drawn[0][0], lambda request, instead=instead: instead)
             found = torch.equal(loss(system, batch), before)
         require(not drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
 

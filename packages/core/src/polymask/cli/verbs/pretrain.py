@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
     if resume and command.words:
         _same_system(command.words[0], resume, registry)
     file = resume / "config.yaml" if resume else command.take("config")
-    setup, head = system_setup(command, registry, file)
+    setup, head = system_setup(command, registry, file, resume=resume is not None)
     if wants_help:
         print(_help(registry, setup, head))
         return 0
@@ -78,7 +78,7 @@ def _train(config: Options, folder: Path, registry: Registry, resume: bool, repo
     from polymask.training.rehearsal import rehearse
     from polymask.wiring import options_of
 
-    system, data, options = build_from_config(config)
+    system, data, options = build_from_config(config, folder=folder)
     rehearse(config["system"], system, data, options.seed)
     resolved = resolve(config, options_of(system), registry)
     if _rank() == 0:

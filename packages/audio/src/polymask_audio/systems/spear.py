@@ -1,0 +1,286 @@
+"""SPEAR: a unified SSL framework for speech and audio (Yang et al. 2025, arXiv 2510.25955).
+
+Hide spans of log-mel spectra and bands of their filters, and tell of every frame which code each of N
+codebooks gives it. The codebooks add up to the features of a frozen teacher, so N codes of 256 are a
+finer target than clusters; a teacher of speech teaches all sounds, a teacher of other sounds those too.
+
+    polymask pretrain audio/spear --preset small --data words
+    polymask recipe audio/spear --data words
+    polymask recipe audio/spear --data prompts --data.label kind --audio_teacher mel
+
+The recipe fits the codebooks (``polymask_audio.fitting.fit_multi``); without it several random
+projections stand in for a teacher. Which sounds are speech the data tells (``batch["speech"]``; all where it
+does not). Chance costs ln K: 5.55 of 256 codes. The loss counts visible frames like hidden ones, as all
+published runs do: there it distils, at hidden frames it predicts; ``--visible_weight 0`` scores hidden
+ones alone. On ``words`` the preset ``small`` takes minutes on two cores.
+
+Another sound of the batch is mixed into a stretch of some, and codes are exchanged there as often as the
+other sound is the louder part (token mixing). It keeps its own times here and is the row before in the
+batch; noise from recordings is not mixed in. The published encoder is a Zipformer on spectra 10 ms apart
+which halves their rate; here tokens are 20 ms apart, and spans half as many tokens. Frames beyond the end
+of a teacher's are taught its last one, where released code leaves them out.
+
+Shapes: B samples, N tokens, C numbers of a token, J codebooks, K codes of each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask.protocols import Encoder, Masking, Shown, Target, Tokenizer, sample_ids
+from polymask.recipes import Stage, beside
+from polymask_audio import units
+from polymask_audio.display import compare, listen
+from polymask_audio.fitting import fit_multi, fit_units
+from polymask_audio.mixing import Mixing
+
+
+class SPEAR(System):
+    """Prediction of the codes of several codebooks, of one teacher or two.
+
+    Args:
+        tokenizer: cuts sound into frames.
+        encoder: encodes the whole sequence.
+        target: codes of a teacher of speech, int64 ``[B, N]`` or ``[B, N, J]``; every sound is taught them.
+        masking: which frames to hide.
+        channel_masking: which numbers of a token (filters of a spectrum) to set to 0, in all of a sound.
+        audio_target: codes of a teacher of other sounds, which are taught them too; None for one teacher.
+        audio_weight: of that teacher's loss (paper: 0.1 or 0.25, by size).
+        visible_weight: of visible frames, against 1 of hidden ones.
+        mixing: chance that another sound is mixed into one.
+        token_mixing: exchange codes where sounds are mixed.
+        stretch: shortest and longest part of a sound to be mixed into.
+        snr: lowest and highest ratio of the two, in decibels.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Large, of 300 s of sound per GPU and step; Zipformer's sizes for a plain Transformer, and
+        # AdamW's usual rate for ScaledAdam's, which does not carry over
+        "paper": {
+            "tokenizer.mels": 128,
+            "encoder.dim": 1024,
+            "encoder.depth": 11,
+            "encoder.heads": 8,
+            "encoder.mlp_ratio": 3.0,
+            "audio_weight": 0.25,
+            "steps": 500_000,
+            "warmup_steps": 20_000,
+            "batch_size": 256,
+            "lr": 5e-4,
+            "betas": (0.9, 0.98),
+            "weight_decay": 0.01,
+            "clip": 10.0,
+        },
+        # seconds of sound, minutes on two cores
+        "small": {
+            "encoder.dim": 128,
+            "encoder.depth": 4,
+            "encoder.heads": 4,
+            "encoder.kernel": 32,
+            "encoder.groups": 8,
+            "channel_masking.length": 12,
+            "steps": 2000,
+            "batch_size": 32,
+            "lr": 1e-3,
+            "betas": (0.9, 0.98),
+            "weight_decay": 0.01,
+            "clip": 10.0,
+        },
+        # what the conformance suite builds
+        "tiny": {
+            "encoder.dim": 32,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "encoder.kernel": 8,
+            "encoder.groups": 4,
+            "encoder.dropout": 0.0,
+            "target.codes": 8,
+            "target.codebooks": 2,
+            "audio_target": "audio/random-projection",
+            "audio_target.codes": 4,
+            "audio_target.seed": 1,
+            "masking.length": 2,
+            "channel_masking.length": 3,
+            "mixing": 0.5,
+            "steps": 10,
+            "batch_size": 8,
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        target: Target,
+        masking: Masking,
+        channel_masking: Masking | None = None,
+        audio_target: Target | None = None,
+        audio_weight: float = 0.1,
+        visible_weight: float = 1.0,
+        mixing: float = 0.3,
+        token_mixing: bool = True,
+        stretch: tuple[float, float] = (0.2, 0.5),
+        snr: tuple[float, float] = (-5.0, 5.0),
+    ) -> None:
+        super().__init__()
+        if encoder.downsample > 1:
+            raise UserError(
+                f"spear predicts codes of every token, and {type(encoder).__name__} gives one output for "
+                "several: use an encoder that does not downsample"
+            )
+        if min(visible_weight, audio_weight) < 0:
+            raise UserError(f"weights are 0 or more, got {visible_weight} and {audio_weight}")
+        self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
+        self.masking, self.channel_masking, self.audio_target = masking, channel_masking, audio_target
+        self.audio_weight, self.visible_weight = audio_weight, visible_weight
+        self.mixing = Mixing(tokenizer, mixing, stretch, snr) if mixing else None
+        self.token_mixing = token_mixing
+        self.mask_token = nn.Parameter(torch.randn(tokenizer.provides["in_dim"]))
+        self.head = _classifiers(encoder, target)
+        self.audio_head = None if audio_target is None else _classifiers(encoder, audio_target)
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        tokens = self.tokenizer(batch)
+        mixture = None if self.mixing is None else self.mixing(batch, step)
+        heard = tokens if mixture is None else self.tokenizer(mixture.batch)
+        mask, channels = self.draw(heard, batch, step)
+        encoded = self.encode_corrupted(heard, mask, channels)
+
+        def labels_BNJ(target: Target) -> Tensor:
+            labels = units.read("spear", target, batch, tokens)
+            return mixture.exchange(labels, tokens, step) if mixture and self.token_mixing else labels
+
+        counted = Mask(mask.hidden + self.visible_weight * mask.invert().hidden, valid=mask.valid)
+        logits_BNJK = _logits(self.head, encoded, self.target)
+        losses = {"speech": counted.mean(units.score(logits_BNJK, labels_BNJ(self.target)))}
+        if self.audio_target is not None:
+            logits_BNJK = _logits(self.audio_head, encoded, self.audio_target)
+            loss_BN = units.score(logits_BNJK, labels_BNJ(self.audio_target))
+            other_B1 = ~batch["speech"][:, None] if "speech" in batch else torch.zeros_like(loss_BN[:, :1])
+            losses["audio"] = self.audio_weight * counted.mean(loss_BN * other_B1)
+        return losses
+
+    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> tuple[Mask, Mask | None]:
+        """Which frames are hidden, and which numbers ``[B, C]`` of all frames are 0."""
+        mask = pieces.confirm_hard("spear", self.masking, pieces.draw(self.masking, tokens, batch, step))
+        if self.channel_masking is None:
+            return mask, None
+        width = tokens.values.shape[2]
+        return mask, self.channel_masking(Request(sample_ids(batch), width, step, grid=(width,), stream=1))
+
+    def encode_corrupted(self, tokens: Tokens, mask: Mask, channels: Mask | None) -> Tensor:
+        """Output ``[B, N, D]`` of the encoder, which gets all frames; time is hidden last."""
+        values_BNC = tokens.values
+        if channels is not None:
+            values_BNC = torch.where(channels.hidden[:, None], 0.0, values_BNC)
+        values_BNC = mask.fill(values_BNC, self.mask_token)
+        encoded = self.encoder(self.encoder.embed(values_BNC), tokens.position, tokens.valid)
+        return encoded[:, self.encoder.prefix :]
+
+    def encode(self, batch: Batch) -> Tokens:
+        return pieces.encode(self.tokenizer, self.encoder, batch)
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        """Input of random sounds, every other one speech."""
+        return {**self.tokenizer.example(n, seed), "speech": torch.arange(n) % 2 == 0}
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+        tokens = self.tokenizer(batch)
+        mask, channels = self.draw(tokens, batch, step)
+        encoded = self.encode_corrupted(tokens, mask, channels)
+        columns: dict[str, Tensor | Sequence[Shown]] = dict(listen(self.tokenizer, batch, mask))
+        for name, head, target in (
+            ("", self.head, self.target),
+            (" of the audio teacher", self.audio_head, self.audio_target),
+        ):
+            if target is not None:
+                guess = _logits(head, encoded, target).argmax(-1)
+                true = units.read("spear", target, batch, tokens)
+                shown = compare(true, guess, mask, tokens, target.dim)
+                columns |= {f"{caption}{name}": column for caption, column in shown.items()}
+        return columns
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+        mask, channels = self.draw(self.tokenizer(batch), batch, step)
+        return {"time": mask} if channels is None else {"time": mask, "channels": channels}
+
+
+def _classifiers(encoder: Encoder, target: Target) -> nn.Linear:
+    head = nn.Linear(encoder.out_dim, units.streams_of(target) * target.dim)
+    nn.init.normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _logits(head: Any, encoded: Tensor, target: Target) -> Tensor:
+    """float32 ``[B, N, J, K]``."""
+    with torch.autocast(encoded.device.type, enabled=False):
+        logits: Tensor = head(encoded.float())
+    return logits.view(*logits.shape[:2], -1, target.dim)
+
+
+def spear(
+    stage: Stage,
+    /,
+    *,
+    teacher: str = "audio/hubert",
+    layer: int | None = None,
+    codebooks: int = 4,
+    audio_teacher: str | None = None,
+    audio_layer: int | None = None,
+    audio_codebooks: int = 2,
+    codes: int = 256,
+    quantiser_steps: int = 1000,
+    frames: int = 200_000,
+    preset: str = "small",
+    steps: int | None = None,
+) -> None:
+    """Fit codebooks to one teacher or two, then predict them.
+
+    Args:
+        stage: trains a run.
+        teacher: features by name (``torchaudio:WAVLM_LARGE``, ``run:FOLDER``, ``mel``, see
+            :mod:`polymask_audio.features`), or a system to train first, on frames.
+        layer: its block, from 1 (paper: 21 of 24); None for the last.
+        codebooks: of it (paper: 16).
+        audio_teacher: a second one, for sounds that are not speech.
+        audio_layer: its block (paper: the last).
+        audio_codebooks: of it (paper: 8).
+        codes: of each codebook.
+        quantiser_steps: to train codebooks for (paper: 70,000).
+        frames: at most so many are fit to.
+        preset: of all stages.
+        steps: of each run; by default the preset's.
+    """
+    length = {} if steps is None else {"steps": steps}
+    targets: dict[str, Any] = {}
+    for slot, name, block, count in (
+        ("target", teacher, layer, codebooks),
+        ("audio_target", audio_teacher, audio_layer, audio_codebooks),
+    ):
+        if name is None:
+            continue
+        before = slot.replace("target", "teacher").replace("_", "-")
+        if "/" in name and ":" not in name:
+            stage(before, name, preset=preset, tokenizer="audio/mel-frames", **length)
+            name = f"run:{before}"
+        file = stage.folder / f"{before}.safetensors"
+        if not file.exists():
+            how = functools.partial(
+                fit_multi,
+                codebooks=count,
+                codes=codes,
+                steps=quantiser_steps,
+                seed=int(stage.shared.get("seed", 0)),
+            )
+            fit_units(file, stage.data, name, (block,), how, frames=frames)
+        targets[slot] = {"name": "audio/clusters", "file": beside(file.name)}
+    stage("spear", "audio/spear", preset=preset, **targets, **length)
