@@ -261,8 +261,7 @@ def polymask_register_systems() -> Iterable[Part]:
                 "encoder": "audio/vit",
                 "target": "audio/mel",
             },
-            # relative: long sounds have more tokens, and every token counts alike
-            tags=frozenset({"fixed", "relative"}),
+            tags=frozenset({"fixed"}),
         ),
     ]
 

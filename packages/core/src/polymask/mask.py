@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from polymask.accounting import divisor
 from polymask.tokens import Tokens
 
 T = TypeVar("T", Tensor, Tokens)
@@ -114,7 +115,8 @@ class Mask:
     def mean(self, loss: Tensor) -> Tensor:
         """Mean of a loss over the hidden sites of the whole batch, in float32 (float64 stays).
 
-        A soft mask weighs each site, and gradient reaches the weights, also those that are 0.
+        A soft mask weighs each site, and gradient reaches the weights, also those that are 0. Where
+        training computes a step in pieces, what all of them scored divides: see :mod:`polymask.accounting`.
 
         Args:
             loss: ``[B, *sites]``, one number per site.
@@ -132,7 +134,7 @@ class Mask:
         weight, loss = self.hidden.to(dtype), loss.to(dtype)
         hard = self.hidden.dtype == torch.bool
         total = (torch.where(self.hidden, loss, 0.0) if hard else weight * loss).sum()
-        count = weight.sum()
+        count = weight.sum() if self.count is not None else divisor(weight.sum())
         return total / torch.where(count > 0, count, 1.0)
 
     # ------------------------------------------------------------------ inside

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from polymask import System, Tokens
+from polymask import Mask, System, Tokens
+from polymask.data import valid_of
 from polymask.teachers import EMATeacher
 from polymask.training import TrainOptions, fit
 
@@ -107,6 +108,35 @@ class Toy(System):
         return Tokens(z, torch.zeros(*z.shape[:2], 1))
 
 
+class Counts(Toy):
+    """Terms that are means over more or fewer sites: of a hard mask, of its rest, of padding, of samples."""
+
+    def __init__(self):
+        super().__init__(drop=0.0)
+        self.block = nn.Identity()
+        del self.mask_token
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch, step):
+        self.calls += 1
+        x = batch["x"]
+        valid = valid_of(batch, "x")
+        valid = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+        share = batch["id"][:, None] % 5 / 5 + 0.1
+        hidden = (step.noise(batch["id"], x.shape[1]) < share) & valid
+        z = self.embed(torch.where(hidden[..., None], 0.0, x))
+        error = (self.head(z) - x).square().mean(-1)
+        mask, real = Mask(hidden, valid=valid), Mask(valid)
+        first = self.head(self.embed(x[:, 0])).square().mean()
+        size = real.mean(z.square().mean(-1))
+        return {
+            "hidden": mask.mean(error),
+            "visible": 0.3 * mask.invert().mean(error),
+            "size": 0.1 * size,
+            "first": first,
+        }
+
+
 class Record(pl.Callback):
     """Notes ids and masks of every part, ``(step, part, id, mask)``, by the process that saw them."""
 
@@ -156,7 +186,7 @@ def train(folder, *, system=None, data=None, resume=False, callbacks=(), **chang
     return system
 
 
-def main(folder, env, kill, record, toy, **changed):
+def main(folder, env, kill, record, toy, counts=False, **changed):
     # a child of a fork server would have servers of its own for its workers, which outlive a kill
     multiprocessing.set_start_method("fork", force=True)
     os.environ.update(env)
@@ -164,7 +194,8 @@ def main(folder, env, kill, record, toy, **changed):
     recorder = Record()
     callbacks = [recorder] if record else []
     callbacks += [Kill(**kill)] if kill else []
-    train(folder, system=Toy(**toy), callbacks=callbacks, **changed)
+    system, data = (Counts(), Ragged()) if counts else (Toy(**toy), None)
+    train(folder, system=system, data=data, callbacks=callbacks, **changed)
     if record:
         with open(f"{folder}/seen-{env.get('RANK', 0)}.json", "w") as file:
             json.dump(recorder.seen, file)

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -66,11 +67,15 @@ class Loader:
         batches: which samples.
         workers: processes that read; 0 reads in this one.
         pin: keep batches in page-locked memory, from which a GPU copies faster.
+
+    Attributes:
+        parts: the batches of the step whose first was given last, all parts of it.
     """
 
     def __init__(self, dataset: Keyed, batches: Batches, workers: int = 0, pin: bool = False) -> None:
         self.dataset, self.batches = dataset, batches
         self.waited = 0.0
+        self.parts: list[Batch] = []
         self._loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -88,11 +93,11 @@ class Loader:
         iterator = iter(self._loader)
         while True:
             start = time.perf_counter()
-            batch = next(iterator, None)
+            self.parts = list(islice(iterator, self.batches.plan.options.accumulate))
             self.waited += time.perf_counter() - start
-            if batch is None:
+            if not self.parts:
                 return
-            yield batch
+            yield from self.parts
 
     def again(self, step: int, part: int) -> Batch:
         """A batch read once more."""

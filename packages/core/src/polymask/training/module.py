@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from polymask.accounting import counting
 from polymask.protocols import Batch, System
 from polymask.step import Step
 from polymask.training.loader import Keyed, Loader, workers_for
@@ -51,6 +52,7 @@ class Training(pl.LightningModule):
         for name in system.unused:  # processes would wait for their gradients, and none come
             system.get_parameter(name).requires_grad_(False)
         self.loader: Loader | None = None
+        self._scored = torch.zeros(0)
 
     # ------------------------------------------------------------------ what Lightning asks for
 
@@ -89,7 +91,11 @@ class Training(pl.LightningModule):
         options = self.plan.options
         self.stepped = False
         self.step = self._now()
-        terms = self.losses(batch, self.step, batch_idx % options.accumulate)
+        assert self.loader is not None
+        # the pieces' losses are averaged, so one of more samples weighs more
+        weight = len(batch["id"]) * self.plan.pieces / self.loader.batches.rows(self.step.index)
+        terms = self._counted(batch, batch_idx % options.accumulate, weight)
+        terms = {name: weight * term for name, term in terms.items()} if weight != 1 else terms
         loss = torch.stack(list(terms.values())).sum()
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.loss = loss.detach()
@@ -131,6 +137,48 @@ class Training(pl.LightningModule):
         self.stepped = True
 
     # ------------------------------------------------------------------ ours
+
+    def _counted(self, batch: Batch, part: int, weight: float) -> dict[str, Tensor]:
+        """Losses of one part, in which means over masks divide by what the whole step scores.
+
+        Where parts follow one another, what the later ones score has to be known before the first: where
+        the first has masks of no fixed count, the rest runs ahead without gradient, and the first again.
+        """
+        pieces, accumulate = self.plan.pieces, self.plan.options.accumulate
+        share = weight / pieces
+        if pieces == 1:
+            return self.losses(batch, self.step, part)
+        if accumulate == 1:
+            with counting(lambda number, count: self._total(count) * share):
+                return self.losses(batch, self.step, part)
+        if part == 0:
+            buffers = [buffer.clone() for buffer in self.system.buffers()]
+            with counting() as counts:
+                terms = self.losses(batch, self.step, part)
+            self._scored = self._total(self._ahead(counts, buffers)) if counts else torch.zeros(0)
+            if not counts:
+                return terms
+        scored = self._scored.unbind()
+        with counting(lambda number, count: scored[number] * share if scored else count):
+            return self.losses(batch, self.step, part)
+
+    @torch.no_grad()
+    def _ahead(self, counts: list[Tensor], buffers: list[Tensor]) -> Tensor:
+        """What this process's parts of the step score, by mean; buffers are left as they were."""
+        assert self.loader is not None
+        found = torch.stack(counts)
+        for part, batch in enumerate(self.loader.parts[1:], start=1):
+            with counting() as counts:
+                self.losses(self.trainer.strategy.batch_to_device(batch), self.step, part)
+            found += torch.stack(counts)
+        for buffer, before in zip(self.system.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        return found
+
+    def _total(self, count: Tensor) -> Tensor:
+        """A count summed over processes."""
+        total: Tensor = self.trainer.strategy.reduce(count.clone(), reduce_op="sum")
+        return total
 
     def losses(self, batch: Batch, step: Step, part: int) -> dict[str, Tensor]:
         """Losses of one part of a step, with dropout and the like seeded for it.

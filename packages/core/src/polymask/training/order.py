@@ -166,6 +166,12 @@ class Batches(Sampler[list[Key]]):
         mine = part * self.plan.world + self.rank
         return keys[len(keys) * mine // pieces : len(keys) * (mine + 1) // pieces]
 
+    def rows(self, step: int) -> int:
+        """How many samples a step has, over all parts and processes."""
+        if self.plan.options.batch_tokens is None:
+            return self.plan.batch_size
+        return len(self.order.step(step))
+
     def _all(self, step: int) -> list[Key]:
         """The keys of a step, of all its parts and processes."""
         weights = self.weights(Step(step, self.plan.total, self.plan.options.seed))
