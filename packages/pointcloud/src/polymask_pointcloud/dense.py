@@ -56,7 +56,11 @@ class Dense:
 
         untrained = open_run(run.folder, trained=False).system
         with evaluating(run.system) as one, evaluating(untrained) as two:
-            rows = {TRAINED: of_encoder(one), UNTRAINED: of_encoder(two), RAW: of_points(run.data.key)}
+            rows = {
+                TRAINED: of_encoder(one, run.data.key),
+                UNTRAINED: of_encoder(two, run.data.key),
+                RAW: of_points(run.data.key),
+            }
             train, labels = self.collect(rows, run.data.split("train"), run.data.key)
             test, truth = self.collect(rows, run.data.split("test"), run.data.key)
         for name in rows:
@@ -100,7 +104,7 @@ class Dense:
         return {name: torch.cat(parts) for name, parts in features.items()}, found
 
 
-def of_encoder(system: System, key: str = "points") -> Features:
+def of_encoder(system: System, key: str) -> Features:
     """What a system's encoder makes of the unmasked input, at each point."""
 
     def features(batch: Batch) -> Tensor:

@@ -254,8 +254,8 @@ class Stage(nn.Module):
         """A sample has a block or has it not, as a whole."""
         if not self.training or self.rate == 0 or not len(level):
             return change
-        rows = change.new_ones(int(level.sample[-1]) + 1, 1)
-        return change * drop_path(rows, self.rate, True)[level.sample]
+        kept: Tensor = drop_path(change.new_ones(int(level.sample[-1]) + 1, 1), self.rate, True)
+        return change * kept[level.sample]
 
 
 class Convolution(nn.Module):

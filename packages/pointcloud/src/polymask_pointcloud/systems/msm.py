@@ -41,6 +41,8 @@ from polymask.blocks import MLP
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.teachers import EMATeacher
 from polymask_pointcloud.boxes import relative
+from polymask_pointcloud.colours import Colours, by_cell
+from polymask_pointcloud.display import Cloud
 from polymask_pointcloud.operations.sparse import pack
 from polymask_pointcloud.tokenizers import UNIT
 from polymask_pointcloud.unet import Cells
@@ -75,8 +77,8 @@ class MSM(System):
     Args:
         tokenizer: cuts clouds into voxels.
         encoder: a U-Net over voxels.
-        masking: what to hide of each view; None hides nothing.
         objective: how a prediction is scored, over hidden cells that the other view has too.
+        masking: what to hide of each view; None hides nothing, and all cells are scored.
         momentum: weight of the teacher's past at the start.
         final_momentum: the same at the end of the run.
         turn: largest angle of a view about z, in radians.
@@ -141,8 +143,8 @@ class MSM(System):
         *,
         tokenizer: Tokenizer,
         encoder: Encoder,
-        masking: Masking | None,
         objective: Objective,
+        masking: Masking | None = None,
         momentum: float = 0.996,
         final_momentum: float = 1.0,
         turn: float = math.pi,
@@ -261,3 +263,32 @@ class MSM(System):
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         views = (self.view(batch, step, number) for number in (0, 1))
         return {f"view {i}": view.mask for i, view in enumerate(views, 1) if view.mask is not None}
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Cloud]]:
+        """The first view, and at the finest and coarsest level what is to be predicted and what was.
+
+        Both views are shown where they came from; features are colours, the same in both.
+        """
+        one, other = self.view(batch, step, 0), self.view(batch, step, 1)
+        predictions, hidden = self.predict(one)
+        targets = self.look(other)
+        unseen = {"visible": ~hidden[0], "hidden": hidden[0]}
+        columns: dict[str, Sequence[Cloud]] = {
+            "view 1 and what is hidden of it": by_cell(one.cells, one.place[0], unseen)
+        }
+        for level in dict.fromkeys((0, len(targets) - 1)):
+            colours = Colours(targets[level])
+            guess = self.heads[level](predictions[level]).float()
+            guess = colours(F.layer_norm(guess, guess.shape[1:]))
+            truth = colours(targets[level])
+            everything = {"features": torch.ones_like(truth[:, 0], dtype=torch.bool)}
+            parts = {"visible": ~hidden[level], "predicted": hidden[level]}
+            size = f"level {level}, cells of {2**level}"
+            columns[f"{size}: what the teacher makes of view 2"] = by_cell(
+                other.cells, other.place[0], everything, {"features": truth}, level
+            )
+            columns[f"{size}: what is predicted where view 1 is hidden"] = by_cell(
+                one.cells, one.place[0], parts, {"predicted": guess}, level
+            )
+        return columns
