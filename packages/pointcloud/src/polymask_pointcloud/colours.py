@@ -32,7 +32,7 @@ class Colours:
     def __call__(self, features: Tensor) -> Tensor:
         """``[M, C]`` to red, green and blue ``[M, 3]`` in [0, 1]; alike for the same features."""
         place: Tensor = (features.detach().float() - self.mean) @ self.directions
-        return (0.5 + 0.5 * place / self.reach).clamp(0, 1)
+        return torch.clamp(0.5 + 0.5 * place / self.reach, 0, 1)
 
 
 def by_cell(
