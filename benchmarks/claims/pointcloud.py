@@ -10,7 +10,7 @@ CLAIMS: dict[str, Claim] = {
     "pointcloud/msm": Claim(
         text="Predicting features of another view teaches more when something is hidden, and most when whole "
         "coarse cells are, with all voxels in them (Masked Scene Modeling, arXiv 2504.06719)",
-        config={**SMALL, "system": "pointcloud/msm", "steps": 100},
+        config={**SMALL, "system": "pointcloud/msm", "steps": 150},
         variants={
             "no mask": {"masking": None},
             "top-down": {"masking": "core/random", "masking.ratio": 0.4},

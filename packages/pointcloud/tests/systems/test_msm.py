@@ -430,6 +430,7 @@ def test_pictures_show_what_is_hidden_and_colours_of_features() -> None:
         mine = sample == row
         assert len(first[row].layers["hidden"]) == int(hidden[0][mine].sum())
         assert len(first[row].layers["visible"]) == int((~hidden[0])[mine].sum())
+        assert len(guess[row].layers["predicted"]) == int(hidden[0][mine].sum())
         colours = torch.from_numpy(guess[row].colours["predicted"])
         assert len(colours) == len(guess[row].layers["predicted"])
         assert colours.min() >= 0 and colours.max() <= 1 and colours.std(0).max() > 0.02

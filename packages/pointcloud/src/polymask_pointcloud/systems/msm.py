@@ -16,10 +16,13 @@ Cells of two views are the same where the mean of a cell's points, moved back an
 into that view's cell: within half a cell of its middle along each axis. Others are not scored.
 
 Published code is inference alone. Unverified, and chosen here: one minus cosine as the distance
-(``--objective core/smooth-l1``), layer norm without weights of what is predicted, heads of two layers, one
-token per level, masks of two views drawn independently, views moved as by Masked Scene Contrast, momentum
-rising by a cosine. Objects are no scenes: ``small`` cuts nothing out, and its voxels are a hundredth of a
-metre or a metre as it may be. The number of cells differs from batch to batch, so ``forward`` breaks graphs
+(``--objective core/smooth-l1`` is another), layer norm without weights of what is predicted, heads of two
+layers, one token per level, masks of two views drawn independently, views moved as by Masked Scene Contrast
+and not coloured anew, momentum that rises by a cosine. Places of points within their voxel are features
+here, and attention has no dropout.
+
+A step of ``small``, 16 shapes of some 400 voxels twice, takes about half a second on a core, and the loss of
+a level begins between 0.3 and 0.7. The number of cells differs from batch to batch: ``forward`` breaks graphs
 where they are counted, and waits there for the device.
 
 Shapes: B samples, K tokens, M cells of a level, S of them scored, C width of a level.
