@@ -443,3 +443,23 @@ def test_colours_are_alike_where_features_are() -> None:
     assert torch.allclose(colours(x)[:5], colours(x[:5]))
     torch.testing.assert_close(colours(x.mean(0, keepdim=True)), torch.full((1, 3), 0.5))
     assert torch.isfinite(Colours(torch.zeros(4, 2))(torch.ones(4, 2))).all()
+
+
+def test_masking_and_network_serve_another_system() -> None:
+    torch.manual_seed(0)
+    system = polymask.build(
+        "pointcloud/mae",
+        preset="tiny",
+        tokenizer={"name": "pointcloud/voxels", "voxel": 0.25, "neighbours": 4},
+        encoder={"name": "pointcloud/unet", "down_dims": (8, 16), "up_dims": (8, 16)},
+        masking={"name": "pointcloud/hierarchy", "ratio": 0.5},
+    )
+    batch = clouds()
+    assert isinstance(system.masking, Hierarchy) and system.masking.stride == 2
+    mask = system.masks(batch, STEP)["mask"]
+    tokens = system.tokenizer(batch)
+    index = ((tokens.position.double() * 0.1 + 1) / 0.25).floor().long()
+    shares, met = states(mask.hidden, tokens.valid, index // 2)
+    assert all(len(s) == 1 for s in met) and min(shares) > 0.35
+    loss = sum(system(batch, STEP).values())
+    assert isinstance(loss, Tensor) and loss.isfinite()
