@@ -50,6 +50,8 @@ REFUSED = {
         ("audio/openbeats-tokenizer", target): "distils features"
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
+    ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
+    ("pointcloud/msm", "core/top-score"): "has no option 'score'",
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
     ("language/mae", "language/words"): "does not tell which tokens make one",
     ("language/prop", "core/top-score"): "has no option 'score'",

@@ -1,13 +1,17 @@
-"""Blocks of neighbours in a cloud."""
+"""Blocks of neighbours in a cloud, and cells of space."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from polymask import Request, UserError
-from polymask.maskings._choose import check_ratio, unique_keys
+from polymask import Mask, Request, UserError
+from polymask.maskings._choose import check_ratio, hidden_counts, hide_last_valid, unique_keys
 from polymask.maskings.ranking import Ranking
+from polymask_pointcloud.operations.sparse import MIDDLE, pack
+from polymask_pointcloud.tokenizers import UNIT
 
 
 class Neighbours(Ranking):
@@ -45,3 +49,76 @@ class Neighbours(Ranking):
         if request.valid is not None:  # a row of fewer tokens than blocks
             squared = squared.masked_fill(~request.valid.gather(1, chosen)[:, None], torch.inf)
         return unique_keys(bits, -squared.amin(2))
+
+
+class Hierarchy:
+    """Hide whole cells of space with all that is in them, the given share of the cells of each sample.
+
+    The bottom-up masking of Masked Scene Modeling (Hermosilla et al. 2025, arXiv 2504.06719): decided for
+    the coarsest cells of a U-Net and handed down, so that a cell of any size is hidden wholly or not at all.
+    Its top-down masking, which the paper warns of, decides for the finest: ``core/random``. With that
+    almost no coarse cell is hidden, and each tells what is missing in it.
+
+    Cells hold different numbers of tokens, so samples differ in how many are hidden. At least one cell is
+    hidden and one stays, but a sample that lies in a single cell is not masked.
+
+    Args:
+        ratio: share of the occupied coarse cells to hide, in (0, 1).
+        stride: finest cells in a coarse one along each axis; from the encoder where it has such cells.
+        cell_low: lower corner of the box that the tokenizer's cells fill; 0 for other tokens.
+        cell_size: of the finest cell; for other tokens one token unit.
+    """
+
+    presets = {"tiny": {"stride": 2}}
+
+    def __init__(
+        self,
+        *,
+        ratio: float = 0.4,
+        stride: int = 8,
+        cell_low: Sequence[float] | None = None,
+        cell_size: Sequence[float] | None = None,
+    ) -> None:
+        if stride < 1:
+            raise UserError(f"stride must be 1 or more cells, got {stride}")
+        self.ratio, self.stride = check_ratio(ratio), stride
+        self.low = (0.0,) * 3 if cell_low is None else tuple(float(x) for x in cell_low)
+        self.size = (UNIT,) * 3 if cell_size is None else tuple(float(s) for s in cell_size)
+
+    def __call__(self, request: Request) -> Mask:
+        cell = self.cell(request)
+        site = torch.arange(request.sites, device=cell.device)
+        # the first token of each cell stands for it: its number does not depend on what follows
+        ordered, order = cell.sort(dim=1, stable=True)
+        begins = torch.ones_like(ordered, dtype=torch.bool)
+        begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        leader = order.gather(1, torch.where(begins, site, 0).cummax(1).values)
+        leader = torch.empty_like(leader).scatter(1, order, leader)
+        leads = leader == site
+        if request.valid is not None:
+            leads &= request.valid
+        counts = hidden_counts(self.ratio, leads)
+        if bool((counts == 0).all()):
+            raise UserError(
+                f"every sample lies in one cell of {self.stride} tokens a side: choose a smaller stride "
+                "(fewer levels), or smaller voxels"
+            )
+        keys = unique_keys(request.step.bits(request.ids, request.sites, request.stream))
+        hidden = hide_last_valid(keys, counts, leads).hidden.gather(1, leader)
+        if request.valid is not None:
+            hidden &= request.valid
+        return Mask(hidden, None, request.valid)
+
+    def cell(self, request: Request) -> Tensor:
+        """The coarse cell of each token, int64 ``[B, sites]``; that of padding is none of a token's."""
+        position = request.position
+        if position is None:
+            raise UserError("cells need to know where tokens lie: this tokenizer gives no positions")
+        axes = min(position.shape[2], 3)
+        low, size = (
+            torch.tensor(v[:axes], dtype=torch.float64, device=position.device) for v in (self.low, self.size)
+        )
+        index = ((position[..., :axes].detach().double() * UNIT - low) / size).floor().long()
+        index = torch.nn.functional.pad(index, (0, 3 - axes)) // self.stride + MIDDLE
+        cell = pack(torch.zeros_like(index[..., 0]), index)
+        return cell if request.valid is None else torch.where(request.valid, cell, 1 << 62)

@@ -47,6 +47,13 @@ def polymask_register_encoders() -> Iterable[Part]:
             paper="Pang et al. 2022, arXiv 2203.06604",
             modality="points",
         ),
+        Part(
+            name="unet",
+            target="polymask_pointcloud.unet:UNet",
+            summary="convolutions over occupied voxels of growing size and back, attention at the coarsest",
+            paper="Hermosilla et al. 2025, arXiv 2504.06719",
+            modality="points",
+        ),
     ]
 
 
@@ -120,6 +127,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             paper="Yu et al. 2022, arXiv 2111.14819",
             modality="points",
             tags=frozenset({"uneven"}),
+        ),
+        Part(
+            name="hierarchy",
+            target="polymask_pointcloud.maskings:Hierarchy",
+            summary="whole coarse cells of space, with all that is in them",
+            paper="Hermosilla et al. 2025, arXiv 2504.06719",
+            modality="points",
+            tags=frozenset({"variable-count"}),
         ),
     ]
 
@@ -196,5 +211,31 @@ def polymask_register_systems() -> Iterable[Part]:
                 "curvature_target": "pointcloud/curvature",
                 "curvature_objective": "core/mse",
             },
+        ),
+        Part(
+            name="msm",
+            target="polymask_pointcloud.systems.msm:MSM",
+            summary="predict an averaged network's features of another view, at every level of a U-Net",
+            paper="Hermosilla et al. 2025, arXiv 2504.06719",
+            modality="points",
+            defaults={
+                "tokenizer": "pointcloud/voxels",
+                "encoder": "pointcloud/unet",
+                "masking": "pointcloud/hierarchy",
+                "objective": "core/cosine",
+            },
+            tags=frozenset({"moving-target"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_evaluations() -> Iterable[Part]:
+    return [
+        Part(
+            name="dense",
+            target="polymask_pointcloud.dense:Dense",
+            summary="a linear classifier of points: accuracy and mean IoU, beside the points themselves",
+            modality="points",
         ),
     ]

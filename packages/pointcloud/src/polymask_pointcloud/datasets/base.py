@@ -53,6 +53,7 @@ class CloudDataset(ReadDataset[Clouds]):
         self._lengths: dict[Split, Tensor] = {}
         self.provides: dict[str, Any] = {
             "features": preparation.width,
+            "feature_names": preparation.features,
             "points": preparation.points,
             "samples": len(self.portions["train"]),
         }
