@@ -78,6 +78,21 @@ class _Constant:
         return self.answer
 
 
+class _Spy:
+    """A masking that remembers what it drew; in all else the one it is made of."""
+
+    def __init__(self, masking: Any) -> None:
+        self.masking, self.drawn = masking, list[Tensor]()
+
+    def __call__(self, request: Any) -> Mask:
+        mask: Mask = self.masking(request)
+        self.drawn.append(mask.hidden)
+        return mask
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.masking, name)
+
+
 @check("systems")
 def check_system_masks(subject: Subject) -> None:
     """``masks`` gives the masks that ``forward`` draws at that step, one row per sample."""
@@ -88,22 +103,16 @@ def check_system_masks(subject: Subject) -> None:
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
-    drawn: list[Tensor] = []
     masking = getattr(system, "masking", None)
     if masking is None:
         return
-
-    def spied(request: Any) -> Mask:
-        mask: Mask = masking(request)
-        drawn.append(mask.hidden)
-        return mask
-
-    _put(system, "masking", spied)
+    spy = _Spy(masking)
+    _put(system, "masking", spy)
     loss(system, batch)
     for name, mask in shown.items():
         # sites may be laid out on their grid, so that they are drawn as one
-        found = any(torch.equal(d.flatten(1), mask.hidden.flatten(1)) for d in drawn)
-        require(not drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
+        found = any(torch.equal(d.flatten(1), mask.hidden.flatten(1)) for d in spy.drawn)
+        require(not spy.drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
 
 
 @check("systems")
