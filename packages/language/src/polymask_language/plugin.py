@@ -270,4 +270,18 @@ def polymask_register_evaluations() -> Iterable[Part]:
             summary="ranking documents for queries (nDCG, MRR, recall), beside BM25 and query likelihood",
             modality="text",
         ),
+        Part(
+            name="facts",
+            target="polymask_language.facts:Facts",
+            summary="facts planted in long held-out text: whether a language model finds them again",
+            paper="Zhuang et al. 2025, arXiv 2502.07490",
+            modality="text",
+        ),
+        Part(
+            name="preference",
+            target="polymask_language.preference:Preference",
+            summary="held-out pairs told apart, distance from the reference, weight on what decides",
+            paper="Christopoulou et al. 2024, arXiv 2410.05102",
+            modality="text",
+        ),
     ]
