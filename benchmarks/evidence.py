@@ -12,6 +12,7 @@ run ``tools/tables.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,8 +23,11 @@ from typing import Any
 from claims import CLAIMS, Claim
 from jsonargparse import auto_cli
 
+from polymask.export import export
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
+from polymask.run import CONFIG, build_from_config
+from polymask.training import fit
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,6 +67,8 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
         folder: of the comparison.
         command: that does this again.
     """
+    if claim.base is not None:
+        claim = dataclasses.replace(claim, config={**claim.config, **start_from(claim.base, folder)})
     found = compare(
         claim.config,
         claim.variants,
@@ -72,6 +78,25 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
         evaluation=claim.evaluation,
     )
     record(name, claim, found, folder, command)
+
+
+def start_from(base: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Train what all runs of a comparison begin with, or what is left of it.
+
+    Args:
+        base: its configuration.
+        folder: of the comparison; its run lies beside.
+
+    Returns:
+        Options of the others: its model, and the vocabulary it speaks.
+    """
+    run = folder.with_name(f"{folder.name}-base")
+    model = run / "model"
+    if not model.is_dir():
+        system, data, options = build_from_config(base)
+        fit(system, data, options, run, resume=(run / CONFIG).exists())
+        export(run, "transformers", model)
+    return {"encoder.pretrained": str(model), "data.vocab": str(model)}
 
 
 def record(

@@ -19,6 +19,7 @@ class Claim:
         measure: the score that decides; the higher, the better.
         seeds: of the runs.
         evaluation: beside the probes.
+        base: a run of a language model that is trained once, before all others, which go on from it.
     """
 
     text: str
@@ -29,3 +30,4 @@ class Claim:
     seeds: int = 3
     evaluation: str | Mapping[str, Any] | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] | None = None

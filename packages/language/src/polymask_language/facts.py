@@ -13,6 +13,7 @@ from polymask.evaluation import Score
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask_language.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -29,7 +30,7 @@ class Facts:
     The answer is that of the planted words which the model finds likeliest there, so that guessing is right
     once in ``facts`` times, and so is taking any word that was planted. ``found`` is the share of right
     answers, ``found far`` of facts that stand first, ``found near`` of those that stand last; ``advantage``
-    is by how many nats the right word is likelier than the others planted.
+    is by how many nats the right word is likelier than the others planted. Perplexity stands beside them.
 
     Args:
         facts: planted in each text, 2 or more.
@@ -76,6 +77,7 @@ class Facts:
             with evaluating(system):
                 nats = self._nats(system, texts)
             yield from self.measure(row, nats, asked)
+        yield from Perplexity(limit=self.questions, batch_size=self.batch_size)(run)
         yield Score("guessing", "found", 1 / self.facts)
 
     def plant(self, source: Iterator[Tensor], vocabulary: Vocabulary, length: int) -> tuple[Tensor, Tensor]:

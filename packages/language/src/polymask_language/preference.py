@@ -31,6 +31,9 @@ class Preference:
     trained with, so that runs compare. The rival ``likelihood of the reference`` calls that response better
     which the reference finds likelier.
 
+    ``margin over root KL`` is what to compare policies by that moved differently far: near the reference,
+    going twice as far the same way doubles the margin and makes four times the divergence.
+
     Where the data tells which tokens decide, also ``contrast``: the mean weight of their terms over that of
     all terms of responses, 1 where weights know nothing of it, 0 where no token has any. ``mean weight`` is
     what to compare strengths at, as larger weights act like a larger beta.
@@ -67,6 +70,9 @@ class Preference:
             for metric in ("accuracy", "margin", "KL", "mean weight", "contrast"):
                 if metric in found:
                     yield _score(row, metric, found[metric])
+            distance = float(found["KL"].mean())
+            if distance > 0:
+                yield Score(row, "margin over root KL", float(found["margin"].mean()) / distance**0.5)
             likelier = found["likelier"]
         yield _score(LIKELIHOOD, "accuracy", likelier)
 
@@ -89,8 +95,9 @@ class Preference:
             }
             if "decisive" in terms.rows:
                 decides = terms.rows["decisive"] & terms.scored
-                each = decides.sum(1).view(2, -1).sum(0).clamp(min=1)
-                found["decisive"] = (weight * decides).sum(1).view(2, -1).sum(0) / each
+                each = decides.sum(1).view(2, -1).sum(0)
+                decisive = (weight * decides).sum(1).view(2, -1).sum(0)
+                found["decisive"] = (decisive / each)[each > 0]  # what decides may have been cut off
             parts.append(found)
         whole = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         if "decisive" in whole:

@@ -184,7 +184,7 @@ class Retrieval:
         pairs = pairs[lexical.gather(1, best) > 0]
         # texts of like length beside each other, so that little is padded
         pairs = pairs[torch.tensor([len(found[d]) for d in pairs[:, 1].tolist()]).argsort(stable=True)]
-        for some in torch.split(pairs, self.batch_size):
+        for some in torch.split(pairs, self.batch_size) if len(pairs) else ():
             query = padded([asked[i] for i in some[:, 0].tolist()], vocabulary.pad_id).to(device)
             document = padded([found[i] for i in some[:, 1].tolist()], vocabulary.pad_id).to(device)
             scores[some[:, 0], some[:, 1]] = relevance(query, document).float().cpu()
