@@ -73,8 +73,8 @@ CLAIMS: dict[str, Claim] = {
         evaluation="language/preference",
     ),
     "language/prop": Claim(
-        text="A masked language model that also learns which of two sets of words represents a document ranks "
-        "documents for queries better without any label (PROP, arXiv 2010.10137)",
+        text="A masked language model that also learns which of two sets of words represents a document "
+        "ranks documents for queries better without any label (PROP, arXiv 2010.10137)",
         config=RANKING,
         variants={"mlm": {"system": "language/mlm"}, "prop": {"system": "language/prop"}},
         about=("prop",),
