@@ -32,8 +32,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -193,9 +194,8 @@ class SparsePO(System):
             reference_RND = self.see(reference, tokens)
         found = self.judge(policy_RND, reference_RND, tokens)
         reward, divergence, likelihood = (torch.where(scored, later(x), 0.0) for x in found)
-        weights = [
-            torch.cat([m.hidden.float() for m in pair]) for pair in self.weigh(rows, scored, taps, step)
-        ]
+        drawn = self.weigh(rows, scored, taps, step)
+        weights = [torch.cat([mask.hidden.float() for mask in sides]) for sides in drawn]
         return Terms(rows, tokens, scored, reward, divergence, likelihood, weights[0], weights[-1])
 
     @property
@@ -220,11 +220,10 @@ class SparsePO(System):
             torch.split(x, width, dim=1)
             for x in (policy_RND[:, :-1], reference_RND[:, :-1], tokens.ids[:, 1:])
         ]
-        once = len(parts[0]) == 1
-        found = [
-            self.ratios(*part) if once else checkpoint(self.ratios, *part, use_reentrant=False)
-            for part in zip(*parts, strict=True)
-        ]
+        ratios: Callable[..., tuple[Tensor, ...]] = self.ratios
+        if len(parts[0]) > 1:
+            ratios = partial(checkpoint, self.ratios, use_reentrant=False, preserve_rng_state=False)
+        found = [ratios(*part) for part in zip(*parts, strict=True)]
         return tuple(torch.cat(x, dim=1) for x in zip(*found, strict=True))
 
     def ratios(self, policy: Tensor, reference: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,10 +247,10 @@ class SparsePO(System):
             weights.append([])
             for side, batch in enumerate(unstack(rows)):
                 part, score = slice(side * n, (side + 1) * n), self.score
-                evidence = getattr(masking, "evidence", None)
-                if evidence is not None:
-                    before = {kind: [later(x[part, :-1]) for x in taps[kind]] for kind in masking.taps}  # type: ignore[attr-defined]
-                    score = evidence(before, scored[part])
+                reader: Any = masking
+                if hasattr(reader, "evidence"):
+                    before = {kind: [later(x[part, :-1]) for x in taps[kind]] for kind in reader.taps}
+                    score = reader.evidence(before, scored[part])
                 tokens, stream = self.tokenizer(batch), 2 * number + side
                 weights[-1].append(
                     draw(masking, tokens, batch, step, (), score, stream, allowed=scored[part])
