@@ -186,8 +186,11 @@ class SparsePO(System):
         """Rewards, divergences and weights of the responses of a batch of pairs."""
         rows = stack(batch)
         tokens = self.tokenizer(rows)
-        scored = rows["response"] if tokens.valid is None else rows["response"] & tokens.valid
-        scored = scored & (torch.arange(scored.shape[1], device=scored.device) > 0)
+        assert tokens.valid is not None
+        # nothing comes before the first token that could tell it
+        scored = (
+            rows["response"] & tokens.valid & (torch.arange(tokens.shape[1], device=tokens.valid.device) > 0)
+        )
         policy_RND = self.see(self.encoder, tokens)
         reference: Any = self.reference.module
         with torch.no_grad(), recording(reference.model, self.kinds()) as taps:
