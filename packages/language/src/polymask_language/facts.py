@@ -34,7 +34,7 @@ class Facts:
 
     Args:
         facts: planted in each text, 2 or more.
-        questions: how many texts.
+        questions: how many texts, each fact being asked for in turn.
         length: tokens of a text with its question; as long as the data's sequences if none.
         seed: of names, words and texts.
         batch_size: sequences at a time, ``facts`` to a question.
@@ -49,8 +49,8 @@ class Facts:
         seed: int = 0,
         batch_size: int = 64,
     ) -> None:
-        if facts < 2 or questions < 2 or batch_size < 1:
-            raise UserError("facts and questions must be 2 or more, batch_size 1 or more")
+        if facts < 2 or questions < 2 * facts or batch_size < 1:
+            raise UserError("facts must be 2 or more, questions twice as many at least, batch_size 1 or more")
         self.facts, self.questions, self.length = facts, questions, length
         self.seed, self.batch_size = seed, batch_size
 

@@ -73,7 +73,8 @@ class Preference:
             distance = float(found["KL"].mean())
             if distance > 0:
                 yield Score(row, "margin over root KL", float(found["margin"].mean()) / distance**0.5)
-            likelier = found["likelier"]
+            if row == TRAINED:
+                likelier = found["likelier"]
         yield _score(LIKELIHOOD, "accuracy", likelier)
 
     def _measure(self, system: Any, samples: Picked) -> dict[str, Tensor]:
