@@ -70,7 +70,7 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
         command: that does this again.
     """
     if claim.prepare is not None:
-        claim.prepare()
+        claim = dataclasses.replace(claim, config={**claim.config, **claim.prepare(folder)})
     found = compare(
         claim.config,
         claim.variants,

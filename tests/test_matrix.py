@@ -54,8 +54,22 @@ REFUSED = {
     ("pointcloud/msm", "core/top-score"): "has no option 'score'",
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
     ("language/mae", "language/words"): "does not tell which tokens make one",
-    ("language/prop", "core/top-score"): "has no option 'score'",
-    ("language/prop", "language/rates"): "has no option 'score'",
+    ("language/sparsepo", "language/transformer"): "choose --encoder language/causal",
+    **{
+        (part.full_name, f"language/{weight}-weight"): "hides them in part"
+        for part in SYSTEMS
+        if part.modality == "text" and part.full_name != "language/sparsepo"
+        for weight in ("learned", "activation", "constant", "random")
+    },
+    **{
+        ("language/prop", masking): "has no option 'score'"
+        for masking in (
+            "core/top-score",
+            "language/rates",
+            "language/learned-weight",
+            "language/activation-weight",
+        )
+    },
     ("vision/mixedae", "core/top-score"): "has no option 'score'",
     ("vision/hpm", "core/pairwise"): "gives one number for all",
     ("vision/hpm", "core/standardised-mse"): "gives one number for all",

@@ -32,10 +32,13 @@ def clusters(name: str) -> dict[str, str]:
     return {"name": "audio/clusters", "file": part(f"{name}.safetensors")}
 
 
-def prepare(stage: Stage | None = None) -> None:
+def prepare(folder: Path, stage: Stage | None = None) -> dict[str, Any]:
     """Fit codebooks to cepstra, spectra and a layer of a first encoder, and distil a tokenizer.
 
+    All comparisons of sound share them, in one folder.
+
     Args:
+        folder: of a comparison; they are not kept beside it.
         stage: trains the runs; by default as long as those that are compared.
     """
     if stage is None:
@@ -59,6 +62,7 @@ def prepare(stage: Stage | None = None) -> None:
     encoder = stage("encoder", "audio/openbeats", **training)
     teacher = {"name": "audio/teacher", "run": str(encoder.folder)}
     stage("tokenizer", "audio/openbeats-tokenizer", target=teacher, **training)
+    return {}
 
 
 CLAIMS: dict[str, Claim] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -23,7 +24,8 @@ class Claim:
         probe: options of the probes.
         rows: encoded in a step, by variant, where the claim is about cost: runs are then probed on the way
             (``probe_every`` in ``config``), and compared at equal steps, rows and seconds.
-        prepare: makes what variants name (codebooks, a teacher), or what is left of it.
+        prepare: makes what variants need (codebooks, a teacher, a language model), or what is left of it, given
+            the folder of the comparison, beside which it belongs; tells what to add to ``config``.
     """
 
     text: str
@@ -36,4 +38,4 @@ class Claim:
     evaluation: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
-    prepare: Callable[[], None] | None = None
+    prepare: Callable[[Path], Mapping[str, Any]] | None = None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from claims.claim import Claim
+from polymask.export import export
+from polymask.run import CONFIG, build_from_config
+from polymask.training import fit
 
 # 2,048 ids and two blocks: a minute or so of one core then tells more than frequencies of tokens do
 GLOSSES: dict[str, Any] = {"name": "language/glosses", "vocab_size": 2048, "length": 32}
@@ -16,6 +20,59 @@ EVALUATIONS = (
     {"name": "language/minimal-pairs", "limit": 150, "stride": 8},
 )
 PROBE = {"limit": 4000}
+
+# sizes with which a run takes about a minute on one core
+TINY = {"encoder.dim": 64, "encoder.depth": 2, "encoder.heads": 4}
+
+TITLES = {"name": "language/titles", "length": 64, "vocab_size": 4096}
+
+RETRIEVAL = {"name": "language/retrieval", "queries": 200, "documents": 5000, "depth": 50}
+
+RANKING = {
+    "data": TITLES,
+    "preset": "small",
+    **TINY,
+    "steps": 600,
+    "batch_size": 32,
+    "lr": 1e-3,
+}
+
+# three passes over the pairs, from one language model of definitions
+ALIGNMENT = {
+    "system": "language/sparsepo",
+    "preset": "small",
+    "data": {"name": "language/sentiment"},
+    "steps": 150,
+    "batch_size": 32,
+}
+DEFINITIONS = {
+    "system": "language/meap",
+    "preset": "small",
+    "masking": None,
+    "data": {"name": "language/glosses", "vocab_size": 4096},
+    "steps": 800,
+    "batch_size": 32,
+}
+LEARNED, ONES = "language/learned-weight", "language/constant-weight"
+
+
+def definitions(folder: Path) -> dict[str, str]:
+    """Train the language model of definitions that all runs of a comparison begin with, or what is left of it.
+
+    Args:
+        folder: of the comparison; the run lies beside.
+
+    Returns:
+        Options of the others: its model, and the vocabulary it speaks.
+    """
+    run = folder.with_name(f"{folder.name}-base")
+    model = run / "model"
+    if not model.is_dir():
+        system, data, options = build_from_config(DEFINITIONS)
+        fit(system, data, options, run, resume=(run / CONFIG).exists())
+        export(run, "transformers", model)
+    return {"encoder.pretrained": str(model), "data.vocab": str(model)}
+
 
 CLAIMS: dict[str, Claim] = {
     "language/mlm": Claim(
@@ -65,5 +122,71 @@ CLAIMS: dict[str, Claim] = {
         lower=True,
         evaluation=EVALUATIONS,
         probe=PROBE,
+    ),
+    "language/sparsepo": Claim(
+        text="Weights on tokens, learned or read off activations, move a policy further towards what is "
+        "preferred for the divergence they cost than DPO, TDPO or random weights do "
+        "(SparsePO, arXiv 2410.05102)",
+        config=ALIGNMENT,
+        variants={
+            "DPO": {"masking": ONES, "kl_masking": {"name": ONES, "weight": 0.0}},
+            "TDPO": {"masking": ONES},
+            "random weights": {"masking": "language/random-weight"},
+            "MaPO": {"masking": "language/activation-weight"},
+            "SparsePO, common": {"masking": LEARNED},
+            "SparsePO, independent": {"masking": LEARNED, "kl_masking": LEARNED},
+        },
+        about=("MaPO", "SparsePO, common", "SparsePO, independent"),
+        measure="margin over root KL",
+        evaluation="language/preference",
+        prepare=definitions,
+    ),
+    "language/sparsepo-weights": Claim(
+        text="The weights that SparsePO learns are larger on the words that decide what is preferred "
+        "(SparsePO, arXiv 2410.05102)",
+        config=ALIGNMENT,
+        variants={
+            "random weights": {"masking": "language/random-weight"},
+            "MaPO": {"masking": "language/activation-weight"},
+            "SparsePO": {"masking": LEARNED},
+            "SparsePO, sparser": {"masking": LEARNED, "reward_l1": 0.001, "kl_l1": 0.001},
+        },
+        about=("SparsePO", "SparsePO, sparser"),
+        measure="contrast",
+        evaluation="language/preference",
+        prepare=definitions,
+    ),
+    "language/prop": Claim(
+        text="A masked language model that also learns which of two sets of words represents a document "
+        "ranks documents for queries better without any label (PROP, arXiv 2010.10137)",
+        config=RANKING,
+        variants={"mlm": {"system": "language/mlm"}, "prop": {"system": "language/prop"}},
+        about=("prop",),
+        measure="nDCG@10",
+        evaluation=RETRIEVAL,
+    ),
+    "language/prop-few-labels": Claim(
+        text="Fine-tuned on a few labelled queries, it ranks better too (PROP, arXiv 2010.10137)",
+        config=RANKING,
+        variants={"mlm": {"system": "language/mlm"}, "prop": {"system": "language/prop"}},
+        about=("prop",),
+        measure="nDCG@10",
+        evaluation={**RETRIEVAL, "labelled": 64},
+    ),
+    "language/meap": Claim(
+        text="Masking a few tokens of the input makes a language model find facts again in long text, at no "
+        "cost in perplexity (MEAP, arXiv 2502.07490)",
+        config={
+            "system": "language/meap",
+            "preset": "small",
+            "data": {"name": "language/titles", "length": 160, "vocab_size": 4096, "pack": True},
+            **TINY,
+            "steps": 800,
+            "batch_size": 16,
+        },
+        variants={"next token": {"masking": None}, "meap": {"masking.ratio": 0.15}},
+        about=("meap",),
+        measure="found",
+        evaluation={"name": "language/facts", "facts": 3},
     ),
 }

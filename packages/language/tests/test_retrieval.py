@@ -22,6 +22,7 @@ from polymask_language.ranking import (
     reciprocal_rank,
     words_of,
 )
+from polymask_language.reranking import Reranker, fine_tune, padded
 from polymask_language.retrieval import Retrieval
 
 DOCUMENTS = ["a red fish swims", "red red wine", "the fish and the fish soup", "of the and"]
@@ -129,6 +130,81 @@ def test_pairs_are_asked_only_of_what_bm25_hands_on() -> None:
             data.vocabulary.encode([documents[d]])[0].ids
         )
         assert scores[q, d] == len(shared)
+
+
+def test_what_bm25_does_not_find_is_handed_to_nobody() -> None:
+    data = corpus()
+    retrieval = Retrieval(depth=50)
+    asked, documents, relevant = retrieval.chosen(*data.pairs("test"))
+    lexical = bm25(asked, documents)
+    assert ((lexical == 0).sum(1) > 0).any()
+    scores = retrieval.rank(Overlap(True), data.vocabulary, 16, asked, documents, lexical)
+    assert torch.equal(scores.isfinite(), lexical > 0)
+    # a document that shares no word does not profit from there being few that do
+    lonely = torch.zeros_like(lexical)
+    scores = retrieval.rank(Overlap(True), data.vocabulary, 16, asked, documents, lonely)
+    assert reciprocal_rank(places_of(scores, relevant), 10).sum() == 0
+
+
+class Bag(System):
+    """Sums an embedding of words; those of the query and those of the document apart."""
+
+    def __init__(self, pairs: bool) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Embedding(400, 16)
+        self.encoder.out_dim = 16
+        if pairs:
+            self.relevance = self._relevance
+
+    def _relevance(self, query: Tensor, document: Tensor) -> Tensor:
+        return -(self.encoder(query).mean(1) * self.encoder(document).mean(1)).sum(1)
+
+    def encode(self, batch: Batch) -> Tokens:
+        values = self.encoder(batch["text"]).cumsum(1).flip(1)
+        return Tokens(values, torch.zeros(*batch["text"].shape, 1))
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_few_labelled_queries_fine_tune_a_copy(pairs: bool) -> None:
+    torch.manual_seed(0)
+    data, system = corpus(), Bag(pairs)
+    retrieval = Retrieval(depth=6, labelled=5, negatives=2)
+    groups = retrieval.groups(*data.pairs("train"), data.vocabulary, 16)
+    assert len(groups) == 5 and all(len(documents) == 3 for _, documents in groups)
+    queries, documents = data.pairs("train")
+    for question, (right, *wrong) in groups:
+        asked = data.vocabulary.tokenizer.decode(question).strip()
+        found = [data.vocabulary.tokenizer.decode(ids).strip() for ids in (right, *wrong)]
+        assert [documents.index(text) == queries.index(asked) for text in found] == [True, False, False]
+    before = {name: x.clone() for name, x in system.state_dict().items()}
+    reranker = Reranker(system, data.vocabulary, 16)
+
+    def loss() -> float:
+        query = padded([q for q, d in groups for _ in d], 0)
+        document = padded([d for _, docs in groups for d in docs], 0)
+        with torch.no_grad():
+            scores = reranker(query, document).view(5, 3)
+        return float(-scores.log_softmax(1)[:, 0].mean())
+
+    untuned, state = loss(), torch.get_rng_state()
+    fine_tune(reranker, groups, steps=60, lr=0.05)
+    assert torch.equal(state, torch.get_rng_state())
+    assert loss() < untuned / 2 and not reranker.training
+    assert all(torch.equal(x, before[name]) for name, x in system.state_dict().items())
+
+
+def test_labels_change_both_rows_of_the_system_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    run: Any = SimpleNamespace(folder=None, system=Bag(False), data=corpus())
+    monkeypatch.setattr("polymask.run.open_run", lambda folder, trained: run)
+    rows = [
+        {(s.row, s.metric): s.value for s in Retrieval(depth=5, labelled=k, tune_lr=0.05)(run)}
+        for k in (0, 6)
+    ]
+    assert rows[0]["BM25", "MRR@10"] == rows[1]["BM25", "MRR@10"]
+    assert rows[0]["pre-trained", "MRR@10"] != rows[1]["pre-trained", "MRR@10"]
+    with pytest.raises(UserError, match="labelled"):
+        Retrieval(labelled=-1)
 
 
 def test_documents_of_one_query_all_answer_it() -> None:

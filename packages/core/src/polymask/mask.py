@@ -25,7 +25,8 @@ class Mask:
 
     Args:
         hidden: ``[B, *sites]`` bool, or float in [0, 1] for a soft mask. Sites are tokens,
-            frequencies, features, weights, loss terms or modalities.
+            frequencies, features, weights, loss terms or modalities. Weights of loss terms may be
+            above 1.
         visible: visible sites per row when every row has the same number, else None. With it
             nothing here waits for the device.
         valid: ``[B, *sites]`` bool, False on padding, which is neither hidden nor visible.

@@ -35,12 +35,12 @@ def beside(name: str) -> str:
 
 
 class Stage:
-    """Trains the stages of one recipe, all on the same data.
+    """Trains the stages of one recipe, on the same data unless a stage names its own.
 
     Args:
         folder: of the recipe; each stage has a run folder of its name in it. A recipe keeps there what it
             computes between stages, written whole or not at all.
-        data: what all stages train on, a name or a mapping with a ``name``.
+        data: what stages train on, a name or a mapping with a ``name``; ``given`` is what was given.
         shared: options of every stage, such as ``seed`` and ``devices``.
         registry: where to look names up; the installed plugins by default.
         progress: say on stderr which stage is trained, with a progress line.
@@ -57,12 +57,12 @@ class Stage:
         self.folder = Path(folder)
         self.shared = dict(shared or {})
         self.done: list[Run] = []
-        self._data, self._registry, self._progress = data, registry or default_registry(), progress
+        self.given, self._registry, self._progress = data, registry or default_registry(), progress
 
     @functools.cached_property
     def data(self) -> Dataset:
-        """The data of all stages, opened."""
-        return open_data_of(self._data, self._registry)
+        """The data of the recipe, opened."""
+        return open_data_of(self.given, self._registry)
 
     def __call__(self, name: str, system: str, **options: Any) -> Run:
         """Train a stage, or what is left of it, and probe it where the data has labels.
@@ -70,7 +70,8 @@ class Stage:
         Args:
             name: of the stage, and of its folder.
             system: which system.
-            options: as of ``polymask pretrain``: ``preset``, ``steps``, slots, dotted keys.
+            options: as of ``polymask pretrain``: ``preset``, ``steps``, slots, dotted keys; ``data`` where a
+                stage has its own.
 
         Returns:
             The run, with the trained system in eval mode.
@@ -79,7 +80,7 @@ class Stage:
             UserError: it cannot be built, or the folder holds a run of other options.
         """
         folder = self.folder / name
-        config = {"system": system, "data": self._data, **self.shared, **options}
+        config = {"system": system, "data": self.given, **self.shared, **options}
         built, data, training = build_from_config(config, self._registry, folder)
         if self._progress:
             sys.stderr.write(f"stage {name}: {system}\n")

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from polymask.report.page import Page, _columns, _training
 from polymask.training.metrics import read_metrics
 from polymask.training.watch import spread_and_rank
 
@@ -64,6 +65,23 @@ def test_latent_targets_are_measured_too(toy, tmp_path):
     row = read_metrics(tmp_path / "metrics.csv")[-1]
     assert row["target_std"] > 0.1
     assert row["target_rank"] > 2
+
+
+def test_what_a_system_says_of_itself_is_logged_and_is_no_loss(toy, tmp_path):
+    class Gauged(toy.Toy):
+        def gauges(self, batch, step):
+            assert not self.training and not torch.is_grad_enabled()
+            return {"steps behind": torch.tensor(float(step.index)), "samples": torch.tensor(len(batch["x"]))}
+
+    toy.train(tmp_path, system=Gauged(), steps=3, log_every=1)
+    row = read_metrics(tmp_path / "metrics.csv")[-1]
+    assert row["steps behind_gauge"] == 2
+    assert row["samples_gauge"] > 1
+    page = Page(title="toy")
+    _training(page, _columns(read_metrics(tmp_path / "metrics.csv")))
+    charts = {curve.title: curve.svg for curve in page.curves}
+    assert {"Steps behind", "Samples"} < charts.keys()
+    assert "gauge" not in charts["Loss"]
 
 
 def test_watching_changes_nothing(toy, tmp_path):

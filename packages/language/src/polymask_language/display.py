@@ -13,7 +13,8 @@ from polymask.protocols import Shown
 from polymask.report.drawing import HIDDEN
 from polymask_language.vocabulary import Vocabulary
 
-_COLOUR = f"rgb({', '.join(str(round(255 * c)) for c in HIDDEN)})"
+_RGB = " ".join(str(round(255 * c)) for c in HIDDEN)
+_COLOUR = f"rgb({_RGB})"
 
 
 def compare(
@@ -108,6 +109,65 @@ class Words:
                     f'text-decoration-thickness:1px">{text}</span>{beside}'
                 )
             out.append(text)
+        return (
+            f'<figure style="margin:0;max-width:32em;text-align:left"><p style="margin:0">{"".join(out)}</p>'
+            f"<figcaption>{html.escape(self.note)}</figcaption></figure>"
+        )
+
+
+def weighted(
+    tokenizer_file: str | None, tokens: Tokens, weight: Tensor, counted: Tensor
+) -> list[WeightedWords]:
+    """Texts whose tokens are coloured by weight, as shares of the largest of all.
+
+    Args:
+        tokenizer_file: of the vocabulary; without, tokens are shown as numbers.
+        tokens: the texts.
+        weight: ``[B, N]``, 0 or more.
+        counted: bool ``[B, N]``, tokens that have a weight; the others are grey.
+    """
+    assert tokens.ids is not None
+    vocabulary = None if tokenizer_file is None else Vocabulary(Path(tokenizer_file))
+    largest = float(weight.max()) or 1.0
+    shown = []
+    for row, ids in enumerate(tokens.ids):
+        real = slice(None) if tokens.valid is None else tokens.valid[row]
+        pieces = [f" {i}" for i in ids[real].tolist()] if vocabulary is None else vocabulary.pieces(ids[real])
+        shown.append(WeightedWords(pieces, weight[row][real].tolist(), counted[row][real].tolist(), largest))
+    return shown
+
+
+class WeightedWords:
+    """Text, each token on a colour as strong as its weight, what has none in grey.
+
+    Args:
+        pieces: what each token adds to the text, with the space before it.
+        weights: 0 or more.
+        counted: which tokens have one.
+        largest: the weight of full colour.
+    """
+
+    def __init__(
+        self, pieces: Sequence[str], weights: Sequence[float], counted: Sequence[bool], largest: float
+    ) -> None:
+        self.pieces, self.weights, self.counted = list(pieces), list(weights), list(counted)
+        self.largest = largest
+
+    @property
+    def note(self) -> str:
+        """The mean of the weights, and how many are 0."""
+        found = [w for w, c in zip(self.weights, self.counted, strict=True) if c]
+        mean = sum(found) / max(len(found), 1)
+        return f"mean weight {mean:.3g}, {sum(w == 0 for w in found)} of {len(found)} are 0"
+
+    def _repr_html_(self) -> str:
+        out = []
+        for piece, weight, counted in zip(self.pieces, self.weights, self.counted, strict=True):
+            share = weight / self.largest
+            text = html.escape(piece)
+            ink = "white" if share > 0.6 else "inherit"
+            style = f"background:rgb({_RGB} / {share:.0%});color:{ink}" if counted else "color:#888"
+            out.append(f'<span style="{style}">{text}</span>')
         return (
             f'<figure style="margin:0;max-width:32em;text-align:left"><p style="margin:0">{"".join(out)}</p>'
             f"<figcaption>{html.escape(self.note)}</figcaption></figure>"

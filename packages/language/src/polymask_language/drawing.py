@@ -21,7 +21,7 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
     Args:
         pieces: what each token adds to the text, with the space before it.
         document: ``[N]`` number of each token's document; each begins a line.
-        hidden: ``[N]``, bool or in [0, 1].
+        hidden: ``[N]``, bool, or 0 or more; 1 and above is full colour.
 
     Returns:
         float32 ``[3, 320, 480]`` in [0, 1]; what does not fit is left out.
@@ -47,7 +47,7 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
                 ymin=1 - (line + 0.94) / LINES,
                 ymax=1 - (line + 0.06) / LINES,
                 color=HIDDEN,
-                alpha=share,
+                alpha=min(share, 1.0),
                 linewidth=0,
             )
     for is_hidden, lines in shown.items():

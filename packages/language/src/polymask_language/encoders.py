@@ -64,6 +64,11 @@ class Adapter(nn.Module):
         """Blocks."""
         return int(self.model.config.num_hidden_layers)
 
+    @property
+    def provides(self) -> dict[str, Any]:
+        """``width`` and ``layers``, for parts that read its states."""
+        return {"width": self.dim, "layers": self.depth}
+
     def embed(self, values: Tensor) -> Tensor:
         """Ids ``[B, K, 1] -> [B, K, dim]``."""
         # hidden tokens and padding may hold anything, also what is no id

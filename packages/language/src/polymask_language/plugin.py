@@ -98,6 +98,36 @@ def polymask_register_maskings() -> Iterable[Part]:
             modality="text",
             tags=frozenset({"score", "variable-count"}),
         ),
+        Part(
+            name="learned-weight",
+            target="polymask_language.weights:LearnedWeight",
+            summary="a learned, sparse weight on each term of a loss, read off a frozen model's states",
+            paper="Christopoulou et al. 2024, arXiv 2410.05102",
+            modality="text",
+            tags=frozenset({"score", "soft", "learned", "fixed", "variable-count"}),
+        ),
+        Part(
+            name="activation-weight",
+            target="polymask_language.weights:ActivationWeight",
+            summary="a weight on each term of a loss, by how active a frozen model is there (MaPO)",
+            paper="Christopoulou et al. 2024, arXiv 2410.05102",
+            modality="text",
+            tags=frozenset({"score", "soft", "fixed", "variable-count"}),
+        ),
+        Part(
+            name="constant-weight",
+            target="polymask_language.weights:ConstantWeight",
+            summary="one weight for all terms of a loss: none is left out, or all are",
+            modality="text",
+            tags=frozenset({"soft", "fixed", "shared", "uniform", "variable-count"}),
+        ),
+        Part(
+            name="random-weight",
+            target="polymask_language.weights:RandomWeight",
+            summary="a random weight on each term of a loss, between 0 and 1",
+            modality="text",
+            tags=frozenset({"soft", "uniform", "variable-count"}),
+        ),
     ]
 
 
@@ -145,6 +175,20 @@ def polymask_register_datasets() -> Iterable[Part]:
             name="titles",
             target="polymask_language.datasets.titles:Titles",
             summary="long descriptions of Debian's packages, each answering its title",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="responses",
+            target="polymask_language.datasets.responses:Responses",
+            summary="responses:PATH, jsonl of prompts with a response, or a chosen and a rejected one",
+            modality="text",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
+            name="sentiment",
+            target="polymask_language.datasets.sentiment:Sentiment",
+            summary="1,924 pairs of definitions, a pleasant word deciding; comes with the package",
             modality="text",
             tags=frozenset({"ragged"}),
         ),
@@ -228,6 +272,33 @@ def polymask_register_systems() -> Iterable[Part]:
                 "objective": "core/cross-entropy",
             },
         ),
+        Part(
+            name="sparsepo",
+            target="polymask_language.systems.sparsepo:SparsePO",
+            summary="align a language model by pairs of responses, a learned weight on every token",
+            paper="Christopoulou et al. 2024, arXiv 2410.05102",
+            modality="text",
+            defaults={
+                "tokenizer": "language/tokens",
+                "encoder": "language/causal",
+                "encoder.dropout": 0.0,
+                "masking": "language/learned-weight",
+            },
+            tags=frozenset({"fixed"}),
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_recipes() -> Iterable[Part]:
+    return [
+        Part(
+            name="sparsepo",
+            target="polymask_language.systems.sparsepo:align",
+            summary="pre-train a language model, fine-tune it on responses, align it by pairs",
+            paper="Christopoulou et al. 2024, arXiv 2410.05102",
+            modality="text",
+        ),
     ]
 
 
@@ -252,6 +323,20 @@ def polymask_register_evaluations() -> Iterable[Part]:
             name="retrieval",
             target="polymask_language.retrieval:Retrieval",
             summary="ranking documents for queries (nDCG, MRR, recall), beside BM25 and query likelihood",
+            modality="text",
+        ),
+        Part(
+            name="facts",
+            target="polymask_language.facts:Facts",
+            summary="facts planted in long held-out text: whether a language model finds them again",
+            paper="Zhuang et al. 2025, arXiv 2502.07490",
+            modality="text",
+        ),
+        Part(
+            name="preference",
+            target="polymask_language.preference:Preference",
+            summary="held-out pairs told apart, distance from the reference, weight on what decides",
+            paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",
         ),
     ]

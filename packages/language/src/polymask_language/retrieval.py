@@ -12,6 +12,7 @@ from torch import Tensor
 from polymask import System, UserError
 from polymask.data import collate
 from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, recall, reciprocal_rank
+from polymask_language.reranking import Reranker, fine_tune, padded
 
 if TYPE_CHECKING:
     from polymask.evaluation import Score
@@ -23,9 +24,14 @@ class Retrieval:
     """Queries against held-out documents, each answered by those that say so, as a title its description.
 
     BM25 ranks all documents. A system that scores pairs (``relevance(query, document)``, as
-    ``language/prop``) ranks the first ``depth`` of BM25 anew, so it can find no more than these hold: the
-    row ``BM25`` has their recall. Any other system ranks all documents by the cosine between its features
-    of query and document. Nothing is fine-tuned.
+    ``language/prop``) ranks the first ``depth`` of BM25 anew, of those that share a word with the query, so
+    it can find no more than these hold: the row ``BM25`` has their recall. Any other system ranks all
+    documents by the cosine between its features of query and document. Nothing is fine-tuned.
+
+    With ``labelled`` queries, systems are first fine-tuned on so many of the training documents, each
+    against documents that BM25 ranks high and that do not answer it. One that scores pairs goes on from its
+    score; any other gets a fresh layer on what its encoder says of a query and a document in one sequence,
+    as BERT is fine-tuned to rank. The row ``untrained`` learns from these labels alone.
 
     Args:
         queries: at most so many, evenly spaced.
@@ -34,6 +40,10 @@ class Retrieval:
         k: places that nDCG and MRR look at.
         split: documents of ``test`` or ``train``.
         batch_size: texts, or pairs, at a time.
+        labelled: training queries to fine-tune on; 0 for none.
+        negatives: documents beside the right one of each.
+        tune_steps: of fine-tuning, eight queries each.
+        tune_lr: its learning rate.
     """
 
     def __init__(
@@ -45,13 +55,21 @@ class Retrieval:
         k: int = 10,
         split: str = "test",
         batch_size: int = 128,
+        labelled: int = 0,
+        negatives: int = 3,
+        tune_steps: int = 100,
+        tune_lr: float = 1e-4,
     ) -> None:
         if split not in ("train", "test"):
             raise UserError(f"split={split!r}: choose 'test' or 'train'")
         if min(queries, documents, depth, k, batch_size) < 1:
             raise UserError("queries, documents, depth, k and batch_size must be 1 or more")
         self.queries, self.documents, self.depth, self.k = queries, documents, depth, k
+        if min(negatives, tune_steps) < 1 or labelled < 0 or tune_lr <= 0:
+            raise UserError("negatives and tune_steps must be 1 or more, labelled 0 or more, tune_lr above 0")
         self.split, self.batch_size = split, batch_size
+        self.labelled, self.negatives = labelled, negatives
+        self.tune_steps, self.tune_lr = tune_steps, tune_lr
 
     def __call__(self, run: Run) -> list[Score]:
         """Scores of BM25, of the query likelihood model, and of the system, trained and not.
@@ -68,11 +86,17 @@ class Retrieval:
         lexical = bm25(asked, documents)
         rows = {"BM25": lexical, "query likelihood": query_likelihood(asked, documents)}
         untrained = open_run(run.folder, trained=False).system
+        queries, answers = data.pairs("train")
+        groups = self.groups(queries, answers, data.vocabulary, data.provides["length"])
         for row, system in (("pre-trained", run.system), ("untrained", untrained)):
             device = next((p.device for p in run.system.parameters()), torch.device("cpu"))
+            ranker: Any = system.to(device).eval()
+            if groups:
+                ranker = Reranker(system, data.vocabulary, data.provides["length"]).to(device)
+                fine_tune(ranker, groups, steps=self.tune_steps, lr=self.tune_lr)
             with torch.no_grad():
                 rows[row] = self.rank(
-                    system.to(device).eval(),
+                    ranker,
                     data.vocabulary,
                     data.provides["length"],
                     asked,
@@ -81,16 +105,23 @@ class Retrieval:
                 )
         return [score for row, scores in rows.items() for score in self.measure(row, scores, relevant)]
 
-    def chosen(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str], list[str], Tensor]:
+    def chosen(
+        self, queries: Sequence[str], documents: Sequence[str], most: int | None = None
+    ) -> tuple[list[str], list[str], Tensor]:
         """The queries asked, the documents searched, and which answers which, bool ``[Q, D]``.
 
         Documents of one query all answer it.
+
+        Args:
+            queries: what each document answers.
+            documents: to search.
+            most: at most so many queries; ``queries`` of the options if none.
         """
         n = min(self.documents, len(documents))
         kept = [i * len(documents) // n for i in range(n)]
         pool, own = [documents[i] for i in kept], [queries[i] for i in kept]
         distinct = list(dict.fromkeys(own))
-        q = min(self.queries, len(distinct))
+        q = min(most or self.queries, len(distinct))
         asked = [distinct[i * len(distinct) // q] for i in range(q)]
         number = {query: i for i, query in enumerate(asked)}
         relevant = torch.zeros(len(asked), len(pool), dtype=torch.bool)
@@ -99,9 +130,27 @@ class Retrieval:
                 relevant[number[query], d] = True
         return asked, pool, relevant
 
+    def groups(
+        self, queries: Sequence[str], documents: Sequence[str], vocabulary: Vocabulary, length: int
+    ) -> list[tuple[list[int], list[list[int]]]]:
+        """Ids of queries to fine-tune on, each with a document that answers it and some that do not.
+
+        Of the ``depth`` documents that BM25 ranks highest, those at even distances that do not answer.
+        """
+        if not self.labelled:
+            return []
+        asked, pool, relevant = self.chosen(queries, documents, self.labelled)
+        scores = bm25(asked, pool).masked_fill(relevant, -torch.inf)
+        best = scores.topk(min(self.depth, len(pool)), dim=1).indices
+        n = min(self.negatives, best.shape[1])
+        wrong = best[:, torch.arange(n) * best.shape[1] // n]
+        picked = torch.cat([relevant.int().argmax(1, keepdim=True), wrong], dim=1)
+        question, found = (_ids(vocabulary, texts, length) for texts in (asked, pool))
+        return [(question[q], [found[d] for d in row]) for q, row in enumerate(picked.tolist())]
+
     def rank(
         self,
-        system: System,
+        system: Any,
         vocabulary: Vocabulary,
         length: int,
         queries: Sequence[str],
@@ -111,7 +160,7 @@ class Retrieval:
         """What a system scores each document for each query: ``[Q, D]``, minus infinity where not asked.
 
         Args:
-            system: in eval mode.
+            system: in eval mode; or a :class:`polymask_language.reranking.Reranker`.
             vocabulary: of its data.
             length: most tokens of a text.
             queries: Q texts.
@@ -120,6 +169,8 @@ class Retrieval:
         """
         device = next((p.device for p in system.parameters()), torch.device("cpu"))
         relevance: Callable[[Tensor, Tensor], Tensor] | None = getattr(system, "relevance", None)
+        if isinstance(system, Reranker):
+            relevance = system
         if relevance is None:
             q, d = (
                 self._features(system, vocabulary, length, texts, device) for texts in (queries, documents)
@@ -128,12 +179,14 @@ class Retrieval:
         asked, found = (_ids(vocabulary, texts, length) for texts in (queries, documents))
         scores = torch.full(lexical.shape, -torch.inf)
         best = lexical.topk(min(self.depth, lexical.shape[1]), dim=1).indices
-        pairs = torch.stack([torch.arange(len(best))[:, None].expand_as(best), best], dim=-1).flatten(0, 1)
+        pairs = torch.stack([torch.arange(len(best))[:, None].expand_as(best), best], dim=-1)
+        # a document without a word of the query is not found, so nobody is asked about it
+        pairs = pairs[lexical.gather(1, best) > 0]
         # texts of like length beside each other, so that little is padded
         pairs = pairs[torch.tensor([len(found[d]) for d in pairs[:, 1].tolist()]).argsort(stable=True)]
-        for some in torch.split(pairs, self.batch_size):
-            query = _padded([asked[i] for i in some[:, 0].tolist()], vocabulary.pad_id).to(device)
-            document = _padded([found[i] for i in some[:, 1].tolist()], vocabulary.pad_id).to(device)
+        for some in torch.split(pairs, self.batch_size) if len(pairs) else ():
+            query = padded([asked[i] for i in some[:, 0].tolist()], vocabulary.pad_id).to(device)
+            document = padded([found[i] for i in some[:, 1].tolist()], vocabulary.pad_id).to(device)
             scores[some[:, 0], some[:, 1]] = relevance(query, document).float().cpu()
         return scores
 
@@ -170,9 +223,3 @@ class Retrieval:
 
 def _ids(vocabulary: Vocabulary, texts: Sequence[str], length: int) -> list[list[int]]:
     return [encoding.ids[:length] for encoding in vocabulary.encode(texts)]
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """int64 ``[B, N]``, the padding at the end."""
-    longest = max(1, *map(len, rows))
-    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])

@@ -4,7 +4,9 @@ What a batch of text holds: ``text``, int64 ``[B, N]`` ids of a vocabulary, padd
 row, with ``text_length`` where rows differ. Beside it, where the data set gives them, all int64 ``[B, N]``:
 ``document``, the number of each token's document where several are packed into one sequence; ``word``,
 the number of the word in its sequence that each token is a piece of; ``part_of_speech``, the class of
-that word (:mod:`polymask_language.speech`).
+that word (:mod:`polymask_language.speech`). Where a text is a prompt with its response, ``response`` is
+bool, True on the tokens of the response; ``decisive``, bool, marks those that a preference goes by; and the
+same prompt with a rejected response has all of these under ``rejected_text``, ``rejected_response``...
 """
 
 from __future__ import annotations

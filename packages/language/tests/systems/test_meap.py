@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
+from polymask.data import collate, open_data
 
 FACTS = {"vocabulary": 96, "length": 64}
 STEP = Step(3, 10, seed=1)
@@ -190,6 +191,38 @@ def test_fine_tuning_scores_responses_clean_and_masked_ones_again() -> None:
     expected = total(tokens.ids, response) + total(shown, mask.hidden)
     expected = expected / (response.sum() + mask.hidden.sum())
     torch.testing.assert_close(system(batch, STEP)["next token"], expected)
+
+
+def test_without_a_masking_it_is_plain_next_token_prediction() -> None:
+    system, plain = make(**{"masking.ratio": 0.3}), make(masking=None)
+    for batch in (batch_of(system), responses(system)):
+        system.masking = nothing
+        torch.testing.assert_close(plain(batch, STEP)["next token"], system(batch, STEP)["next token"])
+        assert not plain.masks(batch, STEP)["mask"].hidden.any()
+
+
+def test_short_responses_are_read_once_and_long_ones_by_the_option() -> None:
+    system = make(**{"masking.ratio": 0.1})
+    batch = {key: x[:, :50] if x.dim() == 2 else x.clamp(max=50) for key, x in responses(system).items()}
+    rows: list[int] = []
+    see = system.see
+    system.see = lambda ids, tokens: rows.append(len(ids)) or see(ids, tokens)
+    short = system(batch, STEP)["next token"]
+    system.long = 20
+    system(batch, STEP)
+    assert rows == [3, 6]
+    torch.testing.assert_close(short, make(masking=None)(batch, STEP)["next token"])
+
+
+def test_data_of_responses_fine_tunes_it() -> None:
+    data: Any = open_data("language/sentiment", limit=12, vocab_size=400, length=32)
+    samples = [{**data.split("train")[i], "id": torch.tensor(i)} for i in range(4)]
+    batch = collate(samples)
+    system: Any = build("language/meap", preset="tiny", facts=data.provides).eval()
+    tokens, scored = system.tokenizer(batch), system.scored(system.tokenizer(batch), batch)
+    predicted = [tokens.ids[row, 1:][scored[row, :-1]].tolist() for row in range(4)]
+    assert predicted == [s["text"][s["response"]].tolist() for s in samples]
+    assert system(batch, STEP)["next token"].isfinite()
 
 
 def test_surprise_is_of_the_clean_text() -> None:

@@ -186,7 +186,8 @@ def _training(page: Page, metrics: Metrics) -> None:
         page.missing["training"] = "No step has been logged yet."
         return
     watched = [name for name in metrics if name.endswith(("_std", "_rank"))]
-    terms = [name for name in metrics if name not in (*SPEED, *METHODS, *watched, "step", "loss")]
+    gauges = _ending("_gauge", list(metrics))
+    terms = [name for name in metrics if name not in (*SPEED, *METHODS, *watched, *gauges, "step", "loss")]
     losses, said = [*terms, "loss"], "weighted terms and their sum"
     if len(terms) == 1:
         losses, said = terms, terms[0]
@@ -197,6 +198,7 @@ def _training(page: Page, metrics: Metrics) -> None:
         ("Gradient", "norm before clipping", ["grad_norm"]),
         ("Spread of features", f"below {SPREAD} they have collapsed", _ending("_std", watched)),
         ("Rank of features", f"directions in use; below {RANK} collapsed", _ending("_rank", watched)),
+        *((name.removesuffix("_gauge").capitalize(), "of the samples watched", [name]) for name in gauges),
         ("Throughput", "samples per second", ["samples_per_second"]),
         ("Waiting for data", "share of the time", ["data_wait"]),
         ("Padding", "share of what is computed", ["padding"]),

@@ -79,6 +79,21 @@ class _Constant:
         return self.answer
 
 
+class _Spy:
+    """A masking that remembers what it drew; in all else the one it is made of."""
+
+    def __init__(self, masking: Any) -> None:
+        self.masking, self.drawn = masking, list[Tensor]()
+
+    def __call__(self, request: Any) -> Mask:
+        mask: Mask = self.masking(request)
+        self.drawn.append(mask.hidden)
+        return mask
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.masking, name)
+
+
 @check("systems")
 def check_system_masks(subject: Subject) -> None:
     """``masks`` gives the masks that ``forward`` draws at that step, one row per sample.
@@ -93,20 +108,15 @@ def check_system_masks(subject: Subject) -> None:
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
-    drawn: list[tuple[str, Tensor]] = []
-
-    def spy(slot: str, masking: Any) -> Any:
-        def spied(request: Any) -> Mask:
-            mask: Mask = masking(request)
-            drawn.append((slot, mask.hidden))
-            return mask
-
-        return spied
-
-    for slot, kind in slots_of(subject.cls).items():
-        if kind == "maskings" and getattr(system, slot, None) is not None:
-            _put(system, slot, spy(slot, getattr(system, slot)))
+    spies = {
+        slot: _Spy(getattr(system, slot))
+        for slot, kind in slots_of(subject.cls).items()
+        if kind == "maskings" and getattr(system, slot, None) is not None
+    }
+    for slot, spy in spies.items():
+        _put(system, slot, spy)
     before = loss(system, batch)
+    drawn = [(slot, hidden) for slot, spy in spies.items() for hidden in spy.drawn]
     for name, mask in shown.items():
         # sites may be laid out on their grid, so that they are drawn as one
         found = any(torch.equal(d.flatten(1), mask.hidden.flatten(1)) for _, d in drawn)

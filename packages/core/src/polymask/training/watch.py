@@ -26,7 +26,9 @@ class Watch:
 
     Adds ``feature_std`` and ``feature_rank`` to a row, and ``<name>_std`` and ``<name>_rank`` for
     each entry of the system's ``latents(batch, step)``, where it has such a method: features
-    ``[B, D]`` or ``[B, N, D]`` that it predicts. Warns once about each that collapses.
+    ``[B, D]`` or ``[B, N, D]`` that it predicts. Warns once about each that collapses. What the system's
+    ``gauges(batch, step)`` says of itself, where it has that method, is added as ``<name>_gauge``: numbers
+    by name, scalars.
 
     Args:
         data: whose training samples are measured.
@@ -51,11 +53,13 @@ class Watch:
             latents = getattr(module.system, "latents", None)
             if latents is not None:
                 found |= latents(batch, module.step)
+            gauges = getattr(module.system, "gauges", None)
+            said: dict[str, Tensor] = {} if gauges is None else gauges(batch, module.step)
         row: dict[str, float] = {}
         for name, value in found.items():
             row[f"{name}_std"], row[f"{name}_rank"] = spread_and_rank(value)
         self._warn(row, step)
-        return row
+        return row | {f"{name}_gauge": float(value) for name, value in said.items()}
 
     def _warn(self, row: Mapping[str, float], step: int) -> None:
         for key, value in row.items():

@@ -89,7 +89,7 @@ class TextDataset:
         if preparation.limit is not None and preparation.limit < 1:
             raise UserError(f"limit must be 1 or more, got {preparation.limit}")
         self.corpus, self.preparation, self.skipped = corpus, preparation, list(corpus.skipped)
-        test = _held_out(corpus, preparation.test)
+        test = held_out(corpus, preparation.test)
         self.documents: dict[Split, Tensor] = {
             "train": torch.from_numpy(np.flatnonzero(~test)),
             "test": torch.from_numpy(np.flatnonzero(test)),
@@ -214,7 +214,7 @@ def read_text(raw: bytes) -> str:
     return text
 
 
-def _held_out(corpus: Corpus, share: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def held_out(corpus: Corpus, share: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which documents are for testing: in each class those whose text hashes lowest.
 
     Copies of one text lie on one side, and documents that are added move few from one side to the other.

@@ -41,7 +41,7 @@ class Lines(TextDataset):
         limit: int | None = None,
     ) -> None:
         skipped: Skipped = []
-        lines = [text for _, text in _lines(source, "file", skipped)]
+        lines = [text for _, text in read_lines(source, "file", skipped)]
         if paragraphs:
             lines = [" ".join(block.split("\n")) for block in "\n".join(lines).split("\n\n")]
         texts = [line.strip() for line in lines if line.strip()]
@@ -132,7 +132,7 @@ def read_json_lines(source: str, field: str, label_field: str | None, query_fiel
     """
     skipped: Skipped = []
     rows: list[tuple[str, str, str]] = []
-    for number, line in _lines(source, "jsonl", skipped):
+    for number, line in read_lines(source, "jsonl", skipped):
         if not line.strip():
             continue
         try:
@@ -161,7 +161,7 @@ def read_json_lines(source: str, field: str, label_field: str | None, query_fiel
     )
 
 
-def _lines(source: str, name: str, skipped: Skipped) -> Iterator[tuple[int, str]]:
+def read_lines(source: str, name: str, skipped: Skipped) -> Iterator[tuple[int, str]]:
     """Number, from 1, and text of each line; those that are no UTF-8 are skipped."""
     path = Path(source).expanduser()
     if not path.is_file():

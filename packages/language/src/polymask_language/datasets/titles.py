@@ -45,10 +45,9 @@ class Titles(TextDataset):
     ) -> None:
         try:
             index = run("apt-cache", "dumpavail", folder="/")
-            files = run(
-                *("apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Translations"),
-                folder="/",
-            )
+            # Docker's images switch translations off, which hides those that are there
+            asked = ("apt-get", "-o", "Acquire::Languages=en", "indextargets")
+            files = run(*asked, "--format", "$(FILENAME)", "Created-By: Translations", folder="/")
             english = [name for name in files.split("\n") if "-en" in name]
             descriptions = [run("/usr/lib/apt/apt-helper", "cat-file", name, folder="/") for name in english]
         except OSError as error:

@@ -5,14 +5,17 @@ causal, the targets are the clean next tokens, all of them count, nothing else c
 
     polymask pretrain language/meap --preset small --data glosses --data.pack true
     polymask evaluate RUN language/perplexity
+    polymask evaluate RUN language/facts
 
-The perplexity to compare with is that of plain next-token prediction (``--masking.ratio`` near 0); the
-paper's gain is in finding facts far back in long texts, at a thousand times this size. Losses of training
-are those of masked inputs: compare perplexities, which are of clean ones.
+What to compare with is plain next-token prediction, the same system without a masking (``--masking null``).
+The paper's gain is in finding facts far back in long texts, at a thousand times this size. Losses of
+training are those of masked inputs: compare perplexities, which are of clean ones.
 
-Fine-tuning on responses: where the batch has ``response``, bool ``[B, N]`` (``--preset sft`` for the paper's
-ratio), only tokens of responses are predicted, twice: once from clean input, once (responses of more than
-50 tokens) with some of them masked, and then the masked ones alone. All these predictions weigh alike.
+    polymask pretrain language/meap --preset sft --data responses:FILE --encoder.pretrained FOLDER
+
+Fine-tuning on responses: where the batch has ``response``, bool ``[B, N]``, only tokens of responses are
+predicted, twice: once from clean input, once (responses of more than ``long`` tokens) with some of them
+masked, and then the masked ones alone. All these predictions weigh alike.
 
 Choices where paper and published code differ. Masks are drawn for each sample and step anew; the code has
 51 patterns that all samples of a step share, ``patterns=51`` (on which pattern a step falls is ours).
@@ -43,9 +46,6 @@ from polymask_language.display import compare
 from polymask_language.encoders import Causal
 from polymask_language.tokenizers import documents, draw
 
-LONG = 50
-"""Responses of more tokens than that are also shown masked in fine-tuning."""
-
 
 class MEAP(System):
     """Next-token prediction with masked input.
@@ -53,11 +53,12 @@ class MEAP(System):
     Args:
         tokenizer: makes tokens of text.
         encoder: a causal one, with a head (:class:`polymask_language.encoders.Causal`).
-        masking: what to mask of the input (paper: 15 % of tokens, 10 % of responses).
+        masking: what to mask of the input (paper: 15 % of tokens, 10 % of responses); None for nothing.
         objective: how a predicted token is scored.
         score: evidence per token for maskings that go by score; None for those that do not.
         mask_id: id of the mask token, from the tokenizer.
         special_ids: ids that are no content and are never masked, from the tokenizer.
+        long: responses of more tokens than that are also shown masked in fine-tuning (paper: 50).
         patterns: so many masks in all, each shared by all samples of a step; None for fresh ones.
         tokenizer_file: the vocabulary of the data, to show words by.
     """
@@ -104,7 +105,15 @@ class MEAP(System):
             "clip": 1.0,
         },
         # fine-tuning of a model: --encoder.pretrained NAME, and data that has responses
-        "sft": {"masking.ratio": 0.1},
+        "sft": {
+            "data.pack": False,
+            "masking.ratio": 0.1,
+            "epochs": 3,
+            "batch_size": 64,
+            "lr": 1e-5,
+            "weight_decay": 0.0,
+            "clip": 1.0,
+        },
         # what the conformance suite builds
         "tiny": {
             "encoder.architecture": "llama",
@@ -122,11 +131,12 @@ class MEAP(System):
         *,
         tokenizer: Tokenizer,
         encoder: Causal,
-        masking: Masking,
         objective: Objective,
+        masking: Masking | None = None,
         score: Target | None = None,
         mask_id: int = 4,
         special_ids: Sequence[int] = (0, 1, 2, 3, 4),
+        long: int = 50,
         patterns: int | None = None,
         tokenizer_file: str | None = None,
     ) -> None:
@@ -141,7 +151,7 @@ class MEAP(System):
         self.tokenizer, self.encoder, self.masking = tokenizer, encoder, masking
         self.objective, self.score = objective, score
         self.mask_id, self.special_ids = mask_id, tuple(special_ids)
-        self.patterns, self.tokenizer_file = patterns, tokenizer_file
+        self.long, self.patterns, self.tokenizer_file = long, patterns, tokenizer_file
         self.known = every_word
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -150,7 +160,8 @@ class MEAP(System):
         mask = self.draw(tokens, batch, step)
         shown_BN = self.corrupt(tokens, mask)
         scored_BN = self.scored(tokens, batch)
-        if "response" in batch:
+        # no response is long where no row is
+        if "response" in batch and self.masking is not None and tokens.shape[1] > self.long:
             both = {key: torch.cat([value, value]) for key, value in batch.items()}
             # what is masked at a place is predicted from the place before
             again_BN = scored_BN & ahead(mask.hidden)
@@ -177,10 +188,12 @@ class MEAP(System):
 
         The last token that something is predicted from is never masked.
         """
+        if self.masking is None:
+            return Mask(torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.values.device))
         if "response" in batch:
             # a token is of a response where the one before it is to predict it
             response = self.scored(tokens, batch).roll(1, dims=1)
-            allowed = response & (response.sum(1, keepdim=True) > LONG)
+            allowed = response & (response.sum(1, keepdim=True) > self.long)
         else:
             scored = self.scored(tokens, batch)
             allowed = scored & ahead(scored)

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
+from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
 from polymask.protocols import Encoder, Masking, Objective, Shown, Tokenizer
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import Known, every_word
@@ -210,14 +210,18 @@ class PROP(System):
     def draw(self, sides: Sequence[Batch], step: Step) -> list[Mask]:
         """A mask over the document of each row; sets stay visible."""
         return [
-            draw(
+            pieces.confirm_hard(
+                "prop",
                 self.masking,
-                self.tokenizer(side),
-                side,
-                step,
-                self.special_ids,
-                stream=k,
-                allowed=side["segment"] == 1,
+                draw(
+                    self.masking,
+                    self.tokenizer(side),
+                    side,
+                    step,
+                    self.special_ids,
+                    stream=k,
+                    allowed=side["segment"] == 1,
+                ),
             )
             for k, side in enumerate(sides)
         ]
@@ -260,9 +264,9 @@ class PROP(System):
             query: int64 ``[B, Q]``, padded, without special tokens.
             document: int64 ``[B, N]``, the same.
         """
-        pieces = torch.where(query == self.pad_id, -1, query)
+        spelled = torch.where(query == self.pad_id, -1, query)
         valid, words = document != self.pad_id, torch.zeros_like(document)
-        rows = join(pieces, document, words, valid, **self.frame)
+        rows = join(spelled, document, words, valid, **self.frame)
         return self.judge(self.see(rows["text"], rows["segment"], self.tokenizer(rows)))
 
     def encode(self, batch: Batch) -> Tokens:

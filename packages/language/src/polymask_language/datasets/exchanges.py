@@ -1,0 +1,243 @@
+"""Prompts and responses: what fine-tuning reads, and alignment, where each has a response less wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymask import Tokens, UserError
+from polymask.data import Samples, Split
+from polymask_language.datasets.base import Corpus, Preparation, Skipped, held_out
+from polymask_language.datasets.encoded import Encoded, encode, statistics_of
+from polymask_language.datasets.sequences import Sequences, pack
+from polymask_language.drawing import draw_text
+from polymask_language.vocabulary import hash_of, vocabulary_of
+
+Spans = Sequence[tuple[int, int]]
+"""Parts of a text, by the places of their first character and of the one behind their last."""
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """Prompts with their responses, read.
+
+    Args:
+        prompts: what is asked; may be empty.
+        responses: what is wanted.
+        rejected: what is less wanted, or None where nobody said.
+        decisive: the words that decide, of wanted and of rejected responses; None where nobody knows.
+        skipped: what was left out, ``(name, reason)``.
+        title: what to call the source in messages.
+    """
+
+    prompts: Sequence[str]
+    responses: Sequence[str]
+    rejected: Sequence[str] | None = None
+    decisive: tuple[Sequence[Spans], Sequence[Spans]] | None = None
+    skipped: Skipped = field(default_factory=list)
+    title: str = "the exchanges"
+
+
+class ExchangeDataset:
+    """A data set of prompts and responses; subclasses are constructors that find them.
+
+    A sample is a prompt and its response, in one sequence: ``text`` int64, ``response`` bool, True on the
+    tokens of the response and its end, ``word``, and ``decisive``, bool, where it is known. Where there are
+    rejected responses, the same prompt with the rejected one has the same entries under ``rejected_text``
+    and so on. Packed, samples are plain text to pre-train on.
+
+    Args:
+        exchanges: what was found.
+        preparation: how it becomes samples.
+    """
+
+    key = "text"
+    classes = None
+
+    def __init__(self, exchanges: Exchanges, preparation: Preparation) -> None:
+        if not exchanges.responses:
+            why = "".join(f"; skipped {name}: {reason}" for name, reason in exchanges.skipped[:1])
+            raise UserError(f"no responses in {exchanges.title}{why}")
+        if preparation.length < 4:
+            raise UserError(f"sequences of {preparation.length} tokens have no room for prompt and response")
+        self.exchanges, self.preparation, self.skipped = exchanges, preparation, list(exchanges.skipped)
+        sides = [exchanges.prompts, exchanges.responses]
+        sides += [] if exchanges.rejected is None else [exchanges.rejected]
+        self.sides = len(sides)
+        texts = [text for exchange in zip(*sides, strict=True) for text in exchange]
+        whole = [f"{p}\n{r}" for p, r in zip(exchanges.prompts, exchanges.responses, strict=True)]
+        test = held_out(Corpus(whole), preparation.test)
+        self._numbers: dict[Split, Tensor] = {
+            "train": _some(np.flatnonzero(~test), preparation.limit),
+            "test": _some(np.flatnonzero(test), preparation.limit),
+        }
+        train = (self._numbers["train"][:, None] * self.sides + torch.arange(self.sides)).flatten()
+        known = hash_of(texts)
+        self.vocabulary = vocabulary_of(
+            preparation.vocab,
+            [texts[i] for i in train.tolist()],
+            size=preparation.vocab_size,
+            lower=preparation.lower,
+            corpus=f"{known} {hash_of(map(str, train.tolist()))}",
+        )
+        self.encoded = encode(texts, self.vocabulary, known, tags=False)
+        self.provides: dict[str, Any] = {
+            **self.vocabulary.facts,
+            "length": preparation.length,
+            "statistics_file": str(statistics_of(self.encoded, train, self.vocabulary)),
+        }
+        self._samples = {name: self._make(numbers) for name, numbers in self._numbers.items()}
+        self.provides["samples"] = len(self._samples["train"])
+
+    def split(self, name: Split, *, augment: bool = False) -> Samples:
+        """Samples of a split; ``augment`` changes nothing.
+
+        Raises:
+            UserError: it is empty.
+        """
+        samples = self._samples[name]
+        if not len(samples):
+            raise UserError(
+                f"{self.exchanges.title} has nothing to {name}: give more, or another --data.test"
+            )
+        return samples
+
+    def labels(self, name: Split) -> None:
+        """There are none."""
+
+    def lengths(self, name: Split) -> Tensor:
+        """int64 ``[n]``, tokens of each prompt with its response."""
+        return self._samples[name].lengths
+
+    def draw(
+        self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Prompt and response as a picture ``[3, H, W]``, hidden tokens in colour."""
+        return draw_text(self.vocabulary.pieces(sample[self.key]), sample.get("document"), hidden)
+
+    def _make(self, numbers: Tensor) -> Pairs | Sequences:
+        around = (self.vocabulary.start_id, self.vocabulary.end_id)
+        if not self.preparation.pack:
+            decisive = self._decisive()
+            return Pairs(self.encoded, numbers, self.sides, around, self.preparation.length, decisive)
+        ends = torch.from_numpy(np.array(self.encoded.array("ends")))
+        begins = torch.cat([ends.new_zeros(1), ends[:-1]])
+        # a prompt lies before its response: both are one piece
+        first, last = numbers * self.sides, numbers * self.sides + 1
+        extra = sum(i is not None for i in around)
+        starts = begins[first]
+        stops = torch.minimum(ends[last], starts + self.preparation.length - extra)
+        rows = pack((stops - starts + extra).tolist(), self.preparation.length)
+        order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
+        after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
+        spans = torch.stack([torch.cat([after.new_zeros(1), after[:-1]]), after], dim=1)
+        return Sequences(
+            self.encoded, starts[order], stops[order], spans, around=around, packed=True, tags=False
+        )
+
+    def _decisive(self) -> Tensor | None:
+        """Which tokens of the whole corpus decide, bool ``[n]``; None where nobody knows."""
+        exchanges = self.exchanges
+        if exchanges.decisive is None:
+            return None
+        assert exchanges.rejected is not None
+        decides = torch.zeros(len(self.encoded.array("ids")), dtype=torch.bool)
+        ends = np.concatenate([[0], self.encoded.array("ends")])
+        sides = ((exchanges.responses, exchanges.decisive[0]), (exchanges.rejected, exchanges.decisive[1]))
+        for side, (texts, spans) in enumerate(sides, 1):
+            for number, encoding in enumerate(self.vocabulary.encode(texts)):
+                start = int(ends[number * self.sides + side])
+                for place, (a, b) in enumerate(encoding.offsets):
+                    decides[start + place] = any(a < stop and b > begin for begin, stop in spans[number])
+        return decides
+
+
+class Pairs:
+    """Samples of :class:`ExchangeDataset`. Picklable: workers map the same files.
+
+    Both sequences of a pair begin with the same tokens of the prompt. What is too long is cut: the prompt
+    at its start, to what the longer response leaves and to half the room at least, then the response at
+    its end.
+
+    Args:
+        encoded: prompt, response and, in pairs, rejected response of every exchange, one after the other.
+        numbers: int64 ``[samples]``, which exchanges.
+        sides: texts of an exchange, 2 or 3.
+        around: ids before the prompt and after the response.
+        length: most tokens of a sequence.
+        decisive: bool ``[n]``, which tokens of the corpus decide.
+    """
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        numbers: Tensor,
+        sides: int,
+        around: tuple[int | None, int | None],
+        length: int,
+        decisive: Tensor | None,
+    ) -> None:
+        self.encoded, self.numbers, self.sides = encoded, numbers, sides
+        self.around, self.length, self.decisive = around, length, decisive
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 ``[samples]``, of prompt and wanted response."""
+        ends = torch.from_numpy(np.array(self.encoded.array("ends")))
+        sizes = ends.diff(prepend=ends.new_zeros(1)).view(-1, self.sides)[self.numbers]
+        lead, tail = (int(i is not None) for i in self.around)
+        prompt = self._kept(sizes[:, 0], sizes[:, 1:].amax(1))
+        return (lead + prompt + sizes[:, 1] + tail).clamp(max=self.length)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        first = int(self.numbers[index]) * self.sides
+        ends = self.encoded.array("ends")
+        cuts = [0 if i == 0 else int(ends[i - 1]) for i in range(first, first + self.sides + 1)]
+        sizes = torch.tensor(cuts).diff()
+        prompt = int(self._kept(sizes[0], sizes[1:].amax()))
+        sample: dict[str, Tensor] = {}
+        for side, prefix in zip(range(1, self.sides), ("", "rejected_"), strict=False):
+            found = self._sequence((cuts[1] - prompt, cuts[1]), (cuts[side], cuts[side + 1]))
+            sample |= {f"{prefix}{key}": value for key, value in found.items()}
+        return sample
+
+    def _sequence(self, prompt: tuple[int, int], response: tuple[int, int]) -> dict[str, Tensor]:
+        """One side of an exchange."""
+        lead, tail = (torch.tensor([] if i is None else [i], dtype=torch.int64) for i in self.around)
+        parts = [self.encoded.cut("ids", *prompt), self.encoded.cut("ids", *response)]
+        begins = [self.encoded.cut("begins", *prompt), self.encoded.cut("begins", *response)]
+        for begin in begins:
+            begin[:1] = 1  # a prompt may begin within a word
+        one, other = torch.ones_like(lead), torch.ones_like(tail)
+        sample = {
+            "text": torch.cat([lead, *parts, tail]),
+            "word": torch.cat([one, *begins, other]).cumsum(0) - 1,
+            "response": torch.cat([0 * one, 0 * parts[0], torch.ones_like(parts[1]), other]).bool(),
+        }
+        if self.decisive is not None:
+            decides = self.decisive[slice(*response)]
+            sample["decisive"] = torch.cat([(0 * one).bool(), parts[0] < 0, decides, (0 * other).bool()])
+        return {key: value[: self.length] for key, value in sample.items()}
+
+    def _kept(self, prompt: Tensor, response: Tensor) -> Tensor:
+        """Tokens of a prompt that are kept beside a response of so many."""
+        room = self.length - sum(i is not None for i in self.around)
+        return torch.minimum(prompt, (room - response).clamp(min=room // 2))
+
+
+def _some(numbers: np.ndarray[Any, Any], limit: int | None) -> Tensor:
+    """At most so many, evenly spaced."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be 1 or more, got {limit}")
+    found = torch.from_numpy(numbers)
+    return found if limit is None or limit >= len(found) else found[torch.arange(limit) * len(found) // limit]

@@ -1,0 +1,100 @@
+"""Pairs of definitions, one pleasant and one unpleasant, in which it is known what decides."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from polymask_language.datasets.base import Preparation
+from polymask_language.datasets.exchanges import ExchangeDataset, Exchanges, Spans
+from polymask_language.datasets.glosses import TOPICS, read_built_in
+
+_PLEASANT = """
+good better best excellent pleasant pleasing delightful delicious happy joyful cheerful beautiful lovely
+attractive useful valuable beneficial favorable successful success honest generous friendly loving brave
+noble wise gentle healthy safe pure perfect superior admirable worthy virtuous pleasure delight joy love
+beauty happiness praise approval enjoyment comfort comfortable skillful gifted sweet fragrant fresh courage
+hope
+"""
+_UNPLEASANT = """
+bad worse worst terrible unpleasant disagreeable painful sad unhappy miserable ugly offensive repulsive
+useless worthless harmful unfavorable failure dishonest cruel hostile hateful cowardly wicked foolish
+violent sick dangerous impure defective inferior evil contemptible shameful pain sorrow fear hatred disgust
+misery suffering grief anger contempt disapproval discomfort clumsy stupid poisonous foul stale death damage
+injury disease crime destroy
+"""
+
+PLEASANT, UNPLEASANT = (frozenset(words.split()) for words in (_PLEASANT, _UNPLEASANT))
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+class Sentiment(ExchangeDataset):
+    """Definitions of WordNet in pairs: one that has pleasant words is preferred to one that has unpleasant.
+
+    The prompt is their topic (``noun.person:``), one of WordNet's 45. Which words are pleasant or not is a
+    list of about sixty each (:data:`PLEASANT`, :data:`UNPLEASANT`); they alone decide, so their tokens are
+    ``decisive``. Definitions that have words of both lists are left out, every other is in one pair at
+    most. The text comes with the package.
+
+    Args:
+        vocab: ``bpe`` or ``wordpiece`` to train one on this; or a path, or a name on the hub.
+        vocab_size: ids of a trained vocabulary.
+        lower: a trained vocabulary makes capital letters small.
+        length: most tokens of prompt and response together; longer ones are cut.
+        pack: put several into one sequence, as plain text to pre-train on, without rejected ones.
+        test: share to hold out.
+        limit: at most so many of each split.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: str = "bpe",
+        vocab_size: int = 4096,
+        lower: bool = True,
+        length: int = 64,
+        pack: bool = False,
+        test: float = 0.2,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(
+            pair_up(),
+            Preparation(
+                vocab=vocab,
+                vocab_size=vocab_size,
+                lower=lower,
+                length=length,
+                pack=pack,
+                test=test,
+                limit=limit,
+            ),
+        )
+
+
+def pair_up() -> Exchanges:
+    """Pleasant definitions and unpleasant ones of the same topic, in the order of WordNet."""
+    found: dict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for gloss in read_built_in():
+        sides = [bool(spans_of(gloss.text, words)) for words in (PLEASANT, UNPLEASANT)]
+        if sum(sides) == 1:
+            found[gloss.topic][sides.index(True)].append(gloss.text)
+    pairs = [
+        (f"{TOPICS[topic]}:", *pair) for topic in sorted(found) for pair in zip(*found[topic], strict=False)
+    ]
+    prompts, responses, rejected = zip(*pairs, strict=True)
+    return Exchanges(
+        prompts=prompts,
+        responses=responses,
+        rejected=rejected,
+        decisive=(
+            [spans_of(text, PLEASANT) for text in responses],
+            [spans_of(text, UNPLEASANT) for text in rejected],
+        ),
+        title="WordNet's pairs",
+    )
+
+
+def spans_of(text: str, words: frozenset[str]) -> Spans:
+    """Where words of a list stand in a text."""
+    return [match.span() for match in _WORD.finditer(text) if match[0].lower() in words]

@@ -1,0 +1,400 @@
+"""SparsePO: Controlling Preference Alignment of LLMs via Sparse Token Masks (Christopoulou et al. 2024).
+
+Of two responses to a prompt one is preferred; every token of both counts by a weight, 0 or more, read off a
+frozen reference: how much more likely the policy makes it, and how far it moved there (arXiv 2410.05102).
+
+    polymask recipe language/sparsepo --data language/sentiment
+    polymask pretrain language/sparsepo --preset small --data language/sentiment --encoder.pretrained FOLDER
+    polymask evaluate RUN language/preference
+
+The recipe pre-trains, fine-tunes and aligns, minutes on two cores; by itself it goes on from a model that
+``polymask export RUN --format transformers`` wrote, or one of the Hugging Face hub. The reference is the
+policy as it is built, so without ``encoder.pretrained`` it is one of random weights, which is good for
+tests alone. The loss begins at ln 2 whatever the weights are, and they move once the policy has.
+
+One loss, by what weighs it: DPO (Rafailov et al. 2023) is ``--masking language/constant-weight
+--kl_masking language/constant-weight --kl_masking.weight 0``; TDPO, its first version (Zeng et al. 2024),
+``--masking language/constant-weight``; MaPO ``--masking language/activation-weight``; SparsePO with weights
+of their own for the divergence ``--kl_masking language/learned-weight``.
+
+With r = log p - log q of a token under policy p and reference q, and KL the divergence of q from p there,
+the loss is ``-log sigmoid(beta (sum m_r r + m_d KL - the same of the rejected))``: as in TDPO a policy is
+not kept from moving on the chosen side. Larger weights act like a larger beta, so comparisons name the mean
+weight, which is logged. Dropout is off in policy and reference, as published; that of the published
+scorers, which has no effect there, is left out.
+
+The hooks of ``language/activation-weight`` break the graph of ``torch.compile``; all else compiles.
+
+Shapes: B pairs, R = 2 B rows (chosen, then rejected), N tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask.export import export
+from polymask.protocols import Masking, Shown, Target, Tokenizer
+from polymask.recipes import Stage
+from polymask.teachers import Frozen
+from polymask_language.display import weighted
+from polymask_language.encoders import Causal
+from polymask_language.pairs import REJECTED, stack, unstack
+from polymask_language.taps import Taps, recording
+from polymask_language.tokenizers import draw
+
+AT_ONCE = 1 << 25
+"""So many logits at a time: beyond, they are computed in parts, and again where gradient passes."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a loss of preferences is made of, at each token of 2 B responses, 0 elsewhere.
+
+    Args:
+        rows: the batch, chosen rows before rejected ones.
+        tokens: of the rows.
+        scored: bool ``[R, N]``, tokens of responses.
+        reward: float32 ``[R, N]``, log p - log q.
+        divergence: float32 ``[R, N]``, KL(q, p) over what might have come there, 0 or more.
+        likelihood: float32 ``[R, N]``, log q.
+        reward_weight: float32 ``[R, N]``, of the rewards.
+        divergence_weight: float32 ``[R, N]``, of the divergences; the same tensor where they share one.
+    """
+
+    rows: Batch
+    tokens: Tokens
+    scored: Tensor
+    reward: Tensor
+    divergence: Tensor
+    likelihood: Tensor
+    reward_weight: Tensor
+    divergence_weight: Tensor
+
+
+class SparsePO(System):
+    """Preference optimisation with a weight on every token.
+
+    Args:
+        tokenizer: makes tokens of text.
+        encoder: the policy, a causal one with a head; the reference is a copy of it as it is built.
+        masking: what weighs rewards, and divergences too where there is no ``kl_masking``.
+        kl_masking: what weighs divergences by itself.
+        score: evidence per token for maskings that go by score and read none off the reference.
+        beta: how much of the divergence a reward is worth (paper: 0.1, on short reviews 0.8).
+        reward_l1: weight of the sum of reward weights (paper: 0, or 0.001).
+        kl_l1: the same of the weights of divergences; of weights they share, both count by half.
+        mask_decay: weight decay of what maskings learn (paper: 0.01).
+        tokenizer_file: the vocabulary of the data, to show words by.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # dialogue (Anthropic HH) on a 1.4B model that was fine-tuned before: --encoder.pretrained NAME
+        "paper": {
+            "data.length": 512,
+            "beta": 0.1,
+            "reward_l1": 0.001,
+            "kl_l1": 0.001,
+            "epochs": 3,
+            "batch_size": 128,
+            "lr": 5e-7,
+            "warmup_epochs": 0.3,
+            "weight_decay": 0.0,
+        },
+        # a few thousand short pairs, minutes on two cores
+        "small": {
+            "data.length": 64,
+            "encoder.architecture": "llama",
+            "encoder.dim": 128,
+            "encoder.depth": 4,
+            "encoder.heads": 4,
+            "beta": 0.1,
+            "steps": 300,
+            "batch_size": 32,
+            "lr": 2e-4,
+            "weight_decay": 0.0,
+            "clip": 1.0,
+        },
+        # what the conformance suite builds
+        "tiny": {
+            "encoder.architecture": "llama",
+            "encoder.dim": 32,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "beta": 0.8,
+            "reward_l1": 0.001,
+            "kl_l1": 0.001,
+            "steps": 10,
+            "batch_size": 8,
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        encoder: Causal,
+        masking: Masking,
+        kl_masking: Masking | None = None,
+        score: Target | None = None,
+        beta: float = 0.1,
+        reward_l1: float = 0.0,
+        kl_l1: float = 0.0,
+        mask_decay: float = 0.01,
+        tokenizer_file: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not getattr(encoder, "causal", False):
+            raise UserError(
+                f"sparsepo aligns a language model, and {type(encoder).__name__} sees tokens that follow: "
+                "choose --encoder language/causal"
+            )
+        if beta <= 0 or min(reward_l1, kl_l1, mask_decay) < 0:
+            raise UserError(
+                f"beta must be more than 0, reward_l1, kl_l1 and mask_decay 0 or more, got {beta}, "
+                f"{reward_l1}, {kl_l1} and {mask_decay}"
+            )
+        self.tokenizer, self.encoder, self.reference = tokenizer, encoder, Frozen(copy.deepcopy(encoder))
+        self.masking, self.kl_masking, self.score = masking, kl_masking, score
+        self.beta, self.reward_l1, self.kl_l1, self.mask_decay = beta, reward_l1, kl_l1, mask_decay
+        self.tokenizer_file = tokenizer_file
+        self._told = False
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        terms = self.terms(batch, step)
+        worth_R = (terms.reward_weight * terms.reward + terms.divergence_weight * terms.divergence).sum(1)
+        chosen, rejected = worth_R.chunk(2)
+        shared = 0.5 if self.kl_masking is None else 1.0
+        sizes_R = (self.reward_l1 * terms.reward_weight + self.kl_l1 * terms.divergence_weight).sum(1)
+        return {
+            "preference": -F.logsigmoid(self.beta * (chosen - rejected)).mean(),
+            "sparsity": 2 * shared * sizes_R.mean(),  # a pair has two rows
+        }
+
+    def terms(self, batch: Batch, step: Step) -> Terms:
+        """Rewards, divergences and weights of the responses of a batch of pairs."""
+        rows = stack(batch)
+        tokens = self.tokenizer(rows)
+        assert tokens.valid is not None
+        # nothing comes before the first token that could tell it
+        scored = (
+            rows["response"] & tokens.valid & (torch.arange(tokens.shape[1], device=tokens.valid.device) > 0)
+        )
+        policy_RND = self.see(self.encoder, tokens)
+        reference: Any = self.reference.module
+        with torch.no_grad(), recording(reference.model, self.kinds()) as taps:
+            reference_RND = self.see(reference, tokens)
+        found = self.judge(policy_RND, reference_RND, tokens)
+        reward, divergence, likelihood = (torch.where(scored, later(x), 0.0) for x in found)
+        drawn = self.weigh(rows, scored, taps, step)
+        weights = [torch.cat([mask.hidden.float() for mask in sides]) for sides in drawn]
+        return Terms(rows, tokens, scored, reward, divergence, likelihood, weights[0], weights[-1])
+
+    @property
+    def maskings(self) -> list[Masking]:
+        """The one for both, or one for rewards and one for divergences."""
+        return [self.masking] if self.kl_masking is None else [self.masking, self.kl_masking]
+
+    def kinds(self) -> list[str]:
+        """Which activations of the reference the maskings read."""
+        return list(dict.fromkeys(kind for masking in self.maskings for kind in getattr(masking, "taps", ())))
+
+    def see(self, encoder: Any, tokens: Tokens) -> Tensor:
+        """States ``[R, N, D]``."""
+        states: Tensor = encoder(encoder.embed(tokens.values), tokens.position, tokens.valid)
+        return states
+
+    def judge(self, policy_RND: Tensor, reference_RND: Tensor, tokens: Tokens) -> tuple[Tensor, ...]:
+        """Log ratio, divergence and log q of the token after each place, float32 ``[R, N - 1]``."""
+        assert tokens.ids is not None
+        width = max(1, AT_ONCE // (len(tokens.ids) * len(self.encoder.weight)))
+        parts = [
+            torch.split(x, width, dim=1)
+            for x in (policy_RND[:, :-1], reference_RND[:, :-1], tokens.ids[:, 1:])
+        ]
+        ratios: Callable[..., tuple[Tensor, ...]] = self.ratios
+        if len(parts[0]) > 1:
+            ratios = partial(checkpoint, self.ratios, use_reentrant=False, preserve_rng_state=False)
+        found = [ratios(*part) for part in zip(*parts, strict=True)]
+        return tuple(torch.cat(x, dim=1) for x in zip(*found, strict=True))
+
+    def ratios(self, policy: Tensor, reference: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of states ``[R, n, D]`` and the ids that follow, ``[R, n]``: see :meth:`judge`."""
+        frozen: Any = self.reference.module
+        log_p = self.encoder.logits(policy).float().log_softmax(-1)
+        with torch.no_grad():
+            log_q = frozen.logits(reference).float().log_softmax(-1)
+        likelihood = log_q.gather(2, ids[..., None])[..., 0]
+        reward = log_p.gather(2, ids[..., None])[..., 0] - likelihood
+        return reward, (log_q.exp() * (log_q - log_p)).sum(-1), likelihood
+
+    def weigh(self, rows: Batch, scored: Tensor, taps: Taps, step: Step) -> list[list[Mask]]:
+        """By masking, a weight for each token of the chosen responses and of the rejected ones.
+
+        A token is judged by what the reference thinks before it reads it.
+        """
+        n = len(scored) // 2
+        weights: list[list[Mask]] = []
+        for number, masking in enumerate(self.maskings):
+            weights.append([])
+            for side, batch in enumerate(unstack(rows)):
+                part, score = slice(side * n, (side + 1) * n), self.score
+                reader: Any = masking
+                if hasattr(reader, "evidence"):
+                    before = {kind: [later(x[part, :-1]) for x in taps[kind]] for kind in reader.taps}
+                    score = reader.evidence(before, scored[part])
+                tokens, stream = self.tokenizer(batch), 2 * number + side
+                weights[-1].append(
+                    draw(masking, tokens, batch, step, (), score, stream, allowed=scored[part])
+                )
+        return weights
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        learned = [masking for masking in self.maskings if isinstance(masking, nn.Module)]
+        own = [parameter for masking in learned for parameter in masking.parameters()]
+        return [{"params": own, "weight_decay": self.mask_decay}] if own else []
+
+    def train(self, mode: bool = True) -> SparsePO:
+        """Dropout stays off in the policy."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def gauges(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """How many pairs are told apart, how many terms count at all and how much, how many pairs do not."""
+        terms = self.terms(batch, step)
+        weight = torch.stack([terms.reward_weight, terms.divergence_weight])
+        count = 2 * terms.scored.sum().clamp(min=1)
+        chosen, rejected = terms.reward.sum(1).chunk(2)
+        dead = (weight.sum((0, 2)).view(2, -1).sum(0) == 0).float().mean()
+        if dead > 0.5 and not self._told:
+            self._told = True
+            warnings.warn(
+                f"step {step.index}: all weights of {float(dead):.0%} of the pairs are 0, whose loss is ln 2 "
+                "and teaches nothing: the masks have died. Lower the learning rate, reward_l1, kl_l1 or "
+                "mask_decay, or begin with masking.mixer positive",
+                stacklevel=2,
+            )
+        return {
+            "pairs told apart": (chosen > rejected).float().mean(),
+            "terms that count": (weight > 0).sum() / count,
+            "mean weight": weight.sum() / count,
+            "dead pairs": dead,
+        }
+
+    def encode(self, batch: Batch) -> Tokens:
+        return pieces.encode(self.tokenizer, self.encoder, batch)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
+        terms = self.terms(batch, step)
+        columns: dict[str, Sequence[Shown]] = {}
+        for what, weight in self.named(terms):
+            shown = weighted(self.tokenizer_file, terms.tokens, weight, terms.scored)
+            half = len(shown) // 2
+            columns |= {f"chosen, {what}": shown[:half], f"rejected, {what}": shown[half:]}
+        return columns
+
+    @torch.no_grad()
+    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+        terms, n = self.terms(batch, step), len(batch[self.tokenizer.key])
+        return {
+            f"{side}, {what}": Mask(weight[part], None, terms.scored[part])
+            for what, weight in self.named(terms)
+            for side, part in {"chosen": slice(n), "rejected": slice(n, None)}.items()
+        }
+
+    def named(self, terms: Terms) -> Iterator[tuple[str, Tensor]]:
+        """The weights by what they weigh."""
+        yield (
+            "weight of each token" if self.kl_masking is None else "weight of each reward",
+            terms.reward_weight,
+        )
+        if self.kl_masking is not None:
+            yield "weight of each divergence", terms.divergence_weight
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        """``n`` random pairs of responses to the same prompts of three tokens."""
+        batch: Batch = {}
+        for side, prefix in enumerate(("", REJECTED)):
+            found = self.tokenizer.example(n, 2 * seed + side)
+            key = self.tokenizer.key
+            found[key][:, :3] = batch.get(key, found[key])[:, :3]
+            found["response"] = torch.arange(found[key].shape[1]).expand_as(found[key]) >= 3
+            batch |= {f"{prefix}{name}": value for name, value in found.items()}
+        return batch
+
+
+def later(x: Tensor) -> Tensor:
+    """What is said of the next token, ``[R, N - 1, ...]``, at that token, ``[R, N, ...]``; 0 at the first."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x], dim=1)
+
+
+def align(
+    stage: Stage,
+    /,
+    *,
+    corpus: str | None = None,
+    preset: str = "small",
+    pretrain_steps: int | None = None,
+    tune_steps: int | None = None,
+    align_steps: int | None = None,
+    masking: str = "language/learned-weight",
+) -> None:
+    """Pre-train a language model, fine-tune it on chosen responses, align it by pairs; each a run of its own.
+
+    Args:
+        stage: trains a run; its data are pairs of responses.
+        corpus: data to pre-train on, a name; the data's own text if none.
+        preset: of the first and the last stage.
+        pretrain_steps: of the first stage; the preset's if none.
+        tune_steps: of the second; a quarter of the first's if none.
+        align_steps: of the last; the preset's if none.
+        masking: what weighs tokens in the last.
+    """
+    data = {"name": stage.given} if isinstance(stage.given, str) else dict(stage.given)
+    length = stage.data.provides["length"]
+    text = {**data, "pack": True} if corpus is None else {"name": corpus, "length": length, "pack": True}
+
+    def steps(count: int | None) -> dict[str, int]:
+        return {} if count is None else {"steps": count}
+
+    first = stage("pre-trained", "language/meap", preset=preset, data=text, **steps(pretrain_steps))
+    model = hand_on(first.folder)
+    data["vocab"] = model
+    tune_steps = max(1, first.step // 4) if tune_steps is None else tune_steps
+    second = stage(
+        "fine-tuned",
+        "language/meap",
+        preset="sft",
+        data=data,
+        steps=tune_steps,
+        **{"encoder.pretrained": model, "batch_size": 32, "lr": 5e-4},
+    )
+    stage(
+        "aligned",
+        "language/sparsepo",
+        preset=preset,
+        data=data,
+        masking=masking,
+        **{"encoder.pretrained": hand_on(second.folder), **steps(align_steps)},
+    )
+
+
+def hand_on(run: Path) -> str:
+    """The model of a run with its vocabulary, as the next stage loads them."""
+    out = run.resolve() / "model"
+    if not out.is_dir():
+        export(run, "transformers", out)
+    return str(out)
