@@ -24,8 +24,8 @@ class Claim:
         probe: options of the probes.
         rows: encoded in a step, by variant, where the claim is about cost: runs are then probed on the way
             (``probe_every`` in ``config``), and compared at equal steps, rows and seconds.
-        prepare: makes what variants need (codebooks, a teacher, a language model), or what is left of it, given
-            the folder of the comparison, beside which it belongs; tells what to add to ``config``.
+        prepare: makes what variants need (codebooks, a teacher, a language model), or what is left of it,
+            given the folder of the comparison, beside which it belongs; tells what to add to ``config``.
     """
 
     text: str

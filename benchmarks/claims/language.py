@@ -57,7 +57,7 @@ LEARNED, ONES = "language/learned-weight", "language/constant-weight"
 
 
 def definitions(folder: Path) -> dict[str, str]:
-    """Train the language model of definitions that all runs of a comparison begin with, or what is left of it.
+    """Train the language model of definitions that all runs begin with, or what is left of it.
 
     Args:
         folder: of the comparison; the run lies beside.
