@@ -71,7 +71,9 @@ def nearest_by_tree(query: Tensor, points: Tensor, k: int, valid: Tensor | None)
         real = np.arange(clouds.shape[1]) if valid is None else np.flatnonzero(valid[row].numpy())
         count = min(k, len(real))
         if count:
-            found[row, :, :count], which = search(places[row], clouds[row, real], count, max(threads // b, 1))
+            far, which = search(places[row], clouds[row, real], count, max(threads // b, 1))
+            with np.errstate(over="ignore"):  # scipy's are float64; what is too far for float32 is infinite
+                found[row, :, :count] = far
             at[row, :, :count] = real[which]
 
     with ThreadPoolExecutor(max(min(threads, b), 1)) as pool:
