@@ -22,6 +22,7 @@ from polymask.cli import VERBS
 from polymask.parts import KINDS, Part
 from polymask.registry import Registry
 from polymask.report.comparison import Comparison
+from polymask.report.curves import Curves
 from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +109,7 @@ def evidence(path: str) -> str:
     kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, found["reference"])
     _, means, differences, notes = kept.markdown().split("\n\n")
     more = f"{claims_table(found['claims'])}\n" if "claims" in found else ""
+    more += f"{curves_table(found['curves'], kept.first)}\n" if "curves" in found else ""
     more += f"{masks_table(found['masks'])}\n" if "masks" in found else ""
     return (
         f"*{found['claim']}* **{found['verdict'].capitalize()}.**\n\n{means}\n\n{differences}\n\n{more}"
@@ -121,6 +123,12 @@ def claims_table(found: Mapping[str, Mapping[str, str]]) -> str:
     measures = list(next(iter(found.values())))
     rows = [[paper_links(text), *(said[m] for m in measures)] for text, said in found.items()]
     return markdown(["claim", *(f"by {m}" for m in measures)], rows)
+
+
+def curves_table(found: Mapping[str, Any], first: str) -> str:
+    """What variants reach at equal budgets, beside the first."""
+    heading, *rows = Curves(found["lines"], found["rows"]).table(first)
+    return markdown(heading, rows)
 
 
 def masks_table(found: Mapping[str, Mapping[str, Any]]) -> str:
