@@ -202,7 +202,7 @@ def test_slots_nest(registry: Registry) -> None:
         "masking.start": 0.2,
     }
     masking = make(registry, **options).masking
-    assert isinstance(masking, Scheduled) and masking.start == 0.2
+    assert isinstance(masking, Scheduled) and masking.pace.start == 0.2
     assert isinstance(masking.masking, Block) and masking.masking.side == 2
     # what the user leaves open, the declaration of the outer part fills
     assert isinstance(make(registry, masking="core/disjoint").masking.masking, Random)

@@ -15,7 +15,8 @@ from polymask import Mask, Tokens, UserError
 from polymask_language.encoders import Causal, Transformer, attention
 from polymask_language.tokenizers import TokenIds
 
-BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "modernbert"), ("gpt2", "llama")
+BIDIRECTIONAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert")
+CAUSAL = ("gpt2", "llama")
 every = pytest.mark.parametrize("architecture", [*BIDIRECTIONAL, *CAUSAL])
 SIZE = {"vocabulary": 96, "dim": 32, "depth": 4, "heads": 2}
 
@@ -148,7 +149,7 @@ def test_loads_from_a_folder(architecture: str, tmp_path: Path) -> None:
 def test_refuses_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="30 is not divisible by 4 heads"):
         Transformer(dim=30, heads=4)
-    with pytest.raises(UserError, match="choose bert or roberta or modernbert"):
+    with pytest.raises(UserError, match="choose bert or roberta or roberta-prelayernorm or modernbert"):
         Transformer(architecture="gpt2")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="kv_heads=2"):
         Causal(kv_heads=2)

@@ -13,7 +13,7 @@ from polymask.training.checkpoint import read
 
 # 50 samples in batches of 16: the twelve steps go almost four times round the data
 HARD = {"steps": 12, "accumulate": 2, "checkpoint_every": 5, "log_every": 3, "workers": 2}
-TIMED = ("samples_per_second", "data_wait")
+TIMED = ("seconds", "samples_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module")

@@ -227,6 +227,7 @@ def polymask_register_systems() -> Iterable[Part]:
                 "class_score.tags": ("NOUN", "VERB"),
                 "class_objective": "core/cross-entropy",
             },
+            tags=frozenset({"more-masks"}),
         ),
         Part(
             name="mae",

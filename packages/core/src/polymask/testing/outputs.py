@@ -6,6 +6,7 @@ Tag: ``sees-hidden`` (hidden content reaches the prediction on purpose).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +100,7 @@ def check_system_masks(subject: Subject) -> None:
     """``masks`` gives the masks that ``forward`` draws at that step, one row per sample.
 
     Where ``forward`` changes what was drawn before it hides anything, it is the changed mask: drawn in the
-    first place, it gives the same loss.
+    first place, it gives the same loss. With the tag ``more-masks`` it gives others beside.
     """
     system, batch = built(subject)
     shown = system.masks(batch, FIRST)
@@ -108,23 +109,35 @@ def check_system_masks(subject: Subject) -> None:
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
-    spies = {
-        slot: _Spy(getattr(system, slot))
-        for slot, kind in slots_of(subject.cls).items()
-        if kind == "maskings" and getattr(system, slot, None) is not None
-    }
-    for slot, spy in spies.items():
-        _put(system, slot, spy)
+    spies = [(owner, slot, _Spy(getattr(owner, slot))) for owner, slot in _maskings(system)]
+    for owner, slot, spy in spies:
+        _put(owner, slot, spy)
     before = loss(system, batch)
-    drawn = [(slot, hidden) for slot, spy in spies.items() for hidden in spy.drawn]
+    # sites may be laid out on their grid, so that they are drawn as one
+    drawn = [(owner, slot, hidden.flatten(1)) for owner, slot, spy in spies for hidden in spy.drawn]
+    if "more-masks" in subject.part.tags:
+        for _, slot, hidden in drawn:
+            found = any(torch.equal(hidden, mask.hidden.flatten(1)) for mask in shown.values())
+            require(found, f"masks() has none that forward drew by {slot}")
+        return
     for name, mask in shown.items():
-        # sites may be laid out on their grid, so that they are drawn as one
-        found = any(torch.equal(d.flatten(1), mask.hidden.flatten(1)) for _, d in drawn)
+        found = any(torch.equal(hidden, mask.hidden.flatten(1)) for _, _, hidden in drawn)
         if not found and len(drawn) == 1:
+            owner, slot, _ = drawn[0]
             instead = Mask(mask.hidden.flatten(1), mask.visible)
-            _put(system, drawn[0][0], lambda request, instead=instead: instead)
+            _put(owner, slot, lambda request, instead=instead: instead)
             found = torch.equal(loss(system, batch), before)
         require(not drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
+
+
+def _maskings(system: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Slots of a system, and of systems that it hosts, that hold a masking: ``(whose, which)``."""
+    for slot, kind in slots_of(type(system)).items():
+        part = getattr(system, slot, None)
+        if kind == "maskings" and part is not None:
+            yield system, slot
+        elif kind == "systems" and isinstance(part, nn.Module):
+            yield from _maskings(part)
 
 
 @check("systems")

@@ -1,7 +1,8 @@
 """Checks of systems, each built at its preset ``"tiny"`` on the example of its tokenizers.
 
 Tags: ``moving-target`` (the loss need not fall on one batch: its targets learn too), ``relative``
-(samples are scored against each other), ``fixed`` (the loss does not change with the step).
+(samples are scored against each other), ``fixed`` (the loss does not change with the step),
+``more-masks`` (it shows masks beside those that its maskings draw).
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ TAGS = {
         "sees-hidden": "hidden content reaches the prediction, on purpose",
         "fixed": "the loss is the same at every step",
         "relative": "a sample's loss depends on the rest of the batch",
+        "more-masks": "it shows masks beside those that its maskings draw",
     },
     "datasets": {"ragged": "samples differ in length"},
     "evaluations": {},
