@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,11 +113,10 @@ def test_files_come_back_whole(tmp_path: Path) -> None:
 
 
 def test_codebooks_that_are_searched_together_come_back_as_such(tmp_path: Path) -> None:
-    book = MultiCodebook(
-        torch.randn(2, 4, 3), torch.randn(3), torch.rand(3) + 0.1, torch.randn(8, 3), torch.randn(8)
-    )
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    book = MultiCodebook(draw(2, 4, 3), draw(3), draw(3).abs() + 0.1, draw(8, 3), draw(8))
     found = load(Units("mfcc", (None,), (book,)).save(tmp_path / "units.safetensors")).books[0]
-    x = torch.randn(9, 3)
+    x = draw(500, 3)
     assert type(found) is MultiCodebook and torch.equal(found(x), book(x))
     assert not torch.equal(found(x), Codebook(book.centers, book.mean, book.std)(x))
 
