@@ -22,7 +22,8 @@ TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes"}
-"""Built-in data of each modality."""
+DATA |= {"language/sparsepo": "sentiment"}
+"""Built-in data of each modality, and of systems that need others."""
 HELPERS = ("openbeats-tokenizer",)
 """Systems that make labels for others: they hide nothing to look at, and have no encoder to export."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
@@ -104,8 +105,8 @@ def test_help_of_every_system_explains_every_option(call, system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_end_to_end(call, system):
     part = default_registry().find("systems", system)
-    patch = HOSTED if "host" in part.defaults else PATCH if part.modality == "image" else ()
-    tiny = [DATA[part.modality] if word == "digits" else word for word in TINY]
+    patch = () if part.modality != "image" else HOSTED if "host" in part.defaults else PATCH
+    tiny = [DATA.get(system, DATA[part.modality]) if word == "digits" else word for word in TINY]
     out = call("pretrain", system, *tiny, *patch, "--steps", "3", "--warmup_steps", "1", "--out", "run")
     assert "pre-trained" in out and "run/report.html" in out
     call("pretrain", "--config", "run/config.yaml", "--out", "again", "--no-report")

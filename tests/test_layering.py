@@ -130,7 +130,10 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 
 def test_files_stay_short() -> None:
     """No source file over 300 lines, unless it is named here with its reason."""
-    excused: dict[str, str] = {}
+    declarations = "one declaration after another"
+    excused = {
+        f"packages/{name}/src/polymask_{name}/plugin.py": declarations for name in ("language", "vision")
+    }
     long = {
         str(path.relative_to(ROOT)): lines
         for package in PACKAGES

@@ -20,8 +20,9 @@ from polymask_pointcloud.operations.sparse import (
     unpack,
     windows_of,
 )
+from polymask_pointcloud.stages import Coarsen, Convolution, Refine, Stage
 from polymask_pointcloud.tokenizers import UNIT, Voxels
-from polymask_pointcloud.unet import Coarsen, Convolution, Refine, Stage, UNet
+from polymask_pointcloud.unet import UNet
 
 SIDE = 8
 

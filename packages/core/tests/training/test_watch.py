@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from polymask.report.page import Page, _columns, _training
+from polymask.report import progress
 from polymask.training.metrics import read_metrics
 from polymask.training.watch import spread_and_rank
 
@@ -77,9 +77,8 @@ def test_what_a_system_says_of_itself_is_logged_and_is_no_loss(toy, tmp_path):
     row = read_metrics(tmp_path / "metrics.csv")[-1]
     assert row["steps behind_gauge"] == 2
     assert row["samples_gauge"] > 1
-    page = Page(title="toy")
-    _training(page, _columns(read_metrics(tmp_path / "metrics.csv")))
-    charts = {curve.title: curve.svg for curve in page.curves}
+    drawn = progress.training(progress.columns(read_metrics(tmp_path / "metrics.csv")))
+    charts = {curve.title: curve.svg for curve in drawn}
     assert {"Steps behind", "Samples"} < charts.keys()
     assert "gauge" not in charts["Loss"]
 

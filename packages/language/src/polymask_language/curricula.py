@@ -22,6 +22,16 @@ By = Literal["ids", "part-of-speech", "both"]
 Order = Literal["unigram", "length", "source"]
 Window = tuple[float, float]
 
+SPOKEN_FIRST = (
+    "aochildes",
+    "bnc_spoken switchboard",
+    "open_subtitles qed",
+    "cbt children_stories",
+    "simple_wikipedia",
+    "wikipedia gutenberg",
+)
+"""Sources of BabyLM, from speech to children to encyclopaedias (the code's other order: books first)."""
+
 
 class Known(Protocol):
     """What stands for words at a step."""

@@ -295,7 +295,7 @@ def polymask_register_recipes() -> Iterable[Part]:
     return [
         Part(
             name="sparsepo",
-            target="polymask_language.systems.sparsepo:align",
+            target="polymask_language.systems.alignment:align",
             summary="pre-train a language model, fine-tune it on responses, align it by pairs",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",

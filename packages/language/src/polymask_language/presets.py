@@ -1,4 +1,4 @@
-"""Sizes and training of systems that core has for any modality, for text. Strings and numbers only."""
+"""Sizes and training of systems of text. Strings and numbers only."""
 
 from __future__ import annotations
 
@@ -52,6 +52,47 @@ MAE: Presets = {
         "decoder_dim": 32,
         "decoder_depth": 2,
         "decoder_heads": 2,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
+SPARSEPO: Presets = {
+    # dialogue (Anthropic HH) on a 1.4B model that was fine-tuned before: --encoder.pretrained NAME
+    "paper": {
+        "data.length": 512,
+        "beta": 0.1,
+        "reward_l1": 0.001,
+        "kl_l1": 0.001,
+        "epochs": 3,
+        "batch_size": 128,
+        "lr": 5e-7,
+        "warmup_epochs": 0.3,
+        "weight_decay": 0.0,
+    },
+    # a few thousand short pairs, minutes on two cores
+    "small": {
+        "data.length": 64,
+        "encoder.architecture": "llama",
+        "encoder.dim": 128,
+        "encoder.depth": 4,
+        "encoder.heads": 4,
+        "beta": 0.1,
+        "steps": 300,
+        "batch_size": 32,
+        "lr": 2e-4,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    },
+    # what the conformance suite builds
+    "tiny": {
+        "encoder.architecture": "llama",
+        "encoder.dim": 32,
+        "encoder.depth": 2,
+        "encoder.heads": 2,
+        "beta": 0.8,
+        "reward_l1": 0.001,
+        "kl_l1": 0.001,
         "steps": 10,
         "batch_size": 8,
     },

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polymask_pointcloud.display import Cloud
-from polymask_pointcloud.unet import Cells
+from polymask_pointcloud.stages import Cells
 
 _SPREAD = 2.0
 """Standard deviations that colours reach to either side of grey."""

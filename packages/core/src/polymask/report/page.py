@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,34 +20,20 @@ from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.evaluation.scores import Scores, read_scores
 from polymask.protocols import Batch, System
 from polymask.registry import default_registry
-from polymask.report import charts, views
+from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
 from polymask.report.panels import coverage, panels_of
+from polymask.report.progress import Chart, Metrics
 from polymask.report.templates import flat, render, write
 from polymask.run import Run, load_config, open_run, train_options
 from polymask.step import Step
 from polymask.training.metrics import read_metrics
 from polymask.training.plan import make_plan
-from polymask.training.watch import RANK, SPREAD
 from polymask.trunk import profile
 from polymask.wiring import preset_options
 
 SAMPLES, SIDE = 8, 168
-
-SPEED = ("lr", "grad_norm", "seconds", "samples_per_second", "data_wait", "padding")
-"""Columns of ``metrics.csv`` that are neither losses nor measures of features."""
-
-Metrics = dict[str, list[float]]
-"""Columns of ``metrics.csv``, NaN where a row says nothing."""
-
-
-class Chart(NamedTuple):
-    """A chart on the page: its title, a line that says what to see, and its SVG."""
-
-    title: str
-    note: str
-    svg: str
 
 
 @dataclass
@@ -120,8 +104,11 @@ def gather(folder: Path) -> Page:
         page.summary = default_registry().find("systems", page.title).summary
     except UserError:
         page.summary = ""
-    metrics = _columns(read_metrics(folder / "metrics.csv"))
-    _training(page, metrics)
+    metrics = progress.columns(read_metrics(folder / "metrics.csv"))
+    if metrics:
+        page.curves += progress.training(metrics)
+    else:
+        page.missing["training"] = "No step has been logged yet."
     _environment(page, folder)
     _probe(page, folder)
     page.scores = read_scores(folder)
@@ -130,7 +117,7 @@ def gather(folder: Path) -> Page:
         total = total_steps(run)
         with evaluating(run.system, torch.device("cpu")):
             _pictures(page, run, Step(run.step, total, int(config.get("seed", 0))))
-        _schedule(page, run.system, total)
+        page.curves += progress.schedule(run.system, total)
         page.facts = _facts(run, config, metrics, total)
         page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
     return page
@@ -179,55 +166,6 @@ def _facts(run: Run, config: Mapping[str, Any], metrics: Metrics, total: int) ->
     if metrics:
         facts["last loss"] = f"{metrics['loss'][-1]:.4g}"
     return facts
-
-
-def _training(page: Page, metrics: Metrics) -> None:
-    if not metrics:
-        page.missing["training"] = "No step has been logged yet."
-        return
-    watched = [name for name in metrics if name.endswith(("_std", "_rank"))]
-    gauges = _ending("_gauge", list(metrics))
-    terms = [name for name in metrics if name not in (*SPEED, *METHODS, *watched, *gauges, "step", "loss")]
-    losses, said = [*terms, "loss"], "weighted terms and their sum"
-    if len(terms) == 1:
-        losses, said = terms, terms[0]
-    groups = (
-        ("Loss", said, losses),
-        ("Probes on the way", "accuracy on some held-out samples", list(METHODS)),
-        ("Learning rate", "at its largest", ["lr"]),
-        ("Gradient", "norm before clipping", ["grad_norm"]),
-        ("Spread of features", f"below {SPREAD} they have collapsed", _ending("_std", watched)),
-        ("Rank of features", f"directions in use; below {RANK} collapsed", _ending("_rank", watched)),
-        *((name.removesuffix("_gauge").capitalize(), "of the samples watched", [name]) for name in gauges),
-        ("Throughput", "samples per second", ["samples_per_second"]),
-        ("Waiting for data", "share of the time", ["data_wait"]),
-        ("Padding", "share of what is computed", ["padding"]),
-    )
-    for title, note, names in groups:
-        lines = {name: metrics[name] for name in names if np.isfinite(metrics.get(name, math.nan)).any()}
-        if not lines:
-            continue
-        made, axes = charts.panel(*((9.3, 2.6) if title == "Loss" else (2.9, 1.9)))
-        charts.curves(charts.style(axes, PAGE, "step"), PAGE, metrics["step"], lines)
-        if title == "Loss":
-            charts.logarithmic(axes)
-        elif title not in ("Learning rate", "Gradient", "Probes on the way"):
-            axes.set_ylim(0, 1.1 * float(np.nanmax(list(lines.values()))) or 1)
-        page.curves.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
-
-
-def _schedule(page: Page, system: System, total: int) -> None:
-    """What the system changes over the run, drawn over all of it, whether it is finished or not."""
-    marks = sorted({round(k * total / 60) for k in range(61)})
-    found = [system.schedule(Step(index, total)) for index in marks]
-    if not found[0]:
-        return
-    made, axes = charts.panel(9.3, 2.2)
-    lines = {name: [values[name] for values in found] for name in found[0]}
-    charts.curves(charts.style(axes, PAGE, "step"), PAGE, marks, lines)
-    axes.set_ylim(-0.03, 1.08)
-    note = "what the system changes over the run, by design"
-    page.curves.append(Chart("Schedule", note, charts.svg(made, f"Schedule, {note}")))
 
 
 def _probe(page: Page, folder: Path) -> None:
@@ -300,12 +238,3 @@ def _strip(pictures: list[Pixels]) -> str:
 def _set(value: Mapping[str, Any]) -> dict[str, str]:
     """What has a value, flat."""
     return {name: text for name, text in flat(value).items() if text not in ("", "None")}
-
-
-def _columns(rows: list[dict[str, float]]) -> Metrics:
-    names = dict.fromkeys(key for row in rows for key in row)
-    return {name: [row.get(name, math.nan) for row in rows] for name in names}
-
-
-def _ending(end: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.endswith(end)]

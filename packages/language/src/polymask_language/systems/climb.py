@@ -4,38 +4,30 @@ Three curricula around a language model, each a function of the step: which word
 it is given, which masked predictions it is asked for.
 
     polymask pretrain language/climb --preset small --data glosses
-    polymask pretrain language/climb --preset small --data glosses --words null --order null
     polymask evaluate RUN language/minimal-pairs
 
 Word classes have a masked copy of the batch of their own, which costs a second pass of the encoder. The
-paper finds no consistent gain over the same model without
-curricula: expect none. While words are unknown, "unknown" is the answer to most questions and the loss is
-low; it rises as words become known, and never tells of learning. Compare perplexities of held-out text
-(``language/perplexity``) and minimal pairs: both are of the whole vocabulary.
+paper finds no consistent gain over the same model without curricula: expect none. While words are unknown,
+"unknown" is the answer to most questions and the loss is low; it rises as words become known, and never
+tells of learning. Compare perplexities of held-out text (``language/perplexity``) and minimal pairs: both
+are of the whole vocabulary.
 
 It hosts another system, as vision/mto does, because two of the three curricula are no concern of what is
 hosted: samples are drawn by ``sample_weights``, and word classes are one more loss on the same encoder. For
 the third, language systems ask ``known`` what they may see of words and what they are to say
 (:mod:`polymask_language.curricula`). So mlm, meap and prop take on all three, and have no option for any.
 
-Another host brings its own options: ``--host language/meap --host.encoder.dim 128``.
+The map to unknown comes after masking, as in the published code: "unknown" is what is to be said where a
+hard word was masked. Other than there, special tokens and classes are never mapped, words that ``both``
+would never admit are known from the end of the window on, and documents are packed whole. Left out are
+weights that prefer hard samples among the admitted, and self-perplexity, which re-ranks samples by the model
+itself: what is drawn would be no function of the step, and a resumed run would differ.
 
-The map to unknown comes after masking, as in the published code: what is hard and masked is still masked,
-and "unknown" is what is to be said there; a random word that stands in for another may itself be unknown.
-Other than in that code, special tokens and classes are never mapped; words that ``both`` would never admit
-are known from the end of the window on; and documents are packed whole, not joined and cut. A sample is
-drawn or not, all alike: weights that prefer the hard among the admitted, an option of the code, are left
-out. So is self-perplexity, which re-ranks samples by the model itself every 25,000 steps: what is drawn
-would not be a function of the step, and a resumed run would differ.
+Unverified, and chosen here: weight decay (0.01); the trainer's cosine (the code's schedule is linear), times
+a warm-up of each head over the first tenth of its window; the lexicon of :mod:`polymask_language.speech`.
 
-Unverified, and chosen here: weight decay (0.01); the schedule of the learning rate is the trainer's
-cosine (the code's is linear), times a warm-up of each head's own over the first tenth of its window; the
-tagger, which is the lexicon of :mod:`polymask_language.speech` and sees no context.
-
-``torch.compile`` breaks where hidden tokens are gathered, as in mlm, and begins anew with each value of the
-pace, a Python number. The encoder compiles whole: ``system.encoder.compile(fullgraph=True)``. Heads out of
-their window get no gradient: on several processes that needs ``--strategy
-ddp_find_unused_parameters_true``.
+``torch.compile`` breaks where hidden tokens are gathered, as in mlm; the encoder compiles whole. Heads out of
+their window get no gradient: several processes need ``--strategy ddp_find_unused_parameters_true``.
 
 Shapes: B samples, N tokens, K hidden ones of a row at most, D width, C classes.
 """
@@ -55,6 +47,7 @@ from polymask.protocols import Masking, Objective, Shown, Target
 from polymask.wiring import over
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import (
+    SPOKEN_FIRST,
     By,
     EasyFirst,
     Order,
@@ -71,16 +64,6 @@ from polymask_language.tokenizers import draw, maskable
 
 CLASSES = 16
 """Stream of the masks of word classes, away from those of hosts."""
-
-SPOKEN_FIRST = (
-    "aochildes",
-    "bnc_spoken switchboard",
-    "open_subtitles qed",
-    "cbt children_stories",
-    "simple_wikipedia",
-    "wikipedia gutenberg",
-)
-"""Sources of BabyLM, from speech to children to encyclopaedias (the code's other order: books first)."""
 
 
 class CLIMB(System):
@@ -264,8 +247,6 @@ class CLIMB(System):
             found["vocabulary known"] = self.words.pace(step)
         return found
 
-    # ------------------------------------------------------------------ the host's
-
     @property
     def tokenizer(self) -> Any:
         """The host's."""
@@ -289,8 +270,6 @@ class CLIMB(System):
 
     def after_step(self, step: Step) -> None:
         self.host.after_step(step)
-
-    # ------------------------------------------------------------------ what there is to see
 
     @torch.no_grad()
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:

@@ -35,7 +35,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -44,13 +43,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
-from polymask.export import export
 from polymask.protocols import Masking, Shown, Target, Tokenizer
-from polymask.recipes import Stage
 from polymask.teachers import Frozen
 from polymask_language.display import weighted
 from polymask_language.encoders import Causal
 from polymask_language.pairs import REJECTED, stack, unstack
+from polymask_language.presets import SPARSEPO
 from polymask_language.taps import Taps, recording
 from polymask_language.tokenizers import draw
 
@@ -99,46 +97,7 @@ class SparsePO(System):
         tokenizer_file: the vocabulary of the data, to show words by.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # dialogue (Anthropic HH) on a 1.4B model that was fine-tuned before: --encoder.pretrained NAME
-        "paper": {
-            "data.length": 512,
-            "beta": 0.1,
-            "reward_l1": 0.001,
-            "kl_l1": 0.001,
-            "epochs": 3,
-            "batch_size": 128,
-            "lr": 5e-7,
-            "warmup_epochs": 0.3,
-            "weight_decay": 0.0,
-        },
-        # a few thousand short pairs, minutes on two cores
-        "small": {
-            "data.length": 64,
-            "encoder.architecture": "llama",
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "beta": 0.1,
-            "steps": 300,
-            "batch_size": 32,
-            "lr": 2e-4,
-            "weight_decay": 0.0,
-            "clip": 1.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.architecture": "llama",
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "beta": 0.8,
-            "reward_l1": 0.001,
-            "kl_l1": 0.001,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = SPARSEPO
 
     def __init__(
         self,
@@ -339,62 +298,3 @@ class SparsePO(System):
 def later(x: Tensor) -> Tensor:
     """What is said of the next token, ``[R, N - 1, ...]``, at that token, ``[R, N, ...]``; 0 at the first."""
     return torch.cat([torch.zeros_like(x[:, :1]), x], dim=1)
-
-
-def align(
-    stage: Stage,
-    /,
-    *,
-    corpus: str | None = None,
-    preset: str = "small",
-    pretrain_steps: int | None = None,
-    tune_steps: int | None = None,
-    align_steps: int | None = None,
-    masking: str = "language/learned-weight",
-) -> None:
-    """Pre-train a language model, fine-tune it on chosen responses, align it by pairs; each a run of its own.
-
-    Args:
-        stage: trains a run; its data are pairs of responses.
-        corpus: data to pre-train on, a name; the data's own text if none.
-        preset: of the first and the last stage.
-        pretrain_steps: of the first stage; the preset's if none.
-        tune_steps: of the second; a quarter of the first's if none.
-        align_steps: of the last; the preset's if none.
-        masking: what weighs tokens in the last.
-    """
-    data = {"name": stage.given} if isinstance(stage.given, str) else dict(stage.given)
-    length = stage.data.provides["length"]
-    text = {**data, "pack": True} if corpus is None else {"name": corpus, "length": length, "pack": True}
-
-    def steps(count: int | None) -> dict[str, int]:
-        return {} if count is None else {"steps": count}
-
-    first = stage("pre-trained", "language/meap", preset=preset, data=text, **steps(pretrain_steps))
-    model = hand_on(first.folder)
-    data["vocab"] = model
-    tune_steps = max(1, first.step // 4) if tune_steps is None else tune_steps
-    second = stage(
-        "fine-tuned",
-        "language/meap",
-        preset="sft",
-        data=data,
-        steps=tune_steps,
-        **{"encoder.pretrained": model, "batch_size": 32, "lr": 5e-4},
-    )
-    stage(
-        "aligned",
-        "language/sparsepo",
-        preset=preset,
-        data=data,
-        masking=masking,
-        **{"encoder.pretrained": hand_on(second.folder), **steps(align_steps)},
-    )
-
-
-def hand_on(run: Path) -> str:
-    """The model of a run with its vocabulary, as the next stage loads them."""
-    out = run.resolve() / "model"
-    if not out.is_dir():
-        export(run, "transformers", out)
-    return str(out)

@@ -47,8 +47,8 @@ from polymask_pointcloud.boxes import relative
 from polymask_pointcloud.colours import Colours, by_cell
 from polymask_pointcloud.display import Cloud
 from polymask_pointcloud.operations.sparse import pack
+from polymask_pointcloud.stages import Cells
 from polymask_pointcloud.tokenizers import UNIT
-from polymask_pointcloud.unet import Cells
 from polymask_pointcloud.views import Motion, Views
 
 WATCHED = 2048
