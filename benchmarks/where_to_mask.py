@@ -20,14 +20,13 @@ import dataclasses
 import json
 import math
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from claims import Claim
-from evidence import ROOT, SAYS, folder_of, record
+from evidence import ROOT, SAYS, folder_of, record, seconds_per_step
 from jsonargparse import auto_cli
 
 from polymask import Step
@@ -128,7 +127,7 @@ def run(
     compared = Comparison(claim.config, MASKINGS, tuple(range(seeds)), values, reference, folders=folders)
     command = "uv run benchmarks/where_to_mask.py" + (f" --data {title}:PATH --name {name}" if source else "")
     said = {
-        text: {measure: SAYS[compared.verdict(label, measure)] for measure in METHODS}
+        text: {measure: SAYS[False][compared.verdict(label, measure)] for measure in METHODS}
         for label, text in CLAIMS.items()
     }
     record(slug, claim, compared, folder, command, {"claims": said, "masks": described(shared)})
@@ -196,21 +195,14 @@ def reconstruction_error(system: System, data: Dataset, pictures: int = 1000, at
     return statistics.fmean(losses)
 
 
-def described(config: Mapping[str, Any], batch_size: int = 64, rounds: int = 23) -> dict[str, Any]:
-    """What each masking does at the end of a run, and the time of a step as a ratio to random masking.
-
-    A step is forward and backward, in seconds of this process; all take turns, the median of the rounds
-    but the first three is kept.
-    """
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What each masking does at the end of a run, and the time of a step as a ratio to random masking."""
     end = Step(config["steps"] - 1, config["steps"], 0)
-    systems: dict[str, System] = {}
-    batches: dict[str, dict[str, torch.Tensor]] = {}
+    configs = {label: {**config, **change, "seed": 0} for label, change in MASKINGS.items()}
     found: dict[str, dict[str, Any]] = {}
-    for label, change in MASKINGS.items():
-        systems[label], data, _ = build_from_config({**config, **change, "seed": 0})
-        samples = data.split("train")
-        batches[label] = views.batch_of(samples, range(change.get("batch_size", batch_size)))
-        drawn = views.statistics_of(views.of_system(systems[label]), samples, end)
+    for label, whole in configs.items():
+        system, data, _ = build_from_config(whole)
+        drawn = views.statistics_of(views.of_system(system), data.split("train"), end)
         one = next(iter(drawn.values()))
         found[label] = {
             "hidden": float(one.ratio.mean()),
@@ -218,15 +210,10 @@ def described(config: Mapping[str, Any], batch_size: int = 64, rounds: int = 23)
             "uniform": one.uniform,
             "neighbour correlation": one.neighbour_correlation,
         }
-    seconds: dict[str, list[float]] = {label: [] for label in systems}
-    for turn in range(rounds):
-        for label, system in systems.items():
-            start = time.process_time()
-            sum(system(batches[label], Step(turn, rounds, 0)).values(), torch.zeros(())).backward()
-            seconds[label].append(time.process_time() - start)
+    seconds = seconds_per_step(configs)
     for label, taken in seconds.items():
         ratios = [one / random for one, random in zip(taken, seconds["random"], strict=True)]
-        found[label]["cost"] = statistics.median(ratios[3:])
+        found[label]["cost"] = statistics.median(ratios)
     return found
 
 

@@ -70,6 +70,14 @@ def test_the_area_is_the_mean_over_what_all_have_reached():
     assert found.area("b", 0, "kNN", SECONDS) == pytest.approx(0.2)
 
 
+def test_seconds_can_be_those_of_a_quiet_machine():
+    found = curves().at_cost({"a": 0.5, "b": 1.0})
+    assert found.budget("a", 0, SECONDS).tolist() == [5, 10, 15, 20]
+    # 20 steps of b when a has done 40
+    assert found.difference("b", "a", "kNN", SECONDS).mean == pytest.approx(0.0)
+    assert found.difference("b", "a", "kNN", STEPS) == curves().difference("b", "a", "kNN", STEPS)
+
+
 def test_rows_are_an_axis_where_they_are_known():
     assert curves().axes == [STEPS, SECONDS]
     assert curves({"a": 1, "b": 2}).axes == [STEPS, ROWS, SECONDS]

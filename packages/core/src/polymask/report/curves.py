@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +56,14 @@ class Curves:
     def axes(self) -> list[str]:
         """What can be a budget."""
         return [STEPS, *([ROWS] if self.rows else []), SECONDS]
+
+    def at_cost(self, seconds: Mapping[str, float]) -> Curves:
+        """The same where a step takes so many seconds, by label, whatever the machine did meanwhile."""
+        lines = {
+            label: [{**line, SECONDS: [step * seconds[label] for step in line[STEPS]]} for line in found]
+            for label, found in self.lines.items()
+        }
+        return replace(self, lines=lines)
 
     def budget(self, label: str, seed: int, axis: str) -> np.ndarray:
         """What a run had taken at each of its points."""
