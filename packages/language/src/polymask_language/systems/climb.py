@@ -123,7 +123,7 @@ class CLIMB(System):
         },
         # what the conformance suite builds
         "tiny": {
-            **over("language/mlm", MLM.presets["tiny"]),
+            **over("language/mlm", {**MLM.presets["tiny"], "data.tags": True}),
             "order": None,
             "host_window": (0.0, 1.0),
         },
