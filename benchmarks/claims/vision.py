@@ -58,6 +58,17 @@ CLAIMS: dict[str, Claim] = {
         },
         about=("simmim with mto",),
     ),
+    "vision/mto-mae": Claim(
+        text="Optimising the mask token of a masked autoencoder's decoder reaches the same accuracy in fewer "
+        "steps (MTO, arXiv 2404.08330)",
+        config=CURVES,
+        rows=dict.fromkeys(("mae", "mae with mto"), 64),
+        variants={
+            "mae": {"system": "vision/mae", "encoder.dim": 64, "decoder_depth": 2},
+            "mae with mto": {**HOSTED, "preset": "small-mae"},
+        },
+        about=("mae with mto",),
+    ),
     "vision/dmjd": Claim(
         text="Disjoint views with a loss at visible tokens too teach more in as many steps "
         "(DMJD, arXiv 2301.00230)",
