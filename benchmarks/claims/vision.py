@@ -45,6 +45,7 @@ CLAIMS: dict[str, Claim] = {
             "mixedae": {"system": "vision/mixedae"},
         },
         about=("mixedae",),
+        seeds=5,
     ),
     "vision/mto": Claim(
         text="Optimising the mask token reaches the same accuracy in fewer steps (MTO, arXiv 2404.08330)",
