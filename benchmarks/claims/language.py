@@ -10,11 +10,12 @@ from polymask.export import export
 from polymask.run import CONFIG, build_from_config
 from polymask.training import fit
 
-# 2,048 ids and two blocks: a minute or so of one core then tells more than frequencies of tokens do
+# A minute or so of one core must tell more than frequencies of tokens do, a loss of 6.4: ModernBERT leaves
+# that within 300 steps, RoBERTa with norms in front within 600, BERT not within 1,000
 GLOSSES: dict[str, Any] = {"name": "language/glosses", "vocab_size": 2048, "length": 32}
 TAGGED: dict[str, Any] = {**GLOSSES, "tags": True}
-SIZE = {"encoder.depth": 2}
-BUDGET = {"steps": 1000, "batch_size": 64, "lr": 3e-3}
+SIZE = {"encoder.depth": 2, "encoder.architecture": "modernbert"}
+BUDGET = {"steps": 2000, "batch_size": 32, "lr": 1e-3}
 EVALUATIONS = (
     {"name": "language/perplexity", "limit": 500, "stride": 8},
     {"name": "language/minimal-pairs", "limit": 150, "stride": 8},
