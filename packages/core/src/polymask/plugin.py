@@ -134,6 +134,11 @@ def polymask_register_evaluations() -> Iterable[Part]:
             defaults={"masking": "core/random", "masking.ratio": 0.75},
         ),
         Part(
+            name="best-constant",
+            target="polymask.evaluation.constant:BestConstant",
+            summary="what predictions cost on held-out samples, beside the best constant ones",
+        ),
+        Part(
             name="labels",
             target="polymask.evaluation.labels:Labels",
             summary="probes of several label sets of the same data",

@@ -13,7 +13,7 @@ import contextlib
 import difflib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from polymask.errors import UserError
@@ -141,6 +141,21 @@ def slots_of(cls: type) -> dict[str, str]:
     names = [name for name in _parameters(cls) if slot_kind(name)]
     order = ("tokenizers", "encoders", "targets", "maskings", "objectives", "systems")
     return {n: k for k in order for n in names if slot_kind(n) == k}
+
+
+def filled(system: Any, kind: str) -> Iterator[tuple[Any, str, str]]:
+    """Slots of a system, and of systems that it hosts, that hold a part of a kind.
+
+    Yields:
+        Whose slot, which, and its path from the system: ``"masking"``, ``"host.masking"``.
+    """
+    for slot, takes in slots_of(type(system)).items():
+        part = getattr(system, slot, None)
+        if part is not None and takes == kind:
+            yield system, slot, slot
+        elif part is not None and takes == "systems":
+            for owner, inner, path in filled(part, kind):
+                yield owner, inner, f"{slot}.{path}"
 
 
 def construct(part: Part, options: Options, facts: dict[str, Any], registry: Registry) -> Any:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.data import DataLoader
 
-from polymask.data import collate
+from polymask.data import Dataset, collate
 from polymask.errors import UserError
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.evaluation.scores import Score
-from polymask.protocols import Masking
+from polymask.protocols import Batch, Masking, System
 from polymask.step import Step
 
 if TYPE_CHECKING:
@@ -44,30 +45,38 @@ class HeldOut:
 
         if not hasattr(run.system, "masking"):
             raise UserError(f"{run.config['system']} draws no mask by a masking that could be exchanged")
-        samples = run.data.split("test")
-        count = min(self.limit or len(samples), len(samples))
-        index = [i * len(samples) // count for i in range(count)]
         untrained = open_run(run.folder, trained=False).system
         for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
             with evaluating(system):
-                losses = self._losses(system, Picked(samples, index))
+                losses = self._losses(system, run.data)
             found = t_interval(losses)
             ends = (found.low, found.high) if len(losses) > 1 else (None, None)
             yield Score(row, "held-out loss", found.mean, *ends)
 
-    def _losses(self, system: Any, samples: Picked) -> list[float]:
+    def _losses(self, system: Any, data: Dataset) -> list[float]:
         """The loss of each batch."""
         own: Masking = system.masking
-        device = next(system.parameters()).device
-        loader = DataLoader(
-            samples, self.batch_size, collate_fn=collate, drop_last=len(samples) > self.batch_size
-        )
         system.masking = self.masking
         try:
-            found = []
-            for batch in loader:
-                moved = {key: value.to(device) for key, value in batch.items()}
-                found.append(float(sum(system(moved, Step(0, 1, self.seed)).values())))
-            return found
+            return [
+                float(sum(system(batch, Step(0, 1, self.seed)).values()))
+                for batch in batches(system, data, self.limit, self.batch_size)
+            ]
         finally:
             system.masking = own
+
+
+def batches(system: System, data: Dataset, limit: int | None, batch_size: int) -> Iterator[Batch]:
+    """Test samples where the system is, evenly spaced and mixed.
+
+    What is left over after the last full batch is left out, unless it is all there is.
+    """
+    samples = data.split("test")
+    count = min(limit or len(samples), len(samples))
+    spaced = [i * len(samples) // count for i in range(count)]
+    # samples often lie in order of class; batches are to be alike
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    picked = Picked(samples, [spaced[i] for i in order])
+    device = next(system.parameters()).device
+    for batch in DataLoader(picked, batch_size, collate_fn=collate, drop_last=count > batch_size):
+        yield {key: value.to(device) for key, value in batch.items()}

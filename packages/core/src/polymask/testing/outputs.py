@@ -6,7 +6,6 @@ Tag: ``sees-hidden`` (hidden content reaches the prediction on purpose).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from polymask.testing.loop import FIRST, built, loss
 from polymask.testing.subject import Subject, rows, seeded
 from polymask.testing.suite import Skip, check, require
 from polymask.tokens import Tokens
-from polymask.wiring import slots_of
+from polymask.wiring import filled
 
 
 @check("systems")
@@ -109,7 +108,7 @@ def check_system_masks(subject: Subject) -> None:
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
-    spies = [(owner, slot, _Spy(getattr(owner, slot))) for owner, slot in _maskings(system)]
+    spies = [(owner, slot, _Spy(getattr(owner, slot))) for owner, slot, _ in filled(system, "maskings")]
     for owner, slot, spy in spies:
         _put(owner, slot, spy)
     before = loss(system, batch)
@@ -128,16 +127,6 @@ def check_system_masks(subject: Subject) -> None:
             _put(owner, slot, lambda request, instead=instead: instead)
             found = torch.equal(loss(system, batch), before)
         require(not drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
-
-
-def _maskings(system: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Slots of a system, and of systems that it hosts, that hold a masking: ``(whose, which)``."""
-    for slot, kind in slots_of(type(system)).items():
-        part = getattr(system, slot, None)
-        if kind == "maskings" and part is not None:
-            yield system, slot
-        elif kind == "systems" and isinstance(part, nn.Module):
-            yield from _maskings(part)
 
 
 @check("systems")
