@@ -3,8 +3,8 @@
     uv run tools/tables.py
 
 Each stands between ``<!-- WHAT: ARGUMENT -->`` and ``<!-- end -->``: ``table`` of a kind of part, of the
-``verbs`` or the ``tags``; a ``file``; what a benchmark (``race``), a run's ``probe.json`` (``probe``) or a
-comparison (``evidence``) found. ``tests/test_docs.py`` fails where something else stands there than
+``verbs`` or the ``tags``; a ``file``; what a benchmark (``race``), a run's ``probe.json`` (``probe``), the
+runs of a package (``learns``) or a comparison (``evidence``) found. ``tests/test_docs.py`` fails where something else stands there than
 this would write.
 """
 
@@ -26,7 +26,9 @@ from polymask.report.curves import Curves
 from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
-GENERATED = re.compile(r"(<!-- (table|file|race|probe|evidence): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+GENERATED = re.compile(
+    r"(<!-- (table|file|race|probe|learns|evidence): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def own_registry() -> Registry:
@@ -102,6 +104,26 @@ def probe(path: str) -> str:
     return markdown(["features", *methods], [[name, *found.values()] for name, found in rows.items()])
 
 
+def learns(path: str) -> str:
+    """What the systems of a package have learned, as ``benchmarks/learns.py`` kept it."""
+    rows = []
+    for name, found in json.loads((ROOT / path).read_text())["systems"].items():
+        probes = [cell for method in found["probes"].values() for cell in compared(method)]
+        for metric, cost in found["objectives"].items():
+            told = f"`{name}`" + (f", {metric}" if len(found["objectives"]) > 1 else "")
+            rows.append([told, *compared(cost), *probes])
+            probes = [""] * len(probes)
+    head = ["system", "loss", "minus best constant", "kNN", "minus untrained", "linear", "minus untrained"]
+    return markdown(head, rows)
+
+
+def compared(found: Mapping[str, Any]) -> list[str]:
+    """A number, and its difference to another with an interval of 95 %."""
+    middle, low, high = found["difference"]
+    ours = next(iter(found.values()))
+    return [f"{ours:.3f}", f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"]
+
+
 def evidence(path: str) -> str:
     """What a comparison found, as ``benchmarks/evidence.py`` kept it: claim, verdict, command, numbers."""
     found = json.loads((ROOT / path).read_text())
@@ -163,6 +185,7 @@ def pages() -> dict[Path, str]:
             "file": shown,
             "race": race,
             "probe": probe,
+            "learns": learns,
             "evidence": evidence,
         }
         return found[1] + makers[found[2]](found[3]) + found[4]

@@ -1,0 +1,125 @@
+"""Whether each system learns on real data: its predictions beside the best constant, its encoder beside chance.
+
+    uv run benchmarks/learns.py vision
+    uv run benchmarks/learns.py audio --only audio/mae,audio/hubert
+
+pre-trains every system of a package for a short while at its preset ``small``, asks
+``core/best-constant`` about its predictions and probes its encoder beside the same one untrained. Writes
+``benchmarks/results/learns-<package>.json`` with the systems asked for; what it holds of others stays. The
+same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from evidence import ROOT
+from jsonargparse import auto_cli
+
+from polymask.evaluation import evaluate_run, probe
+from polymask.evaluation.constant import CONSTANT, DIFFERENCE
+from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED, ProbeResult
+from polymask.evaluation.scores import Scores
+from polymask.run import CONFIG, build_from_config, open_run
+from polymask.training import fit
+
+VISION: Mapping[str, Any] = {"data": "vision/fashion", "steps": 600}
+
+SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "vision": {
+        **{
+            f"vision/{name}": VISION
+            for name in ("mae", "simmim", "hpm", "colormae", "mixedae", "dmjd", "mto", "mfm")
+        },
+        "vision/mto:small-mae": VISION,
+    },
+}
+"""What runs differ in, by package and system, and its preset behind a colon where it is not ``small``."""
+
+PROBED = 4000
+"""Samples that probes train on at most."""
+
+
+def run(package: str, only: str | None = None, folder: Path = Path("runs")) -> None:
+    """Train systems of a package and keep what they have learned.
+
+    Args:
+        package: whose systems.
+        only: some of them, with commas between; all by default.
+        folder: the runs go into one below.
+    """
+    known = SYSTEMS.get(package, {})
+    asked = list(known) if only is None else only.split(",")
+    if missing := [name for name in asked or [package] if name not in known]:
+        listed = ", ".join(known or SYSTEMS)
+        raise SystemExit(f"{', '.join(missing)} is not listed in benchmarks/learns.py; there are {listed}")
+    path = ROOT / "benchmarks" / "results" / f"learns-{package}.json"
+    rows = json.loads(path.read_text())["systems"] if path.exists() else {}
+    for spec in asked:
+        rows[spec] = learned(spec, known[spec], folder / f"learns-{spec.replace('/', '-').replace(':', '-')}")
+        kept = {name: rows[name] for name in known if name in rows}
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"commit": commit(), "systems": kept}, indent=1) + "\n")
+        os.replace(partial, path)
+        print(spec, json.dumps(rows[spec]), flush=True)
+
+
+def learned(spec: str, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What one system has learned after a run, trained now or before."""
+    name, _, preset = spec.partition(":")
+    config = {"system": name, "preset": preset or "small", **options}
+    system, data, training = build_from_config(config, folder=folder)
+    fit(system, data, training, folder, resume=(folder / CONFIG).exists(), progress=False)
+    trained = open_run(folder)
+    return {
+        "options": {"preset": config["preset"], **options},
+        "threads": torch.get_num_threads(),
+        "objectives": costs(evaluate_run(trained, "core/best-constant")),
+        "probes": accuracies(probe(trained, limit=PROBED, raw=False)),
+    }
+
+
+def costs(found: Scores) -> dict[str, Any]:
+    """By objective: what predictions cost, what the best constant does, and the difference."""
+    return {
+        metric: {
+            TRAINED: score(found, TRAINED, metric)[0],
+            CONSTANT: score(found, CONSTANT, metric)[0],
+            "difference": score(found, DIFFERENCE, metric),
+        }
+        for metric in found.metrics
+    }
+
+
+def score(found: Scores, row: str, metric: str) -> tuple[float, float | None, float | None]:
+    """A number, and the ends of its interval."""
+    one = found.score(row, metric)
+    assert one is not None
+    return one.value, one.low, one.high
+
+
+def accuracies(found: ProbeResult) -> dict[str, Any]:
+    """By probe: accuracy of the encoder, of the same untrained, and the difference."""
+    told = {}
+    for method in METHODS:
+        gain = found.differences[UNTRAINED, method]
+        told[method] = {
+            **{row: found.accuracy(row, method).mean for row in (TRAINED, UNTRAINED)},
+            "difference": (gain.mean, gain.low, gain.high),
+        }
+    return told
+
+
+def commit() -> str:
+    """The commit that ran."""
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+
+
+if __name__ == "__main__":
+    auto_cli(run)
