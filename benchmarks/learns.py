@@ -1,4 +1,4 @@
-"""Whether each system learns on real data: its predictions beside the best constant, its encoder beside chance.
+"""Whether each system learns: predictions beside the best constant, the encoder beside an untrained one.
 
     uv run benchmarks/learns.py vision
     uv run benchmarks/learns.py audio --only audio/mae,audio/hubert

@@ -4,8 +4,8 @@
 
 Each stands between ``<!-- WHAT: ARGUMENT -->`` and ``<!-- end -->``: ``table`` of a kind of part, of the
 ``verbs`` or the ``tags``; a ``file``; what a benchmark (``race``), a run's ``probe.json`` (``probe``), the
-runs of a package (``learns``) or a comparison (``evidence``) found. ``tests/test_docs.py`` fails where something else stands there than
-this would write.
+runs of a package (``learns``) or a comparison (``evidence``) found. ``tests/test_docs.py`` fails where
+something else stands there than this would write.
 """
 
 from __future__ import annotations
