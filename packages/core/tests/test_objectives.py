@@ -174,3 +174,11 @@ def test_impossible_options_are_told() -> None:
         SmoothL1(beta=0)
     with pytest.raises(UserError, match="label_smoothing"):
         CrossEntropy(label_smoothing=1.0)
+
+
+def test_a_site_of_several_classes_costs_their_mean() -> None:
+    logits, ids = torch.randn(2, 5, 3, 7), torch.randint(7, (2, 5, 3))
+    each = [CrossEntropy().sites(logits[:, :, j], ids[:, :, j]) for j in range(3)]
+    torch.testing.assert_close(CrossEntropy().sites(logits, ids), sum(each) / 3)
+    mask = Mask(torch.tensor([[True, False, True, False, True]] * 2))
+    torch.testing.assert_close(CrossEntropy()(logits, ids, mask), mask.mean(sum(each) / 3))

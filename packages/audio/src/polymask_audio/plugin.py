@@ -178,6 +178,7 @@ def polymask_register_systems() -> Iterable[Part]:
                 "encoder": "audio/transformer",
                 "target": "audio/random-projection",
                 "masking": "audio/hubert-span",
+                "objective": "core/cross-entropy",
             },
         ),
         Part(
@@ -242,6 +243,7 @@ def polymask_register_systems() -> Iterable[Part]:
                 "masking": "audio/hubert-span",
                 "masking.probability": 0.65,
                 "masking.length": 5,
+                "objective": "core/cross-entropy",
                 "channel_masking": "audio/hubert-span",
                 "channel_masking.probability": 0.25,
                 "channel_masking.length": 20,

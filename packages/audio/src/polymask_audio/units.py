@@ -1,11 +1,10 @@
-"""What systems that predict class numbers of sound share: reading them, and scoring logits by them."""
+"""What systems that predict class numbers of sound share: reading them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Batch, Tokens, UserError
@@ -31,12 +30,3 @@ def read(system: str, target: Any, batch: Batch, tokens: Tokens) -> Tensor:
             "tagged 'classes', at the rate of the tokens"
         )
     return labels.view(*tokens.shape, streams)
-
-
-def score(logits_BNJK: Tensor, labels_BNJ: Tensor) -> Tensor:
-    """Cross-entropy in float32, a mean over streams: ``[B, N]``."""
-    return (
-        F.cross_entropy(logits_BNJK.float().flatten(0, 2), labels_BNJ.flatten(), reduction="none")
-        .view(labels_BNJ.shape)
-        .mean(-1)
-    )

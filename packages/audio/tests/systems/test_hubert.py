@@ -13,7 +13,6 @@ import torchaudio.models
 from torch import Tensor
 
 from polymask import Step, Tokens, UserError, build
-from polymask_audio import units
 from polymask_audio.display import Sound
 
 STEP = Step(3, 10, seed=1)
@@ -190,7 +189,8 @@ def test_logits_are_cosines_over_the_temperature() -> None:
     assert logits.abs().max() <= 4 + 1e-5
     with torch.no_grad():
         system.codes[:] = system.codes[:, :1]
-    loss = units.score(system.logits(torch.randn(2, 5, 32)), torch.zeros(2, 5, 1, dtype=torch.long))
+    labels = torch.zeros(2, 5, 1, dtype=torch.long)
+    loss = system.objective.sites(system.logits(torch.randn(2, 5, 32)), labels)
     torch.testing.assert_close(loss, torch.full((2, 5), math.log(CLASSES)))
 
 

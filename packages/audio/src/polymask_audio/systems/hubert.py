@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
-from polymask.protocols import Encoder, Masking, Shown, Target, Tokenizer
+from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
 from polymask_audio import units
 from polymask_audio.display import compare, listen
 
@@ -45,6 +45,7 @@ class HuBERT(System):
         target: which of ``target.dim`` classes each frame is, int64 ``[B, N]``, or ``[B, N, J]`` of a
             target whose ``streams`` is J.
         masking: what to hide.
+        objective: how logits are scored, over hidden frames and over visible ones.
         code_dim: width of the space in which frames and cluster embeddings are compared.
         temperature: cosines are divided by it.
         masked_weight: of the loss at hidden frames.
@@ -111,6 +112,7 @@ class HuBERT(System):
         encoder: Encoder,
         target: Target,
         masking: Masking,
+        objective: Objective,
         code_dim: int = 256,
         temperature: float = 0.1,
         masked_weight: float = 1.0,
@@ -139,6 +141,7 @@ class HuBERT(System):
             raise UserError(f"layer {layer}: {type(encoder).__name__} lets read layers 1 to {depth}")
         self.tokenizer, self.target, self.masking = tokenizer, target, masking
         self.encoder: Any = encoder
+        self.objective = objective
         self.temperature, self.layer = temperature, layer
         self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
         self.feature_penalty, self.feature_gradient = feature_penalty, feature_gradient
@@ -154,12 +157,13 @@ class HuBERT(System):
         mask = self.draw(tokens, batch, step)
         x_BND, penalty = self.embed(tokens)
         encoded = self.encoder(mask.fill(x_BND, self.mask_token), tokens.position, tokens.valid)
-        loss_BN = units.score(self.logits(encoded), units.read("hubert", self.target, batch, tokens))
+        logits_BNJK = self.logits(encoded)
+        labels_BNJ = units.read("hubert", self.target, batch, tokens)
         losses = {}
         if self.masked_weight:
-            losses["hidden"] = self.masked_weight * mask.mean(loss_BN)
+            losses["hidden"] = self.masked_weight * self.objective(logits_BNJK, labels_BNJ, mask)
         if self.unmasked_weight:
-            losses["visible"] = self.unmasked_weight * mask.invert().mean(loss_BN)
+            losses["visible"] = self.unmasked_weight * self.objective(logits_BNJK, labels_BNJ, mask.invert())
         if penalty is not None and self.feature_penalty:
             losses["features"] = self.feature_penalty * penalty
         return losses

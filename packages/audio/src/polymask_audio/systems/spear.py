@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
-from polymask.protocols import Encoder, Masking, Shown, Target, Tokenizer, sample_ids
+from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer, sample_ids
 from polymask.recipes import Stage, beside
 from polymask_audio import units
 from polymask_audio.display import compare, listen
@@ -49,6 +49,7 @@ class SPEAR(System):
         encoder: encodes the whole sequence.
         target: codes of a teacher of speech, int64 ``[B, N]`` or ``[B, N, J]``; every sound is taught them.
         masking: which frames to hide.
+        objective: how logits are scored; with a second target it must have `sites`.
         channel_masking: which numbers of a token (filters of a spectrum) to set to 0, in all of a sound.
         audio_target: codes of a teacher of other sounds, which are taught them too; None for one teacher.
         audio_weight: of that teacher's loss (paper: 0.1 or 0.25, by size).
@@ -120,6 +121,7 @@ class SPEAR(System):
         encoder: Encoder,
         target: Target,
         masking: Masking,
+        objective: Objective,
         channel_masking: Masking | None = None,
         audio_target: Target | None = None,
         audio_weight: float = 0.1,
@@ -135,10 +137,16 @@ class SPEAR(System):
                 f"spear predicts codes of every token, and {type(encoder).__name__} gives one output for "
                 "several: use an encoder that does not downsample"
             )
+        if audio_target is not None and not hasattr(objective, "sites"):
+            raise UserError(
+                f"spear asks frames of sounds alone about the second target, and {type(objective).__name__} "
+                "gives one number for all: use core/cross-entropy or another objective that has `sites`"
+            )
         if min(visible_weight, audio_weight) < 0:
             raise UserError(f"weights are 0 or more, got {visible_weight} and {audio_weight}")
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.channel_masking, self.audio_target = masking, channel_masking, audio_target
+        self.objective: Any = objective
         self.audio_weight, self.visible_weight = audio_weight, visible_weight
         self.mixing = Mixing(tokenizer, mixing, stretch, snr) if mixing else None
         self.token_mixing = token_mixing
@@ -159,10 +167,10 @@ class SPEAR(System):
 
         counted = Mask(mask.hidden + self.visible_weight * mask.invert().hidden, valid=mask.valid)
         logits_BNJK = _logits(self.head, encoded, self.target)
-        losses = {"speech": counted.mean(units.score(logits_BNJK, labels_BNJ(self.target)))}
+        losses = {"speech": self.objective(logits_BNJK, labels_BNJ(self.target), counted)}
         if self.audio_target is not None:
             logits_BNJK = _logits(self.audio_head, encoded, self.audio_target)
-            loss_BN = units.score(logits_BNJK, labels_BNJ(self.audio_target))
+            loss_BN = self.objective.sites(logits_BNJK, labels_BNJ(self.audio_target))
             other_B1 = ~batch["speech"][:, None] if "speech" in batch else torch.zeros_like(loss_BN[:, :1])
             losses["audio"] = self.audio_weight * counted.mean(loss_BN * other_B1)
         return losses

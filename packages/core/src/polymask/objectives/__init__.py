@@ -99,6 +99,9 @@ class BinaryCrossEntropy(SiteMean):
 class CrossEntropy(SiteMean):
     """Cross-entropy of class targets, int64 ``[B, N]``, given logits ``[B, N, classes]``.
 
+    A site may have several classes, ``[B, N, J]`` given ``[B, N, J, classes]``: it costs their mean, so that
+    more codebooks do not weigh more.
+
     Args:
         label_smoothing: share of the probability spread over all classes, in [0, 1).
     """
@@ -109,7 +112,9 @@ class CrossEntropy(SiteMean):
         self.label_smoothing = label_smoothing
 
     def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits ``[B, N, classes]`` and ids ``[B, N]`` to float32 ``[B, N]``."""
-        return F.cross_entropy(
-            _wide(prediction).transpose(1, 2), target, reduction="none", label_smoothing=self.label_smoothing
-        )
+        """Logits ``[B, N, ..., classes]`` and ids ``[B, N, ...]`` to float32 ``[B, N]``."""
+        logits = _wide(prediction).flatten(0, -2)
+        losses = F.cross_entropy(
+            logits, target.flatten(), reduction="none", label_smoothing=self.label_smoothing
+        ).view(target.shape)
+        return losses if losses.dim() == 2 else losses.flatten(2).mean(-1)
