@@ -205,7 +205,9 @@ class Registry:
         names = [part.full_name for part in parts]
         if matches:
             several = len({part.kind for part in matches}) > 1
-            options = ", ".join(f"{p.full_name} of {p.kind}" if several else p.full_name for p in matches)
+            options = ", ".join(
+                f"{p.full_name} (--kind {p.kind})" if several else p.full_name for p in matches
+            )
             raise UserError(f"{singular} {name!r} is ambiguous: choose one of {options}")
         close = difflib.get_close_matches(name, [*names, *(part.name for part in parts)], n=3, cutoff=0.5)
         lines = [f"no {singular} is called {name!r}"]
