@@ -262,6 +262,7 @@ def polymask_register_systems() -> Iterable[Part]:
                 "tokenizer": "audio/mel-patches",
                 "encoder": "audio/vit",
                 "target": "audio/mel",
+                "objective": "core/cosine",
             },
             tags=frozenset({"fixed"}),
         ),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.blocks import Block
 from polymask.positions import SinCos
-from polymask.protocols import Encoder, Target, Tokenizer
+from polymask.protocols import Encoder, Objective, Target, Tokenizer
 from polymask.run import open_run
 from polymask.teachers import Frozen
 from polymask_audio.encoders import ViT
@@ -37,6 +37,7 @@ class OpenBEATsTokenizer(System):
         tokenizer: cuts sound into patches, as the teacher's does.
         encoder: encodes all patches.
         target: the teacher's features of each patch, float ``[B, N, target.dim]``.
+        objective: how the decoder's guess of them is scored (paper: one minus their cosine).
         codes: how many (paper: 1,024).
         code_dim: width of a code (paper: 256).
         decay: weight of a code's past at each step.
@@ -102,6 +103,7 @@ class OpenBEATsTokenizer(System):
         tokenizer: Tokenizer,
         encoder: Encoder,
         target: Target,
+        objective: Objective,
         codes: int = 1024,
         code_dim: int = 256,
         decay: float = 0.99,
@@ -110,7 +112,7 @@ class OpenBEATsTokenizer(System):
         decoder_heads: int = 12,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.target = tokenizer, target
+        self.tokenizer, self.target, self.objective = tokenizer, target, objective
         self.commitment = commitment
         dim = encoder.out_dim
         self.quantiser = Quantiser(encoder, codes, code_dim, decay)
@@ -141,7 +143,7 @@ class OpenBEATsTokenizer(System):
             )
         everything = Mask(real)
         return {
-            "teacher": everything.mean(1 - F.cosine_similarity(guess.float(), truth.float(), dim=-1)),
+            "teacher": self.objective(guess, truth, everything),
             "commitment": self.commitment * everything.mean((z_BNC - code_BNC).square().mean(-1)),
         }
 
