@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from polymask import UserError
+from polymask import UserError, hub
 from polymask.data import open_data
 from polymask_language.datasets.folder import Folder, read_folder
 from polymask_language.datasets.glosses import TOPICS, Glosses, read_built_in, read_wordnet
-from polymask_language.datasets.huggingface import HuggingFace, _load, read_splits
+from polymask_language.datasets.huggingface import HuggingFace, read_splits
 from polymask_language.datasets.lines import JSONLines, Lines, read_json_lines
 from polymask_language.datasets.titles import read_index
 
@@ -103,7 +103,7 @@ def test_tables_of_the_hub_streamed_or_not(tmp_path: Path) -> None:
         rows = ({"content": f"{split} text {i}", "label": "ab"[i % 2], "n": i} for i in range(count))
         write(tmp_path, {f"{split}.jsonl": "\n".join(map(json.dumps, rows))})
     for streaming in (False, True):
-        corpus = read_splits(_load(str(tmp_path), None, streaming), "x", None, None, 5)
+        corpus = read_splits(hub.load(str(tmp_path), None, streaming), "x", None, None, 5)
         assert list(corpus.texts) == [f"train text {i}" for i in range(5)] + [
             f"test text {i}" for i in range(3)
         ]

@@ -36,7 +36,7 @@ def classes(tmp_path: Path) -> Path:
 
 
 def test_class_folders_are_classes(classes: Path) -> None:
-    data = open_data(f"folder:{classes}", test=0.2)
+    data = open_data(f"vision/folder:{classes}", test=0.2)
     assert data.classes == ["blue", "green", "red"]
     for split, n in (("train", 8), ("test", 2)):
         samples, labels = data.split(split), data.labels(split)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / f"{i}.png")
     save(tmp_path / "deep" / "er" / "x.png")
-    data = open_data(f"folder:{tmp_path}")
+    data = open_data(f"vision/folder:{tmp_path}")
     assert data.classes is None
     assert data.labels("train") is None
     assert data.labels("test") is None
@@ -60,7 +60,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
 def test_one_class_is_a_class(tmp_path: Path) -> None:
     for i in range(5):
         save(tmp_path / "only" / "deep" / f"{i}.png")
-    data = open_data(f"folder:{tmp_path}")
+    data = open_data(f"vision/folder:{tmp_path}")
     assert data.classes == ["only"]
     assert data.labels("train").tolist() == [0] * 4  # type: ignore[union-attr]
 
@@ -72,7 +72,7 @@ def test_split_folders_are_splits(classes: Path, held: str) -> None:
         (classes / name).rename(classes / "train" / name)
     save(classes / held / "red" / "a.png")
     save(classes / held / "violet" / "b.png")
-    data = open_data(f"folder:{classes}")
+    data = open_data(f"vision/folder:{classes}")
     assert data.classes == ["blue", "green", "red", "violet"]
     assert len(data.split("train")) == 30
     assert data.labels("test").tolist() == [2, 3]  # type: ignore[union-attr]
@@ -82,7 +82,7 @@ def test_a_test_folder_without_labels_gives_way_to_one_with(tmp_path: Path) -> N
     """As ImageNet comes: train and val in class folders, test in none."""
     for name in ("train/a/1", "train/b/1", "val/a/2", "val/b/2", "test/1", "test/2", "test/3"):
         save(tmp_path / f"{name}.png")
-    data = open_data(f"folder:{tmp_path}")
+    data = open_data(f"vision/folder:{tmp_path}")
     assert data.labels("test").tolist() == [0, 1]  # type: ignore[union-attr]
 
 
@@ -91,13 +91,16 @@ def test_a_train_folder_alone_is_divided(classes: Path) -> None:
     train.mkdir()
     for name in ("blue", "green", "red"):
         (classes / name).rename(train / name)
-    data = open_data(f"folder:{classes}", test=0.5)
+    data = open_data(f"vision/folder:{classes}", test=0.5)
     assert data.classes == ["blue", "green", "red"]
     assert len(data.split("test")) == 15
 
 
 def test_the_split_does_not_depend_on_where_the_folder_lies(classes: Path, tmp_path: Path) -> None:
-    before = open_data(f"folder:{classes}").labels("test"), len(open_data(f"folder:{classes}").split("test"))
+    before = (
+        open_data(f"vision/folder:{classes}").labels("test"),
+        len(open_data(f"vision/folder:{classes}").split("test")),
+    )
     names = held(classes)
     moved = classes.rename(classes.with_name("moved"))
     assert held(moved) == names
@@ -105,7 +108,7 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(classes: Path, tmp_p
 
 
 def held(folder: Path) -> list[str]:
-    test = open_data(f"folder:{folder}").portions["test"]  # type: ignore[attr-defined]
+    test = open_data(f"vision/folder:{folder}").portions["test"]  # type: ignore[attr-defined]
     return [test.source.name(i) for i in test.index.tolist()]
 
 
@@ -115,7 +118,7 @@ def test_formats_depths_and_cases_side_by_side(tmp_path: Path) -> None:
     Image.fromarray(np.full((10, 12), 65535, dtype=np.uint16)).save(tmp_path / "white.png")
     Image.new("RGBA", (12, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("P", (12, 10)).save(tmp_path / "palette.png")
-    data = open_data(f"folder:{tmp_path}", test=0)
+    data = open_data(f"vision/folder:{tmp_path}", test=0)
     source, samples = data.portions["train"].source, data.split("train")  # type: ignore[attr-defined]
     found = {source.name(i): data.picture(samples[i]["image"]).mean(dim=(1, 2)) for i in range(len(samples))}
     assert len(found) == 10
@@ -134,7 +137,7 @@ def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
     (classes / ".cache").mkdir()
     (classes / ".cache" / "x.png").write_bytes(whole)
     os.symlink(classes / "nowhere.png", classes / "green" / "dangling.png")
-    data = open_data(f"folder:{classes}")
+    data = open_data(f"vision/folder:{classes}")
     assert len(data.split("train")) + len(data.split("test")) == 30
     assert dict(data.skipped) == {
         "notes.txt": "not a picture by its ending",
@@ -153,7 +156,7 @@ def test_damage_within_a_file_shows_when_it_is_used(classes: Path) -> None:
     start = raw.index(b"IDAT")
     raw[start + 4 : start + 20] = bytes(16)
     path.write_bytes(raw)
-    data = open_data(f"folder:{classes}", test=0)
+    data = open_data(f"vision/folder:{classes}", test=0)
     assert data.skipped == []
     with pytest.warns(UserWarning, match=r"green/3\.png.*green/4\.png stands in"):
         samples = [data.split("train")[i]["image"] for i in range(30)]
@@ -162,7 +165,7 @@ def test_damage_within_a_file_shows_when_it_is_used(classes: Path) -> None:
 
 
 def test_workers_that_start_afresh_report_it_too(classes: Path) -> None:
-    data = open_data(f"folder:{classes}", test=0)
+    data = open_data(f"vision/folder:{classes}", test=0)
     (classes / "blue" / "9.png").write_bytes(b"")
     loader: DataLoader[Any] = DataLoader(
         data.split("train"),  # type: ignore[arg-type]
@@ -175,7 +178,7 @@ def test_workers_that_start_afresh_report_it_too(classes: Path) -> None:
 
 
 def test_a_file_that_goes_away_is_replaced(classes: Path) -> None:
-    data = open_data(f"folder:{classes}", test=0)
+    data = open_data(f"vision/folder:{classes}", test=0)
     (classes / "blue" / "9.png").unlink()
     with pytest.warns(UserWarning, match=r"blue/9\.png: No such file or directory; blue/0\.png stands in"):
         data.split("train")[9]
@@ -190,7 +193,7 @@ def test_links_are_followed_and_never_in_circles(
     os.symlink(classes / "red" / "0.png", classes / "blue" / "link.png")
     os.symlink(classes, classes / "red" / "around")
     os.symlink(classes / "red", classes / "red" / "self")
-    data = open_data(f"folder:{classes}", test=0)
+    data = open_data(f"vision/folder:{classes}", test=0)
     assert data.classes == ["blue", "green", "linked", "red"]
     assert data.labels("train").bincount().tolist() == [11, 10, 1, 10]  # type: ignore[union-attr]
 
@@ -199,7 +202,7 @@ def test_names_in_any_script_and_in_none(tmp_path: Path) -> None:
     for name in ("ünï cödé.png", "画像 (1).png", "a'b\"c.png", "emoji 🦊.png"):
         save(tmp_path / "çlass" / name)
     os.rename(tmp_path / "çlass" / "a'b\"c.png", os.fsencode(tmp_path / "çlass") + b"/latin \xe9.png")
-    data = open_data(f"folder:{tmp_path}", test=0)
+    data = open_data(f"vision/folder:{tmp_path}", test=0)
     assert data.classes == ["çlass"]
     samples = data.split("train")
     with warnings.catch_warnings():
@@ -212,34 +215,34 @@ def test_size_and_colour_follow_the_pictures(tmp_path: Path) -> None:
         save(tmp_path / "grey" / f"{i}.png", 100 + i, size=(20, 16))
         save(tmp_path / "mixed" / f"{i}.png", 100 + i, size=(20, 16 + i))
         save(tmp_path / "colour" / f"{i}.png", RED, size=(20, 16))
-    facts = {n: open_data(f"folder:{tmp_path / n}").provides for n in ("grey", "mixed", "colour")}
+    facts = {n: open_data(f"vision/folder:{tmp_path / n}").provides for n in ("grey", "mixed", "colour")}
     assert {n: (f["size"], f["channels"]) for n, f in facts.items()} == {
         "grey": ((16, 20), 1),
         "mixed": ((224, 224), 1),
         "colour": ((16, 20), 3),
     }
-    given = open_data(f"folder:{tmp_path / 'colour'}", size=8, channels=1, mean=(0.5,), std=(0.5,))
+    given = open_data(f"vision/folder:{tmp_path / 'colour'}", size=8, channels=1, mean=(0.5,), std=(0.5,))
     assert given.split("train")[0]["image"].shape == (1, 8, 8)
     assert given.provides["mean"] == (0.5,)
 
 
 def test_samples_survive_pickling(classes: Path) -> None:
-    samples = open_data(f"folder:{classes}").split("train")
+    samples = open_data(f"vision/folder:{classes}").split("train")
     assert torch.equal(pickle.loads(pickle.dumps(samples))[5]["image"], samples[5]["image"])
 
 
 def test_nothing_usable_is_said_clearly(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
-        open_data(f"folder:{tmp_path / 'nowhere'}")
+        open_data(f"vision/folder:{tmp_path / 'nowhere'}")
     with pytest.raises(UserError, match=r"no images \(\.jpg"):
-        open_data(f"folder:{tmp_path}")
+        open_data(f"vision/folder:{tmp_path}")
     (tmp_path / "a.png").write_text("words")
     with pytest.raises(UserError, match=r"skipped 1 files, first a\.png: not a picture"):
-        open_data(f"folder:{tmp_path}")
+        open_data(f"vision/folder:{tmp_path}")
     with pytest.raises(UserError, match="source"):
-        open_data("folder")
+        open_data("vision/folder")
 
 
 def test_a_home_folder_may_be_short(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(classes.parent))
-    assert open_data(f"folder:~/{classes.name}").classes == ["blue", "green", "red"]
+    assert open_data(f"vision/folder:~/{classes.name}").classes == ["blue", "green", "red"]

@@ -50,7 +50,7 @@ ANIMAL = datasets.ClassLabel(names=["cat", "dog"])
 def test_splits_and_columns_are_found(tmp_path: Path) -> None:
     write(tmp_path, "train", {"img": images(10, 20, 30), "label": [0, 1, 0]}, img=IMAGE, label=ANIMAL)
     write(tmp_path, "validation", {"img": images(40), "label": [1]}, img=IMAGE, label=ANIMAL)
-    data = open_data(f"hf:{tmp_path}")
+    data = open_data(f"vision/hf:{tmp_path}")
     assert data.classes == ["cat", "dog"]
     assert data.provides["size"] == (6, 8)
     assert data.labels("train").tolist() == [0, 1, 0]  # type: ignore[union-attr]
@@ -65,12 +65,12 @@ def test_splits_and_columns_are_found(tmp_path: Path) -> None:
 def test_test_goes_before_validation_and_one_split_is_divided(tmp_path: Path) -> None:
     for name, shades in (("train", (1, 2)), ("validation", (3,)), ("test", (4, 5, 6))):
         write(tmp_path / "three", name, {"image": images(*shades)}, image=IMAGE)
-    data = open_data(f"hf:{tmp_path / 'three'}")
+    data = open_data(f"vision/hf:{tmp_path / 'three'}")
     assert len(data.split("test")) == 3
     assert data.classes is None
     assert data.labels("train") is None
     write(tmp_path / "one", "train", {"image": images(*range(20))}, image=IMAGE)
-    data = open_data(f"hf:{tmp_path / 'one'}", test=0.25)
+    data = open_data(f"vision/hf:{tmp_path / 'one'}", test=0.25)
     assert (len(data.split("train")), len(data.split("test"))) == (15, 5)
 
 
@@ -78,7 +78,7 @@ def test_classes_by_name_or_number(tmp_path: Path) -> None:
     for kind, values, known in (("string", ["b", "a", "b"], ["a", "b"]), ("int64", [10, 9, 10], ["9", "10"])):
         columns = {"image": images(1, 2, 3), "category": values}
         write(tmp_path / kind, "train", columns, image=IMAGE, category=datasets.Value(kind))
-        data = open_data(f"hf:{tmp_path / kind}", test=0)
+        data = open_data(f"vision/hf:{tmp_path / kind}", test=0)
         assert data.classes == known
         assert data.labels("train").tolist() == [1, 0, 1]  # type: ignore[union-attr]
 
@@ -88,20 +88,20 @@ def test_columns_may_be_chosen(tmp_path: Path) -> None:
     kinds = {"image": IMAGE, "depth": IMAGE, "label": ANIMAL, "breed": datasets.Value("string")}
     write(tmp_path, "train", columns, **kinds)
     with pytest.raises(UserError, match=r"2 columns of images; choose one .*image, depth"):
-        open_data(f"hf:{tmp_path}")
-    data = open_data(f"hf:{tmp_path}", image="depth", label="breed", test=0)
+        open_data(f"vision/hf:{tmp_path}")
+    data = open_data(f"vision/hf:{tmp_path}", image="depth", label="breed", test=0)
     assert data.classes == ["x"]
     assert round(float(data.picture(data.split("train")[1]["image"])[0, 0, 0]) * 255) == 60
-    assert open_data(f"hf:{tmp_path}", image="depth", label="none").labels("train") is None
+    assert open_data(f"vision/hf:{tmp_path}", image="depth", label="none").labels("train") is None
     with pytest.raises(UserError, match="no column 'colour'; it has image, depth"):
-        open_data(f"hf:{tmp_path}", image="colour")
+        open_data(f"vision/hf:{tmp_path}", image="colour")
 
 
 def test_a_broken_image_is_replaced(tmp_path: Path) -> None:
     columns = {"image": images(1, 2, 3)}
     columns["image"][1]["bytes"] = png(2)[:-30]
     write(tmp_path, "train", columns, image=IMAGE)
-    data = open_data(f"hf:{tmp_path}", test=0)
+    data = open_data(f"vision/hf:{tmp_path}", test=0)
     with pytest.warns(UserWarning, match="stands in"):
         image = data.picture(data.split("train")[1]["image"])
     assert round(float(image[0, 0, 0]) * 255) == 3
@@ -111,7 +111,7 @@ def test_a_broken_image_is_replaced(tmp_path: Path) -> None:
 def test_arrays_are_images_too(tmp_path: Path) -> None:
     arrays = np.arange(2 * 5 * 4, dtype=np.uint8).reshape(2, 5, 4)
     write(tmp_path, "train", {"x": list(arrays)}, x=datasets.Array2D(shape=(5, 4), dtype="uint8"))
-    data = open_data(f"hf:{tmp_path}", test=0)
+    data = open_data(f"vision/hf:{tmp_path}", test=0)
     assert (data.provides["size"], data.provides["channels"]) == ((5, 4), 1)
     found = data.picture(data.split("train")[1]["image"])[0] * 255
     torch.testing.assert_close(found, torch.from_numpy(arrays[1]).float())
@@ -119,15 +119,15 @@ def test_arrays_are_images_too(tmp_path: Path) -> None:
 
 def test_samples_survive_pickling(tmp_path: Path) -> None:
     write(tmp_path, "train", {"image": images(1, 2)}, image=IMAGE)
-    samples = open_data(f"hf:{tmp_path}", test=0).split("train")
+    samples = open_data(f"vision/hf:{tmp_path}", test=0).split("train")
     assert torch.equal(pickle.loads(pickle.dumps(samples))[1]["image"], samples[1]["image"])
 
 
 def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be resumed exactly|could not be resumed exactly"):
-        open_data(f"hf:{tmp_path}", streaming=True)
+        open_data(f"vision/hf:{tmp_path}", streaming=True)
     with pytest.raises(UserError, match=r"hf: cannot load 'nobody/nothing' \(no folder of that name here\)"):
-        open_data("hf:nobody/nothing")
+        open_data("vision/hf:nobody/nothing")
     write(tmp_path, "train", {"text": ["a"]}, text=datasets.Value("string"))
     with pytest.raises(UserError, match=r"0 columns of images.*text"):
-        open_data(f"hf:{tmp_path}")
+        open_data(f"vision/hf:{tmp_path}")

@@ -12,14 +12,11 @@ import datasets
 import torch
 from torch import Tensor
 
-from polymask import UserError
+from polymask import UserError, hub
 from polymask.portions import Skipped, Unreadable, numbered, whole
 from polymask_audio.datasets.base import AudioDataset
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Header, Recordings, divide, held_out, look, read, write_tone
-
-_TEST = ("test", "validation", "valid", "val", "dev")
-_LABEL = ("label", "labels", "class", "target", "category")
 
 
 class HuggingFace(AudioDataset):
@@ -71,11 +68,13 @@ class HuggingFace(AudioDataset):
         if streaming and recordings is None:
             raise UserError("hf: how much of the stream? give --data.recordings N")
         cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
-        splits = _load(source, config, streaming)
+        # the library makes tables of files by itself
+        hint = "; files of sound without a table are read by folder:PATH, or by hf: where torchcodec is"
+        splits = hub.load(source, config, streaming, hint)
         features = splits[0].features
         if features is None:
             raise UserError(f"hf:{source} does not tell its columns as a stream: leave streaming out")
-        audio, label = _audio_column(features, audio, source), _label_column(features, label, source)
+        audio, label = _audio_column(features, audio, source), hub.label_column(features, label, source)
         skipped: Skipped = []
         titles = [f"{source} {name}" for name in ("train", "test")]
         tables = [
@@ -176,26 +175,9 @@ def _table(
     return Table(rows, column, index, headers, title), names
 
 
-def _load(source: str, config: str | None, streaming: bool) -> list[Any]:
-    """The split to train on and, where there is one, that to test on."""
-    folder = Path(source).expanduser()
-    local = folder.is_dir()
-    try:
-        found = datasets.load_dataset(str(folder) if local else source, config, streaming=streaming)
-    # the library lets errors of its network and file layers through as they are
-    except Exception as error:
-        where = f"the folder {folder}" if local else f"{source!r} (no folder of that name here)"
-        hint = ""
-        if isinstance(error.__cause__ or error, ImportError):  # the library makes tables of files by itself
-            hint = "; files of sound without a table are read by folder:PATH, or by hf: where torchcodec is"
-        raise UserError(f"hf: cannot load {where}: {error}{hint}") from error
-    first = "train" if "train" in found else next(iter(found))
-    return [found[first], *(found[name] for name in _TEST if name in found and name != first)][:2]
-
-
 def _audio_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str:
     if wanted is not None:
-        return _existing(features, wanted, source)
+        return hub.existing(features, wanted, source)
     found = [name for name, kind in features.items() if isinstance(kind, datasets.Audio)]
     if len(found) != 1:
         raise UserError(
@@ -203,19 +185,6 @@ def _audio_column(features: Mapping[str, Any], wanted: str | None, source: str) 
             f"{', '.join(features)}"
         )
     return found[0]
-
-
-def _label_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str | None:
-    if wanted is not None:
-        return None if wanted == "none" else _existing(features, wanted, source)
-    typed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    return next(iter(typed if len(typed) == 1 else [name for name in _LABEL if name in features]), None)
-
-
-def _existing(features: Mapping[str, Any], name: str, source: str) -> str:
-    if name not in features:
-        raise UserError(f"hf:{source} has no column {name!r}; it has {', '.join(features)}")
-    return name
 
 
 def _classes(

@@ -181,7 +181,7 @@ class Spy:
             return loss
 
         with torch.enable_grad():
-            optimiser.step(closure)
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
         found = constant.detach()
         # a search that has gone astray, to NaN perhaps, is not taken
         return found if total(found) <= total(start) else start

@@ -10,12 +10,10 @@ from typing import Any
 
 import datasets
 
-from polymask import UserError
+from polymask import UserError, hub
 from polymask_language.datasets.base import Corpus, Preparation, Skipped, TextDataset
 
-_TEST = ("test", "validation", "valid", "val", "dev")
 _TEXT = ("text", "content", "document", "sentence", "passage")
-_LABEL = ("label", "labels", "class", "category", "target")
 
 
 class HuggingFace(TextDataset):
@@ -64,7 +62,7 @@ class HuggingFace(TextDataset):
     ) -> None:
         if streaming and documents is None:
             raise UserError("hf: how much of the stream? give --data.documents N")
-        splits = _load(source, config, streaming)
+        splits = hub.load(source, config, streaming)
         super().__init__(
             read_splits(splits, source, text, label, documents),
             Preparation(
@@ -94,7 +92,7 @@ def read_splits(
     """The documents of one or two splits, which may be streams."""
     features = splits[0].features or dict.fromkeys(next(iter(splits[0]), {}))
     text = _text_column(features, text, source)
-    label = _label_column(features, label, source)
+    label = hub.label_column(features, label, source)
     texts: list[str] = []
     names: list[Any] = []
     test: list[bool] = []
@@ -124,22 +122,9 @@ def read_splits(
     )
 
 
-def _load(source: str, config: str | None, streaming: bool) -> list[Any]:
-    """The split to train on and, where there is one, that to test on."""
-    folder = Path(source).expanduser()
-    try:
-        found = datasets.load_dataset(str(folder) if folder.is_dir() else source, config, streaming=streaming)
-    # the library lets errors of its network and file layers through as they are
-    except Exception as error:
-        where = f"the folder {folder}" if folder.is_dir() else f"{source!r} (no folder of that name here)"
-        raise UserError(f"hf: cannot load {where}: {error}") from error
-    first = "train" if "train" in found else next(iter(found))
-    return [found[first], *(found[name] for name in _TEST if name in found and name != first)][:2]
-
-
 def _text_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str:
     if wanted is not None:
-        return _existing(features, wanted, source)
+        return hub.existing(features, wanted, source)
     typed = [
         name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
     ]
@@ -150,16 +135,3 @@ def _text_column(features: Mapping[str, Any], wanted: str | None, source: str) -
             f"{', '.join(features)}"
         )
     return (named or typed)[0]
-
-
-def _label_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str | None:
-    if wanted is not None:
-        return None if wanted == "none" else _existing(features, wanted, source)
-    typed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    return next(iter(typed if len(typed) == 1 else [name for name in _LABEL if name in features]), None)
-
-
-def _existing(features: Mapping[str, Any], name: str, source: str) -> str:
-    if name not in features:
-        raise UserError(f"hf:{source} has no column {name!r}; it has {', '.join(features)}")
-    return name

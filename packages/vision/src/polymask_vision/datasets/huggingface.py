@@ -11,15 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymask import UserError
+from polymask import UserError, hub
 from polymask.portions import numbered, whole
 from polymask_vision.datasets.base import ImageDataset, prepare
 from polymask_vision.datasets.decode import Raw
 from polymask_vision.datasets.portions import class_names, divide
 from polymask_vision.datasets.prepare import Augment
-
-_TEST = ("test", "validation", "valid", "val", "dev")
-_LABEL = ("label", "labels", "class", "fine_label", "target", "category")
 
 
 class HuggingFace(ImageDataset):
@@ -68,10 +65,10 @@ class HuggingFace(ImageDataset):
                 "hf: does not stream: a stream has no random access, and a run could not be resumed exactly. "
                 "Leave streaming out (the data is kept in a cache and mapped, not loaded into memory)"
             )
-        splits = _load(source, config)
+        splits = hub.load(source, config)
         features = splits[0].features
         image = _image_column(features, image, source)
-        label = _label_column(features, label, source)
+        label = hub.label_column(features, label, source)
         tables = [Table(split, image, source) for split in splits]
         classes, labels = _classes(splits, label)
         portions = [whole(table, mine) for table, mine in zip(tables, labels, strict=True)]
@@ -123,22 +120,9 @@ class Table:
         return f"{self.title} {index}"
 
 
-def _load(source: str, config: str | None) -> list[Any]:
-    """The split to train on and, where there is one, that to test on."""
-    folder = Path(source).expanduser()
-    try:
-        found = datasets.load_dataset(str(folder) if folder.is_dir() else source, config)
-    # the library lets errors of its network and file layers through as they are
-    except Exception as error:
-        where = f"the folder {folder}" if folder.is_dir() else f"{source!r} (no folder of that name here)"
-        raise UserError(f"hf: cannot load {where}: {error}") from error
-    first = "train" if "train" in found else next(iter(found))
-    return [found[first], *(found[name] for name in _TEST if name in found and name != first)][:2]
-
-
 def _image_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str:
     if wanted is not None:
-        return _existing(features, wanted, source)
+        return hub.existing(features, wanted, source)
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     if not images:
         arrays = datasets.Array2D | datasets.Array3D
@@ -149,26 +133,6 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, source: str) 
             f"hf:{source} has {len(images)} columns of images; choose one (--data.image), of: {columns}"
         )
     return images[0]
-
-
-def _label_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str | None:
-    if wanted is not None:
-        return None if wanted == "none" else _existing(features, wanted, source)
-    named = [name for name in _LABEL if _is_class(features.get(name))]
-    typed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    return next(iter(typed if len(typed) == 1 else named + typed), None)
-
-
-def _is_class(kind: Any) -> bool:
-    if isinstance(kind, datasets.ClassLabel):
-        return True
-    return isinstance(kind, datasets.Value) and kind.dtype.startswith(("int", "uint", "string", "large"))
-
-
-def _existing(features: Mapping[str, Any], name: str, source: str) -> str:
-    if name not in features:
-        raise UserError(f"hf:{source} has no column {name!r}; it has {', '.join(features)}")
-    return name
 
 
 def _classes(splits: list[Any], label: str | None) -> tuple[list[str] | None, list[Tensor | None]]:
