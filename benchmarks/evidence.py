@@ -13,27 +13,21 @@ run ``tools/tables.py``.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from claims import CLAIMS, Claim
 from jsonargparse import auto_cli
-from torch import Tensor
+from turns import Contestant, seconds_per_step
 
-from polymask import Step
-from polymask.protocols import Batch, System
-from polymask.report import charts, views
+from polymask.report import charts
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
-from polymask.run import build_from_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,44 +83,13 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
     )
     if found.curves is not None:
         cost = seconds_per_step(
-            {label: {**claim.config, **change} for label, change in claim.variants.items()}
+            {label: Contestant({**claim.config, **change}) for label, change in claim.variants.items()}
         )
         curves = found.curves.at_cost({label: statistics.median(taken) for label, taken in cost.items()})
         found = dataclasses.replace(found, curves=dataclasses.replace(curves, rows=claim.rows))
         path = ROOT / "docs" / "assets" / f"{name.replace('/', '-')}-curves.png"
         charts.save(found.curves.draw(charts.PAPER), path)
     record(name, claim, found, folder, command)
-
-
-def seconds_per_step(
-    configs: Mapping[str, Mapping[str, Any]], rounds: int = 20, warm_up: int = 3
-) -> dict[str, list[float]]:
-    """What a training step of several runs costs, forward and backward, in seconds of this process.
-
-    All take turns, so that they share whatever else the machine does.
-
-    Args:
-        configs: of the runs, by label.
-        rounds: how often each is timed.
-        warm_up: rounds before that.
-    """
-    steps: dict[str, Callable[[Step], Tensor]] = {}
-    for label, config in configs.items():
-        system, data, options = build_from_config({**config, "seed": 0})
-        batch = views.batch_of(data.split("train"), range(options.batch_size))
-        system.train()
-        steps[label] = functools.partial(_loss, system, batch)
-    seconds: dict[str, list[float]] = {label: [] for label in steps}
-    for turn in range(warm_up + rounds):
-        for label, loss in steps.items():
-            start = time.process_time()
-            loss(Step(turn, warm_up + rounds, 0)).backward()
-            seconds[label].append(time.process_time() - start)
-    return {label: taken[warm_up:] for label, taken in seconds.items()}
-
-
-def _loss(system: System, batch: Batch, step: Step) -> Tensor:
-    return sum(system(batch, step).values(), torch.zeros(()))
 
 
 def record(

@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 from claims import Claim
-from evidence import ROOT, SAYS, folder_of, record, seconds_per_step
+from evidence import ROOT, SAYS, folder_of, record
 from jsonargparse import auto_cli
+from turns import Contestant, seconds_per_step
 
 from polymask import Step
 from polymask.data import Dataset
@@ -210,7 +211,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
             "uniform": one.uniform,
             "neighbour correlation": one.neighbour_correlation,
         }
-    seconds = seconds_per_step(configs)
+    seconds = seconds_per_step({label: Contestant(whole) for label, whole in configs.items()})
     for label, taken in seconds.items():
         ratios = [one / random for one, random in zip(taken, seconds["random"], strict=True)]
         found[label]["cost"] = statistics.median(ratios)
