@@ -92,6 +92,10 @@ def _main(env: dict[str, Any], folder: Path, config: Config, resume: bool) -> No
     system, data, options = build_from_config(config)
     fit(system, data, options, folder, resume=resume, config=config, callbacks=[Record()], progress=False)
     (folder / f"seen-{env.get('RANK', 0)}.json").write_text(json.dumps(seen))
+    if torch.distributed.is_initialized():
+        # who leaves first resets connections that others may still read from
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
