@@ -7,6 +7,7 @@ import json
 import pytest
 
 from polymask.evaluation import evaluate_run
+from polymask.report.compare import compare
 from polymask.run import open_run
 
 TRAIN = ("toy/mean", "--preset", "small", "--data", "toy/shapes", "--steps", "2")
@@ -115,3 +116,23 @@ def test_losses_are_compared_under_the_same_masks(polymask, tmp_path):
     measured = evaluate_run(run, {"name": "core/held-out-loss", "masking.ratio": 0.25})
     assert run.system.masking is own
     assert measured.row("untrained") != evaluate_run(run, "core/held-out-loss").row("untrained")
+
+
+@pytest.mark.filterwarnings("ignore:.*have collapsed:UserWarning")
+def test_several_evaluations_stand_side_by_side(polymask, tmp_path):
+    """What one of them found stays when another is asked with other options."""
+    config = {"system": "toy/mean", "data": "toy/shapes", "steps": 2, "batch_size": 8}
+    variants = {"plain": {}, "more hidden": {"masking.ratio": 0.75}}
+
+    def asked(scale: float) -> dict[str, float]:
+        both = ({"name": "toy/brightness", "scale": scale}, "core/held-out-loss")
+        found = compare(config, variants, tmp_path / "c", seeds=1, evaluation=both, progress=False)
+        return found.values["plain"][0]
+
+    once = asked(1.0)
+    loss = tmp_path / "c" / "plain-seed0" / "evaluation-core-held-out-loss.json"
+    stamp = loss.stat().st_mtime_ns
+    twice = asked(2.0)
+    assert twice["brightness"] == pytest.approx(2 * once["brightness"])
+    assert twice["held-out loss"] == once["held-out loss"]
+    assert loss.stat().st_mtime_ns == stamp
