@@ -1,0 +1,27 @@
+"""What an untrained Transformer makes of tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polymask.data import collate, open_data
+from polymask_pointcloud.encoders import Transformer
+from polymask_pointcloud.tokenizers import Voxels
+
+
+def spread(x: Tensor) -> float:
+    """Standard deviation over tokens, of all numbers of each alike."""
+    return float((x - x.mean(0)).square().mean().sqrt())
+
+
+@torch.no_grad()
+def test_where_tokens_lie_is_not_lost_beside_what_they_hold() -> None:
+    torch.manual_seed(0)
+    samples = open_data("pointcloud/shapes", limit=8).split("train")
+    tokens = Voxels(voxel=0.25)(collate([samples[i] for i in range(8)]))
+    encoder = Transformer(in_dim=tokens.values.shape[2], dim=96, depth=1, heads=4)
+    held = encoder.embed(tokens.values)
+    placed = encoder.begin(held, tokens.position)[0] - held
+    assert tokens.valid is not None
+    assert spread(placed[tokens.valid]) > spread(held[tokens.valid]) / 20
