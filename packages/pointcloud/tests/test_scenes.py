@@ -42,6 +42,27 @@ def test_the_motorcycle_stands_where_its_disparities_say() -> None:
     assert np.median(np.abs(theirs - mine)) < 10 and np.abs(theirs - mine).mean() < by_chance / 3
 
 
+def test_surfaces_of_the_motorcycle_face_the_camera() -> None:
+    pytest.importorskip("skimage")
+    raster, _ = SCENES["motorcycle"]()
+    normal = raster.features["normals"]
+    known = np.isfinite(normal).all(-1) & np.isfinite(raster.points).all(-1)
+    assert known.mean() > 0.7 and np.allclose(np.linalg.norm(normal[known], axis=-1), 1, atol=1e-5)
+    assert (-(normal * raster.points).sum(-1)[known]).min() > -1e-5
+
+
+def test_brightness_is_that_of_the_photograph() -> None:
+    sample = scenes("motorcycle", label="brightness", features=["colour"], bands=2).split("test")[0]
+    grey, label = sample["points"][:, 3:].mean(1), sample["point_label"]
+    assert grey[label == 0].max() < grey[label == 1].min()
+
+
+def test_tiles_are_half_full_or_more() -> None:
+    data = scenes("motorcycle", points=None, tile=32)
+    for samples in map(data.split, SPLITS):
+        assert min(len(samples[i]["points"]) for i in range(len(samples))) >= 32**2 / 2
+
+
 def test_mountains_are_in_metres_with_north_up_the_y_axis() -> None:
     raster, _ = SCENES["terrain"]()
     x, y, z = (raster.points[..., i] for i in range(3))
@@ -106,7 +127,7 @@ def test_both_scenes_have_classes_of_their_own() -> None:
 
 def test_tiles_of_several_lengths_are_padded_with_their_classes() -> None:
     data = scenes("motorcycle", points=None, features=["colour"], limit=4)
-    lengths = data.lengths("test")
+    lengths = {name: data.lengths(name) for name in SPLITS}["test"]  # one asked after the other
     assert lengths is not None and len(set(lengths.tolist())) > 1
     batch = collate([data.split("test")[i] for i in range(4)])
     assert torch.equal(batch["points_length"], lengths) and torch.equal(batch["point_label_length"], lengths)
