@@ -1,7 +1,9 @@
-"""What a training step of each system costs, as a ratio to that of another, as a rule mae.
+r"""What a training step of each system costs, as a ratio to that of another, as a rule mae.
 
     uv run benchmarks/race_systems.py --out benchmarks/results/systems-vision.json
     uv run benchmarks/race_systems.py --systems audio/mae,audio/simmim --data audio/words
+    uv run benchmarks/race_systems.py --data pointcloud/shapes --samples 16 \
+        --systems pointcloud/mae:small-voxels,pointcloud/geomae,pointcloud/msm
 
 A step is forward, backward, the optimiser and what the system does after it (teachers follow), on one
 batch of real samples, at the preset ``small`` or another (``vision/mto:small-mae``). All systems take

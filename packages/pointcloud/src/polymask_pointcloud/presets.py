@@ -46,6 +46,24 @@ MAE: Presets = {
         "weight_decay": 0.05,
         "clip": 10.0,
     },
+    # the same of GeoMAE's tokens and share of them, to compare with that
+    "small-voxels": {
+        "tokenizer": "pointcloud/voxels",
+        "tokenizer.voxel": 0.25,
+        "tokenizer.neighbours": 16,
+        "encoder.dim": 96,
+        "encoder.depth": 4,
+        "encoder.heads": 4,
+        "masking.ratio": 0.7,
+        "decoder_dim": 96,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "steps": 1000,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "clip": 10.0,
+    },
     # what the conformance suite builds
     "tiny": {
         "encoder.dim": 24,
