@@ -58,13 +58,27 @@ def test_a_bad_search_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (error(x, refine(x, ids, centers), centers) <= error(x, ids, centers) * (1 + 1e-5)).all()
 
 
-def test_where_the_beam_holds_every_pair_the_search_is_exact() -> None:
+@pytest.mark.parametrize(("n", "k"), [(2, 8), (4, 2)])
+def test_where_the_beam_holds_every_combination_the_search_is_exact(n: int, k: int) -> None:
     torch.manual_seed(0)
-    x, centers = torch.randn(100, 5), torch.randn(2, 8, 5)
-    every = torch.cartesian_prod(torch.arange(8), torch.arange(8))
-    sums = centers[0][every[:, 0]] + centers[1][every[:, 1]]
+    x, centers = torch.randn(100, 5), torch.randn(n, k, 5)
+    every = torch.tensor(list(itertools.product(range(k), repeat=n)))
+    sums = centers[torch.arange(n), every].sum(1)
     best = every[torch.cdist(x, sums).argmin(1)]
-    assert torch.equal(refine(x, torch.zeros(100, 2, dtype=torch.int64), centers), best)
+    assert torch.equal(refine(x, torch.zeros(100, n, dtype=torch.int64), centers), best)
+
+
+def test_what_is_proposed_is_refined_as_often_as_asked() -> None:
+    torch.manual_seed(0)
+    tensors = (torch.randn(8, 16, 6), torch.randn(6), torch.rand(6) + 0.5, torch.randn(128, 6))
+    book, x = MultiCodebook(*tensors, bias=3 * torch.randn(128)), torch.randn(60, 6)
+    scaled = (x - book.mean) / book.std
+    expected = [(scaled @ book.weight.T + book.bias).view(60, 8, 16).argmax(-1)]
+    for _ in range(3):
+        expected.append(refine(scaled, expected[-1], book.centers))
+    for book.rounds, ids in enumerate(expected):
+        assert torch.equal(book(x), ids)
+    assert all(not torch.equal(*pair) for pair in itertools.pairwise(expected))
 
 
 def test_one_codebook_is_the_nearest_code_whatever_was_proposed() -> None:
@@ -81,7 +95,7 @@ def test_vectors_come_in_any_shape_and_part_by_part(monkeypatch: pytest.MonkeyPa
     )
     whole = book(x)
     assert whole.shape == (3, 7, 4)
-    monkeypatch.setattr("polymask_audio.quantisers.chunk", lambda n, k, d: 2)
+    monkeypatch.setattr("polymask_audio.quantisers.chunk", lambda *_: 2)
     assert torch.equal(book(x), whole)
 
 

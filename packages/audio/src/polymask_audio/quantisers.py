@@ -107,7 +107,7 @@ class MultiCodebook(Codebook):
         with torch.autocast(x.device.type, enabled=False):
             flat = ((x.float() - self.mean) / self.std).reshape(-1, d)
             found = []
-            for part in torch.split(flat, chunk(n, k, d)):
+            for part in torch.split(flat, chunk(n, k, d, x.device)):
                 ids = F.linear(part, self.weight, self.bias).view(-1, n, k).argmax(-1)
                 for _ in range(self.rounds):
                     ids = refine(part, ids, self.centers)
@@ -115,8 +115,9 @@ class MultiCodebook(Codebook):
         return torch.cat(found).view(*x.shape[:-1], n)
 
 
-def chunk(n: int, k: int, d: int, limit: int = 1 << 25) -> int:
-    """How many vectors to refine at once: so many that no tensor has more than about ``limit`` numbers."""
+def chunk(n: int, k: int, d: int, device: torch.device) -> int:
+    """How many vectors to refine at once: on a CPU so many that its caches hold what is compared."""
+    limit = 1 << 20 if device.type == "cpu" else 1 << 25
     return max(limit // (n * max(k, beam(k) * d)), 1)
 
 
@@ -152,14 +153,15 @@ def refine(x: Tensor, ids: Tensor, centers: Tensor, most: int = 128) -> Tensor:
     behind = (chosen_BND.square().sum(-1) / 2 - (off_BD[:, None] * chosen_BND).sum(-1))[..., None]
     error = start_B[:, None, None] + 2 * (ahead + behind) + centers.square().sum(-1)
     width = min(beam(k), k)
-    error, codes = error.topk(width, dim=-1, largest=False)
+    error, codes = error.topk(width, dim=-1, largest=False, sorted=False)
     delta = centers[book[:, None], codes] - chosen_BND[:, :, None]  # [B, groups, width, D]
     choice = codes[..., None]  # [B, groups, width, codebooks of the group]
     while error.shape[1] > 1:
         left, right = delta[:, ::2], delta[:, 1::2]
         pairs = error[:, ::2, :, None] + error[:, 1::2, None, :] - start_B[:, None, None, None]
         pairs = pairs + 2 * left @ right.transpose(2, 3)
-        best, at = pairs.flatten(2).topk(min(2 * width, most, width * width), dim=-1, largest=False)
+        kept = min(2 * width, most, width * width) if error.shape[1] > 2 else 1
+        best, at = pairs.flatten(2).topk(kept, dim=-1, largest=False, sorted=False)
         one, other = at // width, at % width
         choice = torch.cat([_at(choice[:, ::2], one), _at(choice[:, 1::2], other)], dim=-1)
         error, width = best, best.shape[-1]
