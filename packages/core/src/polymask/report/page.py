@@ -209,7 +209,8 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     for name, found in views.statistics_of(viewer, samples, step).items():
         page.mask_charts[name] = []
         for title, note, draw in panels_of(found):
-            made, axes = charts.panel(2.9, 2.2, *((0.05, 0.1) if draw is coverage else ()))
+            is_map = draw is coverage and found.coverage.ndim > 1  # which has no labels at its axes
+            made, axes = charts.panel(2.9, 2.2, *((0.05, 0.1) if is_map else ()))
             draw(axes, PAGE, found)
             page.mask_charts[name].append(Chart(title, note, charts.svg(made, f"{title}, {name}, {note}")))
 
