@@ -250,6 +250,14 @@ def test_noise_is_as_weak_as_asked_and_only_where_it_is_tested(tmp_path: Path, d
     assert abs(float((noise * other).mean())) < 0.05 * float(noise.square().mean())
 
 
+def test_noise_over_loud_sound_stays_in_its_range(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        soundfile.write(tmp_path / split / "a.wav", tone(440, 0.5, 16000, 0.9), 16000, subtype="FLOAT")
+    sound = open_data(f"audio/folder:{tmp_path}", noise=0.0).split("test")[0]["audio"]
+    assert sound.abs().max() == 1
+
+
 def test_classes_may_be_called_speech(tmp_path: Path) -> None:
     for name in ("talk", "song", "rain"):
         (tmp_path / name).mkdir()

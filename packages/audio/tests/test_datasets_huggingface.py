@@ -77,6 +77,16 @@ def test_of_a_stream_the_first_recordings_are_taken(tmp_path: Path) -> None:
     assert sorted(levels(data, "train") + levels(data, "test")) == [0.01, 0.02, 0.03, 0.04, 0.05]
     with pytest.raises(UserError, match="how much of the stream"):
         open_data(f"audio/hf:{tmp_path}", streaming=True)
+    whole = open_data(f"audio/hf:{tmp_path}", recordings=5, test=0)
+    assert levels(whole, "train") == [0.01, 0.02, 0.03, 0.04, 0.05]
+
+
+def test_noise_lies_over_what_is_tested_alone(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path, split, {"audio": [sound(0.1)]}, audio=AUDIO)
+    data = open_data(f"audio/hf:{tmp_path}", rate=8000, noise=20.0)
+    assert data.split("train")[0]["audio"].std() == 0
+    assert data.split("test")[0]["audio"].std().item() == pytest.approx(0.01, rel=0.1)
 
 
 def test_a_folder_of_files_is_left_to_another_data_set(tmp_path: Path) -> None:

@@ -144,6 +144,25 @@ def test_bands_have_the_width_that_was_asked_for() -> None:
     hidden = Bands(ratio=0.25, width=(0.25, 0.25), frequency=1.0)(spectrogram(300, 40, 8)).hidden
     _, band = lines(hidden, 40, 8)
     assert (band.sum(1) == 2).all() and ((band != band.roll(1, 1)).sum(1) == 2).all()
+    # two of them often lie apart
+    hidden = Bands(ratio=0.5, width=(0.25, 0.25), frequency=1.0)(spectrogram(300, 40, 8)).hidden
+    _, band = lines(hidden, 40, 8)
+    assert ((band != band.roll(1, 1)).sum(1) == 4).float().mean() > 0.3
+
+
+def test_bands_have_all_widths_between_the_two() -> None:
+    """The narrowest leave no long stretch; the widest one short one, where the last is trimmed."""
+    hidden = Bands(ratio=0.5, width=(0.05, 0.25), frequency=0.0)(spectrogram(300, 40, 1)).hidden
+    stretches = [runs(row.roll(-int(row.int().argmin()))) for row in hidden]
+    assert sum(sum(n < 10 for n in row) > 1 for row in stretches) > 100
+    assert sum(max(row) >= 10 for row in stretches) > 100
+
+
+def test_where_bands_run_out_the_last_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polymask_audio.maskings.enough", lambda *_: 1)
+    hidden = Bands(ratio=0.5, width=(0.1, 0.1), frequency=0.0)(spectrogram(100, 40, 8)).hidden
+    time, _ = lines(hidden, 40, 8)
+    assert (time.sum(1) == 20).all() and ((time != time.roll(1, 1)).sum(1) == 2).all()
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.37, 0.75])

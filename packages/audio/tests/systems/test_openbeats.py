@@ -210,3 +210,5 @@ def test_the_recipe_hands_each_round_on_to_the_next(tmp_path: Path) -> None:
     ids = second.system.target(batch, tokens)
     assert torch.equal(ids, tokenizer.system.quantiser(tokens))
     assert second.system.target.dim == 16
+    for run in (tokenizer, second):  # what they name moves with the folder
+        assert str(tmp_path) not in (run.folder / "config.yaml").read_text()

@@ -290,6 +290,8 @@ def test_the_recipe_fits_codebooks_to_two_teachers_and_predicts_both(tmp_path: P
     features = whole.encode(batch, layer=1)
     valid = tokens.valid if tokens.valid is not None else torch.ones(tokens.shape, dtype=torch.bool)
     assert torch.equal(system.target(batch, tokens)[valid], books[0](features.values)[valid])
+    # what it names moves with the folder
+    assert str(tmp_path) not in (tmp_path / "spear" / "config.yaml").read_text()
     # the same again trains nothing, with a file of the folder's own as teacher
     before = (tmp_path / "spear" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     cook("audio/spear", data, tmp_path, options=options, shared=shared, progress=False)
