@@ -30,6 +30,11 @@ from polymask.run import CONFIG, build_from_config, open_run
 from polymask.training import fit
 
 VISION: Mapping[str, Any] = {"data": "vision/fashion", "steps": 600}
+AUDIO: Mapping[str, Any] = {
+    "data": {"name": "audio/words", "label": "word"},
+    "steps": 300,
+    "batch_size": 16,
+}
 
 SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "vision": {
@@ -38,6 +43,10 @@ SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             for name in ("mae", "simmim", "hpm", "colormae", "mixedae", "dmjd", "mto", "mfm")
         },
         "vision/mto:small-mae": VISION,
+    },
+    "audio": {
+        f"audio/{name}": AUDIO
+        for name in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "hubert", "spear")
     },
 }
 """What runs differ in, by package and system, and its preset behind a colon where it is not ``small``."""

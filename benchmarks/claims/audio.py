@@ -10,7 +10,8 @@ from claims.claim import Claim
 from polymask.recipes import Stage
 from polymask_audio.fitting import fit, fit_multi, fit_units
 
-SMALL: dict[str, Any] = {"data": "audio/words", "preset": "small", "steps": 300, "batch_size": 16}
+TRAINING: dict[str, Any] = {"preset": "small", "steps": 300, "batch_size": 16}
+SMALL: dict[str, Any] = {"data": "audio/words", **TRAINING}
 
 WHAT_AND_WHO = {"name": "core/labels", "sets": ("word", "speaker", "language")}
 """Five languages are four speakers here, so that language is little else than speaker."""
@@ -32,18 +33,16 @@ def clusters(name: str) -> dict[str, str]:
     return {"name": "audio/clusters", "file": part(f"{name}.safetensors")}
 
 
-def prepare(folder: Path, stage: Stage | None = None) -> dict[str, Any]:
-    """Fit codebooks to cepstra, spectra and a layer of a first encoder, and distil a tokenizer.
+def units(folder: Path, stage: Stage | None = None) -> dict[str, Any]:
+    """Fit codebooks to cepstra, to spectra and to a layer and the end of a first encoder.
 
     All comparisons of sound share them, in one folder.
 
     Args:
         folder: of a comparison; they are not kept beside it.
-        stage: trains the runs; by default as long as those that are compared.
+        stage: trains the encoder; by default as long as those that are compared.
     """
-    if stage is None:
-        stage = Stage(PARTS, SMALL["data"])
-    training = {key: SMALL[key] for key in ("preset", "steps", "batch_size")}
+    stage = stage or Stage(PARTS, SMALL["data"])
 
     def books(name: str, features: str, layer: int | None, how: Any, **options: Any) -> None:
         file = stage.folder / f"{name}.safetensors"
@@ -54,14 +53,20 @@ def prepare(folder: Path, stage: Stage | None = None) -> dict[str, Any]:
     books("mel", "mel", None, fit, codes=100)
     books("mfcc-residual", "mfcc", None, fit, codes=64, stages=4)
     books("mfcc-multi", "mfcc", None, fit_multi, codebooks=4, codes=64, steps=400)
-    stage("first", "audio/hubert", target=clusters("mfcc"), **training)
+    stage("first", "audio/hubert", target=clusters("mfcc"), **TRAINING)
     books("layer", "run:first", 2, fit, codes=100)
     books("layer-multi", "run:first", 2, fit_multi, codebooks=4, codes=64, steps=400)
     books("teacher", "run:first", None, fit, codes=256)
     books("teacher-multi", "run:first", None, fit_multi, codebooks=4, codes=256, steps=400)
-    encoder = stage("encoder", "audio/openbeats", **training)
+    return {}
+
+
+def tokens(folder: Path, stage: Stage | None = None) -> dict[str, Any]:
+    """Distil a tokenizer from a first encoder, in the folder of :func:`units` too."""
+    stage = stage or Stage(PARTS, SMALL["data"])
+    encoder = stage("encoder", "audio/openbeats", **TRAINING)
     teacher = {"name": "audio/teacher", "run": str(encoder.folder)}
-    stage("tokenizer", "audio/openbeats-tokenizer", target=teacher, **training)
+    stage("tokenizer", "audio/openbeats-tokenizer", target=teacher, **TRAINING)
     return {}
 
 
@@ -83,7 +88,7 @@ CLAIMS: dict[str, Claim] = {
         about=("second iteration, 100 clusters",),
         measure="word linear",
         evaluation=WHAT_AND_WHO,
-        prepare=prepare,
+        prepare=units,
     ),
     "audio/openbeats": Claim(
         text="Predicting acoustic tokens of hidden patches teaches more than regressing their spectra, and "
@@ -101,7 +106,7 @@ CLAIMS: dict[str, Claim] = {
         about=("openbeats, random tokens", "openbeats, distilled tokens"),
         measure="word linear",
         evaluation=WHAT_AND_WHO,
-        prepare=prepare,
+        prepare=tokens,
     ),
     "audio/spear": Claim(
         text="Codes of several codebooks that add up to a teacher's features teach more than one clustering "
@@ -118,7 +123,7 @@ CLAIMS: dict[str, Claim] = {
         about=("4 codebooks of 256",),
         measure="word linear",
         evaluation=WHAT_AND_WHO,
-        prepare=prepare,
+        prepare=units,
     ),
     "audio/spear-mixing": Claim(
         text="Mixing sounds, and codes with them, makes features hold in noise (SPEAR, arXiv 2510.25955)",
@@ -131,6 +136,6 @@ CLAIMS: dict[str, Claim] = {
         about=("mixing, of codes too",),
         measure="10.0 linear",
         evaluation=IN_NOISE,
-        prepare=prepare,
+        prepare=units,
     ),
 }
