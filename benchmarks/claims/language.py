@@ -25,17 +25,20 @@ PROBE = {"limit": 4000}
 # sizes with which a run takes about a minute on one core
 TINY = {"encoder.dim": 64, "encoder.depth": 2, "encoder.heads": 4}
 
-TITLES = {"name": "language/titles", "length": 64, "vocab_size": 4096}
+TITLES = {"name": "language/titles", "length": 32, "vocab_size": 4096}
 
-RETRIEVAL = {"name": "language/retrieval", "queries": 200, "documents": 5000, "depth": 50}
+RETRIEVAL = {"name": "language/retrieval", "queries": 200, "documents": 5000, "depth": 20}
 
+# Words are learned within 500 steps, a loss of 6.1 where frequencies have 6.7; which set is likelier is not:
+# 0.63 where frequencies alone would have 0.60, and those with the words that a document holds 0.18
 RANKING = {
     "data": TITLES,
     "preset": "small",
-    **TINY,
-    "steps": 600,
+    **SIZE,
+    "encoder.dropout": 0.0,
+    "steps": 900,
     "batch_size": 32,
-    "lr": 1e-3,
+    "lr": 2e-3,
 }
 
 # three passes over the pairs, from one language model of definitions
