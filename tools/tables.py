@@ -4,8 +4,8 @@
 
 Each stands between ``<!-- WHAT: ARGUMENT -->`` and ``<!-- end -->``: ``table`` of a kind of part, of the
 ``verbs`` or the ``tags``; a ``file``; what a benchmark (``race``), a run's ``probe.json`` (``probe``), the
-runs of a package (``learns``) or a comparison (``evidence``) found. ``tests/test_docs.py`` fails where
-something else stands there than this would write.
+runs of a package (``learns``), a comparison (``evidence``) or all of them (``verdicts``) found.
+``tests/test_docs.py`` fails where something else stands there than this would write.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
 GENERATED = re.compile(
-    r"(<!-- (table|file|race|probe|learns|evidence): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|file|race|probe|learns|verdicts|evidence): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
 
@@ -140,6 +140,16 @@ def evidence(path: str) -> str:
     )
 
 
+def verdicts(folder: str) -> str:
+    """What all comparisons say of the claims that they are about."""
+    rows = []
+    for path in sorted((ROOT / folder).rglob("*.json")):
+        found = json.loads(path.read_text())
+        name = path.relative_to(ROOT / folder).with_suffix("").as_posix()
+        rows.append([f"`{name}`", paper_links(found["claim"]), found["verdict"]])
+    return markdown(["comparison", "claim", "seen here"], rows)
+
+
 def claims_table(found: Mapping[str, Mapping[str, str]]) -> str:
     """What each score says about each claim."""
     measures = list(next(iter(found.values())))
@@ -186,6 +196,7 @@ def pages() -> dict[Path, str]:
             "race": race,
             "probe": probe,
             "learns": learns,
+            "verdicts": verdicts,
             "evidence": evidence,
         }
         return found[1] + makers[found[2]](found[3]) + found[4]

@@ -49,7 +49,8 @@ CLAIMS: dict[str, Claim] = {
         measure="linear",
     ),
     "pointcloud/geomae-scenes": Claim(
-        text="The same of real scenes, by the class of each point (GeoMAE, arXiv 2305.08808)",
+        text="Telling the geometry of hidden tokens of real scenes teaches more of what each point is than "
+        "predicting the points that they hold (GeoMAE, arXiv 2305.08808)",
         config={"data": "pointcloud/scenes", "preset": "small", "steps": 250, "batch_size": 16},
         variants=GEOMAE,
         about=("all four",),
@@ -65,7 +66,8 @@ CLAIMS: dict[str, Claim] = {
         measure="linear",
     ),
     "pointcloud/msm-scenes": Claim(
-        text="The same of real scenes, by the class of each point (Masked Scene Modeling, arXiv 2504.06719)",
+        text="Of real scenes, predicting features of another view teaches more of what each point is when "
+        "something is hidden, and most when whole coarse cells are (Masked Scene Modeling, arXiv 2504.06719)",
         config={
             "data": "pointcloud/scenes",
             "preset": "small",
