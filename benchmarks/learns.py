@@ -35,6 +35,13 @@ AUDIO: Mapping[str, Any] = {
     "steps": 300,
     "batch_size": 16,
 }
+POINTS: Mapping[str, Any] = {"data": "pointcloud/shapes", "steps": 400, "batch_size": 16}
+TEXT: Mapping[str, Any] = {
+    "data": {"name": "language/glosses", "vocab_size": 2048, "length": 32},
+    "steps": 2000,
+    "batch_size": 32,
+    "lr": 1e-3,
+}
 
 SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "vision": {
@@ -48,6 +55,8 @@ SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         f"audio/{name}": AUDIO
         for name in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "hubert", "spear")
     },
+    "pointcloud": {f"pointcloud/{name}": POINTS for name in ("mae", "mae:small-voxels", "geomae", "msm")},
+    "language": {f"language/{name}": TEXT for name in ("mlm", "mae", "meap")},
 }
 """What runs differ in, by package and system, and its preset behind a colon where it is not ``small``."""
 
