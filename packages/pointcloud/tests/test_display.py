@@ -124,7 +124,7 @@ def test_a_perfect_prediction_lies_on_what_is_hidden(tokenizer: Any) -> None:
     ((caption, shown),) = columns.items()
     assert caption.startswith("visible, hidden and predicted") and len(shown) == 2
     for row, cloud in enumerate(shown):
-        assert np.array_equal(cloud.layers["hidden"], cloud.layers["predicted"])
+        assert np.abs(cloud.layers["hidden"] - cloud.layers["predicted"]).max() < 1e-3
         real = batch["points"][row, : batch["points_length"][row], :3].double()
         drawn = torch.from_numpy(np.concatenate([cloud.layers["hidden"], cloud.layers["visible"]]))
         assert torch.cdist(drawn, real).amin(1).max() < 1e-5
@@ -152,4 +152,4 @@ def test_mae_shows_its_own_prediction() -> None:
     ((_, (first, _)),) = system.pictures(batch, step).items()
     centre = mask.invert().keep(tokens).position[0] * 0.1
     around = torch.from_numpy(first.layers["predicted"]).view(len(centre), -1, 3).float() - centre[:, None]
-    assert torch.allclose(around.flatten(1), predicted[0, : len(centre)], atol=1e-5)
+    assert torch.allclose(around.flatten(1), 0.1 * predicted[0, : len(centre)], atol=1e-5)

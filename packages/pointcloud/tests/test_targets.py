@@ -14,7 +14,7 @@ from polymask import Mask, Tokens, UserError
 from polymask.data import length_key
 from polymask_pointcloud.surfaces import Curvature, Normals
 from polymask_pointcloud.targets import Centroid, Coordinates, Occupancy, answers_of, keep_answers, parts_of
-from polymask_pointcloud.tokenizers import Groups, Pillars, Voxels
+from polymask_pointcloud.tokenizers import UNIT, Groups, Pillars, Voxels
 
 RATIO = (4, 2, 3)
 TOKENIZERS = {
@@ -145,8 +145,10 @@ def test_coordinates_come_back_as_points() -> None:
     batch = {"points": cloud()}
     tokenizer = TOKENIZERS["groups"]
     tokens, target = tokenizer(batch), Coordinates(in_dim=36)
-    values, _ = target.invert(target(batch, tokens), tokens)
-    assert torch.equal(values, tokens.values)
+    asked = target(batch, tokens)
+    torch.testing.assert_close(asked * UNIT, tokens.values)
+    values, _ = target.invert(asked, tokens)
+    torch.testing.assert_close(values, tokens.values)
 
 
 # ------------------------------------------------------------------------------------- surfaces

@@ -89,15 +89,19 @@ class Transformer(nn.Module):
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate) for rate in rates
         )
         self.norm = nn.LayerNorm(dim)
-        for module in self.modules():
+        # The networks of points and of centres keep torch's initialisation, biases too: without those a norm
+        # behind a map of three numbers tells directions and no distances; with small weights, centres weigh
+        # next to nothing
+        for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                # not normal(0.02), by which centres, three numbers of a cloud, would weigh next to nothing
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def embed(self, values: Tensor) -> Tensor:
-        """``[B, K, in_dim] -> [B, K, dim]``."""
-        embedded: Tensor = self.points(values)
+        """``[B, K, in_dim] -> [B, K, dim]``, places of points in steps of ``position``."""
+        points = values.reshape(*values.shape[:-1], -1, self.points.channels)
+        points = torch.cat([points[..., :3] / UNIT, points[..., 3:]], dim=-1)
+        embedded: Tensor = self.points(points.flatten(-2))
         return embedded
 
     def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -81,13 +81,13 @@ class Coordinates(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """``[B, N, k * 3]`` float32, in units of the cloud."""
-        return relative(tokens, self.channels).flatten(2)
+        """``[B, N, k * 3]`` float32, in steps of ``Tokens.position``: numbers of about 1."""
+        return relative(tokens, self.channels).flatten(2) / UNIT
 
     def invert(self, prediction: Tensor, tokens: Tokens) -> tuple[Tensor, str]:
         """Predicted points as values of tokens; features are the true ones, as no prediction has them."""
         points = tokens.values.reshape(*tokens.shape, -1, self.channels)
-        predicted = prediction.to(points.dtype).reshape(*tokens.shape, -1, 3)
+        predicted = UNIT * prediction.to(points.dtype).reshape(*tokens.shape, -1, 3)
         values = torch.cat([predicted, points[..., 3:]], dim=-1).flatten(2)
         return values, "around the true centre of each token"
 
