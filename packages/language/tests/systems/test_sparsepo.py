@@ -238,6 +238,20 @@ def test_a_mask_that_died_teaches_nothing_and_says_so_once() -> None:
         system.gauges(batch, STEP)
 
 
+def half_gone(request: Any) -> Mask:
+    """Weight 0 on both responses of two pairs, and on either response of one more."""
+    weight = request.valid.float()
+    weight[:2] = weight[2 + request.stream % 2] = 0
+    return Mask(weight, None, request.valid)
+
+
+def test_a_pair_is_dead_where_neither_of_its_responses_weighs_anything() -> None:
+    system = make(masking=half_gone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(system.gauges(pairs(system), STEP)["dead pairs"]) == pytest.approx(0.4)
+
+
 def test_positive_mixers_are_alive_and_published_ones_may_be_born_dead() -> None:
     """States of tokens that are much alike, as those of real text are."""
     generator = torch.Generator().manual_seed(0)
@@ -333,6 +347,23 @@ def test_activations_are_stretched_over_the_response(architecture: str) -> None:
         both = block.attn.c_attn(block.ln_1(states)).chunk(3, -1)
         torch.testing.assert_close(taps["query"][0], both[0])
         torch.testing.assert_close(taps["value"][0], both[2])
+
+
+def test_activation_weights_are_the_mean_of_what_blocks_and_kinds_say_before_the_token() -> None:
+    kinds = ["mlp", "key"]
+    system = make(masking={"name": "language/activation-weight", "kinds": kinds})
+    terms = system.terms(pairs(system), STEP)
+    with torch.no_grad(), sparsepo.recording(system.reference.module.model, kinds) as taps:
+        system.see(system.reference.module, terms.tokens)
+    found = [*taps["mlp"], *taps["key"]]
+    assert len(found) == 2 * system.encoder.depth
+    expected = torch.zeros(10, 24)
+    for row, scored in enumerate(terms.scored):
+        places = scored.nonzero()[:, 0]
+        for activations in found:
+            said = activations[row, places - 1].mean(-1)
+            expected[row, places] += (said - said.min()) / (said.max() - said.min()) / len(found)
+    torch.testing.assert_close(terms.reward_weight, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_in_parts_the_loss_and_its_gradient_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
