@@ -16,7 +16,7 @@ _LETTER, _EM = 7, 0.602
 
 
 def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
-    """Tokens in lines of type of one width, hidden ones in white on colour.
+    """Tokens in lines of type of one width, as large as all of it fits, hidden ones in white on colour.
 
     Args:
         pieces: what each token adds to the text, with the space before it.
@@ -30,13 +30,21 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
     from matplotlib.figure import Figure
 
     amount = torch.zeros(len(pieces)) if hidden is None else hidden.float().cpu()
+    numbers = None if document is None else document.tolist()
+    whole = [(text, token) for text, token, *_ in _laid_out(pieces, numbers, COLUMNS, LINES)]
+    columns, lines = COLUMNS // 2, LINES // 2
+    laid = [*_laid_out(pieces, numbers, columns, lines)]
+    if [(text, token) for text, token, *_ in laid] != whole:  # too much for large letters
+        columns, lines = COLUMNS, LINES
+        laid = [*_laid_out(pieces, numbers, columns, lines)]
+    size = _LETTER * COLUMNS // columns
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((16 / _WIDTH, 0.02, COLUMNS * _LETTER / _WIDTH, 0.96))
-    axes.set(xlim=(0, COLUMNS), ylim=(LINES, 0))
+    axes.set(xlim=(0, columns), ylim=(lines, 0))
     axes.set_axis_off()
-    shown = {False: [[" "] * COLUMNS for _ in range(LINES)], True: [[" "] * COLUMNS for _ in range(LINES)]}
-    for text, token, line, column in _laid_out(pieces, None if document is None else document.tolist()):
+    shown = {side: [[" "] * columns for _ in range(lines)] for side in (False, True)}
+    for text, token, line, column in laid:
         share = float(amount[token])
         for at, letter in enumerate(text, column):
             shown[share > 0.5][line][at] = letter
@@ -44,19 +52,19 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
             axes.axvspan(
                 column,
                 column + len(text),
-                ymin=1 - (line + 0.94) / LINES,
-                ymax=1 - (line + 0.06) / LINES,
+                ymin=1 - (line + 0.94) / lines,
+                ymax=1 - (line + 0.06) / lines,
                 color=HIDDEN,
                 alpha=min(share, 1.0),
                 linewidth=0,
             )
-    for is_hidden, lines in shown.items():
-        for number, letters in enumerate(lines):
+    for is_hidden, rows in shown.items():
+        for number, letters in enumerate(rows):
             axes.text(
                 *(0, number + 0.5),
                 "".join(letters).rstrip(),
                 family="DejaVu Sans Mono",
-                fontsize=_LETTER / _EM * 72 / _DPI,
+                fontsize=size / _EM * 72 / _DPI,
                 color="white" if is_hidden else "black",
                 va="center",
                 parse_math=False,
@@ -67,20 +75,22 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
-def _laid_out(pieces: Sequence[str], document: Sequence[int] | None) -> Iterator[tuple[str, int, int, int]]:
+def _laid_out(
+    pieces: Sequence[str], document: Sequence[int] | None, columns: int, lines: int
+) -> Iterator[tuple[str, int, int, int]]:
     """Each token's text with its number, line and column."""
     line = column = 0
     for token, piece in enumerate(pieces):
         new = document is not None and token > 0 and document[token] != document[token - 1]
         # a word stays together: its length is that of the pieces up to the next space
         word = piece + "".join(_rest(pieces, token + 1)) if piece[:1].isspace() else piece
-        if new or column + min(len(word), COLUMNS) > COLUMNS:
+        if new or column + min(len(word), columns) > columns:
             line, column = line + 1, 0
         text = "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in piece)
         text = text[1:] if column == 0 and text.startswith(" ") else text
         gap = len(text) - len(text.lstrip(" "))
-        text = text[: COLUMNS - column]
-        if line >= LINES:
+        text = text[: columns - column]
+        if line >= lines:
             return
         yield text[gap:], token, line, column + gap
         column += len(text)
