@@ -262,26 +262,24 @@ class SparsePO(System):
         for what, weight in self.named(terms):
             shown = weighted(self.tokenizer_file, terms.tokens, weight, terms.scored)
             half = len(shown) // 2
-            columns |= {f"chosen, {what}": shown[:half], f"rejected, {what}": shown[half:]}
+            sides = {"chosen": shown[:half], "rejected": shown[half:]}
+            columns |= {f"{side}, weight of each {what}": rows for side, rows in sides.items()}
         return columns
 
     @torch.no_grad()
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         terms, n = self.terms(batch, step), len(batch[self.tokenizer.key])
         return {
-            f"{side}, {what}": Mask(weight[part], None, terms.scored[part])
+            f"{side}, each {what}": Mask(weight[part], None, terms.scored[part])
             for what, weight in self.named(terms)
             for side, part in {"chosen": slice(n), "rejected": slice(n, None)}.items()
         }
 
     def named(self, terms: Terms) -> Iterator[tuple[str, Tensor]]:
         """The weights by what they weigh."""
-        yield (
-            "weight of each token" if self.kl_masking is None else "weight of each reward",
-            terms.reward_weight,
-        )
+        yield "token" if self.kl_masking is None else "reward", terms.reward_weight
         if self.kl_masking is not None:
-            yield "weight of each divergence", terms.divergence_weight
+            yield "divergence", terms.divergence_weight
 
     def example(self, n: int, seed: int = 0) -> Batch:
         """``n`` random pairs of responses to the same prompts of three tokens."""
