@@ -98,7 +98,7 @@ def learned(spec: str, options: Mapping[str, Any], folder: Path) -> dict[str, An
     return {
         "options": {"preset": config["preset"], **options},
         "threads": torch.get_num_threads(),
-        "objectives": costs(evaluate_run(trained, "core/best-constant")),
+        "objectives": costs(evaluate_run(trained, {"name": "core/best-constant", "batch_size": 16})),
         "probes": accuracies(probe(trained, limit=PROBED, raw=False)),
     }
 

@@ -2,6 +2,8 @@ r"""What a training step of each system costs, as a ratio to that of another, as
 
     uv run benchmarks/race_systems.py --out benchmarks/results/systems-vision.json
     uv run benchmarks/race_systems.py --systems audio/mae,audio/simmim --data audio/words
+    uv run benchmarks/race_systems.py --systems language/mlm,language/climb --data language/glosses
+    uv run benchmarks/race_systems.py --systems DPO,language/sparsepo --data language/sentiment
     uv run benchmarks/race_systems.py --data pointcloud/shapes --samples 16 \
         --systems pointcloud/mae:small-voxels,pointcloud/geomae,pointcloud/msm
 
@@ -33,12 +35,19 @@ VISION = (
 )
 
 
+ONES = "language/constant-weight"
+NAMED: dict[str, dict[str, Any]] = {
+    "DPO": {"system": "language/sparsepo", "masking": ONES, "kl_masking": {"name": ONES, "weight": 0.0}},
+}
+"""Systems that are another with some of its options changed."""
+
+
 def config_of(spec: str, data: str) -> dict[str, Any]:
     """The run of a system, whose preset stands behind a colon; ``small`` where there is none."""
     name, _, preset = spec.partition(":")
     title, _, source = data.partition(":")
     chosen = {"name": title, **({"source": source} if source else {})}
-    return {"system": name, "preset": preset or "small", "data": chosen}
+    return {**NAMED.get(name, {"system": name}), "preset": preset or "small", "data": chosen}
 
 
 def row(contestant: Contestant, took: list[float], reference: list[float]) -> dict[str, Any]:

@@ -29,8 +29,8 @@ TITLES = {"name": "language/titles", "length": 32, "vocab_size": 4096}
 
 RETRIEVAL = {"name": "language/retrieval", "queries": 200, "documents": 5000, "depth": 20}
 
-# Words are learned within 500 steps, a loss of 6.1 where frequencies have 6.7; which set is likelier is not:
-# 0.63 where frequencies alone would have 0.60, and those with the words that a document holds 0.18
+# 900 steps, 80 seconds, teach words, a loss of 5.35 where frequencies have 6.74, but not yet which set of
+# words is likelier: 0.60 is what frequencies tell, 0.18 those together with what the document holds
 RANKING = {
     "data": TITLES,
     "preset": "small",
