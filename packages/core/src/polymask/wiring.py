@@ -158,6 +158,13 @@ def filled(system: Any, kind: str) -> Iterator[tuple[Any, str, str]]:
                 yield owner, inner, f"{slot}.{path}"
 
 
+def substitute(system: Any, slot: str, value: Any) -> None:
+    """Put anything in a slot of a built system, also what is no module where there was one."""
+    # a module refuses a plain function in the place of a module
+    system._modules.pop(slot, None)
+    system.__dict__[slot] = value
+
+
 def construct(part: Part, options: Options, facts: dict[str, Any], registry: Registry) -> Any:
     """Build a part: its slots first, then itself, facts filling what nobody set."""
     cls = registry.load(part)

@@ -13,7 +13,6 @@ from polymask import Step, UserError
 from polymask.data import collate
 from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
-from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
 
 if TYPE_CHECKING:
@@ -69,13 +68,13 @@ class Preference:
                 found = self._measure(system, picked)
             for metric in ("accuracy", "margin", "KL", "mean weight", "contrast"):
                 if metric in found:
-                    yield _score(row, metric, found[metric])
+                    yield Score.mean(row, metric, found[metric].tolist())
             distance = float(found["KL"].mean())
             if distance > 0:
                 yield Score(row, "margin over root KL", float(found["margin"].mean()) / distance**0.5)
             if row == TRAINED:
                 likelier = found["likelier"]
-        yield _score(LIKELIHOOD, "accuracy", likelier)
+        yield Score.mean(LIKELIHOOD, "accuracy", likelier.tolist())
 
     def _measure(self, system: Any, samples: Picked) -> dict[str, Tensor]:
         """By metric, one number per pair, float64."""
@@ -105,9 +104,3 @@ class Preference:
             mean = whole["mean weight"].mean().clamp(min=1e-12)
             whole["contrast"] = whole.pop("decisive") / mean
         return whole
-
-
-def _score(row: str, metric: str, values: Tensor) -> Score:
-    found = t_interval(values.tolist())
-    ends = (found.low, found.high) if len(values) > 1 else (None, None)
-    return Score(row, metric, found.mean, *ends)

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from polymask.errors import UserError
 from polymask.evaluation.held_out import batches
-from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import TRAINED
 from polymask.evaluation.scores import Score
 from polymask.mask import Mask
 from polymask.step import Step
-from polymask.wiring import filled
+from polymask.wiring import filled, substitute
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -63,14 +62,9 @@ class BestConstant:
                 continue
             metric = name.replace("_", " ")
             ours, theirs = zip(*pairs, strict=True)
-            for row, values in (
-                (TRAINED, ours),
-                (CONSTANT, theirs),
-                (DIFFERENCE, [a - b for a, b in pairs]),
-            ):
-                found = t_interval(values)
-                ends = (found.low, found.high) if len(pairs) > 1 else (None, None)
-                yield Score(row, metric, found.mean, *ends)
+            yield Score.mean(TRAINED, metric, ours)
+            yield Score.mean(CONSTANT, metric, theirs)
+            yield Score.mean(DIFFERENCE, metric, [a - b for a, b in pairs])
 
 
 @contextmanager
@@ -78,12 +72,11 @@ def listening(system: nn.Module) -> Iterator[dict[str, Spy]]:
     """The objectives of a system and of systems that it hosts, by slot, heard while this lasts."""
     spies = {}
     slots = list(filled(system, "objectives"))
-    held = [vars(owner)[slot] if slot in vars(owner) else owner._modules[slot] for owner, slot, _ in slots]
+    held = [getattr(owner, slot) for owner, slot, _ in slots]
     try:
         for (owner, slot, name), objective in zip(slots, held, strict=True):
             spies[name] = Spy(objective)
-            owner._modules.pop(slot, None)
-            owner.__dict__[slot] = spies[name]
+            substitute(owner, slot, spies[name])
         yield spies
     finally:
         for (owner, slot, _), objective in zip(slots, held, strict=True):

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from polymask.data import Dataset, collate
 from polymask.errors import UserError
 from polymask.evaluation.features import Picked, evaluating
-from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.evaluation.scores import Score
 from polymask.protocols import Batch, Masking, System
@@ -49,9 +48,7 @@ class HeldOut:
         for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
             with evaluating(system):
                 losses = self._losses(system, run.data)
-            found = t_interval(losses)
-            ends = (found.low, found.high) if len(losses) > 1 else (None, None)
-            yield Score(row, "held-out loss", found.mean, *ends)
+            yield Score.mean(row, "held-out loss", losses)
 
     def _losses(self, system: Any, data: Dataset) -> list[float]:
         """The loss of each batch."""

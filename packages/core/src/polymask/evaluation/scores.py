@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from polymask.errors import UserError
+from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.probe import write_json
 from polymask.evaluation.result import CAVEAT
 from polymask.registry import Registry, default_registry
@@ -44,6 +45,13 @@ class Score:
     value: float
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def mean(cls, row: str, metric: str, values: Sequence[float]) -> Score:
+        """The mean of independent values with Student's t interval, of one value without an interval."""
+        found = t_interval(values)
+        ends = (found.low, found.high) if len(values) > 1 else (None, None)
+        return cls(row, metric, found.mean, *ends)
 
 
 class Evaluation(Protocol):

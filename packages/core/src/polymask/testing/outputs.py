@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polymask.mask import Mask
 from polymask.protocols import Batch
@@ -18,7 +18,7 @@ from polymask.testing.loop import FIRST, built, loss
 from polymask.testing.subject import Subject, rows, seeded
 from polymask.testing.suite import Skip, check, require
 from polymask.tokens import Tokens
-from polymask.wiring import filled
+from polymask.wiring import filled, substitute
 
 
 @check("systems")
@@ -56,16 +56,10 @@ def check_system_predicts_without_looking(subject: Subject) -> None:
         raise Skip("draws no single mask over the tokens")
     noise = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(3))
     changed = {**batch, tokenizer.key: tokenizer.inverse(masks[0].fill(tokens.values, noise))}
-    _put(system, "masking", lambda request: masks[0])
-    _put(system, "target", _Constant(target.dim, target(batch, tokens)))
+    substitute(system, "masking", lambda request: masks[0])
+    substitute(system, "target", _Constant(target.dim, target(batch, tokens)))
     before, after = loss(system, batch), loss(system, changed)
     require(torch.equal(before, after), f"hidden input changed the loss from {before:.6f} to {after:.6f}")
-
-
-def _put(system: nn.Module, slot: str, value: Any) -> None:
-    # A module refuses a plain function in the place of a module.
-    system._modules.pop(slot, None)
-    system.__dict__[slot] = value
 
 
 @dataclass
@@ -110,7 +104,7 @@ def check_system_masks(subject: Subject) -> None:
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
     spies = [(owner, slot, _Spy(getattr(owner, slot))) for owner, slot, _ in filled(system, "maskings")]
     for owner, slot, spy in spies:
-        _put(owner, slot, spy)
+        substitute(owner, slot, spy)
     before = loss(system, batch)
     # sites may be laid out on their grid, so that they are drawn as one
     drawn = [(owner, slot, hidden.flatten(1)) for owner, slot, spy in spies for hidden in spy.drawn]
@@ -124,7 +118,7 @@ def check_system_masks(subject: Subject) -> None:
         if not found and len(drawn) == 1:
             owner, slot, _ = drawn[0]
             instead = Mask(mask.hidden.flatten(1), mask.visible)
-            _put(owner, slot, lambda request, instead=instead: instead)
+            substitute(owner, slot, lambda request, instead=instead: instead)
             found = torch.equal(loss(system, batch), before)
         require(not drawn or found, f"masks()[{name!r}] is none of the masks that forward drew")
 
