@@ -35,7 +35,11 @@ AUDIO: Mapping[str, Any] = {
     "steps": 300,
     "batch_size": 16,
 }
-POINTS: Mapping[str, Any] = {"data": "pointcloud/shapes", "steps": 400, "batch_size": 16}
+POINTS: Mapping[str, Any] = {
+    "data": {"name": "pointcloud/cad", "per_class": 150},
+    "steps": 400,
+    "batch_size": 16,
+}
 TEXT: Mapping[str, Any] = {
     "data": {"name": "language/glosses", "vocab_size": 2048, "length": 32},
     "steps": 2000,

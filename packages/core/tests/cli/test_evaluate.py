@@ -83,16 +83,30 @@ def test_variants_are_compared_by_an_evaluation(polymask, tmp_path):
 
 def test_several_label_sets_are_probed(polymask, trained, tmp_path):
     """The rows of the set that training used are those of ``polymask probe``."""
-    words = ("--option", "order", "--sets", '["plain", "turned"]')
-    result = polymask("evaluate", trained, "core/labels", *words, "--json")
+    sets = {
+        "plain": {"order": "plain"},
+        "turned": [{"order": "turned"}],
+        "both": [{"order": "plain"}, {"order": "turned"}],
+    }
+    result = polymask("evaluate", trained, "core/labels", "--sets", json.dumps(sets), "--json")
     assert result.status == 0, result.err
-    scores = {(s["row"], s["metric"]): s["value"] for s in json.loads(result.out)["scores"]}
+    scores = {(s["row"], s["metric"]): s for s in json.loads(result.out)["scores"]}
     probed = json.loads((tmp_path / trained / "probe.json").read_text())["rows"]
     for row in probed:
-        assert scores[row["features"], f"plain {row['method']}"] == row["accuracy"]["mean"]
-    metrics = [f"{value} {method}" for value in ("plain", "turned") for method in ("kNN", "linear")]
+        plain, turned, both = (scores[row["features"], f"{name} {row['method']}"] for name in sets)
+        ends = row["accuracy"]
+        assert (plain["value"], plain["low"], plain["high"]) == (ends["mean"], ends["low"], ends["high"])
+        assert both["value"] == pytest.approx((plain["value"] + turned["value"]) / 2)  # sets of one size
+        assert min(plain["low"], turned["low"]) < both["low"] < both["value"] < both["high"]
+    metrics = [f"{name} {method}" for name in sets for method in ("kNN", "linear")]
     assert [metric for row, metric in scores if row == "untrained"] == metrics
-    assert [scores["raw input", m] for m in metrics[:2]] != [scores["raw input", m] for m in metrics[2:]]
+    raw = [scores["raw input", metric]["value"] for metric in metrics]
+    assert raw[:2] != raw[2:4]
+
+
+@pytest.mark.parametrize("sets", ["{}", '{"word": []}'])
+def test_label_sets_take_options(polymask, trained, sets):
+    assert "which label sets?" in polymask("evaluate", trained, "core/labels", "--sets", sets).err
     assert "which label sets?" in polymask("evaluate", trained, "core/labels").err
 
 

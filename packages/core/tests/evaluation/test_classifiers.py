@@ -54,7 +54,7 @@ def test_linear_separates_separable_data_of_any_scale():
 
 
 def test_linear_regularises_where_features_are_noise():
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(4)
     train, labels = blobs(120, 1.0, 1)
     test, expected = blobs(1000, 1.0, 2)
     noisy_train = torch.cat([train, torch.randn(120, 400, generator=generator)], dim=1)
@@ -71,6 +71,33 @@ def test_linear_ignores_features_that_never_vary():
     constant = torch.full((200, 1), 0.1)
     found = linear(torch.cat([train, constant], 1), labels, torch.cat([test, constant[:50] + 1], 1))
     assert found.predicted.tolist() == linear(train, labels, test).predicted.tolist()
+
+
+def test_linear_of_few_samples_holds_out_each_part_in_turn(monkeypatch):
+    """Every sample is held out once, beside the others of its class; of many, a fifth is."""
+    fitted = []
+    plain = classifiers._fit
+
+    def fit(model, x, y):
+        fitted.append(x[:, 0].tolist())
+        return plain(model, x, y)
+
+    monkeypatch.setattr(classifiers, "_fit", fit)
+    labels = torch.arange(4).repeat_interleave(10)
+    train = torch.cat([torch.arange(40.0)[:, None], torch.randn(40, 3)], dim=1)
+    held = []
+    for few in (40, 39):
+        monkeypatch.setattr(classifiers, "FEW", few)
+        fitted.clear()
+        linear(train, labels, train)
+        everything = set(fitted[-1])
+        held.append([sorted(everything - set(seen)) for seen in fitted[:-1]])
+    in_turn, once = held
+    rounds = len(in_turn) // 5
+    assert rounds > 1 and in_turn == in_turn[:5] * rounds
+    assert sorted(i for part in in_turn[:5] for i in part) == sorted(everything)
+    assert [len(part) for part in in_turn[:5]] == [8] * 5
+    assert len(once) > 1 and all(part == in_turn[0] for part in once)
 
 
 def test_linear_never_chooses_by_test_samples():

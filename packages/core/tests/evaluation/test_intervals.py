@@ -8,7 +8,12 @@ import pytest
 import torch
 from scipy import stats
 
-from polymask.evaluation.intervals import accuracy_interval, difference_interval, t_interval
+from polymask.evaluation.intervals import (
+    accuracy_interval,
+    difference_interval,
+    pooled_interval,
+    t_interval,
+)
 
 
 def test_t_interval_is_scipys():
@@ -41,6 +46,18 @@ def test_draws_that_disagree_widen_the_interval():
     assert one.mean == pytest.approx(two.mean)
     assert two.high - two.low > one.high - one.low
     assert one.error == pytest.approx(accuracy_interval(agree[:1]).error)
+
+
+def test_tests_of_other_samples_count_together():
+    """Equal shares are as one test of all; of unequal ones the spread between tests is no error."""
+    parts = [torch.arange(n)[None] < n // 4 for n in (20, 60, 120)]
+    found = pooled_interval([accuracy_interval(part) for part in parts], [20, 60, 120])
+    whole = accuracy_interval(torch.cat(parts, dim=1))
+    assert (found.mean, found.low, found.high) == pytest.approx((whole.mean, whole.low, whole.high))
+    easy, hard = torch.arange(50)[None] < 49, torch.arange(150)[None] < 1
+    found = pooled_interval([accuracy_interval(easy), accuracy_interval(hard)], [50, 150])
+    assert found.mean == pytest.approx(50 / 200)
+    assert found.error == pytest.approx(math.sqrt(49 / 50 * 1 / 50 * 50 + 1 / 150 * 149 / 150 * 150) / 200)
 
 
 def test_difference_is_paired():

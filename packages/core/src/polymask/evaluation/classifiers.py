@@ -17,6 +17,12 @@ STRENGTHS = tuple(10.0**k for k in range(-4, 3))
 MOST = 1000
 """Iterations after which a linear probe that has not converged gives up."""
 
+FOLDS = 5
+"""A linear probe chooses its strength on one of so many parts of the training samples, or on each in turn."""
+
+FEW = 1000
+"""Training samples up to which it is each in turn: so few answers to one part would be a lottery."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -70,8 +76,8 @@ def knn(
 def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select: int = 5000) -> Answers:
     """Multinomial logistic regression on standardised features.
 
-    The regularisation is chosen on a fifth of (at most ``select``) training samples, from the
-    same candidates whatever the features, then all training samples are fitted.
+    The regularisation is chosen on a fifth of (at most ``select``) training samples, of few samples on each
+    fifth in turn, from the same candidates whatever the features; then all training samples are fitted.
 
     Args:
         train: float32 ``[n, D]``.
@@ -95,16 +101,22 @@ def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select
 def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:
     """The strength that does best on held-out training samples; the stronger of equals."""
     order = np.random.default_rng(seed).permutation(len(y))[:select]
-    held = _stratified(y[order])
-    fit, check = order[~held], order[held]
-    if len(check) == 0 or len(np.unique(y[fit])) < 2:
+    part = _stratified(y[order])
+    splits = [
+        (order[part != k], order[part == k])
+        for k in range(FOLDS if len(order) <= FEW else 1)
+        if (part == k).any() and len(np.unique(y[order[part != k]])) > 1
+    ]
+    if not splits:
         return 1.0
     best, chosen, worse = -1.0, STRENGTHS[0], 0
     # each fit begins where the last ended, and no further than the comparison needs
-    model = _regression(warm_start=True, tol=1e-3)
+    models = [_regression(warm_start=True, tol=1e-3) for _ in splits]
     for strength in STRENGTHS:
-        _fit(model.set_params(C=strength), x[fit], y[fit])
-        score = float(model.score(x[check], y[check]))
+        score = 0.0
+        for model, (fit, check) in zip(models, splits, strict=True):
+            _fit(model.set_params(C=strength), x[fit], y[fit])
+            score += float((model.predict(x[check]) == y[check]).sum())
         if score > best:
             best, chosen, worse = score, strength, 0
         else:
@@ -116,13 +128,16 @@ def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:
 
 
 def _stratified(y: np.ndarray) -> np.ndarray:
-    """Every fifth sample of each class, at least one where there are two, as bool ``[n]``."""
-    held = np.zeros(len(y), dtype=bool)
+    """The part of each sample, int ``[n]`` below ``FOLDS``, every class in turn through all parts.
+
+    A sample that is the only one of its class is -1, never held out.
+    """
+    part = np.full(len(y), -1)
     for label in np.unique(y):
         members = np.flatnonzero(y == label)
         if len(members) > 1:
-            held[members[: max(1, len(members) // 5)]] = True
-    return held
+            part[members] = np.arange(len(members)) % FOLDS
+    return part
 
 
 def _regression(**options: Any) -> Any:

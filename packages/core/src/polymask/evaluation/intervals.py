@@ -48,11 +48,20 @@ def accuracy_interval(correct: Tensor) -> Interval:
     Args:
         correct: ``[draws, samples]`` bool or 0/1.
     """
-    share, error = _mean_and_error(correct.double())
-    n = correct.shape[1] if error == 0 else share * (1 - share) / error**2
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
-    return Interval(share, error, max(centre - half, 0.0), min(centre + half, 1.0))
+    return _wilson(*_mean_and_error(correct.double()), correct.shape[1])
+
+
+def pooled_interval(shares: Sequence[Interval], samples: Sequence[int]) -> Interval:
+    """Share of correct answers over several tests of other samples, with Wilson's score interval.
+
+    Args:
+        shares: of each test.
+        samples: of each test.
+    """
+    n = sum(samples)
+    share = math.fsum(one.mean * m for one, m in zip(shares, samples, strict=True)) / n
+    error = math.hypot(*(one.error * m / n for one, m in zip(shares, samples, strict=True)))
+    return _wilson(share, error, n)
 
 
 def difference_interval(first: Tensor, second: Tensor) -> Interval:
@@ -75,6 +84,13 @@ def t_interval(values: Sequence[float]) -> Interval:
     error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
     half = float(stdtrit(n - 1, 0.975)) * error
     return Interval(mean, error, mean - half, mean + half)
+
+
+def _wilson(share: float, error: float, samples: int) -> Interval:
+    n = samples if error == 0 else share * (1 - share) / error**2
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
+    return Interval(share, error, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def _mean_and_error(x: Tensor) -> tuple[float, float]:

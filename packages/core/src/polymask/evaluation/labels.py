@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polymask.errors import UserError
+from polymask.evaluation.intervals import pooled_interval
 from polymask.evaluation.probe import measure
 from polymask.evaluation.scores import Score
 
 if TYPE_CHECKING:
     from polymask.run import Run
 
+Options = Mapping[str, Any]
+
 
 class Labels:
-    """kNN and linear accuracy for each label set that an option of the data set chooses.
+    """kNN and linear accuracy on the run's data, opened once more with other options for each label set.
 
-    ``--evaluation core/labels --evaluation.sets "[word, language]"`` opens the run's data once with
-    ``label=word`` and once with ``label=language``, and probes both: what is said, and by whom.
+    ``--evaluation core/labels --evaluation.sets "{word: {label: word}, voice: {label: speaker}}"`` tells what
+    an encoder knows of what is said, and by whom. A set of several options is tested once with each, and all
+    answers count together: ``{word: [{label: word, test_voice: fr}, {label: word, test_voice: it}]}`` holds
+    out one voice after the other, of which the classifiers never hear.
 
     Args:
-        sets: the label sets, values of the option.
-        option: of the data set, which chooses the labels.
+        sets: options of the data by name of a label set; a list of options holds out other samples with each.
         limit: most training samples to use, drawn at random; None for all.
         neighbours: votes of the nearest-neighbour classifier.
         pool: ``"mean"`` of the tokens, or ``"prefix"``, the class token.
@@ -31,14 +35,18 @@ class Labels:
     def __init__(
         self,
         *,
-        sets: tuple[str, ...] = (),
-        option: str = "label",
+        sets: Mapping[str, Options | Sequence[Options]] | None = None,
         limit: int | None = 10_000,
         neighbours: int = 20,
         pool: str = "mean",
         seed: int = 0,
     ) -> None:
-        self.sets, self.option = tuple(sets), option
+        self.sets = {
+            name: [options] if isinstance(options, Mapping) else list(options)
+            for name, options in (sets or {}).items()
+        }
+        if not self.sets or not all(self.sets.values()):
+            raise UserError("which label sets? give --sets options of the data, as {word: {label: word}}")
         self.settings: dict[str, Any] = {
             "limit": limit,
             "neighbours": neighbours,
@@ -49,12 +57,10 @@ class Labels:
     def __call__(self, run: Run) -> Iterator[Score]:
         from polymask.run import open_data_of
 
-        if not self.sets:
-            raise UserError(f"which label sets? give --sets, values of the data's option {self.option!r}")
         chosen = run.config["data"]
-        options = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
-        for value in self.sets:
-            found = measure(run, open_data_of({**options, self.option: value}), **self.settings)
-            for row in found.rows:
-                ends = row.accuracy
-                yield Score(row.features, f"{value} {row.method}", ends.mean, ends.low, ends.high)
+        data = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
+        for name, tests in self.sets.items():
+            found = [measure(run, open_data_of({**data, **options}), **self.settings) for options in tests]
+            for rows in zip(*(one.rows for one in found), strict=True):
+                share = pooled_interval([row.accuracy for row in rows], [one.test for one in found])
+                yield Score(rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high)
