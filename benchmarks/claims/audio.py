@@ -21,6 +21,7 @@ WHAT_AND_WHO = {
         "word": [{"label": "word", "test_voice": voice} for voice in VOICES],
         "speaker": {"label": "speaker"},
         "language": {"label": "language"},
+        "speech or music": {"name": "audio/prompts", "label": "kind", "seconds": 1.0, "limit": 500},
     },
 }
 """Words by a voice held out, each in turn; five languages are four speakers here, little else than those."""
