@@ -154,7 +154,8 @@ def test_other_comparisons_and_other_folders_are_refused(whole, tmp_path):
     before = sorted(p.name for p in out.iterdir())
     for config, variants in (
         ({**CONFIG, "steps": 5}, VARIANTS),
-        (CONFIG, {**VARIANTS, "span": {"masking": "core/span"}}),
+        (CONFIG, {"span": {"masking": "core/span"}, **VARIANTS}),
+        (CONFIG, {"core/random": VARIANTS["core/random"], "span": {"masking": "core/span"}}),
         (CONFIG, dict(reversed(VARIANTS.items()))),
     ):
         with pytest.raises(UserError, match="holds another comparison"):
@@ -164,6 +165,24 @@ def test_other_comparisons_and_other_folders_are_refused(whole, tmp_path):
     with pytest.raises(UserError, match="something else than a comparison"):
         run(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_variants_are_added_to_what_is_there(whole, tmp_path, monkeypatch):
+    out, _, _ = whole
+    shutil.copytree(out, tmp_path / "out")
+    fits, fit = [], module.fit
+
+    def counted(system, data, options, folder, **more):
+        fits.append(folder.name)
+        return fit(system, data, options, folder, **more)
+
+    monkeypatch.setattr(module, "fit", counted)
+    more = {**VARIANTS, "span": {"masking": "core/span"}}
+    found = compare(CONFIG, more, tmp_path / "out", **run.keywords)
+    assert fits == ["span-seed0", "span-seed1"]
+    assert list(found.values) == [*VARIANTS, "span"]
+    with pytest.raises(UserError, match="go behind those it has"):
+        compare(CONFIG, VARIANTS, tmp_path / "out", **run.keywords)
 
 
 @pytest.mark.parametrize(

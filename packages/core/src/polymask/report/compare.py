@@ -47,7 +47,7 @@ def compare(
     """Train and probe every variant with every seed, and compare them.
 
     A run that the folder holds already is used as it is, one that was stopped goes on from its
-    last checkpoint. Seeds may be added later.
+    last checkpoint. Seeds, and variants behind the others, may be added later.
 
     Args:
         config: what all runs share, as in a run's ``config.yaml``: ``system``, ``preset``,
@@ -70,7 +70,7 @@ def compare(
     evaluations = [evaluation] if isinstance(evaluation, str | Mapping) else list(evaluation or ())
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     configs = _configs(config, variants, seeds)
-    plan = {"config": plain(config), "variants": plain(variants)}
+    plan = {"config": plain(config), "variants": plain(variants), "probe": plain(probe)}
     stored = _stored(out, plan)
     names = {label: re.sub(r"[^\w.=-]+", "-", label).strip("-") for label in variants}
     if len(set(names.values())) < len(names):
@@ -83,7 +83,8 @@ def compare(
     if stored is None or stored.get("probe") != plain(probe):
         for outdated in out.glob("*/probe.json"):
             outdated.unlink()
-        write_json(out / PLAN, {**plan, "probe": plain(probe)})
+    if stored is None or {key: stored.get(key) for key in plan} != plan:
+        write_json(out / PLAN, plan)
     values: dict[str, list[dict[str, float]]] = {label: [] for label in variants}
     rivals: dict[str, dict[str, float]] = {}
     folders: dict[str, list[str]] = {label: [] for label in variants}
@@ -159,12 +160,14 @@ def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
             raise UserError(f"{out} holds something else than a comparison: give another --out")
         return None
     found: Config = json.loads(path.read_text())
-    for key, value in plan.items():
-        if found.get(key) != value or list(found["variants"]) != list(plan["variants"]):
-            raise UserError(
-                f"{out} holds another comparison, whose {key} is {json.dumps(found.get(key))}, "
-                f"not {json.dumps(value)}: give another --out, or compare the same again"
-            )
+    begun = list(plan["variants"].items())[: len(found["variants"])]
+    same = {"config": found["config"] == plan["config"], "variants": list(found["variants"].items()) == begun}
+    for key in (key for key, is_same in same.items() if not is_same):
+        raise UserError(
+            f"{out} holds another comparison, whose {key} is {json.dumps(found[key])}, "
+            f"not {json.dumps(plan[key])}: give another --out, or compare the same again; more variants "
+            "go behind those it has"
+        )
     return found
 
 
