@@ -54,7 +54,8 @@ def run(name: str, folder: Path | None = None) -> None:
     """
     if name not in CLAIMS:
         sys.exit(f"no claim is called {name}; there are {', '.join(CLAIMS)}")
-    keep(name, CLAIMS[name], folder or folder_of(name), f"uv run benchmarks/evidence.py {name}")
+    claim = CLAIMS[name]
+    keep(name, claim, folder or folder_of(claim.runs or name), f"uv run benchmarks/evidence.py {name}")
 
 
 def folder_of(name: str) -> Path:
