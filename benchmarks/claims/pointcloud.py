@@ -20,6 +20,9 @@ MSM = {
     "bottom-up": {"masking": "pointcloud/hierarchy", "masking.ratio": 0.4},
 }
 
+CAD = {"name": "pointcloud/cad", "per_class": 150}
+FEW = {"labels_per_class": 10}
+
 DENSE = {"name": "pointcloud/dense", "points": 50}
 """Neighbours in a tile say much the same: 50 points of each tell it as well as all, and sooner."""
 
@@ -43,9 +46,10 @@ CLAIMS: dict[str, Claim] = {
     "pointcloud/geomae": Claim(
         text="Telling the geometry of hidden tokens, their centroids, occupancy, normals and curvature, "
         "teaches more than predicting the points that they hold (GeoMAE, arXiv 2305.08808)",
-        config={"data": "pointcloud/shapes", "preset": "small", "steps": 250, "batch_size": 16},
+        config={"data": CAD, "preset": "small", "steps": 400, "batch_size": 16},
         variants=GEOMAE,
         about=("all four",),
+        probe=FEW,
         measure="linear",
     ),
     "pointcloud/geomae-scenes": Claim(
@@ -60,7 +64,7 @@ CLAIMS: dict[str, Claim] = {
     "pointcloud/msm": Claim(
         text="Predicting features of another view teaches more when something is hidden, and most when whole "
         "coarse cells are, with all voxels in them (Masked Scene Modeling, arXiv 2504.06719)",
-        config={"data": "pointcloud/shapes", "preset": "small", "system": "pointcloud/msm", "steps": 150},
+        config={"data": CAD, "preset": "small", "system": "pointcloud/msm", "steps": 400, "batch_size": 16},
         variants=MSM,
         about=("bottom-up", "top-down"),
         measure="linear",
