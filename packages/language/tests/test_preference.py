@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,72 +101,112 @@ def test_contrast_is_weight_on_what_decides(opened: Any) -> None:
     assert scores["pre-trained", "contrast"] == pytest.approx(float(4 / mean), rel=1e-5)
 
 
+VOCABULARY = 3000
+
+
 class Reader:
-    """Knows the answer by looking where the name was said before, or guesses alike."""
+    """Knows the answer by looking where the name was said before, or says the same whatever stands there."""
 
     perplexity = "perplexity"
+    between: list[int]
 
     def __init__(self, reads: bool) -> None:
         self.reads = reads
 
-    def surprise(self, batch: dict[str, Tensor]) -> Tensor:
+    def following(self, batch: dict[str, Tensor]) -> Tensor:
         text = batch["text"]
-        nats = torch.ones_like(text, dtype=torch.float32)
+        logits = torch.arange(VOCABULARY).float().repeat(len(text), 1) / VOCABULARY
         if self.reads:
             for row, ids in enumerate(text.tolist()):
-                name = ids[-1 - len(self.between) - 1]
-                at = ids.index(name) + 1 + len(self.between)
-                nats[row, -1] = 0.0 if ids[at] == ids[-1] else 5.0
-        return nats
-
-    between: list[int]
+                name = ids[-1 - len(self.between)]
+                logits[row] = -torch.inf
+                logits[row, ids[ids.index(name) + 1 + len(self.between)]] = 0.0
+            logits = logits.clamp(min=-20.0)
+        return logits.log_softmax(-1)
 
     def parameters(self) -> Any:
         return iter([torch.zeros(1)])
 
 
-def test_facts_are_found_by_one_who_reads_and_not_by_one_who_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = open_data("language/glosses", limit=3000, vocab_size=3000, length=128)
-    from contextlib import nullcontext
+@pytest.fixture(scope="module")
+def glosses() -> Any:
+    return open_data("language/glosses", limit=3000, vocab_size=VOCABULARY, length=128)
 
+
+def test_facts_are_found_by_one_who_reads_and_not_by_one_who_guesses(
+    glosses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("polymask_language.facts.evaluating", nullcontext)
     asked: list[Any] = []
     beside = lambda **options: lambda run: asked.append(run) or []  # noqa: E731
     monkeypatch.setattr("polymask_language.facts.Perplexity", beside)
     reader, blind = Reader(True), Reader(False)
-    reader.between = data.vocabulary.encode(["is"])[0].ids  # type: ignore[attr-defined]
+    reader.between = glosses.vocabulary.encode(["is"])[0].ids
     monkeypatch.setattr(run, "open_run", lambda folder, trained: SimpleNamespace(system=blind))
-    opened: Any = SimpleNamespace(system=reader, data=data, folder=None, config={"system": "x"})
-    scores = {(s.row, s.metric): s.value for s in Facts(questions=40)(opened)}
-    for metric, wanted in {"found": 1.0, "found far": 1.0, "found near": 1.0, "advantage": 5.0}.items():
-        assert scores["pre-trained", metric] == wanted
-        assert scores["untrained", metric] == 0
-    assert scores["guessing", "found"] == 0.25 and asked == [opened]
+    opened: Any = SimpleNamespace(system=reader, data=glosses, folder=None, config={"system": "x"})
+    found = list(Facts(questions=400, batch_size=7)(opened))
+    scores = {(s.row, s.metric): s for s in found}
+    # nothing is likelier than certain, nothing less likely than the floor
+    most = {"told": 20.0, "told far": 20.0, "advantage": 20.0}
+    for metric, wanted in {"found": 1.0, "found far": 1.0, "found near": 1.0, **most}.items():
+        score = scores["pre-trained", metric]
+        assert score.value == pytest.approx(wanted, rel=1e-6)
+        assert score.low == pytest.approx(score.value) and score.high == pytest.approx(score.value)
+    for metric in ("told", "told far"):
+        score = scores["untrained", metric]
+        assert (score.value, score.low, score.high) == (0, 0, 0)
+    share, gain = scores["untrained", "found"], scores["untrained", "advantage"]
+    for score, chance in ((share, 0.25), (gain, 0.0)):
+        assert score.low is not None and score.high is not None
+        assert score.low < chance < score.high and score.high - score.low < 0.1
+    assert scores["guessing", "found"].value == 0.25 and asked == [opened]
     opened.system = SimpleNamespace(perplexity="pseudo-perplexity")
     with pytest.raises(UserError, match="what comes next"):
         list(Facts()(opened))
 
 
-def test_planted_texts_are_real_text_with_every_fact_once() -> None:
-    data: Any = open_data("language/glosses", limit=3000, vocab_size=3000, length=128)
-    source = [data.split("test")[i]["text"] for i in range(600)]
+def test_told_and_advantage_are_differences_of_log_likelihoods() -> None:
+    """By whom a right word is likelier with its fact, and its rivals too: told rises, advantage does not."""
+    asked = torch.tensor([0, 1, 2] * 2)
+    told = torch.full((6, 3), -2.0, dtype=torch.float64)
+    untold = torch.full((6, 3), -9.0, dtype=torch.float64)
+    untold[torch.arange(6), asked] = -5.0
+    scores = {s.metric: s for s in Facts(facts=3, questions=6).measure("x", told, untold, asked)}
+    assert scores["told"].value == scores["told far"].value == 3
+    assert scores["found"].value == scores["advantage"].value == 0
+    told[torch.arange(6), asked] += torch.arange(6.0, dtype=torch.float64)
+    scores = {s.metric: s for s in Facts(facts=3, questions=6).measure("x", told, untold, asked)}
+    assert scores["told"].value == 5.5 and scores["told far"].value == 4.5
+    assert scores["advantage"].value == 2.5 and scores["found"].value == pytest.approx(5 / 6)
+    error = torch.arange(6.0).std() / 6**0.5
+    assert scores["told"].high == pytest.approx(5.5 + 2.5706 * float(error), rel=1e-4)
+
+
+def test_planted_texts_are_real_text_with_every_fact_once(glosses: Any) -> None:
+    source = [glosses.split("test")[i]["text"] for i in range(600)]
     facts = Facts(questions=12, facts=3)
-    texts, asked = facts.plant(iter(source), data.vocabulary, 128)
-    again, _ = facts.plant(iter(source), data.vocabulary, 128)
-    assert texts.shape == (12, 3, 128) and torch.equal(texts, again)
-    assert asked.tolist() == [0, 1, 2] * 4
-    words = set(single_words(data.vocabulary).tolist())
-    for rows, right in zip(texts, asked.tolist(), strict=True):
-        assert (rows[:, :-1] == rows[0, :-1]).all()
-        spelled = data.vocabulary.tokenizer.decode(rows[0, :-1].tolist())
-        parts = spelled.split("the secret word of")
-        assert len(parts) == 5
+    planted = facts.plant(iter(source), glosses.vocabulary, 128)
+    again = facts.plant(iter(source), glosses.vocabulary, 128)
+    assert planted.told.shape == planted.untold.shape == (12, 127) and planted.words.shape == (12, 3)
+    assert torch.equal(planted.told, again.told) and torch.equal(planted.untold, again.untold)
+    assert planted.asked.tolist() == [0, 1, 2] * 4
+    words = set(single_words(glosses.vocabulary).tolist())
+    decode = glosses.vocabulary.tokenizer.decode
+    rows = zip(planted.told, planted.untold, planted.words.tolist(), planted.asked.tolist(), strict=True)
+    for told, untold, answers, right in rows:
+        parts = decode(told.tolist()).split("the secret word of")
+        assert len(parts) == 5 and all(len(part.split()) > 4 for part in parts[:4])
         said = [part.split()[:3] for part in parts[1:]]
-        assert said[3][0] == said[right][0] and all(w[1] == "is" for w in said)
-        answers = [data.vocabulary.tokenizer.decode([int(row[-1])]).strip() for row in rows]
-        assert answers == [w[2].rstrip(".") for w in said[:3]] and {int(row[-1]) for row in rows} <= words
-        assert all(len(part.split()) > 4 for part in parts[:4])
+        assert parts[4].split() == [said[right][0], "is"] and all(w[1] == "is" for w in said)
+        assert [decode([i]).strip() for i in answers] == [w[2].rstrip(".") for w in said[:3]]
+        # one token differs, the word of the fact that is asked for
+        (place,) = (told != untold).nonzero()[:, 0].tolist()
+        assert int(told[place]) == answers[right] and {*answers, int(untold[place])} <= words
+        # and both words, and those of other facts, stand there alone
+        assert [int((told == i).sum()) for i in (*answers, int(untold[place]))] == [1, 1, 1, 0]
     with pytest.raises(UserError, match="no room"):
-        facts.plant(iter(source), data.vocabulary, 32)
+        facts.plant(iter(source), glosses.vocabulary, 32)
     with pytest.raises(UserError, match="too short"):
-        facts.plant(iter(source[:3]), data.vocabulary, 128)
+        facts.plant(iter(source[:3]), glosses.vocabulary, 128)
+    with pytest.raises(UserError, match="whole words"):
+        Facts(questions=1200, facts=600).plant(cycle(source), glosses.vocabulary, 9000)

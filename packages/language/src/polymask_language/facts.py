@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from polymask import UserError
 from polymask.evaluation import Score
 from polymask.evaluation.features import evaluating
-from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask_language.perplexity import Perplexity
 
@@ -19,25 +19,48 @@ if TYPE_CHECKING:
     from polymask.run import Run
     from polymask_language.vocabulary import Vocabulary
 
-FACT, QUESTION = ("the secret word of", "is", "."), ("the secret word of", "is")
+FACT = ("the secret word of", "is", ".")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Texts that end in a question, Q of them with F facts in each.
+
+    Args:
+        told: int64 ``[Q, N]``, all facts in them.
+        untold: int64 ``[Q, N]``, the same, but that the fact asked for names a word that stands nowhere else.
+        words: int64 ``[Q, F]``, the words that facts of ``told`` name, in their order.
+        asked: int64 ``[Q]``, which of them is right.
+    """
+
+    told: Tensor
+    untold: Tensor
+    words: Tensor
+    asked: Tensor
 
 
 class Facts:
     """Facts planted in held-out text, one of which is asked for at its end (a needle in a haystack).
 
     Sentences such as *the secret word of river is copper.* stand at even distances in real text, names and
-    words being single tokens drawn at random; behind the last the text asks *the secret word of river is*.
+    words being single tokens drawn at random of those that it does not have; behind the last the text asks
+    *the secret word of river is*.
     The answer is that of the planted words which the model finds likeliest there, so that guessing is right
     once in ``facts`` times, and so is taking any word that was planted. ``found`` is the share of right
-    answers, ``found far`` of facts that stand first, ``found near`` of those that stand last; ``advantage``
-    is by how many nats the right word is likelier than the others planted. Perplexity stands beside them.
+    answers, ``found far`` of facts that stand first, ``found near`` of those that stand last.
+
+    Small models find none and yet read: ``told`` is by how many nats the right word is likelier than after
+    the same text whose fact names another word. It is 0 for a model that ignores the text, and more already
+    for one that expects any word again that was said; ``told far`` is of facts that stand first.
+    ``advantage`` is by how many nats the right word is likelier than the others planted: that takes a model
+    that knows whose word it is. Perplexity stands beside them.
 
     Args:
         facts: planted in each text, 2 or more.
         questions: how many texts, each fact being asked for in turn.
-        length: tokens of a text with its question; as long as the data's sequences if none.
+        length: tokens of a text with its answer; as long as the data's sequences if none.
         seed: of names, words and texts.
-        batch_size: sequences at a time, ``facts`` to a question.
+        batch_size: texts at a time.
     """
 
     def __init__(
@@ -62,7 +85,7 @@ class Facts:
         """
         from polymask.run import open_run
 
-        if getattr(run.system, "perplexity", None) != "perplexity":
+        if not hasattr(run.system, "following"):
             raise UserError(
                 f"{run.config['system']} does not say what comes next: use a causal language model, such as "
                 "language/meap"
@@ -71,41 +94,40 @@ class Facts:
         length = self.length or int(data.provides["length"])
         samples = data.split("test")
         source = (samples[i]["text"] for i in range(len(samples)))
-        texts, asked = self.plant(source, data.vocabulary, length)
+        planted = self.plant(source, data.vocabulary, length)
         untrained = open_run(run.folder, trained=False).system
         for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
             with evaluating(system):
-                nats = self._nats(system, texts)
-            yield from self.measure(row, nats, asked)
+                told, untold = (
+                    self.likelihood(system, texts, planted.words) for texts in (planted.told, planted.untold)
+                )
+            yield from self.measure(row, told, untold, planted.asked)
         yield from Perplexity(limit=self.questions, batch_size=self.batch_size)(run)
         yield Score("guessing", "found", 1 / self.facts)
 
-    def plant(self, source: Iterator[Tensor], vocabulary: Vocabulary, length: int) -> tuple[Tensor, Tensor]:
-        """Texts with each of the answers.
+    def plant(self, source: Iterator[Tensor], vocabulary: Vocabulary, length: int) -> Planted:
+        """Texts of ``length - 1`` tokens each, of real text and facts, that leave room for an answer.
 
         Args:
             source: ids of real text.
             vocabulary: that they are of.
-            length: tokens of a text.
-
-        Returns:
-            int64 ``[questions, facts, length]``, the same text ending in each word planted, in their order;
-            and ``[questions]``, which of them is right.
+            length: tokens of a text with its answer.
         """
         generator = torch.Generator().manual_seed(self.seed)
         words = single_words(vocabulary)
         before, between, end = (vocabulary.encode([part])[0].ids for part in FACT)
         start = [] if vocabulary.start_id is None else [vocabulary.start_id]
-        planted = self.facts * (len(before) + len(between) + len(end) + 2)
-        room = length - len(start) - planted - len(before) - len(between) - 2
-        if room < 4 * self.facts or len(words) < 2 * self.facts:
+        size = len(before) + len(between) + len(end) + 2
+        room = length - len(start) - self.facts * size - len(before) - len(between) - 2
+        if room < 4 * self.facts:
             raise UserError(
                 f"{length} tokens have no room for {self.facts} facts and text between them: give "
                 "data.length 128 or more, or fewer facts"
             )
         special = torch.tensor(vocabulary.special_ids)
         stock = torch.zeros(0, dtype=torch.int64)
-        rows, asked = [], torch.arange(self.questions) % self.facts
+        told, untold, drawn = [], [], []
+        asked = torch.arange(self.questions) % self.facts
         cuts = [room * k // self.facts for k in range(self.facts + 1)]
         for right in asked.tolist():
             while len(stock) < room:
@@ -113,41 +135,57 @@ class Facts:
                 if more is None:
                     raise UserError("the held-out text is too short for so many questions: ask fewer")
                 stock = torch.cat([stock, more[~torch.isin(more, special)]])
+            free = words[~torch.isin(words, stock[:room])]
+            some = free[torch.randperm(len(free), generator=generator)[: 2 * self.facts + 1]].tolist()
+            if len(some) < 2 * self.facts + 1:
+                raise UserError(
+                    f"a vocabulary of {vocabulary.size} has too few whole words for {self.facts} facts: give "
+                    "a larger data.vocab_size, or fewer facts"
+                )
+            names, answers, other = some[: self.facts], some[self.facts : -1], some[-1]
             text, stock = stock[:room].tolist(), stock[room:]
-            drawn = words[torch.randperm(len(words), generator=generator)[: 2 * self.facts]].tolist()
-            names, answers = drawn[: self.facts], drawn[self.facts :]
-            row = list(start)
+            row, places = list(start), []
             for k in range(self.facts):
                 # half of its stretch of text before a fact, half behind it
                 middle = (cuts[k] + cuts[k + 1]) // 2
-                fact = [*before, names[k], *between, answers[k], *end]
-                row += [*text[cuts[k] : middle], *fact, *text[middle : cuts[k + 1]]]
+                row += [*text[cuts[k] : middle], *before, names[k], *between, answers[k], *end]
+                places.append(len(row) - len(end) - 1)
+                row += text[middle : cuts[k + 1]]
             row += [*before, names[right], *between]
-            rows.append([[*row, answer] for answer in answers])
-        return torch.tensor(rows), asked
+            told.append(row)
+            untold.append([*row[: places[right]], other, *row[places[right] + 1 :]])
+            drawn.append(answers)
+        return Planted(torch.tensor(told), torch.tensor(untold), torch.tensor(drawn), asked)
 
-    def measure(self, row: str, nats: Tensor, asked: Tensor) -> Iterator[Score]:
-        """Scores of the surprise ``[questions, facts]`` at each of the words planted."""
-        right = nats.gather(1, asked[:, None])[:, 0]
-        others = (nats.sum(1) - right) / (self.facts - 1)
-        best = nats.masked_fill(torch.nn.functional.one_hot(asked, self.facts).bool(), torch.inf).amin(1)
-        found = (right < best).double()  # all alike is not found
+    def measure(self, row: str, told: Tensor, untold: Tensor, asked: Tensor) -> Iterator[Score]:
+        """Scores of the log likelihoods ``[Q, F]`` of each word planted, after both kinds of texts."""
+        at = asked[:, None]
+        right = told.gather(1, at)[:, 0]
+        gain = right - untold.gather(1, at)[:, 0]
+        others = (told.sum(1) - right) / (self.facts - 1)
+        best = told.scatter(1, at, -torch.inf).amax(1)
+        found = (right > best).double()  # all alike is not found
+        first, last = asked == 0, asked == self.facts - 1
         picked = {
             "found": found,
-            "found far": found[asked == 0],
-            "found near": found[asked == self.facts - 1],
-            "advantage": (others - right).double(),
+            "found far": found[first],
+            "found near": found[last],
+            "told": gain,
+            "told far": gain[first],
+            "advantage": right - others,
         }
         for metric, values in picked.items():
-            score = t_interval(values.tolist())
-            yield Score(row, metric, score.mean, score.low, score.high)
+            yield Score.mean(row, metric, values.tolist())
 
-    def _nats(self, system: Any, texts: Tensor) -> Tensor:
-        """Surprise at the last token of each text, float32 ``[questions, facts]``."""
+    def likelihood(self, system: Any, texts: Tensor, words: Tensor) -> Tensor:
+        """Log likelihood of each of the words ``[Q, F]`` behind its text, float64 ``[Q, F]``, nats."""
         device = next(system.parameters()).device
-        some = torch.split(texts.flatten(0, 1), self.batch_size)
-        found = [system.surprise({"text": x.to(device)})[:, -1].cpu() for x in some]
-        return torch.cat(found).view(texts.shape[:2])
+        parts = (torch.split(x, self.batch_size) for x in (texts, words))
+        found = [
+            system.following({"text": x.to(device)}).cpu().double().gather(1, w)
+            for x, w in zip(*parts, strict=True)
+        ]
+        return torch.cat(found)
 
 
 def single_words(vocabulary: Vocabulary) -> Tensor:

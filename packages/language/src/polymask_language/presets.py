@@ -29,6 +29,8 @@ MAE: Presets = {
     # glosses of WordNet, minutes on two cores
     "small": {
         "data.length": 48,
+        "data.vocab_size": 2048,
+        "encoder.architecture": "modernbert",
         "encoder.dim": 128,
         "encoder.depth": 4,
         "encoder.heads": 4,

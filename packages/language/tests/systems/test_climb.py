@@ -50,6 +50,15 @@ def at(share: float, by: Any = "ids", **options: Any) -> Vocabulary:
     return Vocabulary(by=by, pace=Pace(share, share), **settings)
 
 
+def test_evaluations_ask_the_host() -> None:
+    system = make("language/meap")
+    batch = batch_of(system, 3)
+    assert system.perplexity == system.host.perplexity and not hasattr(system, "relevance")
+    with torch.no_grad():
+        assert torch.equal(system.following(batch), system.host.following(batch))
+    assert not hasattr(make(), "following")
+
+
 # ------------------------------------------------------------------------------ words
 
 

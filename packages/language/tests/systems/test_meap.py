@@ -241,6 +241,27 @@ def test_surprise_is_of_the_clean_text() -> None:
     torch.testing.assert_close(nats[:, 1:][known[:, 1:]], expected[known[:, 1:]], rtol=1e-4, atol=1e-5)
 
 
+def test_what_follows_is_what_it_is_surprised_by_and_the_head_runs_there_alone() -> None:
+    system = make(**{"masking.ratio": 0.3})
+    batch = batch_of(system)
+    batch["text"] = batch["text"].clamp(min=5)
+    ends = batch["text_length"] - 1
+    shown: list[torch.Size] = []
+    logits = system.encoder.logits
+    with torch.no_grad():
+        nats = system.surprise(batch)
+        system.encoder.logits = lambda x: shown.append(x.shape) or logits(x)
+        found = system.following(batch | {"text_length": ends})
+        whole = system.following({"text": batch["text"][:, :-1]})
+    rows = torch.arange(6)
+    torch.testing.assert_close(found[rows, batch["text"][rows, ends]], -nats[rows, ends])
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(6))
+    assert shown == [(6, 32)] * 2
+    full = ends == 63
+    assert full.any()
+    torch.testing.assert_close(whole[full], found[full])
+
+
 def test_refuses_an_encoder_that_sees_the_future() -> None:
     with pytest.raises(UserError, match="language/causal"):
         build("language/meap", facts=FACTS, encoder={"name": "language/transformer", "dim": 32, "heads": 2})

@@ -237,6 +237,19 @@ class MEAP(System):
             known = known & (tokens.ids[:, 1:] != special)
         return F.pad(torch.where(known, nats, torch.nan), (1, 0), value=torch.nan)
 
+    def following(self, batch: Batch) -> Tensor:
+        """Log likelihood of what may come after each text, nats; nothing is masked.
+
+        Returns:
+            float32 ``[B, V]``, behind the last token that is no padding.
+        """
+        tokens = self.tokenizer(batch)
+        assert tokens.ids is not None
+        states_BND = self.see(tokens.ids, tokens)
+        last = torch.full_like(tokens.ids[:, 0], -1) if tokens.valid is None else tokens.valid.sum(1) - 1
+        states_BD = states_BND[torch.arange(len(last), device=last.device), last]
+        return self.encoder.logits(states_BD).float().log_softmax(-1)
+
     def encode(self, batch: Batch) -> Tokens:
         return pieces.encode(self.tokenizer, self.encoder, batch)
 

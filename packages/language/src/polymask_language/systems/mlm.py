@@ -6,11 +6,12 @@ predict each from both sides, through a head that is tied to the embedding.
     polymask pretrain language/mlm --preset small --data glosses
     polymask evaluate RUN language/perplexity
 
-Frequencies of tokens alone give a perplexity of about a thousand on glosses: below that, a model has learned
-from context.
+Frequencies of tokens alone give a perplexity of about 600 on glosses in the 2,048 ids of preset ``small``, a
+loss of 6.4: below that, a model has learned from context. The preset builds ModernBERT, which gets there
+within 300 steps; BERT itself, with norms behind its layers, stays at frequencies for a thousand.
 
 BERT hides 15 % of tokens; 40 %, all behind the mask token, did as well or better (Wettig et al. 2022,
-arXiv 2202.08005): ``--masking.ratio 0.4 --shares 1,0,0``. RoBERTa and ModernBERT: ``--encoder.architecture``.
+arXiv 2202.08005): ``--masking.ratio 0.4 --shares 1,0,0``. Other models: ``--encoder.architecture``.
 BERT chooses positions with chance 15 % each, here it is 15 % exactly. Predicting the next sentence, BERT's
 second task, is left out, as in all that came after it.
 
@@ -77,6 +78,8 @@ class MLM(System):
         # glosses of WordNet, minutes on two cores
         "small": {
             "data.length": 48,
+            "data.vocab_size": 2048,
+            "encoder.architecture": "modernbert",
             "encoder.dim": 128,
             "encoder.depth": 4,
             "encoder.heads": 4,

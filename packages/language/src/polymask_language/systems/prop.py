@@ -89,9 +89,12 @@ class PROP(System):
         # glosses of WordNet, minutes on two cores
         "small": {
             "data.length": 48,
+            "data.vocab_size": 2048,
+            "encoder.architecture": "modernbert",
             "encoder.dim": 128,
             "encoder.depth": 4,
             "encoder.heads": 4,
+            "encoder.dropout": 0.0,
             "masking.ratio": 0.15,
             "preference": "logistic",
             "steps": 3000,
