@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 from polymask.tokens import Tokens
-from polymask.wiring import construct
+from polymask.wiring import RUN, construct
 
 Split = Literal["train", "test"]
 
@@ -99,12 +100,15 @@ def sample_of(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
     return sample
 
 
-def open_data(spec: str, /, registry: Registry | None = None, **options: Any) -> Dataset:
+def open_data(
+    spec: str, /, registry: Registry | None = None, run: str | PathLike[str] | None = None, **options: Any
+) -> Dataset:
     """Open a data set by name.
 
     Args:
         spec: ``"digits"``, ``"folder:photos"``, ``"vision/folder:photos"``.
         registry: where to look names up; the installed plugins by default.
+        run: folder of a run, which options may begin with (:data:`polymask.wiring.RUN`).
         options: constructor options of the data set.
 
     Raises:
@@ -115,7 +119,7 @@ def open_data(spec: str, /, registry: Registry | None = None, **options: Any) ->
     part = registry.find("datasets", name)
     if colon:
         options["source"] = source
-    data: Dataset = construct(part, {**part.defaults, **options}, {}, registry)
+    data: Dataset = construct(part, {**part.defaults, **options}, {} if run is None else {RUN: run}, registry)
     return data
 
 

@@ -91,7 +91,7 @@ def build_from_config(
     known = training.names()
     given = {key: own.pop(key) for key in known & own.keys()}
     options = train_options(below, given)
-    data = _open_data({**below.get("data", {}), **chosen}, set(chosen), registry)
+    data = _open_data({**below.get("data", {}), **chosen}, set(chosen), registry, folder)
     # an initialisation of its own seed, that leaves the caller's random state alone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -177,13 +177,23 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def open_data_of(data: str | Mapping[str, Any], registry: Registry | None = None) -> Dataset:
-    """Open a data set given by name, or as a mapping with a ``name`` and options."""
+def open_data_of(
+    data: str | Mapping[str, Any], registry: Registry | None = None, run: str | Path | None = None
+) -> Dataset:
+    """Open a data set given by name, or as a mapping with a ``name`` and options.
+
+    Args:
+        data: the name, or the mapping.
+        registry: where to look names up; the installed plugins by default.
+        run: folder of the run whose data it is, which options may begin with (:data:`polymask.wiring.RUN`).
+    """
     chosen = {"name": data} if isinstance(data, str) else dict(data)
-    return _open_data(chosen, set(chosen), registry or default_registry())
+    return _open_data(chosen, set(chosen), registry or default_registry(), run)
 
 
-def _open_data(options: dict[str, Any], asked: set[str], registry: Registry) -> Dataset:
+def _open_data(
+    options: dict[str, Any], asked: set[str], registry: Registry, folder: str | Path | None = None
+) -> Dataset:
     """Open the data; what only the preset asks of it and it does not have is left out."""
     spec = options.pop("name", None)
     if not spec:
@@ -195,4 +205,5 @@ def _open_data(options: dict[str, Any], asked: set[str], registry: Registry) -> 
         warnings.warn(
             f"{part.full_name} has no {', '.join(ignored)}, which the preset asks for: left out", stacklevel=3
         )
-    return open_data(spec, registry, **{key: value for key, value in options.items() if key not in ignored})
+    kept = {key: value for key, value in options.items() if key not in ignored}
+    return open_data(spec, registry, folder, **kept)

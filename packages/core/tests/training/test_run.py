@@ -13,7 +13,7 @@ import yaml
 
 from polymask import Part, Registry, UserError, build, hookimpl
 from polymask.data import open_data
-from polymask.run import build_from_config, config_of, load_config, open_run, save_config
+from polymask.run import build_from_config, config_of, load_config, open_data_of, open_run, save_config
 from polymask.training import environment, fit, read_metrics
 
 
@@ -29,8 +29,9 @@ def registry(toy):
             self.masking = masking
 
     class Data(toy.Data):
-        def __init__(self, *, n=50):
+        def __init__(self, *, n=50, file=None):
             super().__init__(n)
+            self.text = file and Path(file).read_text()
 
     class Reader(toy.Toy):
         def __init__(self, *, file):
@@ -141,18 +142,22 @@ def test_open_run_untrained_is_where_training_began(registry, trained):
 
 def test_what_lies_beside_a_run_moves_with_it(registry, tmp_path):
     """An option that begins with {run} stays so in config.yaml, and the run goes on elsewhere."""
-    config = {**CONFIG, "system": "t/reader", "file": "{run}/../units.txt"}
+    file = "{run}/../units.txt"
+    config = {**CONFIG, "system": "t/reader", "file": file, "data": {**CONFIG["data"], "file": file}}
     del config["masking"], config["width"]
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     (here / "units.txt").write_text("first")
     system, data, options = build_from_config(config, registry, here / "run")
-    assert system.text == "first"
+    assert system.text == data.text == "first"
     fit(system, data, options, here / "run", progress=False)
-    assert load_config(here / "run")["file"] == "{run}/../units.txt"
+    found = load_config(here / "run")
+    assert found["file"] == found["data"]["file"] == file
     shutil.move(here, there)
     (there / "units.txt").write_text("second")
-    assert open_run(there / "run", registry=registry).system.text == "second"
+    moved = open_run(there / "run", registry=registry)
+    assert moved.system.text == moved.data.text == "second"
+    assert open_data_of(found["data"], registry, there / "run").text == "second"
     system, data, options = build_from_config(load_config(there / "run"), registry, there / "run")
     assert fit(system, data, options, there / "run", resume=True, progress=False).step == 4
     with pytest.raises(UserError, match="there is no run yet"):

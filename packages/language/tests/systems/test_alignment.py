@@ -27,7 +27,7 @@ class Asked:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    monkeypatch.setattr(alignment, "hand_on", lambda run: f"{run}/model")
+    monkeypatch.setattr(alignment, "export", lambda run, form, out: None)
     return Asked()
 
 
@@ -39,9 +39,9 @@ def test_each_stage_goes_on_from_the_one_before_with_its_vocabulary(stage: Any) 
         "language/sparsepo",
     ]
     assert "encoder.pretrained" not in first and first["data"] == {**stage.given, "pack": True}
-    assert second["encoder.pretrained"] == "pre-trained/model"
-    assert last["encoder.pretrained"] == "fine-tuned/model"
-    assert second["data"] == last["data"] == {**stage.given, "vocab": "pre-trained/model"}
+    assert second["encoder.pretrained"] == "{run}/../pre-trained/model"
+    assert last["encoder.pretrained"] == "{run}/../fine-tuned/model"
+    assert second["data"] == last["data"] == {**stage.given, "vocab": "{run}/../pre-trained/model"}
 
 
 def test_what_is_asked_for_reaches_its_stage_and_all_else_is_left_to_presets(stage: Any) -> None:

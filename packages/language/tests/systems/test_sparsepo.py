@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -418,6 +419,21 @@ def test_the_recipe_hands_its_model_on_from_stage_to_stage(tmp_path: Path) -> No
     before = (tmp_path / "aligned" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     cook("language/sparsepo", data, tmp_path, options=options, progress=False)
     assert (tmp_path / "aligned" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_the_recipe_that_is_moved_is_whole(tmp_path: Path) -> None:
+    """Models and the vocabulary that they speak are found from the run; the recipe goes on."""
+    data = {"name": "language/sentiment", "limit": 40, "length": 32, "vocab_size": 400}
+    options = {"preset": "tiny", "pretrain_steps": 2, "tune_steps": 2, "align_steps": 2}
+    here, there = tmp_path / "here", tmp_path / "there"
+    cook("language/sparsepo", data, here, options=options, progress=False)
+    shutil.move(here, there)
+    assert not any(str(tmp_path) in path.read_text() for path in there.glob("*/config.yaml"))
+    tuned, aligned = (open_run(there / name) for name in ("fine-tuned", "aligned"))
+    pairs = zip(aligned.system.reference.parameters(), tuned.system.encoder.parameters(), strict=True)  # type: ignore[attr-defined]
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+    again = cook("language/sparsepo", data, there, options=options, progress=False)
+    assert [run.step for run in again.done] == [2, 2, 2]
 
 
 def test_activation_weights_name_what_there_is() -> None:

@@ -60,7 +60,10 @@ class Labels:
         chosen = run.config["data"]
         data = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
         for name, tests in self.sets.items():
-            found = [measure(run, open_data_of({**data, **options}), **self.settings) for options in tests]
+            found = [
+                measure(run, open_data_of({**data, **options}, run=run.folder), **self.settings)
+                for options in tests
+            ]
             for rows in zip(*(one.rows for one in found), strict=True):
                 share = pooled_interval([row.accuracy for row in rows], [one.test for one in found])
                 yield Score(rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from polymask.export import export
-from polymask.recipes import Stage
+from polymask.recipes import Stage, beside
 
 
 def align(
@@ -63,8 +63,8 @@ def align(
 
 
 def hand_on(run: Path) -> str:
-    """The model of a run with its vocabulary, as the next stage loads them."""
-    out = run.resolve() / "model"
+    """The model of a stage with its vocabulary, as the next one names them."""
+    out = run / "model"
     if not out.is_dir():
         export(run, "transformers", out)
-    return str(out)
+    return beside(f"{run.name}/{out.name}")
