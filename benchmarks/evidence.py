@@ -25,13 +25,13 @@ from claims import CLAIMS, Claim
 from jsonargparse import auto_cli
 from turns import Contestant, seconds_per_step
 
+from polymask.evaluation.intervals import NOTHING
 from polymask.report import charts
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
 
 ROOT = Path(__file__).parent.parent
 
-NOTHING = "no difference seen"
 SAYS = {
     False: {"higher": "supports", "lower": "contradicts", NOTHING: NOTHING},
     True: {"higher": "contradicts", "lower": "supports", NOTHING: NOTHING},

@@ -7,6 +7,7 @@ import json
 import pytest
 from scipy import stats
 
+from polymask.evaluation.intervals import NOTHING
 from polymask.report import charts
 from polymask.report.comparison import Comparison
 from polymask.report.templates import flat, render
@@ -72,6 +73,21 @@ def test_one_seed_cannot_tell():
     json.dumps(result.to_json(), allow_nan=False)
 
 
+def test_differences_are_a_row_per_variant_and_say_what_is_beyond_doubt():
+    heading, *rows = comparison().differences()
+    assert heading == ["minus a", "kNN", "linear"] and [row[0] for row in rows] == ["b", "c|d"]
+    for row in rows:
+        for measure, cell in zip(heading[1:], row[1:], strict=True):
+            found = comparison().difference(row[0], measure)
+            half = found.high - found.mean
+            word = "" if found.verdict == NOTHING else f" {found.verdict}"
+            assert cell == f"{found.mean:+.3f} ± {half:.3f}{word}"
+    assert any(cell.endswith(" higher") for cell in rows[0]) and not rows[1][1][-1].isalpha()
+    heading, *rows = comparison(seeds=(0,)).differences()
+    assert heading[0] == "minus a (one seed cannot tell)"
+    assert not any("higher" in cell or "lower" in cell for row in rows for cell in row)
+
+
 def test_the_table_has_every_variant_and_the_references():
     names = [row[0] for row in comparison().rows()]
     assert names == ["variant", "a", "b", "c|d", "untrained", "raw input"]
@@ -81,7 +97,7 @@ def test_the_table_has_every_variant_and_the_references():
 
 def test_markdown_keeps_its_columns():
     lines = [line for line in comparison().markdown().splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in lines} == {5, 6}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {4, 6}
     assert "c\\|d" in lines[4]
 
 

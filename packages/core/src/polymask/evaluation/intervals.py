@@ -13,6 +13,8 @@ from torch import Tensor
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
+NOTHING = "no difference seen"
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -32,10 +34,10 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """For a difference: ``"higher"``, ``"lower"`` or ``"no difference seen"``."""
+        """For a difference: ``"higher"``, ``"lower"`` or :data:`NOTHING`."""
         if self.low > 0:
             return "higher"
-        return "lower" if self.high < 0 else "no difference seen"
+        return "lower" if self.high < 0 else NOTHING
 
 
 def accuracy_interval(correct: Tensor) -> Interval:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from polymask.evaluation.intervals import Interval, t_interval
+from polymask.evaluation.intervals import NOTHING, Interval, t_interval
 from polymask.evaluation.result import CAVEAT, METHODS, RAW, UNTRAINED
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ DASHES = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)))
 """Lines of what variants are to be seen beside."""
 
 NOTES = (
-    "95 % t intervals over seeds; differences are paired by seed, each interval stands for itself. "
+    "95 % t intervals over seeds; differences are paired by seed, each interval stands for itself, and those "
+    "off 0 are called higher or lower. "
     "The loss is the mean over the last tenth of the run; losses of different targets, objectives "
     "or maskings measure different things. Milliseconds are the median over the run, beside whatever "
     "else the machine did. " + CAVEAT
@@ -108,15 +109,23 @@ class Comparison:
         return rows
 
     def differences(self) -> list[list[str]]:
-        """Differences in accuracies and scores to the first variant as text, with a heading."""
-        rows = [["variant", "measure", f"minus {self.first}", "seen"]]
-        for label in [label for label in self.variants if label != self.first]:
-            for measure in self.scores:
-                found = self.difference(label, measure)
-                half = found.high - found.mean
-                spread = f" ± {half:.3f}" if math.isfinite(half) else ""
-                rows.append([label, measure, f"{found.mean:+.3f}{spread}", self.verdict(label, measure)])
-        return rows
+        """Accuracies and scores minus those of the first variant as text: a heading, a row per variant.
+
+        What intervals of several seeds leave no doubt of is said in a word: higher or lower.
+        """
+        doubt = " (one seed cannot tell)" if len(self.seeds) == 1 else ""
+        others = [label for label in self.variants if label != self.first] if self.scores else []
+        return [
+            [f"minus {self.first}{doubt}", *self.scores],
+            *([label, *(self._difference_text(label, m) for m in self.scores)] for label in others),
+        ]
+
+    def _difference_text(self, label: str, measure: str) -> str:
+        found = self.difference(label, measure)
+        half = found.high - found.mean
+        spread = f" ± {half:.3f}" if math.isfinite(half) else ""
+        seen = f" {found.verdict}" if len(self.seeds) > 1 and found.verdict != NOTHING else ""
+        return f"{found.mean:+.3f}{spread}{seen}"
 
     def tables(self) -> list[list[list[str]]]:
         """Means, differences and, where there are curves, differences at equal budgets, as text."""
