@@ -309,6 +309,16 @@ class ShowsATensor(Good):
         return {"mask": super().masks(batch, step)["mask"].hidden}
 
 
+class ShowsInputsOfNoMask(Good):
+    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
+        return {"view": batch}
+
+
+class ShowsOtherInputs(Good):
+    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
+        return {"mask": {key: value[:1] for key, value in batch.items()}}
+
+
 class ShowsTooFew(Good):
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         return {"mask": Mask(super().masks(batch, step)["mask"].hidden[:1])}
@@ -375,6 +385,8 @@ BAD = [
     ("check_system_predicts_without_looking", Looks, "hidden input changed the loss"),
     ("check_system_masks", ShowsAnotherMask, "none of the masks that forward drew"),
     ("check_system_masks", ShowsATensor, "masks()['mask'] is Tensor"),
+    ("check_system_masks", ShowsInputsOfNoMask, "inputs() has 'view', and masks() has mask"),
+    ("check_system_masks", ShowsOtherInputs, "inputs()['mask'] has (1, "),
     ("check_system_masks", ShowsTooFew, "masks()['mask'] has 1 rows"),
     ("check_system_pictures", PicturesOfOne, "'guess' has 1 rows"),
     ("check_system_pictures", PicturesOfNaN, "'guess' is not finite"),

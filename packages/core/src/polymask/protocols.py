@@ -237,6 +237,14 @@ class System(nn.Module):
         """Masks that ``forward`` would draw now, by view; for ``look`` and ``report``."""
         return {}
 
+    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
+        """What those masks are over that are not over the batch itself, by the same names.
+
+        Of a system that moves, joins or cuts its samples first, so that a picture can tell what of them is
+        hidden.
+        """
+        return {}
+
     @property
     def stack(self) -> Any:
         """The module whose blocks see mask tokens, with ``dim`` and ``blocks``; None where none does."""

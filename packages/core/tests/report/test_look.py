@@ -99,6 +99,26 @@ def test_a_system_without_masks_says_so(gradients):
         examine(Nothing(), gradients(), masks=40)
 
 
+def test_masks_over_what_a_system_makes_of_samples_are_drawn_over_that(gradients, looker):
+    """Over the picture turned round, here, and over the sample where nothing else is said."""
+
+    class Turned(looker):
+        def masks(self, batch, step):
+            found = super().masks(batch, step)["student"]
+            return {"as it is": found, "turned": found}
+
+        def inputs(self, batch, step):
+            return {"turned": {**batch, "image": batch["image"].flip(-1)}}
+
+    sight = examine(Turned(Random(ratio=0.25)), gradients(), masks=40, draws=1)
+    plain, turned = (rows[-1] for rows in sight.rows.values())
+    assert sight.rows.keys() == {"as it is\nstep 0", "turned\nstep 0"}
+    original = sight.originals[-1]
+    seen = np.abs(plain - original).max(axis=2) < 1e-6
+    assert seen.mean() > 0.5 and np.allclose(turned[seen], original[:, ::-1][seen])
+    assert sight.statistics.keys() == {"as it is", "turned"}
+
+
 def test_sites_that_are_not_tokens_are_drawn_beside_the_picture(gradients, looker):
     """Frequencies, for instance: their mask says nothing about places in the picture."""
 

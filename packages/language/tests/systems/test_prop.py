@@ -186,6 +186,10 @@ def test_only_whole_words_of_the_document_are_hidden_and_each_row_by_itself(
         shown = system.corrupt(side, mask, STEP, 0)
         assert torch.equal(shown[~mask.hidden], side["text"][~mask.hidden])
     assert any((a != b) for a, b in zip(*(m.hidden[:, 8:20].tolist() for m in masks), strict=True))
+    shown = system.inputs(batch, STEP)
+    for (name, mask), side in zip(system.masks(batch, STEP).items(), sides, strict=True):
+        assert torch.equal(shown[name]["text"], side["text"])
+        assert mask.hidden.shape == side["text"].shape
 
 
 def test_packed_documents_and_data_without_words_are_refused(data: TextDataset, batch: Batch) -> None:

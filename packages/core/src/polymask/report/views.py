@@ -31,6 +31,7 @@ class View:
         on_picture: whether sites lie over the sample's picture (tokens do; frequencies do not).
         valid: bool ``[B, sites]``, False where there is nothing to hide; None where there is everywhere.
         tokens: that the sites are, or None.
+        made: what the tokens are of, where a system makes that of the samples; None where they are it.
     """
 
     hidden: Tensor
@@ -38,6 +39,7 @@ class View:
     on_picture: bool
     valid: Tensor | None = None
     tokens: Tokens | None = None
+    made: Batch | None = None
 
     def pixels(self, data: Dataset, batch: Batch, pictures: Sequence[Pixels]) -> list[Pixels]:
         """The mask of each sample over its picture, or over nothing.
@@ -47,6 +49,8 @@ class View:
             batch: the samples.
             pictures: of them, as :func:`pictures_of` draws them.
         """
+        if self.made is not None:
+            batch, pictures = self.made, pictures_of(data, self.made, max(p.shape[1] for p in pictures))
         if isinstance(data, Drawn) and self.tokens is not None:
             return [self._drawn(data, sample_of(batch, i), i) for i in range(len(pictures))]
         return [
@@ -94,18 +98,24 @@ def of_system(system: System) -> Viewer:
 
     def views(batch: Batch, step: Step) -> dict[str, View]:
         tokenizer = getattr(system, "tokenizer", None)
-        tokens = tokenizer(batch) if tokenizer is not None else None
-        return {name: _view(mask, tokens) for name, mask in system.masks(batch, step).items()}
+        masks, made = system.masks(batch, step), system.inputs(batch, step)
+        tokens = tokenizer(batch) if tokenizer is not None and masks.keys() - made.keys() else None
+        return {
+            name: _view(mask, tokens) if name not in made else _view(mask, tokenizer(made[name]), made[name])
+            for name, mask in masks.items()
+        }
 
     return views
 
 
-def _view(mask: Mask, tokens: Tokens | None) -> View:
+def _view(mask: Mask, tokens: Tokens | None, made: Batch | None = None) -> View:
     hidden = mask.hidden.detach().cpu()
     valid = None if mask.valid is None else mask.valid.flatten(1).cpu()
     if tokens is not None and hidden.shape == tokens.shape:
         grid = tokens.grid
-        return View(hidden if grid is None else hidden.view(-1, *grid), grid, grid is not None, valid, tokens)
+        return View(
+            hidden if grid is None else hidden.view(-1, *grid), grid, grid is not None, valid, tokens, made
+        )
     if hidden.dim() == 2:
         return View(hidden, None, False, valid)
     grid = tuple(hidden.shape[1:])

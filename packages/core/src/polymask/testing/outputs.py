@@ -93,12 +93,18 @@ def check_system_masks(subject: Subject) -> None:
     """``masks`` gives the masks that ``forward`` draws at that step, one row per sample.
 
     Where ``forward`` changes what was drawn before it hides anything, it is the changed mask: drawn in the
-    first place, it gives the same loss. With the tag ``more-masks`` it gives others beside.
+    first place, it gives the same loss. With the tag ``more-masks`` it gives others beside. ``inputs`` gives
+    what masks of the same names are over, site for site.
     """
     system, batch = built(subject)
     shown = system.masks(batch, FIRST)
     if not shown:
         raise Skip("shows no masks")
+    for name, made in system.inputs(batch, FIRST).items():
+        require(name in shown, f"inputs() has {name!r}, and masks() has {', '.join(shown)}")
+        tokenizer: Any = system.tokenizer
+        sites, hidden = tuple(tokenizer(made).shape), tuple(shown[name].hidden.flatten(1).shape)
+        require(sites == hidden, f"inputs()[{name!r}] has {sites} tokens, masks()[{name!r}] {hidden} sites")
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")

@@ -292,5 +292,9 @@ class PROP(System):
             )
         return columns
 
+    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
+        """Documents behind their sets of words."""
+        return dict(zip(SIDES, self.pair(batch, step), strict=True))
+
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         return dict(zip(SIDES, self.draw(self.pair(batch, step), step), strict=True))
