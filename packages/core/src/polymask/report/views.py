@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,9 +98,9 @@ def of_system(system: System) -> Viewer:
     """Views of what a system's ``forward`` would hide; none where it hides nothing of the kind."""
 
     def views(batch: Batch, step: Step) -> dict[str, View]:
-        tokenizer = getattr(system, "tokenizer", None)
+        tokenizer: Any = getattr(system, "tokenizer", lambda batch: None)
         masks, made = system.masks(batch, step), system.inputs(batch, step)
-        tokens = tokenizer(batch) if tokenizer is not None and masks.keys() - made.keys() else None
+        tokens = tokenizer(batch) if masks.keys() - made.keys() else None
         return {
             name: _view(mask, tokens) if name not in made else _view(mask, tokenizer(made[name]), made[name])
             for name, mask in masks.items()

@@ -103,8 +103,8 @@ def check_system_masks(subject: Subject) -> None:
     for name, made in system.inputs(batch, FIRST).items():
         require(name in shown, f"inputs() has {name!r}, and masks() has {', '.join(shown)}")
         tokenizer: Any = system.tokenizer
-        sites, hidden = tuple(tokenizer(made).shape), tuple(shown[name].hidden.flatten(1).shape)
-        require(sites == hidden, f"inputs()[{name!r}] has {sites} tokens, masks()[{name!r}] {hidden} sites")
+        sites, masked = tuple(tokenizer(made).shape), tuple(shown[name].hidden.flatten(1).shape)
+        require(sites == masked, f"inputs()[{name!r}] has {sites} tokens, masks()[{name!r}] {masked} sites")
     for name, mask in shown.items():
         require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
         require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")

@@ -155,8 +155,8 @@ class CLIMB(System):
             raise UserError(f"least must be a share above 0 and up to 1, got {least}")
         self.units = Windows({"host": host_window, "classes": class_window})
         self.host, self.unused = host, {f"host.{n}": why for n, why in host.unused.items()}  # type: ignore[misc]
-        # what evaluations ask language systems for
-        for name in ("surprise", "perplexity", "following", "relevance"):
+        # what evaluations and pictures ask language systems for
+        for name in ("surprise", "perplexity", "following", "relevance", "inputs"):
             if hasattr(host, name):
                 setattr(self, name, getattr(host, name))
         self.words: Vocabulary | None = None

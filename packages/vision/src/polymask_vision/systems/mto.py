@@ -167,6 +167,9 @@ class MTO(System):
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         return self.host.masks(batch, step)
 
+    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
+        return self.host.inputs(batch, step)
+
     def after_backward(self, step: Step) -> None:
         self.host.after_backward(step)
 
