@@ -41,6 +41,9 @@ def test_hidden_points_are_coloured_and_nearer_ones_darker() -> None:
     assert (darkest / np.linalg.norm(darkest)) @ hue > 0.99
     grey = colours(seen)
     assert (grey.amax(1) - grey.amin(1)).max() < 0.02 and grey.amin() < SEEN[0]
+    # however near, what is seen is lighter than what is hidden; edges of points fade into the paper
+    inner = [found[found.sum(1) <= found.sum(1).median()] for found in (colours(hidden), grey)]
+    assert inner[0].sum(1).max() < inner[1].sum(1).min()
     # the near end is below the far one as the camera looks down, and darker
     rows = (seen.amin(0) < 0.98).nonzero()[:, 0]
     near, far = seen[0][rows.max() - 3 : rows.max()].amin(), seen[0][rows.min() : rows.min() + 4].amin()

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from polymask import Mask, Tokens, UserError
 from polymask.data import length_key
+from polymask_pointcloud.slots import Given
 from polymask_pointcloud.surfaces import Curvature, Normals
 from polymask_pointcloud.targets import Centroid, Coordinates, Occupancy, answers_of, keep_answers, parts_of
 from polymask_pointcloud.tokenizers import UNIT, Groups, Pillars, Voxels
@@ -65,27 +66,6 @@ def test_one_point_fills_one_slot_and_lies_where_it_lies() -> None:
 
 
 @each_tokenizer
-def test_centroids_are_means_of_the_points_of_slots(tokenizer: Any) -> None:
-    """Put back in the cloud, the centroids weighed by their counts are the mean of the token's points."""
-    points = cloud()
-    batch = {"points": points}
-    tokens = tokenizer(batch)
-    facts = {key: value for key, value in tokenizer.provides.items() if key.startswith(("cell", "channels"))}
-    target = Centroid(scales=((2, 3, 2), (1, 1, 1)), **facts)
-    (fine, count), (whole, total) = target.measure(batch, tokens)
-    assert ((fine >= 0) & (fine <= 1)).all() and torch.equal(count.sum(-1, keepdim=True), total)
-    places, middle = target.places(fine, tokens), target.places(whole, tokens, 1)
-    mean = (places * count[..., None]).sum(2, keepdim=True) / total[..., None]
-    torch.testing.assert_close(mean, middle, rtol=0, atol=1e-6)
-    if "cell_low" in facts:
-        assert int(total.sum()) == 80  # every point counts, not those alone that its token holds
-        torch.testing.assert_close((middle * total[..., None]).sum((1, 2)) / 80, points.double().mean(1))
-    else:
-        own = tokens.values.view(*tokens.shape, -1, 3) + tokens.position[:, :, None] * 0.1
-        torch.testing.assert_close(middle[:, :, 0].float(), own.mean(2), rtol=0, atol=1e-5)
-
-
-@each_tokenizer
 def test_scales_are_told_one_after_another_as_each_alone(tokenizer: Any) -> None:
     scales = ((4, 4, 2), (2, 1, 1), (1, 1, 1))
     for target, width in ((Centroid, 3), (Occupancy, 1)):
@@ -107,10 +87,10 @@ def test_a_coarse_slot_is_occupied_where_one_within_it_is(tokenizer: Any) -> Non
 def test_only_empty_slots_are_unknown_and_occupancy_never_is() -> None:
     points, tokenizer = cloud(), TOKENIZERS["voxels"]
     batch = {"points": points}
-    tokens = tokenizer(batch)
+    given = Given(batch, tokenizer(batch))
     cells = {key: value for key, value in tokenizer.provides.items() if key.startswith("cell")}
     places, held = (
-        answers_of(target(scales=((2, 2, 2),), **cells), batch, tokens)[0] for target in (Centroid, Occupancy)
+        answers_of(target(scales=((2, 2, 2),), **cells), given)[0] for target in (Centroid, Occupancy)
     )
     assert torch.equal(places.known, held.values[..., 0] > 0) and held.known.all()
     assert 0 < places.known.float().mean() < 1
@@ -121,7 +101,7 @@ def test_a_target_without_parts_speaks_of_whole_tokens() -> None:
     tokenizer = TOKENIZERS["groups"]
     target, tokens = Coordinates(in_dim=36), tokenizer(batch)
     assert parts_of(target) == ((1, 36),)
-    (answer,) = answers_of(target, batch, tokens)
+    (answer,) = answers_of(target, Given(batch, tokens))
     assert torch.equal(answer.values[:, :, 0], target(batch, tokens)) and answer.known.all()
 
 
@@ -131,7 +111,7 @@ def test_answers_are_kept_where_a_mask_keeps_tokens_and_padding_has_none() -> No
     tokenizer = TOKENIZERS["voxels"]
     tokens = tokenizer(batch)
     cells = {key: value for key, value in tokenizer.provides.items() if key.startswith("cell")}
-    answer = Centroid(**cells).answers(batch, tokens)[0]
+    answer = Centroid(**cells).answers(Given(batch, tokens))[0]
     mask = Mask(torch.arange(tokens.shape[1]).expand(2, -1) % 3 > 0, valid=tokens.valid)
     kept = keep_answers({"a": answer}, tokens, mask)["a"]
     for row in range(2):
@@ -271,15 +251,17 @@ def test_fewer_places_than_asked_for_have_no_surface(target: Any) -> None:
     batch = {"points": points}
     tokens = tokenizer(batch)
     cells = {key: value for key, value in tokenizer.provides.items() if key.startswith("cell")}
-    known = {n: target(least=n, **cells).answers(batch, tokens)[0].known.sum().item() for n in (1, 2, 3, 4)}
+    given = Given(batch, tokens)
+    known = {n: target(least=n, **cells).answers(given)[0].known.sum().item() for n in (1, 2, 3, 4)}
     assert tokens.shape == (1, 3) and known == {1: 3, 2: 2, 3: 1, 4: 0}
 
 
 def test_a_group_filled_up_with_one_point_counts_it_once() -> None:
     batch = {"points": cloud(n=80), length_key("points"): torch.tensor([2])}
-    (answer,) = Normals(least=3).answers(batch, TOKENIZERS["groups"](batch))
+    given = Given(batch, TOKENIZERS["groups"](batch))
+    (answer,) = Normals(least=3).answers(given)
     assert not answer.known.any()
-    (answer,) = Normals(least=2).answers(batch, TOKENIZERS["groups"](batch))
+    (answer,) = Normals(least=2).answers(given)
     assert answer.known[:, :2].all()
 
 

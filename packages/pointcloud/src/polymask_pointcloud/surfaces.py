@@ -3,26 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask_pointcloud.boxes import Triple, index_of, keys_of, relative
+from polymask_pointcloud.boxes import Triple, cells_of, index_of, keys_of, relative
 from polymask_pointcloud.operations import Cells, Shape, local_shape, take, token_of
-from polymask_pointcloud.targets import Answers, Centroid, Ratio
+from polymask_pointcloud.slots import Boxes, Given, Ratio, Slots, ratio_of
+from polymask_pointcloud.targets import Answers
 from polymask_pointcloud.tokenizers import UNIT
 
 
-class _Surface(nn.Module):
+class Around(NamedTuple):
+    """What the points around each token are like.
+
+    Attributes:
+        shape: their normal and curvature, ``[B, N, 3]`` each.
+        middle: the centroid of the token's own points, float64 ``[B, N, 3]``.
+        places: how many there are, int64 ``[B, N]``.
+    """
+
+    shape: Shape
+    middle: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Surface:
     """The shape of the surface around each token.
 
     For tokens that are cells, of the centroids of the slots of the cell and of all cells that touch it
     (GeoMAE: 3 x 3 pillars); for others, of the token's own points.
 
     Args:
-        centre: what spread is measured from: the ``"mean"`` of those places, or the ``"token"``'s own
+        slots: whose centroids it is of.
+        centre: what spread is measured from, ``"mean"`` or ``"token"``, see :class:`Normals`.
+    """
+
+    slots: Slots
+    centre: str
+
+    def __call__(self, given: Given) -> Around:
+        tokens, boxes = given.tokens, self.slots.boxes
+        if boxes.cells is None:
+            points = relative(tokens, boxes.channels).double()
+            points = points + tokens.position[..., :3].double()[:, :, None] * UNIT
+            middle, real = points.mean(2), None
+            # where a cloud has too few points for a token, its nearest fills up: one place
+            count = 1 + (points[:, :, 1:] != points[:, :, :1]).any(-1).sum(-1)
+        else:
+            whole = Slots(boxes, (1, 1, 1))
+            middle = whole.places(given.find(whole)[0], tokens)[:, :, 0]
+            part, held = given.find(self.slots)
+            points, real = _neighbourhood(self.slots.places(part, tokens), held > 0, tokens, boxes.cells)
+            count = real.sum(-1)
+        return Around(local_shape(points, real, middle if self.centre == "token" else None), middle, count)
+
+
+def _neighbourhood(place: Tensor, occupied: Tensor, tokens: Tokens, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Places of the slots of a cell and of those that touch it, ``[B, N, K, 3]``, and which there are."""
+    index, key = index_of(cells, tokens), keys_of(cells, tokens)
+    steps = [torch.arange(-1, 2, device=key.device) if n > 1 else index.new_zeros(1) for n in cells.shape]
+    near = index[:, :, None] + torch.cartesian_prod(*steps)
+    inside = ((near >= 0) & (near < torch.tensor(cells.shape, device=key.device))).all(-1)
+    token, found = token_of(key, torch.where(inside, cells.key(near), -1))
+    real = take(occupied, token) & found[..., None]
+    return take(place.flatten(2), token).reshape(*tokens.shape, -1, 3), real.flatten(2)
+
+
+class _OfSurface(nn.Module):
+    """Something about the :class:`Surface` around each token.
+
+    Args:
+        centre: what spread is measured from: the ``"mean"`` of the places around, or the ``"token"``'s own
             centroid, as GeoMAE has it, which lies to one side of them at the edge of a surface.
         least: of fewer places than so many there is nothing to say.
         ratio: slots of a cell along x, y and z.
@@ -51,59 +107,26 @@ class _Surface(nn.Module):
             raise UserError(f"centre={centre!r}: choose 'mean' or 'token'")
         if least < 1:
             raise UserError(f"least must be 1 place or more, got {least}")
-        self.centre, self.least, self.channels = centre, least, channels
-        cell: dict[str, Any] = {"cell_low": cell_low, "cell_size": cell_size, "cell_shape": cell_shape}
-        self.slots = Centroid(scales=(ratio, (1, 1, 1)), channels=channels, **cell)
+        boxes = Boxes(cells_of(cell_low, cell_size, cell_shape), channels)
+        self.surface, self.least = Surface(Slots(boxes, ratio_of(ratio)), centre), least
 
-    def describe(self, shape: Shape, middle: Tensor) -> Tensor:
-        """What is said of the shape at each token, whose points lie around ``middle``: ``[B, N, 3]``."""
+    def describe(self, around: Around) -> Tensor:
+        """What is said of the surface around each token, ``[B, N, 3]`` float32."""
         raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, 3]`` float32."""
-        shape, middle, _ = self.shape(batch, tokens)
-        return self.describe(shape, middle)
+        return self.describe(Given(batch, tokens).find(self.surface))
 
     @torch.no_grad()
-    def answers(self, batch: Mapping[str, Tensor], tokens: Tokens) -> list[Answers]:
+    def answers(self, given: Given) -> list[Answers]:
         """``[B, N, 1, 3]``, known where there are places enough."""
-        shape, middle, count = self.shape(batch, tokens)
-        return [Answers(self.describe(shape, middle)[:, :, None], (count >= self.least)[..., None])]
-
-    @torch.no_grad()
-    def shape(self, batch: Mapping[str, Tensor], tokens: Tokens) -> tuple[Shape, Tensor, Tensor]:
-        """Normals and curvature at each token.
-
-        Returns:
-            Them; the centroid of each token's points, float64 ``[B, N, 3]``; and of how many places they are,
-            int64 ``[B, N]``.
-        """
-        if self.slots.cells is None:
-            points = relative(tokens, self.channels).double()
-            points = points + tokens.position[..., :3].double()[:, :, None] * UNIT
-            middle, real = points.mean(2), None
-            # where a cloud has too few points for a token, its nearest fills up: one place
-            count = 1 + (points[:, :, 1:] != points[:, :, :1]).any(-1).sum(-1)
-        else:
-            (part, held), (whole, _) = self.slots.measure(batch, tokens)
-            middle = self.slots.places(whole, tokens, 1)[:, :, 0]
-            points, real = self._around(self.slots.places(part, tokens), held > 0, tokens, self.slots.cells)
-            count = real.sum(-1)
-        return local_shape(points, real, middle if self.centre == "token" else None), middle, count
-
-    def _around(self, place: Tensor, occupied: Tensor, tokens: Tokens, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Places of the slots of a cell and of those that touch it, ``[B, N, K, 3]``, and which there are."""
-        index, key = index_of(cells, tokens), keys_of(cells, tokens)
-        steps = [torch.arange(-1, 2, device=key.device) if n > 1 else index.new_zeros(1) for n in cells.shape]
-        near = index[:, :, None] + torch.cartesian_prod(*steps)
-        inside = ((near >= 0) & (near < torch.tensor(cells.shape, device=key.device))).all(-1)
-        token, found = token_of(key, torch.where(inside, cells.key(near), -1))
-        real = take(occupied, token) & found[..., None]
-        return take(place.flatten(2), token).reshape(*tokens.shape, -1, 3), real.flatten(2)
+        around = given.find(self.surface)
+        return [Answers(self.describe(around)[:, :, None], (around.places >= self.least)[..., None])]
 
 
-class Normals(_Surface):
+class Normals(_OfSurface):
     """The normal of the surface around each token, a unit vector.
 
     A decomposition leaves its sign open. ``"outward"`` has it point away from the origin of the cloud,
@@ -142,16 +165,16 @@ class Normals(_Surface):
         super().__init__(centre=centre, least=least, ratio=ratio, channels=channels, **cell)
         self.sign = sign
 
-    def describe(self, shape: Shape, middle: Tensor) -> Tensor:
+    def describe(self, around: Around) -> Tensor:
         """Normals, with the sign of :attr:`sign`."""
-        normal = shape.normal
+        normal = around.shape.normal
         if self.sign == "none":
             return normal
-        along = normal[..., 2] if self.sign == "up" else (normal * middle).sum(-1)
+        along = normal[..., 2] if self.sign == "up" else (normal * around.middle).sum(-1)
         return torch.where(along[..., None] < 0, -normal, normal)
 
 
-class Curvature(_Surface):
+class Curvature(_OfSurface):
     """How the points around each token spread: the shares of three directions, falling, that add up to 1.
 
     GeoMAE's pseudo-curvature (Tian et al. 2023, arXiv 2305.08808): (1/2, 1/2, 0) in a plane.
@@ -168,6 +191,6 @@ class Curvature(_Surface):
         cell_shape: cells along each axis.
     """
 
-    def describe(self, shape: Shape, middle: Tensor) -> Tensor:
+    def describe(self, around: Around) -> Tensor:
         """Shares, in [0, 1]."""
-        return shape.curvature
+        return around.shape.curvature

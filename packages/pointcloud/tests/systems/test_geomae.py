@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
 from polymask.data import length_key
+from polymask_pointcloud import surfaces
 from polymask_pointcloud.targets import Answers
 
 TINY = {
@@ -205,6 +206,17 @@ def test_what_weighs_nothing_is_neither_predicted_nor_measured(monkeypatch: pyte
     assert [whole.decoders[x].head.out_features for x in whole.decoders] == [3 * 145 + 144, 6]
 
 
+def test_what_targets_share_is_found_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shape around a token is one, unless its targets are set up to see it otherwise."""
+    shapes: list[Any] = []
+    shape = surfaces.local_shape
+    monkeypatch.setattr(surfaces, "local_shape", lambda *x: shapes.append(x) or shape(*x))
+    make()(clouds(), STEP)
+    assert len(shapes) == 1
+    make(**{"curvature_target.centre": "token"})(clouds(), STEP)
+    assert len(shapes) == 3
+
+
 # -------------------------------------------------------------------------- as released, and swaps
 
 
@@ -317,8 +329,17 @@ def test_pictures_show_predicted_centroids_where_occupied_and_normals() -> None:
     term, guess = next(iter(system.predict(tokens, mask).items()))
     held = next(x for t, x in system.predict(tokens, mask).items() if t.name == "occupancy 1")
     assert term.name == "centroid 1" and guess.shape[2] == 128
-    finest = columns["visible, hidden and predicted: centroids of 128 slots, of those thought occupied"][1]
+    of_slots = "visible, hidden and predicted: centroids of its {} slots, if thought occupied"
+    finest = columns[of_slots.format(128)][1]
     sites = int(mask.hidden[1].sum())
     assert len(finest.layers["predicted"]) == int((held[1, :sites] > 0).sum())
     assert len(finest.layers["visible"]) + len(finest.layers["hidden"]) == 120
-    assert set(columns) >= {"true normals, by colour", "predicted normals"}
+    assert list(columns) == [
+        *(of_slots.format(n) for n in (128, 16)),
+        "visible, hidden and predicted: the centroid of each token",
+        "true normals: the more along x, y and z, the more red, green and blue",
+        "predicted normals: in the same colours",
+    ]
+    *_, true, _ = columns.values()
+    colours = torch.from_numpy(true[1].colours["hidden"])
+    torch.testing.assert_close(colours.norm(dim=1), torch.ones(len(colours)).double(), atol=1e-5, rtol=0)

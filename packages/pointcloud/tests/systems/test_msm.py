@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import polymask
-from polymask import Batch, Request, Step, UserError
+from polymask import Batch, Request, Step, Tokens, UserError
+from polymask.data import open_data, sample_of
 from polymask.maskings import Random
+from polymask.report import views
 from polymask.training.watch import SPREAD, spread_and_rank
 from polymask_pointcloud.colours import Colours
+from polymask_pointcloud.datasets.draw import by_token
 from polymask_pointcloud.maskings import Hierarchy
 from polymask_pointcloud.operations.sparse import MIDDLE, unpack
 from polymask_pointcloud.systems.msm import MSM
-from polymask_pointcloud.tokenizers import Voxels
+from polymask_pointcloud.tokenizers import UNIT, Voxels
 
 STEP = Step(2, 10, 0)
 STILL = {"turn": 0.0, "tilt": 0.0, "flip": 0.0, "scale": (1.0, 1.0), "jitter": 0.0}
@@ -416,6 +419,51 @@ def test_other_tokens_train_too(tokenizer: str) -> None:
     system = polymask.build("pointcloud/msm", preset="tiny", tokenizer=tokenizer)
     losses = system(clouds(), STEP)
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+
+
+def cell(place: Tensor) -> Tensor:
+    """Which voxel of :func:`build` a place lies in."""
+    return ((place.double() + 1) / 0.1).floor().long()
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.6])
+def test_masks_are_over_the_tokens_of_the_inputs_of_their_names(crop: float) -> None:
+    """Those of moved clouds, by which a picture tells what of them is hidden."""
+    system, batch = build(crop=crop), clouds()
+    masks, inputs = system.masks(batch, STEP), system.inputs(batch, STEP)
+    assert list(masks) == list(inputs) == ["view 1", "view 2"]
+    for number, name in enumerate(masks):
+        view, tokens = system.view(batch, STEP, number), system.tokenizer(inputs[name])
+        assert torch.equal(tokens.values, view.tokens.values)
+        assert torch.equal(tokens.position, view.tokens.position)
+        assert view.mask is not None and torch.equal(masks[name].hidden, view.mask.hidden)
+        assert tokens.shape == masks[name].hidden.shape != system.tokenizer(batch).shape
+        for row in range(4):
+            cloud = sample_of(inputs[name], row)["points"]
+            assert len(cloud) == round(crop * len(sample_of(batch, row)["points"]))
+            real = tokens.valid[row]
+            hidden = masks[name].hidden[row, real]
+            own = Tokens(tokens.values[row, real][None], tokens.position[row, real][None])
+            coloured = by_token(cloud, own, hidden).bool()
+            gone = {tuple(x) for x in cell(own.position[0] * UNIT)[hidden].tolist()}
+            assert coloured.tolist() == [tuple(x) in gone for x in cell(cloud).tolist()]
+
+
+def test_look_draws_moved_clouds_with_what_is_hidden_of_them_in_colour() -> None:
+    data = open_data("pointcloud/shapes")
+    system = polymask.build("pointcloud/msm", "tiny", data.provides).eval()
+    batch = views.batch_of(data.split("test"), [0, 40])
+    pictures = views.pictures_of(data, batch, 168)
+    found = views.of_system(system)(batch, STEP)
+    assert list(found) == ["view 1", "view 2"]
+    for view in found.values():
+        for before, drawn in zip(pictures, view.pixels(data, batch, pictures), strict=True):
+            coloured = drawn[..., 2] - drawn[..., 0] > 0.2
+            grey = (drawn.max(-1) < 0.95) & (drawn.max(-1) - drawn.min(-1) < 0.02)
+            assert drawn.shape == before.shape
+            assert 0.1 < coloured.sum() / (coloured | grey).sum() < 0.8
+            # bars would fill whole columns
+            assert (drawn.min(-1) > 0.98).mean() > 0.4
 
 
 def test_pictures_show_what_is_hidden_and_colours_of_features() -> None:

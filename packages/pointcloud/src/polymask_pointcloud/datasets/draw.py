@@ -13,7 +13,7 @@ from polymask_pointcloud.operations import nearest
 from polymask_pointcloud.tokenizers import UNIT
 
 SIDE = 200
-HIDDEN, SEEN = (0.16, 0.45, 0.60), (0.62, 0.62, 0.62)
+HIDDEN, SEEN = (0.10, 0.46, 0.68), (0.79, 0.79, 0.79)
 
 
 def scatter(points: Tensor, amount: Tensor | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def scatter(points: Tensor, amount: Tensor | None = None) -> Tensor:
     depth = away * np.cos(down) - place[:, 2] * np.sin(down)
     share = np.zeros(len(place)) if amount is None else amount.detach().cpu().double().numpy()
     colour = (1 - share[:, None]) * np.array(SEEN) + share[:, None] * np.array(HIDDEN)
-    shade = (0.75 + 0.25 * depth)[:, None].clip(0.5, 1)
+    shade = (0.85 + 0.15 * depth)[:, None].clip(0.7, 1)
     order = np.argsort(-depth, kind="stable")
     figure = Figure(figsize=(SIDE / 100, SIDE / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)

@@ -119,9 +119,10 @@ def group_by_cell(cells: Cells, points: Tensor, k: int, valid: Tensor | None = N
     first &= sorted_key < cells.count
     occupied = first.sum(1)
     most = max(int(occupied.max()), 1)
-    real = torch.arange(most, device=key.device) < occupied[:, None]
-    begin = torch.zeros_like(real, dtype=torch.int64)
-    begin[real] = first.nonzero()[:, 1]
+    number = torch.arange(most, device=key.device)
+    real = number < occupied[:, None]
+    begin = torch.searchsorted(first.cumsum(1), (number + 1).repeat(len(key), 1))
+    begin = torch.where(real, begin, 0)
     cell = torch.where(real, sorted_key.gather(1, begin), cells.count)
     end = torch.searchsorted(sorted_key, cell, right=True)
     count = torch.where(real, end - begin, 0)

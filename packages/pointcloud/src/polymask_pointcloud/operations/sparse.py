@@ -169,7 +169,7 @@ def levels_of(sample: Tensor, index: Tensor, count: int) -> tuple[list[Level], T
 def mean_at(x: Tensor, at: Tensor, n: int) -> Tensor:
     """Means of the rows of ``[T, C]`` that belong to each of n places, int64 ``[T]``: ``[n, C]``."""
     total = x.new_zeros(n, x.shape[1]).index_add(0, at, x)
-    count = torch.bincount(at, minlength=n).clamp(min=1)
+    count = at.new_zeros(n).index_add_(0, at, torch.ones_like(at)).clamp(min=1)
     return total / count[:, None].to(x.dtype)
 
 

@@ -168,14 +168,8 @@ class MSM(System):
         unet: Any = encoder
         self.encoder = unet
         self.channels: int = tokenizer.provides["channels"]
-        self.views = Views(
-            features=feature_names,
-            turn=turn,
-            tilt=tilt,
-            flip=flip,
-            scale=scale,
-            jitter=jitter,
-            crop=crop,
+        self.move = Views(
+            features=feature_names, turn=turn, tilt=tilt, flip=flip, scale=scale, jitter=jitter, crop=crop
         )
         dims: Sequence[int] = unet.up_dims
         self.heads = nn.ModuleList(MLP(dim) for dim in dims)
@@ -205,7 +199,7 @@ class MSM(System):
 
     def view(self, batch: Batch, step: Step, number: int) -> View:
         """One of the two views, its cells, and a mask over its tokens."""
-        moved, motion = self.views(batch, step, number, self.tokenizer.key)
+        moved, motion = self.move(batch, step, number, self.tokenizer.key)
         tokens = self.tokenizer(moved)
         cells = self.encoder.cells(tokens.position, tokens.valid)
         centre = F.pad(tokens.position.double() * UNIT, (0, 3 - tokens.position.shape[2]))
@@ -266,6 +260,10 @@ class MSM(System):
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         views = (self.view(batch, step, number) for number in (0, 1))
         return {f"view {i}": view.mask for i, view in enumerate(views, 1) if view.mask is not None}
+
+    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
+        """The clouds that :meth:`masks` are over, as the student sees them: moved, shaken and cut out."""
+        return {f"view {i + 1}": self.move(batch, step, i, self.tokenizer.key)[0] for i in (0, 1)}
 
     @torch.no_grad()
     def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Cloud]]:
