@@ -89,3 +89,10 @@ def test_a_uniform_masking_looks_uniform():
     panels_of(found)[0].draw(axes, PAGE, found)
     low, high = axes.collections[0].get_clim()
     assert (found.coverage - found.ratio.mean()).abs().max() < 0.33 * (high - low) / 2
+
+
+def test_no_two_lines_look_alike():
+    axes = charts.figure(4, 3).subplots()
+    charts.curves(axes, PAPER, range(3), {str(k): [1.0, 2.0, 3.0] for k in range(15)})
+    looks = [(line.get_color(), str(line.get_linestyle()), line._dash_pattern) for line in axes.lines]
+    assert len(set(map(str, looks))) == 15 and len({colour for colour, *_ in looks}) == 5

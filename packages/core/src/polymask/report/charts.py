@@ -40,6 +40,9 @@ PAGE = Ink("#010001", "#010002", "#010003", ("#010011", "#010012", "#010013", "#
 """For pages that are light or dark: :func:`svg` puts the page's own colours in their place."""
 
 
+LINES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1.2, 1.2)))
+"""Lines of the first round of colours, of the second, of the third."""
+
 ROUND = [1, 2, 2.5, 5, 10]
 """Steps between ticks, times a power of ten."""
 
@@ -84,8 +87,13 @@ def heading(axes: Axes, ink: Ink, title: str, note: str) -> None:
 
 
 def curves(axes: Axes, ink: Ink, steps: Sequence[float], lines: Mapping[str, Sequence[float]]) -> None:
-    """One line per quantity over training steps; many points are drawn faint under their mean."""
-    for (name, values), colour in zip(lines.items(), cycle(ink.series, len(lines)), strict=True):
+    """One line per quantity over training steps; many points are drawn faint under their mean.
+
+    Where there are more lines than colours, those of the next round are dashed.
+    """
+    for k, (name, values) in enumerate(lines.items()):
+        turn, which = divmod(k, len(ink.series))
+        colour, dashes = ink.series[which], LINES[turn % len(LINES)]
         x, y = np.asarray(steps, float), np.asarray(values, float)
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         window = len(y) // 40
@@ -94,7 +102,14 @@ def curves(axes: Axes, ink: Ink, steps: Sequence[float], lines: Mapping[str, Seq
             kernel = np.ones(window) / window
             x, y = np.convolve(x, kernel, "valid"), np.convolve(y, kernel, "valid")
         axes.plot(
-            x, y, color=colour, linewidth=1.5, label=name, marker="o" if len(y) < 6 else None, markersize=3.5
+            x,
+            y,
+            color=colour,
+            linewidth=1.5,
+            linestyle=dashes,
+            label=name,
+            marker="o" if len(y) < 6 else None,
+            markersize=3.5,
         )
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=ROUND))
