@@ -31,7 +31,7 @@ from jsonargparse import auto_cli
 from turns import Contestant, seconds_per_step
 
 from polymask import Step
-from polymask.data import Dataset
+from polymask.data import Dataset, evenly
 from polymask.evaluation.features import encoder_features, evaluating, extract, raw_of
 from polymask.evaluation.probe import draw, evaluate, labels_of
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED
@@ -167,7 +167,7 @@ def probed(system: System | None, data: Dataset) -> dict[str, float]:
     """Accuracy of both probes on the features of a system, or on raw pixels."""
     train_labels, test_labels = labels_of(data)
     train = draw(train_labels, None, 1, TRAIN, 0)[0]
-    test = torch.tensor(views.spread(len(test_labels), TEST))
+    test = torch.tensor(evenly(len(test_labels), TEST))
     splits = ((data.split("train"), train), (data.split("test"), test))
     if system is None:
         raw = raw_of(data)
@@ -185,7 +185,7 @@ def probed(system: System | None, data: Dataset) -> dict[str, float]:
 def reconstruction_error(system: System, data: Dataset, pictures: int = 1000, at_once: int = 100) -> float:
     """Loss on held-out pictures at uniformly random patches, the same whatever a run hid itself."""
     samples = data.split("test")
-    index = views.spread(len(samples), pictures)
+    index = evenly(len(samples), pictures)
     own, system.masking = system.masking, Random(ratio=RATIO)  # type: ignore[union-attr]
     with evaluating(system):
         losses = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from polymask import UserError
-from polymask.data import collate, padding, sample_of, valid_of
+from polymask.data import collate, evenly, padding, sample_of, valid_of
 
 
 def test_equal_samples_are_stacked_and_nothing_is_added():
@@ -42,3 +44,12 @@ def test_the_share_of_padding():
     assert float(padding(collate([{"x": torch.ones(3)}]))) == 0
     both = collate([{"x": torch.ones(3), "y": torch.ones(2)}, {"x": torch.ones(1), "y": torch.ones(4)}])
     assert float(padding(both)) == pytest.approx(4 / 14)
+
+
+def test_samples_are_taken_evenly():
+    """Distances differ by 1 at most, and the first is always there."""
+    assert evenly(7) == evenly(7, 9) == evenly(7, None) == list(range(7)) and evenly(0, 3) == []
+    for n, count in ((10, 3), (100, 7), (1000, 999)):
+        found = evenly(n, count)
+        gaps = {b - a for a, b in itertools.pairwise([*found, n])}
+        assert len(found) == count and found[0] == 0 and max(gaps) - min(gaps) <= 1

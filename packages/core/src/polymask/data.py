@@ -100,6 +100,12 @@ def sample_of(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
     return sample
 
 
+def evenly(n: int, count: int | None = None) -> list[int]:
+    """``count`` of ``n`` samples at equal distances, so that sorted classes all show; all by default."""
+    count = min(count or n, n)
+    return [i * n // count for i in range(count)]
+
+
 def open_data(
     spec: str, /, registry: Registry | None = None, run: str | PathLike[str] | None = None, **options: Any
 ) -> Dataset:

@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from polymask.data import Samples, Split
+from polymask.data import Samples, Split, evenly
 from polymask.errors import UserError
 
 Skipped = list[tuple[str, str]]
@@ -67,7 +67,7 @@ class Portion(Generic[S_co]):
             return self
         if limit < 1:
             raise UserError(f"limit must be 1 or more, got {limit}")
-        return self.at(torch.arange(limit) * len(self) // limit)
+        return self.at(torch.tensor(evenly(len(self), limit)))
 
 
 class ReadDataset(Generic[S]):

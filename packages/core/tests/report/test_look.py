@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from polymask import Mask, Request, Step, System, UserError
+from polymask.data import evenly
 from polymask.maskings import Disjoint, Random, Scheduled, TopScore
-from polymask.report import views
 from polymask.report.look import _patch_size, examine, look
 
 
@@ -41,7 +41,7 @@ def test_other_suffixes_are_refused_before_any_work(tmp_path):
 def test_what_is_coloured_is_what_is_hidden(gradients, pixels):
     data, masking = gradients(), Random(ratio=0.5)
     sight = examine(masking, data, tokenizer=pixels, samples=3, draws=2, total=10, masks=40, seed=4)
-    ids = torch.tensor(views.spread(20, 3))
+    ids = torch.tensor(evenly(20, 3))
     hidden = masking(Request(ids, 48, Step(9, 10, 4), grid=(6, 8))).hidden.view(3, 6, 8)
     last = sight.rows["mask\nstep 9"]
     for k, original in enumerate(sight.originals):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymask import UserError
-from polymask.data import collate
+from polymask.data import collate, evenly
 from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import accuracy_interval
@@ -102,9 +102,8 @@ class MinimalPairs:
         found: dict[str, list[Pair]] = {}
         for kind, rule in RULES.items():
             made = [pair for text in texts if (pair := spoiled(text, rule)) is not None]
-            count = min(self.limit, len(made))
-            if count:
-                found[kind] = [made[i * len(made) // count] for i in range(count)]
+            if made:
+                found[kind] = [made[i] for i in evenly(len(made), self.limit)]
         if not found:
             raise UserError("no sentence of the held-out text fits a rule: minimal pairs are of English")
         return found

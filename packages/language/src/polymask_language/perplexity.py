@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymask import UserError
-from polymask.data import collate
+from polymask.data import collate, evenly
 from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import Z
@@ -52,8 +52,7 @@ class Perplexity:
                 "language/mlm or language/meap"
             )
         samples = run.data.split("test")
-        count = min(self.limit or len(samples), len(samples))
-        picked = Picked(samples, [i * len(samples) // count for i in range(count)])
+        picked = Picked(samples, evenly(len(samples), self.limit))
         name = system.perplexity
         shares = log_shares(run.data.provides.get("statistics_file"))
         for row, model in ((TRAINED, system), (UNTRAINED, open_run(run.folder, trained=False).system)):

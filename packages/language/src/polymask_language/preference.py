@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymask import Step, UserError
-from polymask.data import collate
+from polymask.data import collate, evenly
 from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
@@ -60,8 +60,7 @@ class Preference:
                 f"{run.config['system']} has no policy and reference to compare: use language/sparsepo"
             )
         samples = run.data.split("test")
-        count = min(self.limit or len(samples), len(samples))
-        picked = Picked(samples, [i * len(samples) // count for i in range(count)])
+        picked = Picked(samples, evenly(len(samples), self.limit))
         untrained = open_run(run.folder, trained=False).system
         for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
             with evaluating(system):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import System, UserError
-from polymask.data import collate
+from polymask.data import collate, evenly
 from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, recall, reciprocal_rank
 from polymask_language.reranking import Reranker, fine_tune, padded
 
@@ -117,12 +117,10 @@ class Retrieval:
             documents: to search.
             most: at most so many queries; ``queries`` of the options if none.
         """
-        n = min(self.documents, len(documents))
-        kept = [i * len(documents) // n for i in range(n)]
+        kept = evenly(len(documents), self.documents)
         pool, own = [documents[i] for i in kept], [queries[i] for i in kept]
         distinct = list(dict.fromkeys(own))
-        q = min(most or self.queries, len(distinct))
-        asked = [distinct[i * len(distinct) // q] for i in range(q)]
+        asked = [distinct[i] for i in evenly(len(distinct), most or self.queries)]
         number = {query: i for i, query in enumerate(asked)}
         relevant = torch.zeros(len(asked), len(pool), dtype=torch.bool)
         for d, query in enumerate(own):

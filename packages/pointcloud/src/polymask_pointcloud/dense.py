@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, System, Tokens, UserError
-from polymask.data import Samples, collate, valid_of
+from polymask.data import Samples, collate, evenly, valid_of
 from polymask.evaluation.classifiers import linear
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
@@ -76,13 +76,12 @@ class Dense:
         Raises:
             UserError: no point has a label.
         """
-        count = min(self.scenes or len(samples), len(samples))
-        picked = Picked(samples, [i * len(samples) // count for i in range(count)])
+        picked = Picked(samples, evenly(len(samples), self.scenes))
         generator = torch.Generator().manual_seed(self.seed)
         features: dict[str, list[Tensor]] = {name: [] for name in rows}
         labels: list[Tensor] = []
-        for start in range(0, count, self.batch_size):
-            batch = collate([picked[i] for i in range(start, min(start + self.batch_size, count))])
+        for start in range(0, len(picked), self.batch_size):
+            batch = collate([picked[i] for i in range(start, min(start + self.batch_size, len(picked)))])
             if LABEL not in batch:
                 raise UserError(
                     f"a dense probe needs a class for each point, and samples of this data have "
@@ -100,7 +99,7 @@ class Dense:
                 features[name].append(function(batch).float().cpu()[chosen])
         found = torch.cat(labels)
         if not len(found):
-            raise UserError(f"no point of {count} scenes has a label of 0 or more in {LABEL!r}")
+            raise UserError(f"no point of {len(picked)} scenes has a label of 0 or more in {LABEL!r}")
         return {name: torch.cat(parts) for name, parts in features.items()}, found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from polymask.data import Dataset, collate
+from polymask.data import Dataset, collate, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
@@ -69,11 +69,10 @@ def batches(system: System, data: Dataset, limit: int | None, batch_size: int) -
     What is left over after the last full batch is left out, unless it is all there is.
     """
     samples = data.split("test")
-    count = min(limit or len(samples), len(samples))
-    spaced = [i * len(samples) // count for i in range(count)]
+    spaced = evenly(len(samples), limit)
     # samples often lie in order of class; batches are to be alike
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(spaced), generator=torch.Generator().manual_seed(0)).tolist()
     picked = Picked(samples, [spaced[i] for i in order])
     device = next(system.parameters()).device
-    for batch in DataLoader(picked, batch_size, collate_fn=collate, drop_last=count > batch_size):
+    for batch in DataLoader(picked, batch_size, collate_fn=collate, drop_last=len(spaced) > batch_size):
         yield {key: value.to(device) for key, value in batch.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from polymask.data import Dataset, open_data
+from polymask.data import Dataset, evenly, open_data
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.parts import Part
@@ -152,7 +152,7 @@ def examine(
     else:
         viewer, title = _masking_viewer(what, part, title, source, options, tokenizer, score, registry)
     held_out, _ = views.held_out(source)
-    batch = views.batch_of(held_out, views.spread(len(held_out), samples))
+    batch = views.batch_of(held_out, evenly(len(held_out), samples))
     originals = views.pictures_of(source, batch, 168)
     rows: dict[str, list[Pixels]] = {}
     at = Step(total // 2, total, seed)

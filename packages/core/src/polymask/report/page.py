@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polymask.data import evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
@@ -186,7 +187,7 @@ def _probe(page: Page, folder: Path) -> None:
 def _pictures(page: Page, run: Run, step: Step) -> None:
     data, system = run.data, run.system
     samples, page.samples = views.held_out(data)
-    batch = views.batch_of(samples, views.spread(len(samples), SAMPLES))
+    batch = views.batch_of(samples, evenly(len(samples), SAMPLES))
     columns = system.pictures(batch, step)
     for caption, values in columns.items():
         if isinstance(values, Tensor):

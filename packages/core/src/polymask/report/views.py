@@ -150,12 +150,6 @@ def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
     return [scale(to_pixels(data.picture(x)), side) for x in batch[data.key]]
 
 
-def spread(n: int, count: int) -> list[int]:
-    """``count`` of ``n`` samples at equal distances, so that sorted classes all show."""
-    count = min(n, count)
-    return [i * n // count for i in range(count)]
-
-
 def statistics_of(
     viewer: Viewer, source: Samples, step: Step, masks: int = 2048, batch_size: int = 256
 ) -> dict[str, MaskStatistics]:

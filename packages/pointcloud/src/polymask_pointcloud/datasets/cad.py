@@ -17,6 +17,7 @@ import numpy as np
 
 from polymask import UserError
 from polymask.cache import cache_folder
+from polymask.data import evenly
 from polymask.debian import fetch
 from polymask.portions import Skipped, Unreadable, numbered, whole
 from polymask_pointcloud.datasets.base import CloudDataset
@@ -146,8 +147,7 @@ def select(names: Sequence[str], per_class: int | None = None) -> tuple[list[str
     which: list[int] = []
     for word in classes:
         mine = [i for i, name in enumerate(names) if kind(name) == word]
-        count = min(len(mine), per_class or len(mine))
-        which += [mine[i * len(mine) // count] for i in range(count)]
+        which += [mine[i] for i in evenly(len(mine), per_class)]
     return classes, sorted(which)
 
 
