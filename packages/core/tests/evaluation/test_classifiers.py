@@ -100,6 +100,18 @@ def test_linear_of_few_samples_holds_out_each_part_in_turn(monkeypatch):
     assert len(once) > 1 and all(part == in_turn[0] for part in once)
 
 
+def test_linear_goes_on_where_strong_regularisation_knows_one_class_alone():
+    """Of few samples of a rare class, whose features differ by little among many that do not."""
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.arange(300) % 12 == 0).long()
+    x = torch.randn(300, 100, generator=generator)
+    x[:, :3] += 1.5 * labels[:, None]
+    found = linear(x[:200], labels[:200], x[200:])
+    first = classifiers._regression(C=classifiers.STRENGTHS[2]).fit(x[:200].numpy(), labels[:200].numpy())
+    assert not first.predict(x[200:].numpy()).any()
+    assert found.strength > classifiers.STRENGTHS[2] and found.predicted.any()
+
+
 def test_linear_never_chooses_by_test_samples():
     train, labels = blobs(200, 1.0, 1)
     test, _ = blobs(50, 1.0, 2)

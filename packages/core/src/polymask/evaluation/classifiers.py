@@ -119,7 +119,7 @@ def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:
             score += float((model.predict(x[check]) == y[check]).sum())
         if score > best:
             best, chosen, worse = score, strength, 0
-        else:
+        elif score < best:  # not where it says one class of all samples still
             worse += 1
         # the weaker the regularisation the longer a fit takes, and past the best it only gets worse
         if worse == 2:
