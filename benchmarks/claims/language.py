@@ -187,7 +187,7 @@ CLAIMS: dict[str, Claim] = {
         },
         variants={"next token": {"masking": None}, "meap": {"masking.ratio": 0.15}},
         about=("meap",),
-        measure="found",
+        measure="told",
         evaluation={"name": "language/facts", "facts": 3},
     ),
 }
