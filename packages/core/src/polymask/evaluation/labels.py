@@ -45,8 +45,6 @@ class Labels:
             name: [options] if isinstance(options, Mapping) else list(options)
             for name, options in (sets or {}).items()
         }
-        if not self.sets or not all(self.sets.values()):
-            raise UserError("which label sets? give --sets options of the data, as {word: {label: word}}")
         self.settings: dict[str, Any] = {
             "limit": limit,
             "neighbours": neighbours,
@@ -57,6 +55,8 @@ class Labels:
     def __call__(self, run: Run) -> Iterator[Score]:
         from polymask.run import open_data_of
 
+        if not self.sets or not all(self.sets.values()):
+            raise UserError("which label sets? give --sets options of the data, as {word: {label: word}}")
         chosen = run.config["data"]
         data = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
         for name, tests in self.sets.items():
