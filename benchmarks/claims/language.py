@@ -91,7 +91,6 @@ SPARSEPO = Claim(
         "MaPO": {"masking": "language/activation-weight"},
         "SparsePO, common": {"masking": LEARNED},
         "SparsePO, independent": {"masking": LEARNED, "kl_masking": LEARNED},
-        "SparsePO, sparser": {"masking": LEARNED, "reward_l1": 0.001, "kl_l1": 0.001},
     },
     about=("MaPO", "SparsePO, common", "SparsePO, independent"),
     measure="margin over root KL",
@@ -163,7 +162,7 @@ CLAIMS: dict[str, Claim] = {
         SPARSEPO,
         text="The weights that SparsePO learns are larger on the words that decide what is preferred than on "
         "others (SparsePO, arXiv 2410.05102)",
-        about=("SparsePO, common", "SparsePO, independent", "SparsePO, sparser"),
+        about=("SparsePO, common", "SparsePO, independent"),
         measure="contrast",
         runs="language/sparsepo",
     ),
