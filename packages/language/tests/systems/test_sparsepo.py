@@ -429,8 +429,9 @@ def test_a_folder_of_the_recipe_that_is_moved_is_whole(tmp_path: Path) -> None:
     cook("language/sparsepo", data, here, options=options, progress=False)
     shutil.move(here, there)
     assert not any(str(tmp_path) in path.read_text() for path in there.glob("*/config.yaml"))
-    tuned, aligned = (open_run(there / name) for name in ("fine-tuned", "aligned"))
-    pairs = zip(aligned.system.reference.parameters(), tuned.system.encoder.parameters(), strict=True)  # type: ignore[attr-defined]
+    systems: list[Any] = [open_run(there / name).system for name in ("fine-tuned", "aligned")]
+    tuned, aligned = systems
+    pairs = zip(aligned.reference.parameters(), tuned.encoder.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
     again = cook("language/sparsepo", data, there, options=options, progress=False)
     assert [run.step for run in again.done] == [2, 2, 2]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Samples, Split
+from polymask.data import Samples, Split, evenly
 from polymask_language.datasets.difficulty import difficulty_file
 from polymask_language.datasets.encoded import encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, cut, pack
@@ -192,7 +192,7 @@ class TextDataset:
             spans = torch.stack([torch.cat([after.new_zeros(1), after[:-1]]), after], dim=1)
         if asked.limit is not None and asked.limit < len(spans):
             # evenly, so that sorted classes stay in proportion
-            spans = spans[torch.arange(asked.limit) * len(spans) // asked.limit]
+            spans = spans[evenly(len(spans), asked.limit)]
         samples = Sequences(
             self.encoded, starts, stops, spans, around=around, packed=asked.pack, tags=asked.tags
         )

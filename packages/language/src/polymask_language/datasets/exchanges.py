@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Samples, Split
+from polymask.data import Samples, Split, evenly
 from polymask_language.datasets.base import Corpus, Preparation, Skipped, held_out
 from polymask_language.datasets.encoded import Encoded, encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, pack
@@ -239,5 +239,4 @@ def _some(numbers: np.ndarray[Any, Any], limit: int | None) -> Tensor:
     """At most so many, evenly spaced."""
     if limit is not None and limit < 1:
         raise UserError(f"limit must be 1 or more, got {limit}")
-    found = torch.from_numpy(numbers)
-    return found if limit is None or limit >= len(found) else found[torch.arange(limit) * len(found) // limit]
+    return torch.from_numpy(numbers)[evenly(len(numbers), limit)]
