@@ -39,6 +39,41 @@ def test_each_sample_is_read_once_for_all_rows(toy_data, toy_system):
     assert data.split("train").reads == len(data.split("train"))
 
 
+def test_samples_met_before_are_not_encoded_again_wherever_they_lie(toy_data, toy_system):
+    data, system = toy_data(), toy_system()
+    known, encoded = {}, []
+    with evaluating(system):
+        features = encoder_features(system)
+
+        def counted(batch):
+            encoded.append(len(batch["image"]))
+            return features(batch)
+
+        first = extract({"x": counted}, data.split("train"), [5, 3, 80], known=known)["x"]
+        elsewhere = [data.split("train")[i] for i in (80, 1, 5, 2)]
+        again = extract({"x": counted}, elsewhere, known=known)["x"]
+        alone = extract({"x": features}, data.split("train"), [80, 1, 5, 2])["x"]
+    assert encoded == [3, 2]
+    assert torch.equal(again[[2, 0]], first[[0, 2]])
+    torch.testing.assert_close(again, alone)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"x": [[1.0, 2.0]]}, {"x": [1.0, 2.5]}, {"x": [1.0, 2.0], "y": [0.0]}, {"y": [1.0, 2.0]}],
+    ids=["shape", "value", "entry", "name"],
+)
+def test_samples_that_differ_in_anything_are_not_the_same(other):
+    known = {}
+
+    def count(batch):
+        return torch.full((len(batch["id"]), 1), float(len(known)))
+
+    for n, sample in enumerate(({"x": [1.0, 2.0]}, other)):
+        sample = {key: torch.tensor(value) for key, value in sample.items()}
+        assert extract({"n": count}, [sample], known=known)["n"].item() == n
+
+
 def test_global_generators_stay_untouched(toy_data, toy_system):
     system, before = toy_system(), torch.get_rng_state()
     with evaluating(system):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from polymask.protocols import Batch, System
 
 Extractor = Callable[[Batch], Tensor]
 """Vectors ``[B, D]`` of a batch."""
+
+Known = dict[bytes, dict[str, Tensor]]
+"""Vectors ``[D]`` by name of extractor, of every sample seen, by a digest of what the sample holds."""
 
 
 def encoder_features(system: System, pool: str = "mean") -> Extractor:
@@ -97,6 +101,7 @@ def extract(
     *,
     batch_size: int = 256,
     workers: int = 0,
+    known: Known | None = None,
 ) -> dict[str, Tensor]:
     """Run every extractor over the same samples, each sample read once.
 
@@ -106,6 +111,8 @@ def extract(
         index: which samples, in this order; all by default.
         batch_size: samples per batch; it does not change the result beyond rounding.
         workers: processes that read samples.
+        known: what the same extractors made of other samples; what is in it already is not made again,
+            what is not is added.
 
     Returns:
         float32 ``[n, D]`` on the CPU, by name.
@@ -115,18 +122,24 @@ def extract(
     """
     picked = Picked(samples, range(len(samples)) if index is None else index)
     # A generator of its own: a loader otherwise draws its workers' seed from the global one.
-    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         picked,
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_digested,
         generator=torch.Generator().manual_seed(0),
     )
-    found: dict[str, list[Tensor]] = {name: [] for name in extractors}
-    for batch in loader:
-        for name, function in extractors.items():
-            found[name].append(function(batch).float().cpu())
-    features = {name: torch.cat(parts) for name, parts in found.items()}
+    known = {} if known is None else known
+    seen: list[bytes] = []
+    for digests, batch in loader:
+        seen += digests
+        fresh = [row for row, digest in enumerate(digests) if digest not in known]
+        if fresh:
+            part = {key: value[fresh] for key, value in batch.items()}
+            made = {name: function(part).float().cpu() for name, function in extractors.items()}
+            for at, row in enumerate(fresh):
+                known[digests[row]] = {name: value[at] for name, value in made.items()}
+    features = {name: torch.stack([known[digest][name] for digest in seen]) for name in extractors}
     for name, value in features.items():
         if not value.isfinite().all():
             raise UserError(
@@ -147,3 +160,16 @@ class Picked(TorchDataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         return {**self.samples[self.index[i]], "id": torch.tensor(self.index[i])}
+
+
+def _digested(samples: Sequence[Mapping[str, Tensor]]) -> tuple[list[bytes], dict[str, Tensor]]:
+    """A batch, and a digest of each of its samples wherever in a split they lie."""
+    digests = []
+    for sample in samples:
+        digest = hashlib.blake2b(digest_size=16)
+        for key in sorted(sample.keys() - {"id"}):
+            value = torch.as_tensor(sample[key])
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digests.append(digest.digest())
+    return digests, collate(samples)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polymask.errors import UserError
+from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
 from polymask.evaluation.probe import measure
 from polymask.evaluation.scores import Score
@@ -59,10 +61,16 @@ class Labels:
             raise UserError("which label sets? give --sets options of the data, as {word: {label: word}}")
         chosen = run.config["data"]
         data = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
+        known: defaultdict[str, Known] = defaultdict(dict)
         for name, tests in self.sets.items():
             found = [
-                measure(run, open_data_of({**data, **options}, run=run.folder), **self.settings)
-                for options in tests
+                measure(
+                    run,
+                    open_data_of(wanted, run=run.folder),
+                    **self.settings,
+                    known=known[wanted["name"]],
+                )
+                for wanted in ({**data, **options} for options in tests)
             ]
             for rows in zip(*(one.rows for one in found), strict=True):
                 share = pooled_interval([row.accuracy for row in rows], [one.test for one in found])

@@ -20,6 +20,7 @@ from polymask.errors import UserError
 from polymask.evaluation.classifiers import Answers, knn, linear
 from polymask.evaluation.features import (
     Extractor,
+    Known,
     encoder_features,
     evaluating,
     extract,
@@ -95,8 +96,13 @@ def measure(
     seed: int = 0,
     batch_size: int = 256,
     workers: int = 0,
+    known: Known | None = None,
 ) -> ProbeResult:
-    """What :func:`probe` finds, on any data that the run's system takes; nothing is written."""
+    """What :func:`probe` finds, on any data that the run's system takes; nothing is written.
+
+    ``known`` holds features of samples that this run was measured on before, of the same kind of data; see
+    :func:`polymask.evaluation.features.extract`.
+    """
     from polymask.run import open_run
 
     train_labels, test_labels = labels_of(data)
@@ -112,7 +118,7 @@ def measure(
             rows[RAW] = descriptor
         union = torch.unique(torch.cat(picks))
         train, test = (
-            extract(rows, samples, index, batch_size=batch_size, workers=workers)
+            extract(rows, samples, index, batch_size=batch_size, workers=workers, known=known)
             for samples, index in (
                 (data.split("train"), union.tolist()),
                 (data.split("test"), test_index.tolist()),
