@@ -46,7 +46,7 @@ CLAIMS: dict[str, Claim] = {
     "pointcloud/geomae": Claim(
         text="Telling the geometry of hidden tokens, their centroids, occupancy, normals and curvature, "
         "teaches more than predicting the points that they hold (GeoMAE, arXiv 2305.08808)",
-        config={"data": CAD, "preset": "small", "steps": 400, "batch_size": 16},
+        config={"data": CAD, "preset": "small", "steps": 900, "batch_size": 16},
         variants=GEOMAE,
         about=("all four",),
         probe=FEW,
