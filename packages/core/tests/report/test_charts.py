@@ -91,6 +91,16 @@ def test_a_uniform_masking_looks_uniform():
     assert (found.coverage - found.ratio.mean()).abs().max() < 0.33 * (high - low) / 2
 
 
+def test_sites_in_one_column_are_a_line_from_the_top():
+    hidden = torch.arange(12) < torch.arange(1, 13)[:, None]
+    found = describe(hidden, (12, 1))
+    _, axes = charts.panel(3, 2)
+    panels_of(found)[0].draw(axes, PAGE, found)
+    share, row = axes.lines[0].get_data()
+    assert share.tolist() == found.coverage.flatten().tolist() == sorted(share, reverse=True)
+    assert row.tolist() == list(range(12)) and axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
 def test_no_two_lines_look_alike():
     axes = charts.figure(4, 3).subplots()
     charts.curves(axes, PAPER, range(3), {str(k): [1.0, 2.0, 3.0] for k in range(15)})

@@ -218,7 +218,10 @@ class SPEAR(System):
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         mask, channels = self.draw(self.tokenizer(batch), batch, step)
-        return {"time": mask} if channels is None else {"time": mask, "channels": channels}
+        if channels is None:
+            return {"time": mask}
+        # the lowest at the bottom, as pictures of sound have it
+        return {"time": mask, "channels": Mask(channels.hidden.flip(1)[:, :, None])}
 
 
 def _classifiers(encoder: Encoder, target: Target) -> nn.Linear:

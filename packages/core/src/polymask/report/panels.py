@@ -66,6 +66,13 @@ def coverage(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
         axes.axhline(mean, color=ink.muted, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_ylim(low, high)
         return
+    if share.size == len(share):  # one site to a row
+        style(axes, ink, "share of masks that hide it", "row")
+        axes.plot(share.ravel(), np.arange(share.size), color=ink.series[0], linewidth=1.3)
+        axes.axvline(mean, color=ink.muted, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set_xlim(low, high)
+        axes.invert_yaxis()
+        return
     style(axes, ink)
     share = share.reshape(-1, share.shape[-1])
     mesh = axes.pcolormesh(
