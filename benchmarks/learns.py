@@ -32,7 +32,7 @@ from polymask.training import fit
 VISION: Mapping[str, Any] = {"data": "vision/fashion", "steps": 600}
 AUDIO: Mapping[str, Any] = {
     "data": {"name": "audio/words", "label": "word"},
-    "steps": 300,
+    "steps": 1500,
     "batch_size": 16,
 }
 POINTS: Mapping[str, Any] = {
