@@ -128,7 +128,8 @@ def evidence(path: str) -> str:
     """What a comparison found, as ``benchmarks/evidence.py`` kept it: claim, verdict, command, numbers."""
     found = json.loads((ROOT / path).read_text())
     values = {label: result["values"] for label, result in found["results"].items()}
-    kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, found["reference"])
+    about = (found.get(key, {}) for key in ("reference", "rivals"))
+    kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, *about)
     _, means, differences, notes = kept.markdown().split("\n\n")
     more = f"{claims_table(found['claims'])}\n" if "claims" in found else ""
     more += f"{curves_table(found['curves'], kept.first)}\n" if "curves" in found else ""

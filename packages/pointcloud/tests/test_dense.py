@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import polymask.run
 from polymask import Batch, System, Tokens, UserError
-from polymask_pointcloud.dense import LABEL, Dense, at_points, mean_iou
+from polymask.data import collate
+from polymask_pointcloud.dense import LABEL, Dense, at_points, mean_iou, of_surfaces
 from polymask_pointcloud.tokenizers import UNIT
 
 
@@ -74,6 +75,20 @@ def test_features_at_points_are_those_of_near_tokens_by_distance() -> None:
     torch.testing.assert_close(flat[0, :, 0], found)
 
 
+def test_a_floor_and_a_wall_are_told_by_hand_whatever_pads_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    side, other = 2 * torch.rand(2, 80, generator=generator) - 1
+    floor = torch.stack([side, other, torch.zeros(80)], dim=1)
+    wall = torch.stack([torch.full((70,), 0.5), other[:70], side[:70]], dim=1)
+    batch = collate([{"points": floor}, {"points": wall}])
+    found = of_surfaces("points")(batch)
+    assert found.shape == (2, 80, 15) and torch.equal(found[..., :3], batch["points"])
+    for rows, upright in ((found[0], 1.0), (found[1, :70], 0.0)):
+        for normal, bend in ((rows[:, 3:6], rows[:, 6:9]), (rows[:, 9:12], rows[:, 12:])):
+            torch.testing.assert_close(normal[:, 2], torch.full((len(rows),), upright), atol=1e-3, rtol=0)
+            assert normal.min() >= 0 and bend[:, 2].max() < 1e-4 and (bend.sum(1) - 1).abs().max() < 1e-5
+
+
 def test_points_without_a_class_and_padding_are_left_out_and_rows_share_the_rest() -> None:
     samples = Scenes().split("train")
     dense = Dense(scenes=5, points=20, batch_size=2)
@@ -95,7 +110,7 @@ def test_an_encoder_that_knows_scores_one_beside_what_does_not(
     run: Any = SimpleNamespace(system=Answer(True), data=Scenes(), folder=tmp_path)
     scores = {(s.row, s.metric): s.value for s in Dense(points=50)(run)}
     assert scores["pre-trained", "accuracy"] == scores["pre-trained", "mIoU"] == 1
-    for row in ("untrained", "raw input"):
+    for row in ("untrained", "raw input", "hand-made"):
         assert 0.35 < scores[row, "accuracy"] < 0.65
         assert scores[row, "mIoU"] < scores[row, "accuracy"]
     assert LABEL not in run.system.saw

@@ -14,7 +14,7 @@ from polymask.evaluation.classifiers import linear
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
 from polymask.evaluation.scores import Score
-from polymask_pointcloud.operations import nearest, take
+from polymask_pointcloud.operations import nearest, point_shape, take
 from polymask_pointcloud.tokenizers import UNIT
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 LABEL = "point_label"
 """Entry of a sample that holds the class of each point, int64 ``[N]``, -1 where it is not known."""
+
+HAND_MADE = "hand-made"
+"""The row of what geometry says of a point without learning."""
+
+AROUND = (16, 64)
+"""Neighbours whose surface that is of."""
 
 Features = Callable[[Batch], Tensor]
 """Features of each point of a batch, ``[B, N, D]``."""
@@ -32,8 +38,9 @@ class Dense:
 
     It is fitted on features of labelled points of training scenes and asked about points of test scenes. A
     point's features are those of the three nearest tokens, weighed by the inverse of their distance (Qi et
-    al. 2017, arXiv 1706.02413). Beside the trained encoder stand the same untrained and what is known of a
-    point itself: its place, which holds its height, and its features.
+    al. 2017, arXiv 1706.02413). Beside the trained encoder stand the same untrained, what is known of a point
+    itself (its place, which holds its height, and its features), and that together with how the surface
+    around it lies and bends, by the principal axes of its neighbourhoods (Weinmann et al. 2015).
 
     Args:
         scenes: at most so many of each split, evenly spaced.
@@ -60,6 +67,7 @@ class Dense:
                 TRAINED: of_encoder(one, run.data.key),
                 UNTRAINED: of_encoder(two, run.data.key),
                 RAW: of_points(run.data.key),
+                HAND_MADE: of_surfaces(run.data.key),
             }
             train, labels = self.collect(rows, run.data.split("train"), run.data.key)
             test, truth = self.collect(rows, run.data.split("test"), run.data.key)
@@ -117,6 +125,18 @@ def of_encoder(system: System, key: str) -> Features:
 def of_points(key: str) -> Features:
     """What is known of a point without an encoder."""
     return lambda batch: batch[key]
+
+
+def of_surfaces(key: str) -> Features:
+    """Each point, then by size of neighbourhood its normal without sign and its curvature, 3 + F + 12."""
+
+    def features(batch: Batch) -> Tensor:
+        points, real = batch[key], valid_of(batch, key)
+        shapes = [point_shape(points[..., :3], k, real) for k in AROUND]
+        told = [x for shape in shapes for x in (shape.normal.abs(), shape.curvature)]
+        return torch.cat([points, *told], dim=-1)
+
+    return features
 
 
 def at_points(tokens: Tokens, points: Tensor, k: int = 3) -> Tensor:
