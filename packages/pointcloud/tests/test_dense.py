@@ -79,7 +79,7 @@ def test_a_floor_and_a_wall_are_told_by_hand_whatever_pads_them() -> None:
     generator = torch.Generator().manual_seed(0)
     side, other = 2 * torch.rand(2, 80, generator=generator) - 1
     floor = torch.stack([side, other, torch.zeros(80)], dim=1)
-    wall = torch.stack([torch.full((70,), 0.5), other[:70], side[:70]], dim=1)
+    wall = torch.stack([side[:70], side[:70], other[:70]], dim=1)
     batch = collate([{"points": floor}, {"points": wall}])
     found = of_surfaces("points")(batch)
     assert found.shape == (2, 80, 15) and torch.equal(found[..., :3], batch["points"])
