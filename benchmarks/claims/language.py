@@ -179,9 +179,9 @@ CLAIMS: dict[str, Claim] = {
         config={
             "system": "language/meap",
             "preset": "small",
-            "data": {"name": "language/titles", "length": 160, "vocab_size": 4096, "pack": True},
+            "data": {"name": "language/titles", "length": 160, "vocab_size": 2048, "pack": True},
             **TINY,
-            "steps": 800,
+            "steps": 2000,
             "batch_size": 16,
         },
         variants={"next token": {"masking": None}, "meap": {"masking.ratio": 0.15}},
