@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from polymask import UserError
 from polymask.evaluation import evaluate_run
 from polymask.report.compare import compare
 from polymask.run import open_run
@@ -23,7 +24,8 @@ def test_scores_are_printed_and_kept(polymask, trained, tmp_path):
     result = polymask("evaluate", trained, "brightness", "--scale", "2")
     assert result.status == 0, result.err
     assert "the moon" in result.out and "100 99 to 101" in result.out
-    kept = json.loads((tmp_path / trained / "evaluation-toy-brightness.json").read_text())
+    (file,) = (tmp_path / trained).glob("evaluation-toy-brightness-*.json")
+    kept = json.loads(file.read_text())
     rows = {score["row"]: score["value"] for score in kept["scores"]}
     assert kept["settings"] == {"scale": 2.0}
     assert rows["pre-trained"] != rows["untrained"]
@@ -71,14 +73,15 @@ def test_variants_are_compared_by_an_evaluation(polymask, tmp_path):
     assert found["rivals"] == {"the moon": {"brightness": 100.0}}
     for label, measured in found["results"].items():
         for folder, values in zip(measured["runs"], measured["values"], strict=True):
-            kept = json.loads((tmp_path / "c" / folder / "evaluation-toy-brightness.json").read_text())
+            (file,) = (tmp_path / "c" / folder).glob("evaluation-toy-brightness-*.json")
+            kept = json.loads(file.read_text())
             rows = {score["row"]: score["value"] for score in kept["scores"]}
             assert values["brightness"] == rows["pre-trained"], label
             assert values["untrained brightness"] == rows["untrained"]
     assert "the moon" in (tmp_path / "c" / "comparison.md").read_text()
-    stamp = (tmp_path / "c" / "toy-mean-seed0" / "evaluation-toy-brightness.json").stat().st_mtime_ns
+    stamp = file.stat().st_mtime_ns
     assert polymask(*words, *evaluation).status == 0  # nothing is measured again
-    assert (tmp_path / "c" / "toy-mean-seed0" / "evaluation-toy-brightness.json").stat().st_mtime_ns == stamp
+    assert file.stat().st_mtime_ns == stamp
 
 
 def test_several_label_sets_are_probed(polymask, trained, tmp_path):
@@ -144,9 +147,24 @@ def test_several_evaluations_stand_side_by_side(polymask, tmp_path):
         return found.values["plain"][0]
 
     once = asked(1.0)
+    (bright,) = (tmp_path / "c" / "plain-seed0").glob("evaluation-toy-brightness-*.json")
     loss = tmp_path / "c" / "plain-seed0" / "evaluation-core-held-out-loss.json"
-    stamp = loss.stat().st_mtime_ns
+    stamps = [file.stat().st_mtime_ns for file in (bright, loss)]
     twice = asked(2.0)
     assert twice["brightness"] == pytest.approx(2 * once["brightness"])
     assert twice["held-out loss"] == once["held-out loss"]
-    assert loss.stat().st_mtime_ns == stamp
+    assert asked(1.0)["brightness"] == once["brightness"]
+    assert [file.stat().st_mtime_ns for file in (bright, loss)] == stamps
+
+
+def test_one_evaluation_with_two_sets_of_options_is_refused(tmp_path):
+    """Its scores would have one name; nothing is trained."""
+    both = ("brightness", {"name": "toy/brightness", "scale": 2.0})
+    with pytest.raises(UserError, match="toy/brightness is asked for twice"):
+        compare(
+            {"system": "toy/mean", "data": "toy/shapes", "steps": 2},
+            {"plain": {}, "more hidden": {"masking.ratio": 0.75}},
+            tmp_path / "c",
+            evaluation=both,
+        )
+    assert not (tmp_path / "c").exists()

@@ -7,6 +7,7 @@ runs of a comparison.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,6 +131,9 @@ def evaluate_run(
 ) -> Scores:
     """Run one evaluation on a run, and write ``evaluation-<plugin>-<name>.json`` into its folder.
 
+    With other options than its own defaults the file has a digest of them in its name, so that what was found
+    with some is not lost to what is found with others.
+
     Args:
         run: a run or its folder.
         evaluation: its name, or a mapping with a ``name`` and options.
@@ -151,7 +155,7 @@ def evaluate_run(
         found = Scores(name, list(measure(opened)), options)
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:
         raise UserError(f"{name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
-    write_json(stored_at(Path(opened.folder), name), found.to_json())
+    write_json(stored_at(Path(opened.folder), name, options), found.to_json())
     return found
 
 
@@ -164,9 +168,13 @@ def chosen(evaluation: str | Mapping[str, Any], registry: Registry) -> tuple[str
     return name, full_names(nest(asked), registry)
 
 
-def stored_at(folder: Path, name: str) -> Path:
-    """Where a run keeps what an evaluation found."""
-    return folder / f"evaluation-{name.replace('/', '-')}.json"
+def stored_at(folder: Path, name: str, options: Mapping[str, Any]) -> Path:
+    """Where a run keeps what an evaluation found with these options."""
+    from polymask.run import plain
+
+    told = json.dumps(plain(options), sort_keys=True)
+    digest = f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}" if options else ""
+    return folder / f"evaluation-{name.replace('/', '-')}{digest}.json"
 
 
 def read_scores(folder: Path) -> list[Scores]:

@@ -8,6 +8,7 @@ import math
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ def compare(
     """
     out, probe = Path(out), dict(probe or {})
     evaluations = [evaluation] if isinstance(evaluation, str | Mapping) else list(evaluation or ())
+    asked = Counter(chosen(one, default_registry())[0] for one in evaluations)
+    for name in (name for name, count in asked.items() if count > 1):
+        raise UserError(
+            f"{name} is asked for twice, and its scores would have one name: compare by one at a time; "
+            "runs are kept"
+        )
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     configs = _configs(config, variants, seeds)
     plan = {"config": plain(config), "variants": plain(variants), "probe": plain(probe)}
@@ -186,7 +193,7 @@ def _run(config: Config, folder: Path, probe: Config, raw: bool, progress: bool)
 def _evaluated(folder: Path, evaluation: str | Mapping[str, Any]) -> Scores:
     """What an evaluation finds about a run, or has found with the same options."""
     name, options = chosen(evaluation, default_registry())
-    path = stored_at(folder, name)
+    path = stored_at(folder, name, options)
     if path.is_file():
         found = Scores.from_json(json.loads(path.read_text()))
         if found.settings == plain(options):
