@@ -22,7 +22,7 @@ from torchaudio.transforms import MelSpectrogram
 from polymask import UserError
 from polymask.data import length_key, valid_of
 from polymask.teachers import Frozen
-from polymask_audio.windows import transform_size
+from polymask_audio.windows import energies, transform_size
 
 WINDOW, HOP = 0.025, 0.010
 """Seconds, of spectra and cepstra."""
@@ -93,7 +93,7 @@ class Mel(Features):
         )
 
     def extract(self, audio: Tensor, length: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        spectra: Tensor = self.mel(F.pad(audio, (0, max(self.window - audio.shape[1], 0))))
+        spectra = energies(self.mel, F.pad(audio, (0, max(self.window - audio.shape[1], 0))))
         counts = None if length is None else ((length - self.window) // self.hop + 1).clamp(min=1)
         return [(spectra + FLOOR).log().transpose(1, 2)], counts
 

@@ -100,6 +100,26 @@ def in_samples(milliseconds: float, rate: int) -> int:
     return round(milliseconds * rate / 1000)
 
 
+def energies(mel: Any, sound: Tensor) -> Tensor:
+    """What a ``torchaudio.transforms.MelSpectrogram`` makes of sound ``[B, T]``: ``[B, mels, frames]``.
+
+    In one graph: its own forward asks ``torch.jit`` about options, which breaks that of ``torch.compile``.
+    For one that neither centres nor normalises.
+    """
+    own = mel.spectrogram
+    turned = torch.stft(
+        F.pad(sound, (own.pad, own.pad)),
+        own.n_fft,
+        own.hop_length,
+        own.win_length,
+        own.window,
+        center=False,
+        return_complex=True,
+    )
+    found: Tensor = mel.mel_scale(turned.abs().pow(own.power))
+    return found
+
+
 class Mel(Sound):
     """Log-mel spectra of windows, standardised by fixed numbers.
 
@@ -132,7 +152,7 @@ class Mel(Sound):
         if batch[self.key].dim() == 3:
             return batch[self.key]
         with torch.autocast(batch[self.key].device.type, enabled=False):
-            power: Tensor = self.mel(self.read(batch))
+            power = energies(self.mel, self.read(batch))
             spectra: Tensor = ((power + FLOOR).log().transpose(1, 2) - self.mean) / self.std
         return spectra
 

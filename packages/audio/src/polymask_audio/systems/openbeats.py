@@ -16,6 +16,9 @@ one answer. Encoder and predictor are plain Transformers with fixed positions in
 published are DeepNorm, gated relative bias and a convolution over the visible patches, whose distances
 are ranks among those, not places.
 
+``forward`` compiles as one graph with sounds of one length (``--data.seconds``); of several, how many
+patches are left is asked of the device. The tokenizer's does with any.
+
 Shapes: B samples, N tokens, M of them hidden, K classes.
 """
 
