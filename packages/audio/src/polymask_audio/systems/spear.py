@@ -220,8 +220,7 @@ class SPEAR(System):
         mask, channels = self.draw(self.tokenizer(batch), batch, step)
         if channels is None:
             return {"time": mask}
-        # the lowest at the bottom, as pictures of sound have it
-        return {"time": mask, "channels": Mask(channels.hidden.flip(1)[:, :, None])}
+        return {"time": mask, "channels, lowest on top": Mask(channels.hidden[:, :, None])}
 
 
 def _classifiers(encoder: Encoder, target: Target) -> nn.Linear:
