@@ -120,7 +120,7 @@ def test_hidden_frames_are_one_vector_and_hidden_channels_nothing() -> None:
     system.encoder.embed = lambda values: seen.append(values) or embed(values)
     system(batch, STEP)
     masks, values = system.masks(batch, STEP), system.tokenizer(batch).values
-    time, channels = masks["time"].hidden, masks["channels, lowest on top"].hidden[:, :, 0]
+    time, channels = masks["time"].hidden, masks["channels ↓"].hidden[:, :, 0]
     assert time.any() and channels.any() and not channels.all()
     assert (seen[0][time] == system.mask_token).all()  # time is written last
     left = seen[0][~time]

@@ -220,7 +220,8 @@ class SPEAR(System):
         mask, channels = self.draw(self.tokenizer(batch), batch, step)
         if channels is None:
             return {"time": mask}
-        return {"time": mask, "channels, lowest on top": Mask(channels.hidden[:, :, None])}
+        # one below the other, the lowest on top
+        return {"time": mask, "channels ↓": Mask(channels.hidden[:, :, None])}
 
 
 def _classifiers(encoder: Encoder, target: Target) -> nn.Linear:
