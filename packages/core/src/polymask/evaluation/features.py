@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from polymask.data import Dataset, Samples, collate
+from polymask.data import Dataset, Samples, collate, sample_of
 from polymask.errors import UserError
 from polymask.protocols import Batch, System
 
@@ -122,24 +122,19 @@ def extract(
     """
     picked = Picked(samples, range(len(samples)) if index is None else index)
     # A generator of its own: a loader otherwise draws its workers' seed from the global one.
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
         picked,
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_digested,
+        collate_fn=collate,
         generator=torch.Generator().manual_seed(0),
     )
-    known = {} if known is None else known
-    seen: list[bytes] = []
-    for digests, batch in loader:
-        seen += digests
-        fresh = [row for row, digest in enumerate(digests) if digest not in known]
-        if fresh:
-            part = {key: value[fresh] for key, value in batch.items()}
-            made = {name: function(part).float().cpu() for name, function in extractors.items()}
-            for at, row in enumerate(fresh):
-                known[digests[row]] = {name: value[at] for name, value in made.items()}
-    features = {name: torch.stack([known[digest][name] for digest in seen]) for name in extractors}
+    found: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    for batch in loader:
+        made = _made(extractors, batch) if known is None else _made_once(extractors, batch, known)
+        for name, value in made.items():
+            found[name].append(value)
+    features = {name: torch.cat(parts) for name, parts in found.items()}
     for name, value in features.items():
         if not value.isfinite().all():
             raise UserError(
@@ -162,14 +157,26 @@ class Picked(TorchDataset[dict[str, Tensor]]):
         return {**self.samples[self.index[i]], "id": torch.tensor(self.index[i])}
 
 
-def _digested(samples: Sequence[Mapping[str, Tensor]]) -> tuple[list[bytes], dict[str, Tensor]]:
-    """A batch, and a digest of each of its samples wherever in a split they lie."""
-    digests = []
-    for sample in samples:
-        digest = hashlib.blake2b(digest_size=16)
-        for key in sorted(sample.keys() - {"id"}):
-            value = torch.as_tensor(sample[key])
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        digests.append(digest.digest())
-    return digests, collate(samples)
+def _made(extractors: Mapping[str, Extractor], batch: Batch) -> dict[str, Tensor]:
+    return {name: function(batch).float().cpu() for name, function in extractors.items()}
+
+
+def _made_once(extractors: Mapping[str, Extractor], batch: Batch, known: Known) -> dict[str, Tensor]:
+    """The same, of samples that are not known already."""
+    digests = [_digest(sample_of(batch, row)) for row in range(len(batch["id"]))]
+    fresh = [row for row, digest in enumerate(digests) if digest not in known]
+    if fresh:
+        made = _made(extractors, {key: value[fresh] for key, value in batch.items()})
+        for at, row in enumerate(fresh):
+            known[digests[row]] = {name: value[at] for name, value in made.items()}
+    return {name: torch.stack([known[digest][name] for digest in digests]) for name in extractors}
+
+
+def _digest(sample: Mapping[str, Tensor]) -> bytes:
+    """Of what a sample holds, wherever in a split it lies."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(sample.keys() - {"id"}):
+        value = sample[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
