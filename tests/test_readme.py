@@ -107,9 +107,9 @@ def test_options_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 words = [word for word in words if "acme" not in word and not word.startswith("--masking")]
             if "--help" in words or words[0] in ("list", "check", "plugins"):
                 continue
-            named = (
-                words[:2] if words[0] in ("pretrain", "compare", "look") and "/" in words[1] else words[:1]
-            )
+            # A system, and an evaluation of a run, have options of their own.
+            own = {"pretrain": 2, "compare": 2, "look": 2, "evaluate": 3}.get(words[0], 1)
+            named = words[:own] if "/" in words[own - 1] else words[:1]
             if "--data" in words:  # whose options the help has too
                 named = [*named, *words[words.index("--data") :][:2]]
             assert main([*named, "--help"]) == 0
