@@ -57,6 +57,17 @@ def test_is_the_model_of_transformers(architecture: str) -> None:
 
 
 @every
+def test_weights_are_drawn_as_wide_as_asked(architecture: str) -> None:
+    kind: Any = Causal if architecture in CAUSAL else Transformer
+    for asked, seen in ((0.09, 0.09), (None, 0.02)):
+        torch.manual_seed(0)
+        encoder = kind(architecture=architecture, init_std=asked, **SIZE)
+        assert float(encoder.weight[5:].detach().std()) == pytest.approx(seen, rel=0.15)
+    with pytest.raises(UserError, match="init_std=0.0"):
+        kind(architecture=architecture, init_std=0.0, **SIZE)
+
+
+@every
 def test_packed_documents_are_encoded_as_if_each_were_alone(architecture: str) -> None:
     encoder, ids = make(architecture, 100), text(1, 100)
     cuts = (0, 60, 71, 100)

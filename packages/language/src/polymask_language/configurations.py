@@ -47,6 +47,7 @@ def build(
     heads: int,
     mlp_ratio: float | None,
     dropout: float,
+    init_std: float | None,
     length: int,
     pad_id: int,
     **more: Any,
@@ -61,6 +62,7 @@ def build(
         heads: attention heads per block.
         mlp_ratio: width of the feed-forward layers over ``dim``, or None for the published one.
         dropout: in every place that has one.
+        init_std: deviation that weights are drawn with, or None for the published one.
         length: most tokens of a sequence.
         pad_id: id of padding.
         more: of its configuration, by the names that transformers has.
@@ -72,6 +74,10 @@ def build(
         raise UserError(f"architecture={architecture!r}: choose {' or '.join(choices)}")
     if dim % heads:
         raise UserError(f"encoder width {dim} is not divisible by {heads} heads")
+    if init_std is not None:
+        if init_std <= 0:
+            raise UserError(f"init_std={init_std}: must be above 0, or none for the architecture's own")
+        more["initializer_range"] = init_std
     config = transformers.AutoConfig.for_model(
         architecture,
         hidden_size=dim,

@@ -37,7 +37,8 @@ class WordSets(nn.Module):
     """Unigram model of a document with a Dirichlet prior (Zhai and Lafferty 2001), and a sampler of it.
 
     ``P(w|d) = (tf(w, d) + mu P(w)) / (|d| + mu)``, with mu the mean length of a document and P the share
-    of a word in the document frequencies of all. Stop words and what is no word of letters do not count.
+    of a word in the document frequencies of all. What is one document here is one sample: of a long text that
+    a data set cuts into sequences, a sequence. Stop words and what is no word of letters do not count.
     Without statistics every id of the vocabulary but the special ones is a word, and all are equally likely.
 
     Args:
@@ -45,6 +46,7 @@ class WordSets(nn.Module):
         special_ids: those that are no content.
         statistics_file: what the data set counted; None for the stand-in above.
         tokenizer_file: the vocabulary, to spell words by; needed with statistics.
+        sequences: how many samples a text of the corpus is cut into, on average.
         least: words that occur less often in the corpus are not drawn.
         mean_length: mean of the Poisson distribution that lengths of sets are drawn from.
         threshold: words above this share of the corpus are drawn less often; see :meth:`keep`.
@@ -67,6 +69,7 @@ class WordSets(nn.Module):
         special_ids: tuple[int, ...],
         statistics_file: str | None = None,
         tokenizer_file: str | None = None,
+        sequences: float = 1.0,
         least: int = 10,
         mean_length: float = 3.0,
         threshold: float = 1e-4,
@@ -97,7 +100,7 @@ class WordSets(nn.Module):
                 )
             pieces, ignored = found["pieces"][chosen], found["pieces"][~counts]
             frequency, documents = found["frequency"][chosen], found["documents"][chosen]
-            mean = float(found["frequency"][counts].sum()) / max(len(found["length"]), 1)
+            mean = float(found["frequency"][counts].sum()) / (max(len(found["length"]), 1) * sequences)
         total = float(frequency.sum())
         pieces = pieces[:, : int((pieces >= 0).sum(1).max())]
         keys, order = _keys(pieces).sort()

@@ -102,6 +102,18 @@ def test_words_of_a_document_are_found_and_its_length_leaves_stop_words_out(
         assert document.length[row] == len(content)
 
 
+@pytest.mark.parametrize("length", [8, 48])
+def test_the_prior_weighs_as_much_as_a_sample_however_texts_are_cut(length: int) -> None:
+    data = TextDataset(Corpus(TEXTS), Preparation(vocab_size=320, length=length, test=0.2))
+    samples = collate([data.split("train")[i] for i in range(len(data.split("train")))])
+    facts = {"length": length, "sequences": data.provides["sequences"]}
+    system = system_of(data, **facts)
+    tokens = system.tokenizer(samples)
+    assert tokens.ids is not None
+    document = system.sets.count(tokens.ids, samples["word"], maskable(tokens, (0, 1, 2, 3, 4)))
+    assert float(system.sets.mu) == pytest.approx(float(document.length.mean()), rel=0.1)
+
+
 def test_likelihoods_sum_to_1_where_every_word_is_in_the_list() -> None:
     sets = WordSets(vocabulary=40, special_ids=(0, 1, 2, 3, 4), mu=7.0)
     words = torch.tensor([[3, 3, 9, -1, -1], [-1] * 5])

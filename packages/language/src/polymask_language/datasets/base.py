@@ -110,6 +110,7 @@ class TextDataset:
             **self.vocabulary.facts,
             "length": preparation.length,
             "samples": len(self._samples["train"][0]),
+            "sequences": len(self._cut(self.documents["train"])[0]) / max(len(self.documents["train"]), 1),
             "statistics_file": str(statistics),
             "difficulty_file": str(
                 difficulty_file(self._samples["train"][0], statistics, self.labels("train"), self.classes)
@@ -175,17 +176,11 @@ class TextDataset:
         """Samples of some documents, and the number of the (first) document of each."""
         asked = self.preparation
         around = (self.vocabulary.start_id, self.vocabulary.end_id)
-        room = asked.length - sum(i is not None for i in around)
-        if room < 1:
-            raise UserError(
-                f"sequences of {asked.length} tokens have no room for text; choose a longer length"
-            )
-        ends = torch.from_numpy(np.array(self.encoded.array("ends")))
-        begins = torch.cat([ends.new_zeros(1), ends[:-1]])
-        starts, stops, owner = cut(begins[documents], ends[documents], room)
+        starts, stops, owner = self._cut(documents)
         spans = torch.stack([torch.arange(len(starts)), torch.arange(len(starts)) + 1], dim=1)
         if asked.pack:
-            rows = pack((stops - starts + asked.length - room).tolist(), asked.length)
+            framed = stops - starts + sum(i is not None for i in around)
+            rows = pack(framed.tolist(), asked.length)
             order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
             starts, stops, owner = starts[order], stops[order], owner[order]
             after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
@@ -197,6 +192,18 @@ class TextDataset:
             self.encoded, starts, stops, spans, around=around, packed=asked.pack, tags=asked.tags
         )
         return samples, documents[owner[spans[:, 0]]]
+
+    def _cut(self, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Documents in sequences, see :func:`cut`."""
+        around = (self.vocabulary.start_id, self.vocabulary.end_id)
+        room = self.preparation.length - sum(i is not None for i in around)
+        if room < 1:
+            raise UserError(
+                f"sequences of {self.preparation.length} tokens have no room for text; choose a longer length"
+            )
+        ends = torch.from_numpy(np.array(self.encoded.array("ends")))
+        begins = torch.cat([ends.new_zeros(1), ends[:-1]])
+        return cut(begins[documents], ends[documents], room)
 
 
 def read_text(raw: bytes) -> str:

@@ -63,6 +63,7 @@ class PROP(System):
         end_id: id of the token behind the set and behind the document.
         statistics_file: how often words occur in the data; without, every id is a word.
         tokenizer_file: the vocabulary of the data, to spell words by.
+        sequences: how many sequences the data cuts a text into, on average.
         mean_words: mean of the Poisson distribution that sizes of sets are drawn from.
         least: words that occur less often in the corpus are not drawn.
         preference: ``hinge`` on the softmax of both scores (the code's), or ``logistic``.
@@ -131,6 +132,7 @@ class PROP(System):
         end_id: int | None = 3,
         statistics_file: str | None = None,
         tokenizer_file: str | None = None,
+        sequences: float = 1.0,
         mean_words: float = 3.0,
         least: int = 10,
         preference: Literal["hinge", "logistic"] = "hinge",
@@ -156,16 +158,18 @@ class PROP(System):
             special_ids=self.special_ids,
             statistics_file=statistics_file,
             tokenizer_file=tokenizer_file,
+            sequences=sequences,
             least=least,
             mean_length=mean_words,
         )
         dim = encoder.out_dim
+        self.head = TiedHead(encoder)
         self.segment = nn.Embedding(2, encoder.dim)
-        nn.init.normal_(self.segment.weight, std=0.02)
+        # as large as the embeddings of ids, which it is added to
+        nn.init.normal_(self.segment.weight, std=float(encoder.weight.detach().std()))
         # only differences of scores count: a bias of the last layer would get no gradient
         last = nn.Linear(dim, 1, bias=False)
         self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Dropout(dropout), last)
-        self.head = TiedHead(encoder)
         self.known = every_word
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
