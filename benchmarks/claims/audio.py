@@ -14,7 +14,7 @@ TRAINING: dict[str, Any] = {"preset": "small", "steps": 300, "batch_size": 16}
 SMALL: dict[str, Any] = {"data": "audio/words", **TRAINING}
 
 LONGER = 1500
-"""Steps after which openbeats has learned something of words; after 300 it has not."""
+"""Steps of what predicts patches: after 300 none of it knows more of words than an untrained encoder."""
 
 VOICES = ("en", "es", "fr", "it", "ru")
 
