@@ -68,7 +68,12 @@ SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "pointcloud/geomae": VOXELS,
         "pointcloud/msm": POINTS,
     },
-    "language": {f"language/{name}": TEXT for name in ("mlm", "mae", "meap")},
+    "language": {
+        "language/mlm": TEXT,
+        "language/mae": TEXT,
+        # packed, as its preset has it, samples have no class
+        "language/meap": {**TEXT, "data": {**TEXT["data"], "pack": False}},
+    },
 }
 """What runs differ in, by package and system, and its preset behind a colon where it is not ``small``."""
 

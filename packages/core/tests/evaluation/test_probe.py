@@ -77,7 +77,7 @@ def test_the_table_names_every_row(run):
 
 def test_data_without_labels_is_refused(run):
     run.data.labelled = False
-    with pytest.raises(UserError, match="needs labels.*one folder per class"):
+    with pytest.raises(UserError, match="needs labels.*a class to each sample"):
         probe(run)
     assert not (run.folder / "probe.json").exists()
 

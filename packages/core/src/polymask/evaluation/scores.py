@@ -112,16 +112,20 @@ class Scores:
         return cls(found["evaluation"], [Score(**score) for score in found["scores"]], found["settings"])
 
     def table(self) -> Table:
-        """A table for the terminal."""
+        """A table for the terminal, the longer of rows and metrics down its side."""
         from rich import box
         from rich.table import Table
 
+        turned = len(self.metrics) > len(self.rows)
+        across, down = (self.rows, self.metrics) if turned else (self.metrics, self.rows)
+        between = " " if len(across) <= 2 else "\n"
         table = Table(title=self.evaluation, title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("")
-        for metric in self.metrics:
-            table.add_column(metric, justify="right")
-        for name in self.rows:
-            table.add_row(name, *(_cell(self.score(name, metric)) for metric in self.metrics))
+        table.add_column("", overflow="fold")
+        for name in across:
+            table.add_column(name, justify="right", overflow="fold")
+        for name in down:
+            pairs = ((other, name) if turned else (name, other) for other in across)
+            table.add_row(name, *(_cell(self.score(*pair), between) for pair in pairs))
         table.caption, table.caption_justify = CAVEAT, "left"
         return table
 
@@ -184,8 +188,14 @@ def read_scores(folder: Path) -> list[Scores]:
     ]
 
 
-def _cell(score: Score | None) -> str:
+def _cell(score: Score | None, between: str) -> str:
     if score is None:
         return ""
-    text = f"{score.value:.4g}"
-    return text if score.low is None else f"{text} [dim]{score.low:.4g} to {score.high:.4g}[/dim]"
+    text = _number(score.value, 4)
+    if score.low is None or score.high is None:
+        return text
+    return f"{text}{between}[dim]{_number(score.low, 3)} to {_number(score.high, 3)}[/dim]"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
