@@ -122,7 +122,7 @@ class Transformer(Adapter):
         mlp_ratio: width of the feed-forward layers over ``dim``; as published if none (4, or 1.5 gated).
         dropout: of attention, of both parts of a block, and behind the embedding.
         init_std: deviation that weights are drawn with; the architecture's own, 0.02, if none. That is made
-            for widths near 1,000: a narrow model learns faster from more, about ``dim ** -0.5``.
+            for widths near 1,000; narrow, ModernBERT learns sooner from about ``dim ** -0.5``.
         pretrained: name on the Hugging Face hub or path of a model to load; sizes are then its own.
     """
 

@@ -96,6 +96,7 @@ class PROP(System):
             "encoder.depth": 4,
             "encoder.heads": 4,
             "encoder.dropout": 0.0,
+            "encoder.init_std": 0.09,
             "masking.ratio": 0.15,
             "preference": "logistic",
             "steps": 3000,
