@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -15,6 +18,9 @@ import torchaudio
 
 from polymask import Tokens, UserError
 from polymask.data import collate, open_data
+from polymask.report import write_report
+from polymask.run import build_from_config
+from polymask.training import fit
 from polymask_audio.datasets.cut import Cut, ratio
 from polymask_audio.datasets.recordings import held_out
 
@@ -149,6 +155,24 @@ def test_a_picture_has_high_tones_on_top_and_time_to_the_right(tmp_path: Path) -
     assert second < 0.3 * len(picture)
     spectrum = torch.rand(20, 16)
     assert data.picture(spectrum).shape == (16, 20)
+
+
+def test_a_report_of_any_system_plays_its_samples(tmp_path: Path) -> None:
+    for i, seconds in enumerate((0.4, 0.3, 0.5)):
+        soundfile.write(tmp_path / f"{i}.wav", tone(200 * (i + 1), seconds, 8000), 8000)
+    data = {"name": "audio/folder", "source": str(tmp_path), "rate": 8000, "test": 0}
+    out = tmp_path / "run"
+    config = {"system": "audio/mae", "preset": "tiny", "data": data, "steps": 1, "batch_size": 2}
+    fit(*build_from_config(config), out)
+    sounds = re.findall(
+        r'<audio controls[^>]* src="data:audio/wav;base64,([^"]+)"', write_report(out).read_text()
+    )
+    samples = open_data(f"audio/folder:{tmp_path}", rate=8000, test=0).split("train")
+    assert len(sounds) == len(samples) == 3
+    for i, text in enumerate(sounds):
+        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(text)), dtype="float32")
+        assert rate == 8000
+        torch.testing.assert_close(torch.from_numpy(heard), samples[i]["audio"], rtol=0, atol=1 / 32767)
 
 
 def test_a_drawing_colours_hidden_tokens_where_they_are(tmp_path: Path) -> None:

@@ -192,7 +192,34 @@ class Drawing(Told):
         return sample["x"].sigmoid()
 
 
+class Html:
+    def __init__(self, html: str) -> None:
+        self.html = html
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+class Presenting(Good):
+    """Has more to show than a picture."""
+
+    def present(self, sample: Any) -> dict[str, Html]:
+        return {"sound": Html(f"<p>{float(sample['x'].sum()):.2f}</p>")}
+
+
+class Unsteady(Good):
+    def present(self, sample: Any) -> dict[str, Html]:
+        return {f"sound {float(sample['x'].sum()):.2f}": Html("<p></p>")}
+
+
+class NoHtml(Good):
+    def present(self, sample: Any) -> dict[str, Html]:
+        return {"sound": Html("")}
+
+
 BAD = [
+    ("check_dataset_presented", Unsteady, "captions differ: ['sound "),
+    ("check_dataset_presented", NoHtml, "sound: no HTML"),
     ("check_dataset_lengths", WrongLengths, "train[0] is 24 long, not 23"),
     ("check_dataset_samples", EmptySplit, "split 'test' is empty"),
     ("check_dataset_samples", AnotherKey, "train[0] holds y, not 'x'"),
@@ -258,7 +285,7 @@ def test_every_check_is_tried() -> None:
     assert {c.name for c in CHECKS if c.kinds == ("datasets",)} == {check for check, *_ in BAD}
 
 
-@pytest.mark.parametrize("good", [Told, Drawing, FromFiles])
+@pytest.mark.parametrize("good", [Told, Drawing, Presenting, FromFiles])
 def test_a_good_data_set_passes(good: type, registry: Registry) -> None:
     results = check_part(good, kind="datasets", registry=registry)
     assert not [result for result in results if not result.ok]

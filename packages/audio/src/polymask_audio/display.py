@@ -12,28 +12,24 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Mask, Tokens
-from polymask.data import sample_of
 from polymask.protocols import Shown, Tokenizer
 from polymask.report.drawing import HIDDEN
 
 
-def listen(tokenizer: Tokenizer, batch: Batch, mask: Mask) -> dict[str, Tensor | Sequence[Shown]]:
-    """Columns of a report: the sound, and what is left of it where hidden tokens are silent.
+def silence(tokenizer: Tokenizer, batch: Batch, mask: Mask) -> dict[str, Tensor]:
+    """A column of a report: what is left of the sound where hidden tokens are silent.
 
     Args:
-        tokenizer: whose ``provides`` tells ``rate`` and ``hop``; without them there are no columns.
+        tokenizer: whose ``provides`` tells ``hop``; without it there is no column.
         batch: with sound ``[B, T]`` under the tokenizer's key.
         mask: over tokens that follow each other in time.
     """
     audio, facts = batch[tokenizer.key], tokenizer.provides
-    if audio.dim() != 2 or not {"rate", "hop"} <= facts.keys():
+    if audio.dim() != 2 or "hop" not in facts:
         return {}
     token = torch.arange(audio.shape[1], device=audio.device) // facts["hop"]
     hidden = mask.hidden[:, token.clamp(max=mask.sites - 1)]
-    return {
-        "sound": [Sound(sample_of(batch, i)[tokenizer.key], facts["rate"]) for i in range(len(audio))],
-        "visible": torch.where(hidden, 0.0, audio),
-    }
+    return {"visible": torch.where(hidden, 0.0, audio)}
 
 
 def compare(

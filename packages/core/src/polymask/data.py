@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 from polymask.tokens import Tokens
 from polymask.wiring import RUN, construct
+
+if TYPE_CHECKING:
+    from polymask.protocols import Shown
 
 Split = Literal["train", "test"]
 
@@ -45,7 +48,8 @@ class Dataset(Protocol):
     Samples may differ in the length of their first axis (see :func:`collate`). Such a data set may have
     ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch, or None where all
     are of one length. One of no
-    pictures has ``draw`` in place of ``picture``, see :class:`Drawn`.
+    pictures has ``draw`` in place of ``picture``, see :class:`Drawn`; one with more to show of a sample, as
+    sound to play, has ``present`` too, see :class:`Presented`.
     """
 
     key: str
@@ -79,6 +83,18 @@ class Drawn(Protocol):
 
         Returns:
             ``[3, H, W]`` in [0, 1].
+        """
+
+
+@runtime_checkable
+class Presented(Protocol):
+    """A data set that has more to show of a sample than a picture, whatever system sees it: sound to play."""
+
+    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Shown]:
+        """What a report shows of one sample, by caption; the captions of all samples are the same.
+
+        Args:
+            sample: without a batch axis and without padding.
         """
 
 

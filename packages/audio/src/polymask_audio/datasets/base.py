@@ -16,6 +16,7 @@ from polymask.data import Samples, Split
 from polymask.portions import Portion, ReadDataset, Readings, Skipped
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Recordings
+from polymask_audio.display import Sound
 from polymask_audio.features import Mel
 
 BANDS = 64
@@ -116,6 +117,10 @@ class AudioDataset(ReadDataset[Recordings]):
             return ((mel - mel.max()) / RANGE + 1).clamp(0, 1).T.flip(0)
         low, high = x.min(), x.max()
         return ((x - low) / (high - low).clamp(min=1e-12)).float().T.flip(0)
+
+    def present(self, sample: Mapping[str, Tensor]) -> dict[str, Sound]:
+        """The sound, to play."""
+        return {"sound": Sound(sample[self.key], self.cut.rate)}
 
     def draw(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
 from polymask_audio import units
-from polymask_audio.display import compare, listen
+from polymask_audio.display import compare, silence
 
 
 class HuBERT(System):
@@ -212,7 +212,7 @@ class HuBERT(System):
         )
         guess, labels = self.logits(encoded).argmax(-1), units.read("hubert", self.target, batch, tokens)
         return {
-            **listen(self.tokenizer, batch, mask),
+            **silence(self.tokenizer, batch, mask),
             **compare(labels, guess, mask, tokens, self.target.dim),
         }
 

@@ -36,7 +36,7 @@ from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, piec
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer, sample_ids
 from polymask.recipes import Stage, beside
 from polymask_audio import units
-from polymask_audio.display import compare, listen
+from polymask_audio.display import compare, silence
 from polymask_audio.fitting import fit_multi, fit_units
 from polymask_audio.mixing import Mixing
 
@@ -204,7 +204,7 @@ class SPEAR(System):
         tokens = self.tokenizer(batch)
         mask, channels = self.draw(tokens, batch, step)
         encoded = self.encode_corrupted(tokens, mask, channels)
-        columns: dict[str, Tensor | Sequence[Shown]] = dict(listen(self.tokenizer, batch, mask))
+        columns: dict[str, Tensor | Sequence[Shown]] = dict(silence(self.tokenizer, batch, mask))
         for name, head, target in (
             ("", self.head, self.target),
             (" of the audio teacher", self.audio_head, self.audio_target),

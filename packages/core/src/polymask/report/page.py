@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask.data import evenly
+from polymask.data import Presented, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
@@ -188,6 +188,10 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     data, system = run.data, run.system
     samples, page.samples = views.held_out(data)
     batch = views.batch_of(samples, evenly(len(samples), SAMPLES))
+    if isinstance(data, Presented):
+        for i in range(len(batch["id"])):
+            for caption, shown in data.present(sample_of(batch, i)).items():
+                page.displays.setdefault(caption, []).append(shown._repr_html_())
     columns = system.pictures(batch, step)
     for caption, values in columns.items():
         if isinstance(values, Tensor):

@@ -120,6 +120,19 @@ def check_dataset_picture(subject: Subject) -> None:
 
 
 @check("datasets")
+def check_dataset_presented(subject: Subject) -> None:
+    """``present``, where there is such a method, shows the same kinds of things of every sample."""
+    with opened(subject) as data:
+        if not hasattr(data, "present"):
+            return
+        samples = data.split("train")
+        shown = [data.present(samples[i]) for i in (0, len(samples) - 1)]
+        require(shown[0].keys() == shown[1].keys(), f"captions differ: {list(shown[0])}, {list(shown[1])}")
+        for caption, thing in shown[0].items():
+            require("<" in thing._repr_html_(), f"{caption}: no HTML")
+
+
+@check("datasets")
 def check_dataset_lengths(subject: Subject) -> None:
     """``lengths``, where there is such a method, tells the length of each sample."""
     with opened(subject) as data:
