@@ -188,10 +188,7 @@ class PROP(System):
         hidden = Mask(torch.cat([m.hidden for m in masks]), None, tokens.valid).invert().keep(words)
         assert hidden.ids is not None and hidden.valid is not None
         mlm = self.objective(self.head(hidden.values, self.encoder), hidden.ids, Mask(hidden.valid))
-        return {
-            "words": mlm,
-            "preference": self.rop_weight * self.prefer(chosen, rejected),
-        }
+        return {"words": mlm, "preference": self.rop_weight * self.prefer(chosen, rejected)}
 
     def pair(self, batch: Batch, step: Step) -> tuple[Batch, Batch]:
         """Each document behind its likelier set of words, and behind the other.
@@ -217,22 +214,12 @@ class PROP(System):
 
     def draw(self, sides: Sequence[Batch], step: Step) -> list[Mask]:
         """A mask over the document of each row; sets stay visible."""
-        return [
-            pieces.confirm_hard(
-                "prop",
-                self.masking,
-                draw(
-                    self.masking,
-                    self.tokenizer(side),
-                    side,
-                    step,
-                    self.special_ids,
-                    stream=k,
-                    allowed=side["segment"] == 1,
-                ),
-            )
-            for k, side in enumerate(sides)
-        ]
+        masks = []
+        for k, side in enumerate(sides):
+            tokens, document = self.tokenizer(side), side["segment"] == 1
+            mask = draw(self.masking, tokens, side, step, self.special_ids, stream=k, allowed=document)
+            masks.append(pieces.confirm_hard("prop", self.masking, mask))
+        return masks
 
     def corrupt(self, side: Batch, mask: Mask, step: Step, stream: int) -> Tensor:
         """The ids that the encoder sees, ``[B, T]``."""
