@@ -121,8 +121,8 @@ class Transformer(Adapter):
         heads: attention heads per block.
         mlp_ratio: width of the feed-forward layers over ``dim``; as published if none (4, or 1.5 gated).
         dropout: of attention, of both parts of a block, and behind the embedding.
-        init_std: deviation that weights are drawn with; the architecture's own, 0.02, if none. That is made
-            for widths near 1,000; narrow, ModernBERT learns sooner from about ``dim ** -0.5``.
+        init_std: deviation that weights are drawn with; the architecture's own if none, 0.02, which is made
+            for widths near 1,000.
         pretrained: name on the Hugging Face hub or path of a model to load; sizes are then its own.
     """
 

@@ -8,9 +8,8 @@ words of the document.
     polymask evaluate RUN language/retrieval
 
 The paper goes on from BERT-base on Wikipedia or MS MARCO and fine-tunes on each collection; the evaluation
-ranks by the score as it is, or after a few labelled queries. The preset ``small`` trains from scratch: from
-weights wide enough for its width it comes to see, in some thousand steps, which words of a set stand in the
-document.
+ranks by the score as it is, or after a few labelled queries. The preset ``small`` trains from scratch; in
+some thousand steps it comes to see which words of a set stand in the document.
 
 Choices where paper and published code differ or are silent. Sets are drawn anew at each step, one pair to
 a document, from the noise of the step (the code prepares ten pairs, uses four or five of them once, and
