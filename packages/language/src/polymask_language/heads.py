@@ -12,6 +12,21 @@ from polymask import UserError
 from polymask.protocols import Encoder
 
 
+def embedding_of(encoder: Encoder) -> Tensor:
+    """The embedding matrix of ids ``[V, D]``, of the width of the encoder's states.
+
+    Raises:
+        UserError: it has none.
+    """
+    weight = getattr(encoder, "weight", None)
+    if not isinstance(weight, Tensor) or weight.shape[1] != encoder.out_dim:
+        raise UserError(
+            f"a head is tied to the embedding of ids, and {type(encoder).__name__} has none of its width: "
+            "choose --encoder language/transformer"
+        )
+    return weight
+
+
 class TiedHead(nn.Module):
     """BERT's head: a layer, and the likeness to the embedding of each id.
 
@@ -24,14 +39,8 @@ class TiedHead(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        weight = getattr(encoder, "weight", None)
-        if not isinstance(weight, Tensor) or weight.shape[1] != encoder.out_dim:
-            raise UserError(
-                f"this head is tied to the embedding of ids, and {type(encoder).__name__} has none of its "
-                "width: choose --encoder language/transformer"
-            )
         self.layer = _layer(encoder.out_dim)
-        self.bias = nn.Parameter(torch.zeros(len(weight)))
+        self.bias = nn.Parameter(torch.zeros(len(embedding_of(encoder))))
 
     def forward(self, states: Tensor, encoder: Any) -> Tensor:
         """``[..., D]`` to logits ``[..., V]``."""

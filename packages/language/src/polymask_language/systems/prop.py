@@ -38,7 +38,7 @@ from polymask.protocols import Encoder, Masking, Objective, Shown, Tokenizer
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
-from polymask_language.heads import TiedHead
+from polymask_language.heads import TiedHead, embedding_of
 from polymask_language.joining import join
 from polymask_language.tokenizers import draw, maskable
 from polymask_language.word_sets import WordSets
@@ -167,7 +167,7 @@ class PROP(System):
         self.head = TiedHead(encoder)
         self.segment = nn.Embedding(2, encoder.dim)
         # as large as the embeddings of ids, which it is added to
-        nn.init.normal_(self.segment.weight, std=float(encoder.weight.detach().std()))
+        nn.init.normal_(self.segment.weight, std=float(embedding_of(encoder).detach().std()))
         # only differences of scores count: a bias of the last layer would get no gradient
         last = nn.Linear(dim, 1, bias=False)
         self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Dropout(dropout), last)
