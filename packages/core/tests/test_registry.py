@@ -372,6 +372,9 @@ def test_beside_a_system_a_short_name_means_the_part_of_its_modality() -> None:
         assert registry.within(modality).find("datasets", "folder").plugin == plugin
     assert registry.within("image").find("datasets", "audio/folder").plugin == "audio"
     declare("other", "any")
+    for modality, plugins in (("image", "other vision"), ("text", "other"), ("any", "audio other vision")):
+        assert " ".join(p.plugin for p in registry.within(modality).fitting("datasets")) == plugins
+    assert registry.fitting("datasets") == registry.parts("datasets")
     with pytest.raises(UserError, match="choose one of other/folder, vision/folder"):
         registry.within("image").find("datasets", "folder")
     assert registry.within("text").find("datasets", "folder").plugin == "other"

@@ -173,6 +173,11 @@ class Registry:
             raise UserError(f"there is no kind of part called {kind!r}; the kinds are {', '.join(KINDS)}")
         return [self._parts[kind][name] for name in sorted(self._parts[kind])]
 
+    def fitting(self, kind: str) -> list[Part]:
+        """Those of the modality that :meth:`within` chose, and of any; all where it chose none."""
+        every = self.parts(kind)
+        return [p for p in every if self._modality is None or p.modality in (self._modality, "any")]
+
     def find(self, kind: str, name: str) -> Part:
         """The part called ``plugin/part``, or ``part`` where that is unique.
 

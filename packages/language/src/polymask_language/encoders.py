@@ -192,6 +192,7 @@ class Causal(Adapter):
         kv_heads: heads of keys and values, each of which several of queries share (Llama); all if none.
         mlp_ratio: width of the feed-forward layers over ``dim``; 4 (GPT-2) or 2.75 (Llama, gated) if none.
         dropout: of attention, and in GPT-2 also of both parts of a block and behind the embedding.
+        init_std: deviation that weights are drawn with; the architecture's own if none.
         tied: the head's weights are those of the embedding.
         pretrained: name on the Hugging Face hub or path of a model to load; sizes, and whether it is tied,
             are then its own.

@@ -24,9 +24,16 @@ def configuration(setup: Setup, head: Options, registry: Registry) -> Options:
         UserError: no data was chosen, or an option is unknown or of the wrong type.
     """
     if "name" not in setup.options.get("data", {}):
-        names = ", ".join(part.full_name for part in registry.parts("datasets")) or "none installed"
+        names = ", ".join(data_for(head, registry)) or "none installed"
         raise UserError(f"which data? give --data NAME or --data NAME:SOURCE, one of: {names}")
     return {**head, **setup.config()}
+
+
+def data_for(head: Options, registry: Registry) -> list[str]:
+    """Names of the data sets that go with a system, if there is one already."""
+    if head.get("system"):
+        registry = registry.within(registry.find("systems", head["system"]).modality)
+    return [part.full_name for part in registry.fitting("datasets")]
 
 
 def about(part: Part) -> str:
@@ -38,7 +45,7 @@ def about(part: Part) -> str:
 
 def run_options(registry: Registry, setup: Setup, head: Options | None = None) -> dict[str, Option]:
     """Data, preset and configuration file, as help shows them; presets are known once the system is."""
-    datasets = ", ".join(part.full_name for part in registry.parts("datasets")) or "none installed"
+    datasets = ", ".join(data_for(head or {}, registry)) or "none installed"
     data = setup.options.get("data", {}).get("name")
     preset = Option("preset", str, (head or {}).get("preset"), "named group of options", "NAME")
     if head is not None:

@@ -207,8 +207,8 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     train, test = data.labels("train"), data.labels("test")
     if train is None or test is None:
         raise UserError(
-            "a probe needs labels, and this data has none: give data that has a class to each sample, such "
-            "as one folder of files per class"
+            "a probe needs labels, and this data has none: give data that has a class to each sample, as "
+            "files in one folder per class have"
         )
     for name, labels in (("training", train), ("test", test)):
         if not (labels >= 0).any():

@@ -10,7 +10,7 @@ from polymask.cli.layers import read_config, resolve, system_setup
 from polymask.cli.options import UNSET, Option, read_options
 from polymask.cli.scan import Command, scan
 from polymask.cli.setup import Setup
-from polymask.cli.start import about, configuration, run_options
+from polymask.cli.start import about, configuration, data_for, run_options
 from polymask.cli.terminal import say, warn_broken
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
@@ -156,6 +156,7 @@ def _help(registry: Registry, setup: Setup | None = None, head: Options | None =
         name, text, shown = head["system"], about(registry.find("systems", head["system"])), head["system"]
     else:
         setup = Setup("", {}, {"training": read_options(TrainOptions)})
-    example = f"polymask pretrain {shown} --preset small --data vision/digits --steps 300"
+    data = "vision/digits" if "vision/digits" in data_for(head or {}, registry) else "NAME"
+    example = f"polymask pretrain {shown} --preset small --data {data} --steps 300"
     first = {**run_options(registry, setup, head), **own}
     return setup.help(f"polymask pretrain {name}", text, example, first)
