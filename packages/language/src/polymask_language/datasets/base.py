@@ -103,14 +103,15 @@ class TextDataset:
             corpus=f"{known} {hash_of(map(str, self.documents['test'].tolist()))}",
         )
         self.encoded = encode(corpus.texts, self.vocabulary, known, preparation.tags)
-        self._samples = {name: self._make(index) for name, index in self.documents.items()}
+        cuts = {name: self._cut(index) for name, index in self.documents.items()}
+        self._samples = {name: self._make(index, *cuts[name]) for name, index in self.documents.items()}
         self.classes = None if preparation.pack or corpus.labels is None else list(corpus.classes or ())
         statistics = statistics_of(self.encoded, self.documents["train"], self.vocabulary)
         self.provides: dict[str, Any] = {
             **self.vocabulary.facts,
             "length": preparation.length,
             "samples": len(self._samples["train"][0]),
-            "sequences": len(self._cut(self.documents["train"])[0]) / max(len(self.documents["train"]), 1),
+            "sequences": len(cuts["train"][0]) / max(len(self.documents["train"]), 1),
             "statistics_file": str(statistics),
             "difficulty_file": str(
                 difficulty_file(self._samples["train"][0], statistics, self.labels("train"), self.classes)
@@ -172,15 +173,15 @@ class TextDataset:
         """The text as a picture ``[3, H, W]``, hidden tokens in colour, documents apart."""
         return draw_text(self.vocabulary.pieces(sample[self.key]), sample.get("document"), hidden)
 
-    def _make(self, documents: Tensor) -> tuple[Sequences, Tensor]:
-        """Samples of some documents, and the number of the (first) document of each."""
+    def _make(
+        self, documents: Tensor, starts: Tensor, stops: Tensor, owner: Tensor
+    ) -> tuple[Sequences, Tensor]:
+        """Samples of some documents as they are cut, and the number of the (first) document of each."""
         asked = self.preparation
         around = (self.vocabulary.start_id, self.vocabulary.end_id)
-        starts, stops, owner = self._cut(documents)
         spans = torch.stack([torch.arange(len(starts)), torch.arange(len(starts)) + 1], dim=1)
         if asked.pack:
-            framed = stops - starts + sum(i is not None for i in around)
-            rows = pack(framed.tolist(), asked.length)
+            rows = pack((stops - starts + self._frame).tolist(), asked.length)
             order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
             starts, stops, owner = starts[order], stops[order], owner[order]
             after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
@@ -193,10 +194,14 @@ class TextDataset:
         )
         return samples, documents[owner[spans[:, 0]]]
 
+    @property
+    def _frame(self) -> int:
+        """Tokens around each piece of text."""
+        return sum(i is not None for i in (self.vocabulary.start_id, self.vocabulary.end_id))
+
     def _cut(self, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Documents in sequences, see :func:`cut`."""
-        around = (self.vocabulary.start_id, self.vocabulary.end_id)
-        room = self.preparation.length - sum(i is not None for i in around)
+        room = self.preparation.length - self._frame
         if room < 1:
             raise UserError(
                 f"sequences of {self.preparation.length} tokens have no room for text; choose a longer length"
