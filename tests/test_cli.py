@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -102,6 +103,17 @@ def test_help_of_every_system_explains_every_option(call, system):
     for block in blocks:
         words = " ".join(block.split("\n\n")[0].split())
         assert len(words.replace("(default:", "").split()) > 3, f"no help: --{words}"
+
+
+@pytest.mark.parametrize("words", ["pretrain audio/hubert", "look language/mlm", "recipe audio/spear"])
+def test_help_lists_the_data_that_goes_with_a_system(call, words):
+    verb, name = words.split()
+    modality = name.partition("/")[0]
+    (listed,) = re.findall(
+        r"--data NAME\[:SOURCE\]\s+which data: (.*?) \(default", call(verb, name, "--help"), re.S
+    )
+    declared = [part.full_name for part in default_registry().parts("datasets") if part.plugin == modality]
+    assert listed.replace(",", " ").split() == declared
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
