@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
+from polymask.config import TrainOptions
 from polymask.data import open_data
 from polymask.training.loader import Keyed, Loader
-from polymask.training.options import TrainOptions
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
 

@@ -7,11 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from polymask.wiring import construct, full_names, layer, nest, options_of, preset_options, slots_of
 
 from polymask import Part, Registry, System, UserError, build, hookimpl, plugin
 from polymask.maskings import Block, Random, Scheduled
 from polymask.objectives import MSE
-from polymask.wiring import construct, full_names, layer, nest, options_of, preset_options, slots_of
 
 ORDER: list[str] = []
 

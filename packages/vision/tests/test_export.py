@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from polymask import System, UserError, build, export
+from polymask.config import TrainOptions
 from polymask.data import open_data
 from polymask.run import open_run
 from polymask.training import fit
-from polymask.training.options import TrainOptions
 from polymask_vision.datasets.prepare import Preparation
 from polymask_vision.encoders import ViT
 from polymask_vision.tokenizers import Patches

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.positions import check_width, sincos
+from polymask.types import Fact
 
 
 def convolutions(hop: int, dim: int) -> list[tuple[int, int, int]]:
@@ -75,9 +76,9 @@ class Transformer(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 400,
-        raw: bool = False,
-        hop: int = 320,
+        in_dim: Fact[int] = 400,
+        raw: Fact[bool] = False,
+        hop: Fact[int] = 320,
         dim: int = 768,
         depth: int = 12,
         heads: int = 12,
@@ -206,7 +207,7 @@ class ViT(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 256,
+        in_dim: Fact[int] = 256,
         dim: int = 768,
         depth: int = 12,
         heads: int = 12,

@@ -145,9 +145,9 @@ class Layers(Features):
     """
 
     def __init__(self, folder: str, layers: Sequence[int | None], rate: int) -> None:
-        from polymask.run import open_run
+        from polymask.run import Run
 
-        system: Any = open_run(folder).system
+        system: Any = Run.open(folder).system
         tokenizer, encoder = system.tokenizer, system.encoder
         if getattr(tokenizer, "rate", rate) != rate:
             raise UserError(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.types import Fact
 from polymask_audio.features import Features, Mel, open_features, take
 from polymask_audio.quantisers import Codebook, load, nearest
 
@@ -87,7 +88,9 @@ class LogMel(_OfFrames):
 
     presets = {"tiny": {"mels": 8}}
 
-    def __init__(self, *, rate: int = 16000, hop: int = 320, mels: int = 80, norm: bool = True) -> None:
+    def __init__(
+        self, *, rate: Fact[int] = 16000, hop: Fact[int] = 320, mels: Fact[int] = 80, norm: bool = True
+    ) -> None:
         super().__init__(Mel(rate, mels), rate, hop)
         self.norm = norm
         self.reach = max(math.ceil(self.per_token - 1e-6), 1)
@@ -128,8 +131,8 @@ class Teacher(_OfFrames):
         model: str | None = None,
         layer: int | None = None,
         norm: bool = False,
-        rate: int = 16000,
-        hop: int = 320,
+        rate: Fact[int] = 16000,
+        hop: Fact[int] = 320,
     ) -> None:
         if (run is None) == (model is None):
             raise UserError("which teacher? give --target.run FOLDER or --target.model NAME, one of them")
@@ -163,7 +166,7 @@ class Clusters(_OfFrames):
     presets = {"tiny": {"file": "random:8"}}
 
     def __init__(
-        self, *, file: str | None = None, frames: int = 1, rate: int = 16000, hop: int = 320
+        self, *, file: str | None = None, frames: int = 1, rate: Fact[int] = 16000, hop: Fact[int] = 320
     ) -> None:
         if frames < 1:
             raise UserError(f"a token has 1 frame of features or more, got frames={frames}")
@@ -214,15 +217,15 @@ class RandomProjection(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 256,
+        in_dim: Fact[int] = 256,
         codes: int = 1024,
         codebooks: int = 1,
         width: int = 256,
         hidden: int | None = 512,
         seed: int = 0,
-        raw: bool = False,
-        rate: int = 16000,
-        hop: int = 320,
+        raw: Fact[bool] = False,
+        rate: Fact[int] = 16000,
+        hop: Fact[int] = 320,
     ) -> None:
         super().__init__()
         if min(codes, codebooks, width, hidden or 1) < 1:

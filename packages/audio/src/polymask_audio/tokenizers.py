@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.positions import coordinates
+from polymask.types import Fact
 from polymask_audio.windows import Mel, Sound, in_samples
 
 
@@ -37,10 +38,10 @@ class Waveform(Sound):
     def __init__(
         self,
         *,
-        rate: int = 16000,
+        rate: Fact[int] = 16000,
         window_ms: float = 25.0,
         hop_ms: float = 20.0,
-        seconds: float | None = None,
+        seconds: Fact[float | None] = None,
     ) -> None:
         window, hop = in_samples(window_ms, rate), in_samples(hop_ms, rate)
         super().__init__(rate=rate, window=window, hop=hop, seconds=seconds)
@@ -87,13 +88,13 @@ class MelFrames(Mel):
     def __init__(
         self,
         *,
-        rate: int = 16000,
+        rate: Fact[int] = 16000,
         mels: int = 80,
         window_ms: float = 25.0,
         hop_ms: float = 20.0,
         mean: float = -5.1,
         std: float = 5.4,
-        seconds: float | None = None,
+        seconds: Fact[float | None] = None,
     ) -> None:
         super().__init__(
             rate=rate,
@@ -145,14 +146,14 @@ class MelPatches(Mel):
     def __init__(
         self,
         *,
-        rate: int = 16000,
+        rate: Fact[int] = 16000,
         mels: int = 128,
         patch_size: int = 16,
         window_ms: float = 25.0,
         hop_ms: float = 10.0,
         mean: float = -5.1,
         std: float = 5.4,
-        seconds: float | None = None,
+        seconds: Fact[float | None] = None,
     ) -> None:
         if patch_size < 1 or mels % patch_size:
             raise UserError(

@@ -10,6 +10,7 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from polymask.config import RunConfig, build
 from polymask.errors import UserError
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
@@ -18,9 +19,9 @@ from polymask.registry import Registry, default_registry
 if TYPE_CHECKING:
     from polymask.mask import Mask
     from polymask.protocols import Batch, Request, System, sample_ids
+    from polymask.run import Run
     from polymask.step import Step
     from polymask.tokens import Tokens
-    from polymask.wiring import build
 
 __version__ = version("polymask")
 
@@ -28,10 +29,10 @@ _LAZY = {
     "Batch": "polymask.protocols",
     "Mask": "polymask.mask",
     "Request": "polymask.protocols",
+    "Run": "polymask.run",
     "Step": "polymask.step",
     "System": "polymask.protocols",
     "Tokens": "polymask.tokens",
-    "build": "polymask.wiring",
     "sample_ids": "polymask.protocols",
 }
 
@@ -41,6 +42,8 @@ __all__ = [
     "Part",
     "Registry",
     "Request",
+    "Run",
+    "RunConfig",
     "Step",
     "System",
     "Tokens",
@@ -56,3 +59,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'polymask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

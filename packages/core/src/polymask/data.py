@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from polymask.config import build
 from polymask.errors import UserError
-from polymask.registry import Registry, default_registry
+from polymask.registry import Registry
 from polymask.tokens import Tokens
-from polymask.wiring import RUN, construct
 
 if TYPE_CHECKING:
     from polymask.protocols import Shown
@@ -122,27 +121,22 @@ def evenly(n: int, count: int | None = None) -> list[int]:
     return [i * n // count for i in range(count)]
 
 
-def open_data(
-    spec: str, /, registry: Registry | None = None, run: str | PathLike[str] | None = None, **options: Any
-) -> Dataset:
+def open_data(spec: str, /, registry: Registry | None = None, **options: Any) -> Dataset:
     """Open a data set by name.
 
     Args:
         spec: ``"digits"``, ``"folder:photos"``, ``"vision/folder:photos"``.
         registry: where to look names up; the installed plugins by default.
-        run: folder of a run, which options may begin with (:data:`polymask.wiring.RUN`).
         options: constructor options of the data set.
 
     Raises:
         UserError: unknown name or option, or nothing usable in the source.
     """
-    registry = registry or default_registry()
     name, colon, source = spec.partition(":")
-    part = registry.find("datasets", name)
-    if colon:
-        options["source"] = source
-    data: Dataset = construct(part, {**part.defaults, **options}, {} if run is None else {RUN: run}, registry)
-    return data
+    found: Dataset = build(
+        name, "datasets", registry=registry, **options, **({"source": source} if colon else {})
+    )
+    return found
 
 
 def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

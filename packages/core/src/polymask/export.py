@@ -16,12 +16,12 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from polymask import pieces
+from polymask.config import build, built_from, plain
 from polymask.errors import UserError
 from polymask.protocols import Batch, Encoder, System, Tokenizer
 from polymask.registry import Registry, default_registry
-from polymask.run import open_run, plain
+from polymask.run import Run
 from polymask.tokens import Tokens
-from polymask.wiring import construct, options_of
 
 Exporter: TypeAlias = Callable[[Mapping[str, Any], Path], None]
 """Writes an encoder into a folder, given the facts about its data and its tokenizer."""
@@ -51,15 +51,15 @@ class Features(nn.Module):
 
 
 def export(
-    source: System | str | Path, format: str, out: str | Path, *, facts: Mapping[str, Any] | None = None
+    source: Run | System | str | Path, format: str, out: str | Path, *, facts: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write the encoder of a system for use elsewhere.
+    """Write the encoder of a system for use elsewhere. Data need not be at hand.
 
     Args:
-        source: run folder, or a system.
+        source: a run or its folder, or a system.
         format: ``"safetensors"``, or one the encoder offers (see :func:`formats`).
         out: folder to write; files of the same names are replaced.
-        facts: what is known about the data; a run folder knows by itself.
+        facts: what is known about the data; a run knows by itself.
 
     Returns:
         ``out``.
@@ -67,9 +67,10 @@ def export(
     Raises:
         UserError: the encoder has no such format, or cannot be expressed in it.
     """
-    if not isinstance(source, System):
-        run = open_run(Path(source))
-        source, facts = run.system, {**run.data.provides, **(facts or {})}
+    if isinstance(source, str | Path):
+        source = Run.open(source)
+    if isinstance(source, Run):
+        source, facts = source.system, {**source.facts, **(facts or {})}
     features = _features(source, dict(facts or {}))
     available = _exporters(features)
     if format not in available:
@@ -108,8 +109,7 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
     parts = {}
     for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
         options = dict(description[slot])
-        part = registry.find(kind, options.pop("name"))
-        parts[slot] = construct(part, options, {}, registry)
+        parts[slot] = build(options.pop("name"), kind, registry=registry, **options)
     features = Features(**parts, facts=description["facts"])
     features.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     return features.eval()
@@ -142,7 +142,7 @@ def _exporters(features: Features) -> dict[str, Exporter]:
 
 
 def _write(features: Features, out: Path) -> None:
-    description = {slot: options_of(getattr(features, slot)) for slot in ("tokenizer", "encoder")}
+    description = {slot: built_from(getattr(features, slot)) for slot in ("tokenizer", "encoder")}
     for slot, options in description.items():
         if options is None:
             raise UserError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from polymask.errors import UserError
 
 KINDS = (
     *("systems", "maskings", "targets", "encoders", "tokenizers", "objectives", "datasets"),
@@ -24,6 +27,7 @@ SLOTS = MappingProxyType(
         "score": "targets",
         "host": "systems",
         "evaluation": "evaluations",
+        "data": "datasets",
     }
 )
 """Constructor parameters that take a part, and the kind of that part.
@@ -80,20 +84,34 @@ class Part:
             raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
         if isinstance(self.tags, str):
             raise TypeError(f"Part {self.name!r}: tags is one string, {self.tags!r}; give a set of strings")
-        self._mapping("defaults", self.defaults)
-        self._mapping("presets", self.presets)
-        for name, options in self.presets.items():
-            self._mapping(f"preset {name!r}", options)
+        groups = {"defaults": self.defaults, "presets": self.presets}
+        if isinstance(self.presets, Mapping):
+            groups |= {f"preset {name!r}": options for name, options in self.presets.items()}
+        for what, value in groups.items():
+            if not isinstance(value, Mapping):
+                raise TypeError(f"Part {self.name!r}: {what} must map option names to values, got {value!r}")
         presets = {name: MappingProxyType(dict(options)) for name, options in self.presets.items()}
         object.__setattr__(self, "tags", frozenset(self.tags))
         object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
         object.__setattr__(self, "presets", MappingProxyType(presets))
 
-    def _mapping(self, what: str, value: object) -> None:
-        if not isinstance(value, Mapping):
-            raise TypeError(f"Part {self.name!r}: {what} must map option names to values, got {value!r}")
-
     @property
     def full_name(self) -> str:
         """``<plugin>/<name>``, unique among parts of one kind."""
         return f"{self.plugin}/{self.name}"
+
+    def load(self) -> Any:
+        """Import what the declaration names.
+
+        Raises:
+            UserError: the import failed; says which part, why, and what to install.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        # A compiled extension of the wrong build raises OSError or RuntimeError, not ImportError.
+        except Exception as error:
+            hint = f"; {self.needs}" if self.needs else ""
+            raise UserError(
+                f"{self.full_name} cannot be imported from {self.target}: {type(error).__name__}: {error}{hint}"
+            ) from error

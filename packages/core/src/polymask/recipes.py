@@ -16,22 +16,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from polymask.config import CONFIG, RunConfig, build, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
-from polymask.evaluation.probe import labelled, probe, write_json
+from polymask.evaluation.probe import labelled, probe
 from polymask.evaluation.result import ProbeResult
+from polymask.files import write_json
 from polymask.registry import Registry, default_registry
-from polymask.run import CONFIG, Run, build_from_config, open_data_of, open_run, plain
+from polymask.run import Run
 from polymask.training import fit
 from polymask.training.rehearsal import rehearse
-from polymask.wiring import RUN
 
 PLAN = "recipe.json"
-
-
-def beside(name: str) -> str:
-    """How a stage's options name something in the folder of the recipe, wherever that is moved later."""
-    return f"{RUN}/../{name}"
 
 
 class Stage:
@@ -62,7 +58,9 @@ class Stage:
     @functools.cached_property
     def data(self) -> Dataset:
         """The data of the recipe, opened."""
-        return open_data_of(self.given, self._registry)
+        given = {"name": self.given} if isinstance(self.given, str) else dict(self.given)
+        data: Dataset = build(given.pop("name"), "datasets", registry=self._registry, **given)
+        return data
 
     def __call__(self, name: str, system: str, **options: Any) -> Run:
         """Train a stage, or what is left of it, and probe it where the data has labels.
@@ -80,18 +78,21 @@ class Stage:
             UserError: it cannot be built, or the folder holds a run of other options.
         """
         folder = self.folder / name
-        config = {"system": system, "data": self.given, **self.shared, **options}
-        built, data, training = build_from_config(config, self._registry, folder)
+        config = RunConfig.resolve(
+            {"system": system, "data": self.given, **self.shared, **options}, registry=self._registry
+        )
+        run = Run.create(config, folder)
         if self._progress:
             sys.stderr.write(f"stage {name}: {system}\n")
         known = (folder / CONFIG).exists()
         if not known:
-            rehearse(system, built, data, training.seed)
-        fit(built, data, training, folder, resume=known, progress=self._progress)
-        if labelled(data) and not (folder / "probe.json").exists():
-            probe(folder)
-        self.done.append(open_run(folder, registry=self._registry))
-        return self.done[-1]
+            rehearse(system, run.system, run.data, run.training.seed)
+        fit(run, resume=known, progress=self._progress)
+        run.system.eval()
+        if labelled(run.data) and not (folder / "probe.json").exists():
+            probe(run)
+        self.done.append(run)
+        return run
 
     def probes(self) -> dict[str, ProbeResult]:
         """What was probed of each stage, by name."""
@@ -103,7 +104,7 @@ class Stage:
         }
 
 
-def cook(
+def run_recipe(
     recipe: str,
     data: str | Mapping[str, Any],
     folder: str | Path,
@@ -133,7 +134,7 @@ def cook(
     registry, folder = registry or default_registry(), Path(folder)
     part = registry.find("recipes", recipe)
     registry = registry.within(part.modality)
-    function: Callable[..., None] = registry.load(part)
+    function: Callable[..., None] = part.load()
     plan = plain({"recipe": part.full_name, "data": data, "options": options or {}, "shared": shared or {}})
     _keep(plan, folder)
     stage = Stage(folder, data, shared, registry, progress)

@@ -12,7 +12,6 @@ import copy
 import dataclasses
 import difflib
 import functools
-import importlib
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -226,27 +225,9 @@ class Registry:
                 lines.append(f"plugin {plugin.name!r}{of} {why}: {plugin.error}")
         raise UserError("\n".join(lines))
 
-    def load(self, part: Part) -> type:
-        """Import what a declaration names.
-
-        Raises:
-            UserError: the import failed; says which part, why, and what to install.
-        """
-        module, _, attribute = part.target.partition(":")
-        try:
-            loaded: type = getattr(importlib.import_module(module), attribute)
-        # A compiled extension of the wrong build raises OSError or RuntimeError, not ImportError.
-        except Exception as error:
-            hint = f"; {part.needs}" if part.needs else ""
-            raise UserError(
-                f"{part.full_name} cannot be imported from {part.target}: "
-                f"{type(error).__name__}: {error}{hint}"
-            ) from error
-        return loaded
-
     def get(self, kind: str, name: str) -> Any:
-        """The class called ``name``: :meth:`find`, then :meth:`load`."""
-        return self.load(self.find(kind, name))
+        """The class called ``name``."""
+        return self.find(kind, name).load()
 
 
 @functools.cache

@@ -1,209 +1,237 @@
-"""A run on disk: its configuration, and what was trained by it.
+"""A run: its folder, its configuration, its data and its system, made once and handed on.
 
-``config.yaml`` names the system, its preset and parts, the data and how to train; with it and
-``checkpoints/last.ckpt`` the whole run is built again.
+    run = Run.create(RunConfig.resolve({"system": "vision/mae", "preset": "small", "data": "fashion"}), "runs/mae")
+    fit(run)
+    probe(run)
+    write_report(run)
+
+``config.yaml`` and ``checkpoints/last.ckpt`` in the folder are the whole run: :meth:`Run.open` builds it again in
+another process.
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
+import copy
+import functools
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
+from torch import Tensor
 
-from polymask import wiring
-from polymask.data import Dataset, open_data
+from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
+from polymask.data import Dataset
 from polymask.errors import UserError
+from polymask.files import write_yaml
 from polymask.protocols import System
-from polymask.registry import Registry, default_registry
-from polymask.training import options as training
+from polymask.registry import Registry
 
-CONFIG, CHECKPOINT = "config.yaml", "checkpoints/last.ckpt"
+CHECKPOINT = "checkpoints/last.ckpt"
+Checkpoint = dict[str, Any]
+PREFIX = "system."
 
 
-@dataclass(frozen=True)
 class Run:
-    """A run opened again.
+    """A system, its data, and the folder that what comes of them is kept in.
 
     Args:
-        folder: where it is.
-        config: what ``config.yaml`` says.
-        system: built, with the weights of the checkpoint or fresh ones; in eval mode.
-        data: opened.
-        step: optimiser steps behind the weights; 0 for fresh ones.
+        folder: of the run; :func:`polymask.training.fit` makes it.
+        system: to be trained, or trained.
+        data: a data set, see :class:`polymask.data.Dataset`; None where it is not at hand.
+        training: how to train.
+        config: what all this was built from, if it was.
+        step: optimiser steps behind the weights.
     """
 
-    folder: Path
-    config: dict[str, Any]
-    system: System
-    data: Dataset
-    step: int
+    def __init__(
+        self,
+        folder: str | Path,
+        system: System,
+        data: Dataset | None,
+        training: TrainOptions | None = None,
+        *,
+        config: RunConfig | None = None,
+        step: int = 0,
+    ) -> None:
+        self.folder, self.system, self.step = Path(folder), system, step
+        self.training = training or (config.training if config else TrainOptions())
+        self.config, self._data = config, data
+        self._initial = None if config else copy.deepcopy(system)
+
+    @classmethod
+    def create(cls, config: RunConfig, folder: str | Path, *, data: Dataset | None = None) -> Run:
+        """Open the data and build the system, its weights drawn from the seed.
+
+        Args:
+            config: of the run.
+            folder: of the run, which options may begin with (:data:`polymask.config.RUN`); nothing is written yet.
+            data: a data set to train on in place of what the configuration names: one's own, or one that is open.
+
+        Raises:
+            UserError: no data is named, or something cannot be built.
+        """
+        folder = Path(folder)
+        data = data or open_data_of(config, folder)
+        return cls(folder, _built(config, data.provides, folder), data, config.training, config=config)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        trained: bool = True,
+        data: Dataset | None = None,
+        registry: Registry | None = None,
+    ) -> Run:
+        """Build the run in a folder again, in eval mode.
+
+        Args:
+            folder: of the run.
+            trained: load the weights of the last checkpoint; without, they are those before training.
+            data: the data set of a run on one's own; others are opened by name.
+            registry: where names are looked up; the installed plugins by default.
+
+        Raises:
+            UserError: no run there, one of a system built in Python, or a checkpoint that is missing, damaged or
+                of another system.
+        """
+        folder = Path(folder)
+        config = RunConfig.load(folder, registry)
+        checkpoint = read_checkpoint(folder / CHECKPOINT) if trained or not (data or config.data) else None
+        if data is None and config.data is not None:
+            data = open_data_of(config, folder)
+        assert data is not None or checkpoint is not None
+        facts = data.provides if data is not None else checkpoint["polymask"]["facts"]  # type: ignore[index]
+        run = cls(folder, _built(config, facts, folder).eval(), data, config.training, config=config)
+        if trained and checkpoint is not None:
+            run.load(checkpoint)
+        return run
+
+    @property
+    def data(self) -> Dataset:
+        """The data set.
+
+        Raises:
+            UserError: the run was trained on a data set given in Python, and that is not at hand.
+        """
+        if self._data is None:
+            raise UserError(
+                f"{self.folder} was trained on a data set of its user's own, which no name opens again: give it to "
+                "polymask.run.Run.open(folder, data=...)"
+            )
+        return self._data
+
+    @property
+    def name(self) -> str:
+        """Full name of the system, or of its class where it was not built by name."""
+        return self.config.system.name if self.config else type(self.system).__name__
+
+    @functools.cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known about the data."""
+        if self._data is not None:
+            return self._data.provides
+        facts: Mapping[str, Any] = read_checkpoint(self.folder / CHECKPOINT)["polymask"]["facts"]
+        return facts
+
+    def untrained(self) -> System:
+        """The same system as it was before training, in eval mode: what a trained one is compared with."""
+        if self.config is None:
+            return copy.deepcopy(self._initial).eval()  # type: ignore[union-attr]
+        return _built(self.config, self.facts, self.folder).eval()
+
+    def load(self, checkpoint: Checkpoint | None = None) -> None:
+        """Load the weights of the last checkpoint into the system.
+
+        Raises:
+            UserError: it is missing, damaged or of another system.
+        """
+        checkpoint = checkpoint or read_checkpoint(self.folder / CHECKPOINT)
+        self.system.load_state_dict(system_weights(checkpoint, self.system))
+        self.step = int(checkpoint["global_step"])
+
+    def save_config(self) -> None:
+        """Write ``config.yaml``; of a system that was built in Python, its training options alone."""
+        known = self.config.plain() if self.config else {"system": None, **plain(vars(self.training))}
+        write_yaml(self.folder / CONFIG, known)
 
 
-def open_run(folder: str | Path, trained: bool = True, registry: Registry | None = None) -> Run:
-    """Build a run's system and data again.
+def open_data_of(config: RunConfig, folder: str | Path | None = None) -> Dataset:
+    """Open the data set that a configuration names.
 
     Args:
-        folder: the run folder.
-        trained: load the weights of the last checkpoint; else the system is initialised anew
-            from the run's seed, as it was before training.
-        registry: where to look names up; the installed plugins by default.
+        config: of the run.
+        folder: of the run, which options may begin with (:data:`polymask.config.RUN`).
 
     Raises:
-        UserError: no run there, or a checkpoint that is missing, damaged or of another system.
+        UserError: it names none, or nothing usable is there.
     """
-    folder = Path(folder)
-    config = load_config(folder)
-    system, data, _ = build_from_config(config, registry, folder)
-    step = load_weights(system, folder) if trained else 0
-    return Run(folder, config, system.eval(), data, step)
-
-
-def build_from_config(
-    config: Mapping[str, Any], registry: Registry | None = None, folder: str | Path | None = None
-) -> tuple[System, Dataset, training.TrainOptions]:
-    """Build what a configuration names; the system's weights are drawn from its ``seed``.
-
-    Args:
-        config: ``system``, ``preset``, ``data`` (a name, or a mapping with a ``name``), training
-            options by name, and all else for the system; dotted keys or nested.
-        registry: where to look names up; the installed plugins by default.
-        folder: of the run, which options may begin with (:data:`polymask.wiring.RUN`).
-
-    Raises:
-        UserError: something is missing, unknown or cannot be built.
-    """
-    registry = registry or default_registry()
-    own = wiring.nest(config)
-    if not own.get("system"):
-        raise UserError("the configuration names no system: give one, e.g. system: vision/mae")
-    name, preset = own.pop("system"), own.pop("preset", None)
-    chosen = own.pop("data", None)
-    chosen = {"name": chosen} if isinstance(chosen, str) else dict(chosen or {})
-    part = registry.find("systems", name)
-    registry = registry.within(part.modality)
-    below = wiring.preset_options(part, preset, registry)
-    known = training.names()
-    given = {key: own.pop(key) for key in known & own.keys()}
-    options = train_options(below, given)
-    data = _open_data({**below.get("data", {}), **chosen}, set(chosen), registry, folder)
-    # an initialisation of its own seed, that leaves the caller's random state alone
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        facts = data.provides if folder is None else {**data.provides, wiring.RUN: folder}
-        system = wiring.build(name, preset=preset, facts=facts, registry=registry, **own)
-    return system, data, options
-
-
-def train_options(below: Mapping[str, Any], given: Mapping[str, Any]) -> training.TrainOptions:
-    """Training options of a preset with given ones laid over them; other keys are passed over.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    known = training.names()
-    merged = training.overlay(below, given)
-    return training.TrainOptions(**{key: value for key, value in merged.items() if key in known})
-
-
-def config_of(system: System, data: Dataset, options: training.TrainOptions) -> dict[str, Any]:
-    """The configuration of what was built in Python.
-
-    Returns:
-        One that builds the same again, if the system and the data were built by name
-        (:func:`polymask.build`, :func:`polymask.data.open_data`); else the training options alone.
-    """
-    config: dict[str, Any] = {}
-    for key, built in (("system", system), ("data", data)):
-        made = wiring.options_of(built)
-        if made is not None and key == "system":
-            made = dict(made)
-            config["system"] = made.pop("name")
-            config.update(made)
-        elif made is not None:
-            config["data"] = made
-    return {**plain(config), **plain(vars(options))}
-
-
-def load_config(folder: Path) -> dict[str, Any]:
-    """What a run's ``config.yaml`` says.
-
-    Raises:
-        UserError: there is none, or it is not a mapping.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{folder} is no run folder: it holds no {CONFIG}")
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} must map option names to values")
-    return config
-
-
-def save_config(config: Mapping[str, Any], folder: Path) -> Path:
-    """Write ``config.yaml``."""
-    path = folder / CONFIG
-    path.write_text(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
-    return path
-
-
-def load_weights(system: System, folder: str | Path) -> int:
-    """Load the weights of a run's last checkpoint into a system; returns its step.
-
-    Raises:
-        UserError: the checkpoint is missing, damaged or of another system.
-    """
-    from polymask.training.checkpoint import read, system_weights
-
-    checkpoint = read(Path(folder) / CHECKPOINT)
-    system.load_state_dict(system_weights(checkpoint, system))
-    return int(checkpoint["global_step"])
-
-
-def plain(value: Any) -> Any:
-    """Numbers, strings, lists and mappings only, as YAML has them."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def open_data_of(
-    data: str | Mapping[str, Any], registry: Registry | None = None, run: str | Path | None = None
-) -> Dataset:
-    """Open a data set given by name, or as a mapping with a ``name`` and options.
-
-    Args:
-        data: the name, or the mapping.
-        registry: where to look names up; the installed plugins by default.
-        run: folder of the run whose data it is, which options may begin with (:data:`polymask.wiring.RUN`).
-    """
-    chosen = {"name": data} if isinstance(data, str) else dict(data)
-    return _open_data(chosen, set(chosen), registry or default_registry(), run)
-
-
-def _open_data(
-    options: dict[str, Any], asked: set[str], registry: Registry, folder: str | Path | None = None
-) -> Dataset:
-    """Open the data; what only the preset asks of it and it does not have is left out."""
-    spec = options.pop("name", None)
-    if not spec:
+    if config.data is None:
         raise UserError("no data: give --data NAME, e.g. --data vision/digits or --data folder:photos")
-    part = registry.find("datasets", str(spec).partition(":")[0])
-    parameters = inspect.signature(registry.load(part)).parameters
-    ignored = [key for key in options if key not in parameters and key not in asked]
-    if ignored:
-        warnings.warn(
-            f"{part.full_name} has no {', '.join(ignored)}, which the preset asks for: left out", stacklevel=3
+    data: Dataset = config.data.build({} if folder is None else {RUN: folder})
+    return data
+
+
+def _built(config: RunConfig, facts: Mapping[str, Any], folder: Path) -> System:
+    """The system of a configuration, initialised from its seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        system: System = config.system.build({**facts, RUN: folder})
+    return system
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint of ours; its tensors are read when they are used.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}: the run has not come that far")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged or none at all: {reason}. "
+            "Put back a copy, or start anew with another --out"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
+        raise UserError(f"{path} is a checkpoint, but not one of polymask's")
+    return checkpoint
+
+
+def system_weights(checkpoint: Checkpoint, system: System) -> dict[str, Tensor]:
+    """The weights in a checkpoint that belong to this very system.
+
+    Raises:
+        UserError: names or shapes differ; says which.
+    """
+    saved = {
+        name.removeprefix(PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    wanted = system.state_dict()
+    found = [f"{name} only in the checkpoint" for name in saved.keys() - wanted.keys()]
+    found += [f"{name} only in the system" for name in wanted.keys() - saved.keys()]
+    found += [
+        f"{name} {list(saved[name].shape)} in the checkpoint, {list(wanted[name].shape)} in the system"
+        for name in saved.keys() & wanted.keys()
+        if saved[name].shape != wanted[name].shape
+    ]
+    if found:
+        other = checkpoint["polymask"].get("system")
+        raise UserError(
+            f"the checkpoint is of another system ({other}) than {type(system).__name__}, or of one with "
+            f"other options; {len(found)} of its weights differ:{some(found)}"
         )
-    kept = {key: value for key, value in options.items() if key not in ignored}
-    return open_data(spec, registry, folder, **kept)
+    return saved
+
+
+def some(lines: list[str], most: int = 8) -> str:
+    """The first of some lines, each indented, and how many more there are."""
+    shown = "".join(f"\n  {line}" for line in sorted(lines)[:most])
+    return shown + (f"\n  and {len(lines) - most} more" if len(lines) > most else "")

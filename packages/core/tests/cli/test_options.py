@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-
 from polymask.cli.options import UNSET, describe, read_options, type_name
 
 if TYPE_CHECKING:

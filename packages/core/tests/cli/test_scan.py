@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-
 from polymask.cli.scan import scan
+
 from polymask.errors import UserError
 
 

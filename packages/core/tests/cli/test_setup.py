@@ -3,9 +3,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
 from polymask.cli.layers import resolve, settle, system_setup
 from polymask.cli.scan import scan
+
 from polymask.errors import UserError
 from polymask.registry import default_registry
 

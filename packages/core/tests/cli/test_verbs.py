@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from polymask.cli.options import read_options
 
 from polymask import Part, hookimpl
-from polymask.cli.options import read_options
 from polymask.registry import default_registry
 
 TRAIN = ("--preset", "small", "--data", "shapes", "--workers", "0", "--no-report")

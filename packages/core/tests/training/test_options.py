@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from polymask.training.options import ALTERNATIVES, SAME_RUN, TrainOptions, names, overlay
 
 from polymask import UserError
-from polymask.training.options import ALTERNATIVES, SAME_RUN, TrainOptions, names, overlay
 
 
 def test_import_is_light():

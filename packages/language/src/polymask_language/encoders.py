@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import Exporter
+from polymask.types import Fact
 from polymask_language import configurations, export
 from polymask_language.configurations import BIDIRECTIONAL, CAUSAL, FROM_PADDING
 from polymask_language.tokenizers import documents
@@ -131,11 +132,11 @@ class Transformer(Adapter):
     def __init__(
         self,
         *,
-        vocabulary: int = 8192,
-        length: int = 128,
-        pad_id: int = 0,
-        start_id: int | None = None,
-        end_id: int | None = None,
+        vocabulary: Fact[int] = 8192,
+        length: Fact[int] = 128,
+        pad_id: Fact[int] = 0,
+        start_id: Fact[int | None] = None,
+        end_id: Fact[int | None] = None,
         architecture: Literal["bert", "roberta", "roberta-prelayernorm", "modernbert"] = "bert",
         dim: int = 768,
         depth: int = 12,
@@ -204,11 +205,11 @@ class Causal(Adapter):
     def __init__(
         self,
         *,
-        vocabulary: int = 8192,
-        length: int = 128,
-        pad_id: int = 0,
-        start_id: int | None = None,
-        end_id: int | None = None,
+        vocabulary: Fact[int] = 8192,
+        length: Fact[int] = 128,
+        pad_id: Fact[int] = 0,
+        start_id: Fact[int | None] = None,
+        end_id: Fact[int | None] = None,
         architecture: Literal["gpt2", "llama"] = "gpt2",
         dim: int = 768,
         depth: int = 12,

@@ -83,8 +83,6 @@ class Facts:
         Raises:
             UserError: no causal language model, or no room for text between the facts.
         """
-        from polymask.run import open_run
-
         if not hasattr(run.system, "following"):
             raise UserError(
                 f"{run.config['system']} does not say what comes next: use a causal language model, such as "
@@ -95,7 +93,7 @@ class Facts:
         samples = data.split("test")
         source = (samples[i]["text"] for i in range(len(samples)))
         planted = self.plant(source, data.vocabulary, length)
-        untrained = open_run(run.folder, trained=False).system
+        untrained = run.untrained()
         for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
             with evaluating(system):
                 told, untold = (

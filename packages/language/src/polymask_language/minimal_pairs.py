@@ -73,8 +73,6 @@ class MinimalPairs:
         self.limit, self.stride, self.batch_size = limit, stride, batch_size
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        from polymask.run import open_run
-
         data: Any = run.data
         if not hasattr(run.system, "surprise") or not hasattr(data, "corpus"):
             raise UserError(
@@ -84,7 +82,7 @@ class MinimalPairs:
         kinds = self.pairs([data.corpus.texts[i] for i in data.documents["test"].tolist()])
         pairs = [pair for found in kinds.values() for pair in found]
         texts = encoded([text for pair in pairs for text in pair], data)
-        systems = {TRAINED: run.system, UNTRAINED: open_run(run.folder, trained=False).system}
+        systems = {TRAINED: run.system, UNTRAINED: run.untrained()}
         frequency = None
         for row, system in systems.items():
             with evaluating(system):

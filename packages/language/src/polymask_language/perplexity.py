@@ -43,8 +43,6 @@ class Perplexity:
         self.limit, self.stride, self.batch_size = limit, stride, batch_size
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        from polymask.run import open_run
-
         system: Any = run.system
         if not hasattr(system, "surprise"):
             raise UserError(
@@ -55,7 +53,7 @@ class Perplexity:
         picked = Picked(samples, evenly(len(samples), self.limit))
         name = system.perplexity
         shares = log_shares(run.data.provides.get("statistics_file"))
-        for row, model in ((TRAINED, system), (UNTRAINED, open_run(run.folder, trained=False).system)):
+        for row, model in ((TRAINED, system), (UNTRAINED, run.untrained())):
             with evaluating(model):
                 nats, tokens, rival = self._measure(model, picked, shares)
             yield Score(row, name, *interval(nats, tokens))

@@ -53,15 +53,13 @@ class Preference:
         Raises:
             UserError: the run aligned nothing.
         """
-        from polymask.run import open_run
-
         if not hasattr(run.system, "terms"):
             raise UserError(
                 f"{run.config['system']} has no policy and reference to compare: use language/sparsepo"
             )
         samples = run.data.split("test")
         picked = Picked(samples, evenly(len(samples), self.limit))
-        untrained = open_run(run.folder, trained=False).system
+        untrained = run.untrained()
         for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
             with evaluating(system):
                 found = self._measure(system, picked)

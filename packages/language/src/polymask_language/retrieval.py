@@ -77,15 +77,13 @@ class Retrieval:
         Raises:
             UserError: the run's data has no queries.
         """
-        from polymask.run import open_run
-
         data: Any = run.data
         if not hasattr(data, "pairs"):
             raise UserError("retrieval needs data whose documents answer queries, as language/glosses")
         asked, documents, relevant = self.chosen(*data.pairs(self.split))
         lexical = bm25(asked, documents)
         rows = {"BM25": lexical, "query likelihood": query_likelihood(asked, documents)}
-        untrained = open_run(run.folder, trained=False).system
+        untrained = run.untrained()
         queries, answers = data.pairs("train")
         groups = self.groups(queries, answers, data.vocabulary, data.provides["length"])
         for row, system in (("pre-trained", run.system), ("untrained", untrained)):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, Tokens, UserError, pieces
 from polymask.data import valid_of
 from polymask.protocols import Masking, Target
+from polymask.types import Fact
 
 TAGS = ("NOUN", "VERB", "ADJ", "ADV", "PRON", "DET", "ADP", "NUM", "CONJ", "PRT", ".", "X")
 """Parts of speech by number: the universal tags of Petrov et al. 2012, in the order of CLIMB."""
@@ -48,11 +49,11 @@ class TokenIds(nn.Module):
     def __init__(
         self,
         *,
-        vocabulary: int = 8192,
-        length: int = 128,
-        mask_id: int = 4,
-        pad_id: int = 0,
-        special_ids: Sequence[int] = (0, 1, 2, 3, 4),
+        vocabulary: Fact[int] = 8192,
+        length: Fact[int] = 128,
+        mask_id: Fact[int] = 4,
+        pad_id: Fact[int] = 0,
+        special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
     ) -> None:
         super().__init__()
         self.vocabulary, self.length = vocabulary, length

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Request, UserError
+from polymask.types import Fact
 from polymask_language.taps import KINDS, Taps
 
 
@@ -66,7 +67,11 @@ class LearnedWeight(nn.Module):
     taps = ("block",)
 
     def __init__(
-        self, *, width: int = 768, layers: int = 12, mixer: Literal["positive", "symmetric"] = "positive"
+        self,
+        *,
+        width: Fact[int] = 768,
+        layers: Fact[int] = 12,
+        mixer: Literal["positive", "symmetric"] = "positive",
     ) -> None:
         super().__init__()
         if mixer not in ("positive", "symmetric"):

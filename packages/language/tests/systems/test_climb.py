@@ -14,8 +14,8 @@ from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
+from polymask.config import TrainOptions
 from polymask.pacing import Pace
-from polymask.training.options import TrainOptions
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
 from polymask_language.curricula import EasyFirst, Vocabulary, difficulty_of, every_word

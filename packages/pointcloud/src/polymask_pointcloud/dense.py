@@ -59,9 +59,7 @@ class Dense:
         self.scenes, self.points, self.seed, self.batch_size = scenes, points, seed, batch_size
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        from polymask.run import open_run
-
-        untrained = open_run(run.folder, trained=False).system
+        untrained = run.untrained()
         with evaluating(run.system) as one, evaluating(untrained) as two:
             rows = {
                 TRAINED: of_encoder(one, run.data.key),

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.types import Fact
 from polymask_pointcloud.tokenizers import UNIT
 
 
@@ -67,9 +68,9 @@ class Transformer(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 96,
-        channels: int = 3,
-        axes: int = 3,
+        in_dim: Fact[int] = 96,
+        channels: Fact[int] = 3,
+        axes: Fact[int] = 3,
         dim: int = 384,
         depth: int = 12,
         heads: int = 6,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.types import Fact
 from polymask_pointcloud.boxes import Triple, cells_of, index_of, keys_of, relative
 from polymask_pointcloud.operations import Cells, Shape, local_shape, take, token_of
 from polymask_pointcloud.slots import Boxes, Given, Ratio, Slots, ratio_of
@@ -97,10 +98,10 @@ class _OfSurface(nn.Module):
         centre: Literal["mean", "token"] = "mean",
         least: int = 3,
         ratio: Ratio = (2, 2, 4),
-        channels: int = 3,
-        cell_low: Triple | None = None,
-        cell_size: Triple | None = None,
-        cell_shape: Sequence[int] | None = None,
+        channels: Fact[int] = 3,
+        cell_low: Fact[Triple | None] = None,
+        cell_size: Fact[Triple | None] = None,
+        cell_shape: Fact[Sequence[int] | None] = None,
     ) -> None:
         super().__init__()
         if centre not in ("mean", "token"):
@@ -154,10 +155,10 @@ class Normals(_OfSurface):
         centre: Literal["mean", "token"] = "mean",
         least: int = 3,
         ratio: Ratio = (2, 2, 4),
-        channels: int = 3,
-        cell_low: Triple | None = None,
-        cell_size: Triple | None = None,
-        cell_shape: Sequence[int] | None = None,
+        channels: Fact[int] = 3,
+        cell_low: Fact[Triple | None] = None,
+        cell_size: Fact[Triple | None] = None,
+        cell_shape: Fact[Sequence[int] | None] = None,
     ) -> None:
         if sign not in ("outward", "up", "none"):
             raise UserError(f"sign={sign!r}: choose 'outward', 'up' or 'none'")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from polymask import Mask, Tokens, UserError
 from polymask.data import length_key, valid_of
+from polymask.types import Fact
 from polymask_pointcloud.display import Cloud, compare
 from polymask_pointcloud.operations import Cells, farthest_points, group_by_cell, nearest, take
 
@@ -90,7 +91,7 @@ class Groups(_Points):
 
     presets = {"tiny": {"groups": 16, "neighbours": 8}}
 
-    def __init__(self, *, features: int = 0, groups: int = 64, neighbours: int = 32) -> None:
+    def __init__(self, *, features: Fact[int] = 0, groups: int = 64, neighbours: int = 32) -> None:
         super().__init__(features, neighbours)
         if groups < 2:
             raise UserError(f"a cloud needs 2 groups or more, got {groups}")
@@ -131,7 +132,7 @@ class Voxels(_Points):
     def __init__(
         self,
         *,
-        features: int = 0,
+        features: Fact[int] = 0,
         voxel: float = 0.25,
         neighbours: int = 16,
         low: Sequence[float] = (-1.0, -1.0, -1.0),
@@ -181,7 +182,7 @@ class Pillars(Voxels):
     def __init__(
         self,
         *,
-        features: int = 0,
+        features: Fact[int] = 0,
         pillar: float = 0.125,
         neighbours: int = 32,
         low: Sequence[float] = (-1.0, -1.0, -1.0),

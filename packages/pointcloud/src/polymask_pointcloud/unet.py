@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.types import Fact
 from polymask_pointcloud.encoders import PointNet
 from polymask_pointcloud.operations.sparse import (
     MIDDLE,
@@ -61,11 +62,11 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 48,
-        channels: int = 3,
-        axes: int = 3,
-        cell_low: Sequence[float] | None = None,
-        cell_size: Sequence[float] | None = None,
+        in_dim: Fact[int] = 48,
+        channels: Fact[int] = 3,
+        axes: Fact[int] = 3,
+        cell_low: Fact[Sequence[float] | None] = None,
+        cell_size: Fact[Sequence[float] | None] = None,
         down_dims: Sequence[int] = (32, 64, 128, 256, 384),
         up_dims: Sequence[int] = (64, 96, 128, 256, 384),
         depth: int = 2,

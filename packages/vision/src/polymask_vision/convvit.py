@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.positions import SinCos, check_width
+from polymask.types import Fact
 from polymask_vision.positions import grid_index
 
 _norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -53,9 +54,9 @@ class ConvViT(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 768,
-        grid: tuple[int, int] | None = (14, 14),
-        patch_size: int = 16,
+        in_dim: Fact[int] = 768,
+        grid: Fact[tuple[int, int] | None] = (14, 14),
+        patch_size: Fact[int] = 16,
         dim: int = 768,
         depth: int = 11,
         heads: int = 12,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.export import Exporter
 from polymask.positions import coordinates, sincos
+from polymask.types import Fact
 from polymask_vision import export
 from polymask_vision.positions import RelativeBias, grid_index
 
@@ -69,8 +70,8 @@ class ViT(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 768,
-        grid: tuple[int, ...] | None = None,
+        in_dim: Fact[int] = 768,
+        grid: Fact[tuple[int, ...] | None] = None,
         dim: int = 768,
         depth: int = 12,
         heads: int = 12,
@@ -201,8 +202,8 @@ class Swin(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 48,
-        grid: tuple[int, int] = (48, 48),
+        in_dim: Fact[int] = 48,
+        grid: Fact[tuple[int, int]] = (48, 48),
         dim: int = 128,
         depths: tuple[int, ...] = (2, 2, 18, 2),
         heads: tuple[int, ...] = (4, 8, 16, 32),

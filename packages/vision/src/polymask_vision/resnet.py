@@ -9,6 +9,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.types import Fact
 
 
 class ResNet(nn.Module):
@@ -41,10 +42,10 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 3072,
-        grid: tuple[int, ...] = (7, 7),
-        patch_size: int = 32,
-        channels: int = 3,
+        in_dim: Fact[int] = 3072,
+        grid: Fact[tuple[int, ...]] = (7, 7),
+        patch_size: Fact[int] = 32,
+        channels: Fact[int] = 3,
         depths: tuple[int, ...] = (3, 4, 6, 3),
         width: int = 64,
         bottleneck: bool = True,

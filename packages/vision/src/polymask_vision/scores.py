@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
 from polymask.trunk import add_bias
+from polymask.types import Fact
 from polymask_vision.attention import logits
 
 
@@ -26,7 +27,7 @@ class Variance(nn.Module):
 
     dim = 1
 
-    def __init__(self, *, in_dim: int = 768) -> None:
+    def __init__(self, *, in_dim: Fact[int] = 768) -> None:
         super().__init__()
 
     @torch.no_grad()
@@ -94,9 +95,9 @@ class Attention(nn.Module):
         pretrained: bool = True,
         block: int | None = None,
         query: Literal["class", "patches"] | None = None,
-        channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        channels: Fact[int] = 3,
+        mean: Fact[Sequence[float] | None] = None,
+        std: Fact[Sequence[float] | None] = None,
         key: str = "image",
     ) -> None:
         super().__init__()
@@ -141,10 +142,10 @@ class _Run(nn.Module):
     """
 
     def __init__(self, folder: str) -> None:
-        from polymask.run import open_run
+        from polymask.run import Run
 
         super().__init__()
-        system: Any = open_run(folder).system
+        system: Any = Run.open(folder).system
         encoder: Any = getattr(system, "encoder", None)
         if not hasattr(encoder, "begin"):
             raise UserError(

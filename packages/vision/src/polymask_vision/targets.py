@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.types import Fact
 
 
 class Pixels(nn.Module):
@@ -21,7 +22,7 @@ class Pixels(nn.Module):
             al. 2021: unbiased variance, 1e-6 inside the root).
     """
 
-    def __init__(self, *, in_dim: int = 768, patch_norm: bool = False) -> None:
+    def __init__(self, *, in_dim: Fact[int] = 768, patch_norm: bool = False) -> None:
         super().__init__()
         self.dim, self.patch_norm = in_dim, patch_norm
 
@@ -61,7 +62,9 @@ class DCT(nn.Module):
 
     basis: Tensor
 
-    def __init__(self, *, channels: int = 3, patch_size: int = 16, low: int | None = None) -> None:
+    def __init__(
+        self, *, channels: Fact[int] = 3, patch_size: Fact[int] = 16, low: int | None = None
+    ) -> None:
         super().__init__()
         if low is not None and not 1 <= low <= patch_size:
             raise UserError(
@@ -118,9 +121,9 @@ class HOG(nn.Module):
     def __init__(
         self,
         *,
-        channels: int = 3,
-        patch_size: int = 16,
-        std: tuple[float, ...] | None = None,
+        channels: Fact[int] = 3,
+        patch_size: Fact[int] = 16,
+        std: Fact[tuple[float, ...] | None] = None,
         cell: int | None = None,
         bins: int = 9,
         norm: bool = True,

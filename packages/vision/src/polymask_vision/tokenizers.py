@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.positions import coordinates
+from polymask.types import Fact
 
 
 class Patches(nn.Module):
@@ -27,7 +28,9 @@ class Patches(nn.Module):
     key = "image"
     presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
 
-    def __init__(self, *, size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16) -> None:
+    def __init__(
+        self, *, size: Fact[int | tuple[int, int]] = 224, channels: Fact[int] = 3, patch_size: int = 16
+    ) -> None:
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size
         if height % patch_size or width % patch_size:

@@ -31,9 +31,10 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, pieces
+from polymask.config import relative_to_run
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
-from polymask.recipes import Stage, beside
+from polymask.recipes import Stage
 from polymask_audio.display import compare
 
 
@@ -170,8 +171,8 @@ def openbeats(stage: Stage, /, *, rounds: int = 2, preset: str = "small") -> Non
     for turn in range(rounds):
         encoder = stage(f"encoder-{turn}", "audio/openbeats", preset=preset, target=target)
         if turn + 1 < rounds:
-            teacher = {"name": "audio/teacher", "run": beside(encoder.folder.name)}
+            teacher = {"name": "audio/teacher", "run": relative_to_run(encoder.folder.name)}
             tokenizer = stage(
                 f"tokenizer-{turn + 1}", "audio/openbeats-tokenizer", preset=preset, target=teacher
             )
-            target = {"name": "audio/distilled", "run": beside(tokenizer.folder.name)}
+            target = {"name": "audio/distilled", "run": relative_to_run(tokenizer.folder.name)}

@@ -25,8 +25,9 @@ from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.blocks import Block
 from polymask.positions import SinCos
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
-from polymask.run import open_run
+from polymask.run import Run
 from polymask.teachers import Frozen
+from polymask.types import Fact
 from polymask_audio.encoders import ViT
 
 
@@ -256,7 +257,7 @@ class Distilled(Frozen):
 
     presets = {"tiny": {"run": "random:8"}}
 
-    def __init__(self, *, run: str | None = None, in_dim: int = 256) -> None:
+    def __init__(self, *, run: str | None = None, in_dim: Fact[int] = 256) -> None:
         if run is None:
             raise UserError(
                 "distilled by what? give --target.run FOLDER of a run of audio/openbeats-tokenizer; "
@@ -266,7 +267,7 @@ class Distilled(Frozen):
         if kind == "random" and codes.isdigit():
             quantiser = Quantiser(ViT(in_dim=in_dim, dim=32, depth=1, heads=2), int(codes), 8)
         else:
-            system = open_run(run).system
+            system = Run.open(run).system
             if not isinstance(system, OpenBEATsTokenizer):
                 raise UserError(
                     f"{run} is a run of {type(system).__name__}, not of audio/openbeats-tokenizer"

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer, sample_ids
-from polymask.recipes import Stage, beside
+from polymask.recipes import Stage
 from polymask_audio import units
 from polymask_audio.display import compare, silence
 from polymask_audio.fitting import fit_multi, fit_units
@@ -293,5 +294,5 @@ def spear(
                 seed=int(stage.shared.get("seed", 0)),
             )
             fit_units(file, stage.data, name, (block,), how, frames=frames)
-        targets[slot] = {"name": "audio/clusters", "file": beside(file.name)}
+        targets[slot] = {"name": "audio/clusters", "file": relative_to_run(file.name)}
     stage("spear", "audio/spear", preset=preset, **targets, **length)

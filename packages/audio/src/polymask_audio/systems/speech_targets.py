@@ -25,7 +25,8 @@ import functools
 from typing import Any
 
 from polymask import UserError
-from polymask.recipes import Stage, beside
+from polymask.config import relative_to_run
+from polymask.recipes import Stage
 from polymask_audio.fitting import fit, fit_units
 
 
@@ -69,7 +70,7 @@ def speech_targets(
         if not file.exists():
             how = functools.partial(fit, codes=count, stages=depth, seed=seed)
             fit_units(file, stage.data, features, blocks, how, frames=frames, seed=seed)
-        target = {"name": "audio/clusters", "file": beside(file.name)}
+        target = {"name": "audio/clusters", "file": relative_to_run(file.name)}
         length = {} if steps is None else {"steps": steps}
         run = stage(f"iteration-{turn}", system, preset=preset, target=target, **length)
         features, count, depth = f"run:iteration-{turn}", codes, stages

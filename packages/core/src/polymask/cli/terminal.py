@@ -8,10 +8,11 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from polymask.config import plain
 from polymask.errors import UserError
 from polymask.registry import Registry
 
@@ -36,17 +37,6 @@ def plain_warnings() -> Iterator[None]:
 def print_json(value: Any) -> None:
     """Print for a program; mappings, tuples and sets of declarations become plain."""
     print(json.dumps(plain(value), indent=2))
-
-
-def plain(value: Any) -> Any:
-    """Numbers, strings, lists and dicts only, as JSON and YAML have them."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def show_value(value: Any) -> str:
@@ -96,7 +86,7 @@ class Arguments(argparse.ArgumentParser):
             prog=f"polymask {verb}",
             description=text,
             epilog=f"example:\n  {example}",
-            formatter_class=_Help,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
 
@@ -104,8 +94,8 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{message}\n{self.prog} --help says more")
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """``--name type  text (default: ...)``, as for verbs whose options depend on parts."""
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """``--name type  text (default: ...)``, line breaks of descriptions and examples kept."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
@@ -114,6 +104,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return getattr(action.type, "__name__", "str")
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
-            return action.help or ""
-        return f"{action.help} (default: %(default)s)"
+        text = (action.help or "").rstrip(". ")
+        if action.default in (None, False, argparse.SUPPRESS):
+            return text
+        return f"{text} (default: %(default)s)"

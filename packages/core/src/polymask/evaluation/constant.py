@@ -16,8 +16,8 @@ from polymask.evaluation.held_out import batches
 from polymask.evaluation.result import TRAINED
 from polymask.evaluation.scores import Score
 from polymask.mask import Mask
+from polymask.slots import filled, substitute
 from polymask.step import Step
-from polymask.wiring import filled, substitute
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -50,7 +50,7 @@ class BestConstant:
         with listening(system) as spies:
             if not spies:
                 raise UserError(
-                    f"{run.config['system']} has no objective that could be asked about a constant prediction"
+                    f"{run.name} has no objective that could be asked about a constant prediction"
                 )
             for batch in batches(system, run.data, self.limit, self.batch_size):
                 for spy in spies.values():

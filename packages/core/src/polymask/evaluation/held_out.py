@@ -40,12 +40,9 @@ class HeldOut:
         self.masking, self.limit, self.batch_size, self.seed = masking, limit, batch_size, seed
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        from polymask.run import open_run
-
         if not hasattr(run.system, "masking"):
-            raise UserError(f"{run.config['system']} draws no mask by a masking that could be exchanged")
-        untrained = open_run(run.folder, trained=False).system
-        for row, system in ((TRAINED, run.system), (UNTRAINED, untrained)):
+            raise UserError(f"{run.name} draws no mask by a masking that could be exchanged")
+        for row, system in ((TRAINED, run.system), (UNTRAINED, run.untrained())):
             with evaluating(system):
                 losses = self._losses(system, run.data)
             yield Score.mean(row, "held-out loss", losses)

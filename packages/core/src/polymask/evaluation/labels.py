@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from polymask.config import RUN, build
+from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
@@ -55,23 +57,29 @@ class Labels:
         }
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        from polymask.run import open_data_of
-
         if not self.sets or not all(self.sets.values()):
             raise UserError("which label sets? give --sets options of the data, as {word: {label: word}}")
-        chosen = run.config["data"]
-        data = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
+        if run.config is None or run.config.data is None:
+            raise UserError(
+                "label sets are options of a data set opened by name, and this run's was given in Python"
+            )
+        data = run.config.data.plain(defaults=False)
         known: defaultdict[str, Known] = defaultdict(dict)
         for name, tests in self.sets.items():
             found = [
                 measure(
                     run,
-                    open_data_of(wanted, run=run.folder),
+                    _open(run, {**data, **options}),
                     **self.settings,
-                    known=known[wanted["name"]],
+                    known=known[options.get("name", data["name"])],
                 )
-                for wanted in ({**data, **options} for options in tests)
+                for options in tests
             ]
             for rows in zip(*(one.rows for one in found), strict=True):
                 share = pooled_interval([row.accuracy for row in rows], [one.test for one in found])
                 yield Score(rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high)
+
+
+def _open(run: Run, options: dict[str, Any]) -> Dataset:
+    data: Dataset = build(options.pop("name"), "datasets", facts={RUN: run.folder}, **options)
+    return data

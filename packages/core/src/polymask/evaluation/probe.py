@@ -6,8 +6,6 @@ and float32, and every row sees the same training samples and candidates for reg
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from polymask.evaluation.features import (
 )
 from polymask.evaluation.intervals import accuracy_interval, difference_interval
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, ProbeRow
+from polymask.files import write_json
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -63,9 +62,9 @@ def probe(
     Raises:
         UserError: no labels, fewer labels than asked for, or a diverged run.
     """
-    from polymask.run import open_run
+    from polymask.run import Run
 
-    trained = open_run(run) if isinstance(run, str | Path) else run
+    trained = Run.open(run) if isinstance(run, str | Path) else run
     result = measure(
         trained,
         trained.data,
@@ -103,13 +102,10 @@ def measure(
     ``known`` holds features of samples that this run was measured on before, of the same kind of data; see
     :func:`polymask.evaluation.features.extract`.
     """
-    from polymask.run import open_run
-
     train_labels, test_labels = labels_of(data)
     picks = draw(train_labels, labels_per_class, draws, limit, seed)
     test_index = torch.nonzero(test_labels >= 0)[:, 0]
-    untrained = open_run(trained.folder, trained=False)
-    with evaluating(trained.system) as one, evaluating(untrained.system) as two:
+    with evaluating(trained.system) as one, evaluating(trained.untrained()) as two:
         rows: dict[str, Extractor] = {
             TRAINED: encoder_features(one, pool),
             UNTRAINED: encoder_features(two, pool),
@@ -238,14 +234,6 @@ def draw(
             f"labels_per_class={labels_per_class}: choose 1 to {fewest}, the size of the smallest class"
         )
     return [torch.cat([some(m, labels_per_class) for m in members]).sort().values for _ in range(draws)]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
 
 
 def _classify(

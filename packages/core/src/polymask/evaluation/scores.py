@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from polymask.config import PartConfig, Source, resolve_part
 from polymask.errors import UserError
 from polymask.evaluation.intervals import t_interval
-from polymask.evaluation.probe import write_json
 from polymask.evaluation.result import CAVEAT
+from polymask.files import write_json
 from polymask.registry import Registry, default_registry
-from polymask.wiring import construct, full_names, layer, nest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +61,7 @@ class Evaluation(Protocol):
     def __call__(self, run: Run) -> Iterable[Score]:
         """Scores of the run's system in eval mode, and of what it is to be compared with.
 
-        :func:`polymask.run.open_run` with ``trained=False`` gives the same system untrained.
+        :meth:`polymask.run.Run.untrained` gives the same system untrained.
         """
 
 
@@ -131,7 +131,9 @@ class Scores:
 
 
 def evaluate_run(
-    run: Run | str | Path, evaluation: str | Mapping[str, Any], registry: Registry | None = None
+    run: Run | str | Path,
+    evaluation: str | Mapping[str, Any] | PartConfig,
+    registry: Registry | None = None,
 ) -> Scores:
     """Run one evaluation on a run, and write ``evaluation-<plugin>-<name>.json`` into its folder.
 
@@ -140,7 +142,7 @@ def evaluate_run(
 
     Args:
         run: a run or its folder.
-        evaluation: its name, or a mapping with a ``name`` and options.
+        evaluation: its name, a mapping with a ``name`` and options, or its configuration.
         registry: where to look it up; the installed plugins by default.
 
     Raises:
@@ -148,37 +150,42 @@ def evaluate_run(
             not finite.
     """
     from polymask.evaluation.features import evaluating
-    from polymask.run import open_run
+    from polymask.run import Run
 
-    registry = registry or default_registry()
-    name, options = chosen(evaluation, registry)
-    part = registry.find("evaluations", name)
-    measure: Evaluation = construct(part, layer(nest(part.defaults), options), {}, registry)
-    opened = open_run(run, registry=registry) if isinstance(run, str | Path) else run
+    config = evaluation if isinstance(evaluation, PartConfig) else chosen(evaluation, registry)
+    measure: Evaluation = config.build()
+    opened = Run.open(run, registry=registry) if isinstance(run, str | Path) else run
     with evaluating(opened.system):
-        found = Scores(name, list(measure(opened)), options)
+        found = Scores(config.name, list(measure(opened)), settings_of(config))
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:
-        raise UserError(f"{name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
-    write_json(stored_at(Path(opened.folder), name, options), found.to_json())
+        raise UserError(f"{config.name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
+    write_json(stored_at(opened.folder, config), found.to_json())
     return found
 
 
-def chosen(evaluation: str | Mapping[str, Any], registry: Registry) -> tuple[str, dict[str, Any]]:
-    """Full name and options of an evaluation, given by name or as a mapping with a ``name``."""
+def chosen(evaluation: str | Mapping[str, Any], registry: Registry | None = None) -> PartConfig:
+    """The configuration of an evaluation, given by name or as a mapping with a ``name``."""
+    registry = registry or default_registry()
     asked = {"name": evaluation} if isinstance(evaluation, str) else dict(evaluation)
     if "name" not in asked:
         raise UserError("which evaluation? give its name beside its options")
-    name = registry.find("evaluations", asked.pop("name")).full_name
-    return name, full_names(nest(asked), registry)
+    part = registry.find("evaluations", asked.pop("name"))
+    return resolve_part(part, Source("arguments", asked), registry=registry).require()
 
 
-def stored_at(folder: Path, name: str, options: Mapping[str, Any]) -> Path:
+def settings_of(config: PartConfig) -> dict[str, Any]:
+    """Options of an evaluation that differ from its defaults, plain."""
+    assert config.part is not None
+    usual = resolve_part(config.part, registry=default_registry()).tree.plain()
+    return {name: value for name, value in config.plain().items() if usual.get(name) != value}
+
+
+def stored_at(folder: Path, config: PartConfig) -> Path:
     """Where a run keeps what an evaluation found with these options."""
-    from polymask.run import plain
-
-    told = json.dumps(plain(options), sort_keys=True)
-    digest = f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}" if options else ""
-    return folder / f"evaluation-{name.replace('/', '-')}{digest}.json"
+    settings = settings_of(config)
+    told = json.dumps(settings, sort_keys=True)
+    digest = f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}" if settings else ""
+    return folder / f"evaluation-{config.name.replace('/', '-')}{digest}.json"
 
 
 def read_scores(folder: Path) -> list[Scores]:

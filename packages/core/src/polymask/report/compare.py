@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -13,26 +15,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polymask.config import CONFIG, PartConfig, RunConfig, Source, plain
+from polymask.data import Dataset
 from polymask.errors import UserError
-from polymask.evaluation.probe import labelled, write_json
+from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
 from polymask.evaluation.scores import Scores, chosen, evaluate_run, stored_at
-from polymask.registry import default_registry
+from polymask.files import write_json
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
-from polymask.run import CHECKPOINT, CONFIG, Run, build_from_config, plain, train_options
+from polymask.run import CHECKPOINT, Run
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.rehearsal import rehearse
-from polymask.wiring import full_names, layer, nest, preset_options
 
 PLAN = "comparison.json"
 
 Config = dict[str, Any]
 
-Evaluations = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None
-"""One evaluation, by name or as a mapping with a ``name``; several; or none."""
+Evaluation = str | Mapping[str, Any] | PartConfig
+"""One evaluation: its name, a mapping with a ``name``, or its configuration."""
 
 
 def compare(
@@ -42,7 +45,7 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     probe: Mapping[str, Any] | None = None,
-    evaluation: Evaluations = None,
+    evaluation: Evaluation | Sequence[Evaluation] | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train and probe every variant with every seed, and compare them.
@@ -68,9 +71,11 @@ def compare(
             something else. Nothing is trained then.
     """
     out, probe = Path(out), dict(probe or {})
-    evaluations = [evaluation] if isinstance(evaluation, str | Mapping) else list(evaluation or ())
-    asked = Counter(chosen(one, default_registry())[0] for one in evaluations)
-    for name in (name for name, count in asked.items() if count > 1):
+    evaluations = (
+        [evaluation] if isinstance(evaluation, str | Mapping | PartConfig) else list(evaluation or ())
+    )
+    asked = [one if isinstance(one, PartConfig) else chosen(one) for one in evaluations]
+    for name in (name for name, count in Counter(one.name for one in asked).items() if count > 1):
         raise UserError(
             f"{name} is asked for twice, and its scores would have one name: compare by one at a time; "
             "runs are kept"
@@ -82,11 +87,13 @@ def compare(
     names = {label: re.sub(r"[^\w.=-]+", "-", label).strip("-") for label in variants}
     if len(set(names.values())) < len(names):
         raise UserError(f"variants need names that differ in letters or digits, got {', '.join(names)}")
+    data: Dataset | None = None
     for label in variants:
-        if not (out / f"{names[label]}-seed{seeds[0]}" / CHECKPOINT).exists():
-            first = out / f"{names[label]}-seed{seeds[0]}"
-            system, data, options = build_from_config({**configs[label], "seed": seeds[0]}, folder=first)
-            rehearse(label, system, data, options.seed)
+        first = out / f"{names[label]}-seed{seeds[0]}"
+        if not (first / CHECKPOINT).exists():
+            run = Run.create(configs[label], first, data=data)
+            rehearse(label, run.system, run.data, seeds[0])
+            data = run.data
     if stored is None or stored.get("probe") != plain(probe):
         for outdated in out.glob("*/probe.json"):
             outdated.unlink()
@@ -101,8 +108,11 @@ def compare(
         folder = out / f"{names[label]}-seed{seed}"
         if progress:
             sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
-        found = _run({**configs[label], "seed": seed}, folder, probe, turn == 0, progress)
-        scores = [_evaluated(folder, one) for one in evaluations]
+        training = dataclasses.replace(configs[label].training, seed=seed)
+        run = _Lazy(dataclasses.replace(configs[label], training=training), folder, data)
+        found = _trained(run, probe, turn == 0, progress)
+        scores = [_evaluated(run, one) for one in asked]
+        data = run.data
         values[label].append(_measure(folder, found, scores))
         for one in scores:
             others = [name for name in one.rows if name not in (TRAINED, UNTRAINED)]
@@ -119,25 +129,21 @@ def compare(
 
 def _configs(
     config: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
-) -> dict[str, Config]:
+) -> dict[str, RunConfig]:
     """The whole configuration of each variant, once they are known to be comparable."""
-    registry = default_registry()
     if len(variants) < 2 or not seeds or len(set(seeds)) < len(seeds):
         raise UserError("a comparison needs two variants or more, and different seeds")
-    whole: dict[str, Config] = {}
+    whole: dict[str, RunConfig] = {}
     budgets: dict[str, dict[str, Any]] = {}
     for label, change in variants.items():
-        merged = layer(full_names(nest(config), registry), full_names(nest(change), registry))
-        merged.pop("seed", None)
-        if not merged.get("system"):
+        if not (change.get("system") or config.get("system")):
             raise UserError(f"variant {label!r} names no system")
-        below = preset_options(registry.find("systems", merged["system"]), merged.get("preset"), registry)
-        options = train_options(below, merged)
-        whole[label] = merged
+        whole[label] = RunConfig.resolve(config, Source(f"variant {label!r}", change), {"seed": seeds[0]})
+        training, data = whole[label].training, whole[label].data
         budgets[label] = {
-            key: getattr(options, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
+            key: getattr(training, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
         }
-        budgets[label]["data"] = plain(merged.get("data"))
+        budgets[label]["data"] = data.plain() if data else None
     first = next(iter(budgets))
     for label, budget in budgets.items():
         differ = [key for key in budget if budget[key] != budgets[first][key]]
@@ -178,27 +184,48 @@ def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
     return found
 
 
-def _run(config: Config, folder: Path, probe: Config, raw: bool, progress: bool) -> ProbeResult | None:
+class _Lazy:
+    """A run of a comparison, built when something is left to be done.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        data: the data of the comparison, where it is open.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, data: Dataset | None) -> None:
+        self.config, self.folder, self.data = config, folder, data
+
+    @functools.cached_property
+    def run(self) -> Run:
+        run = Run.create(self.config, self.folder, data=self.data)
+        self.data = run.data
+        return run
+
+    @functools.cached_property
+    def trained(self) -> Run:
+        """With the weights of the last checkpoint."""
+        if self.run.step == 0:
+            self.run.load()
+        self.run.system.eval()
+        return self.run
+
+
+def _trained(lazy: _Lazy, probe: Config, raw: bool, progress: bool) -> ProbeResult | None:
     """Train (what is left of) a run and probe it; None where there are no labels."""
-    done = folder / "probe.json"
+    done = lazy.folder / "probe.json"
     if done.is_file():
         return ProbeResult.from_json(json.loads(done.read_text()))
-    system, data, options = build_from_config(config, folder=folder)
-    result = fit(system, data, options, folder, resume=(folder / CONFIG).exists(), progress=progress)
-    if not labelled(data):
-        return None
-    return probe_run(Run(folder, config, system, data, result.step), **{"raw": raw, **probe})
+    fit(lazy.run, resume=(lazy.folder / CONFIG).exists(), progress=progress)
+    return probe_run(lazy.trained, **{"raw": raw, **probe}) if labelled(lazy.run.data) else None
 
 
-def _evaluated(folder: Path, evaluation: str | Mapping[str, Any]) -> Scores:
+def _evaluated(lazy: _Lazy, evaluation: PartConfig) -> Scores:
     """What an evaluation finds about a run, or has found with the same options."""
-    name, options = chosen(evaluation, default_registry())
-    path = stored_at(folder, name, options)
+    path = stored_at(lazy.folder, evaluation)
     if path.is_file():
-        found = Scores.from_json(json.loads(path.read_text()))
-        if found.settings == plain(options):
-            return found
-    return evaluate_run(folder, evaluation)
+        return Scores.from_json(json.loads(path.read_text()))
+    return evaluate_run(lazy.trained, evaluation)
 
 
 def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Scores]) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 import torch
 
-from polymask.data import Dataset, evenly, open_data
+from polymask.config import PartConfig, Source, built_from, options_of, resolve_part
+from polymask.config.resolve import nest
+from polymask.data import Dataset, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
-from polymask.parts import Part
 from polymask.protocols import Masking, System, Target, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.report import views
@@ -23,7 +23,6 @@ from polymask.report.drawing import Pixels, sheet
 from polymask.report.statistics import MaskStatistics
 from polymask.report.templates import flat
 from polymask.step import Step
-from polymask.wiring import build, construct, full_names, layer, nest, options_of
 
 SUFFIXES = ("png", "svg", "pdf")
 
@@ -68,14 +67,12 @@ class Sight:
 
 
 def look(
-    what: str | Masking | System,
-    data: str | Dataset,
+    what: Masking | System,
+    data: Dataset,
     out: str | Path,
     *,
-    options: Mapping[str, Any] | None = None,
-    tokenizer: str | Mapping[str, Any] | Tokenizer | None = None,
-    score: str | Mapping[str, Any] | Target | None = None,
-    preset: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    score: Target | None = None,
     samples: int = 8,
     draws: int = 4,
     total: int = 1000,
@@ -85,14 +82,12 @@ def look(
     """Draw a masking, or the masks of a system, over samples of a data set.
 
     Args:
-        what: a masking or a system, or the name of one.
-        data: a data set, or its name as in ``--data``.
+        what: a masking or a system, see :func:`polymask.build`.
+        data: a data set, see :func:`polymask.data.open_data`.
         out: picture to write: .png, .svg or .pdf.
-        options: constructor options of the masking or system, when given by name.
-        tokenizer: what cuts the data into sites, when ``what`` is a masking: a part, a name or
-            a mapping with a ``name``; by default what most systems of that modality use.
+        tokenizer: what cuts the data into sites, when ``what`` is a masking; by default what most systems of
+            that modality use.
         score: target that gives the evidence, for maskings that hide by score.
-        preset: of the system, when given by name.
         samples: columns of the picture.
         draws: rows of masks, at steps spread over a run.
         total: steps of that run.
@@ -103,7 +98,7 @@ def look(
         ``out``.
 
     Raises:
-        UserError: unknown names, impossible options, a suffix that is not a picture's.
+        UserError: a suffix that is not a picture's, or a system that offers no masks.
     """
     path = Path(out)
     if path.suffix[1:] not in SUFFIXES:
@@ -111,10 +106,8 @@ def look(
     sight = examine(
         what,
         data,
-        options=options,
         tokenizer=tokenizer,
         score=score,
-        preset=preset,
         samples=samples,
         draws=draws,
         total=total,
@@ -125,13 +118,11 @@ def look(
 
 
 def examine(
-    what: str | Masking | System,
-    data: str | Dataset,
+    what: Masking | System,
+    data: Dataset,
     *,
-    options: Mapping[str, Any] | None = None,
-    tokenizer: str | Mapping[str, Any] | Tokenizer | None = None,
-    score: str | Mapping[str, Any] | Target | None = None,
-    preset: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    score: Target | None = None,
     samples: int = 8,
     draws: int = 4,
     total: int = 1000,
@@ -139,33 +130,49 @@ def examine(
     seed: int = 0,
 ) -> Sight:
     """What :func:`look` draws, as data; arguments as there."""
-    registry = default_registry()
-    part = _find(what, registry) if isinstance(what, str) else None
-    registry = registry.within(part.modality) if part else registry
-    source = open_data(data, registry) if isinstance(data, str) else data
-    title = part.full_name if part else type(what).__name__
-    system: System | None = what if isinstance(what, System) else None
-    if part is not None and part.kind == "systems":
-        system = build(part.full_name, preset, source.provides, registry, **(options or {}))
-    if system is not None:
-        viewer = views.of_system(system)
+    if isinstance(what, System):
+        viewer = views.of_system(what)
     else:
-        viewer, title = _masking_viewer(what, part, title, source, options, tokenizer, score, registry)
-    held_out, _ = views.held_out(source)
+        cut = tokenizer or usual_tokenizer(data, default_registry()).build(data.provides)
+        viewer = views.of_masking(what, cut, score)
+    held_out, _ = views.held_out(data)
     batch = views.batch_of(held_out, evenly(len(held_out), samples))
-    originals = views.pictures_of(source, batch, 168)
+    originals = views.pictures_of(data, batch, 168)
     rows: dict[str, list[Pixels]] = {}
     at = Step(total // 2, total, seed)
-    with evaluating(system) if system is not None else nullcontext(), torch.no_grad():
+    title = _title(what, score)
+    with evaluating(what) if isinstance(what, System) else nullcontext(), torch.no_grad():
         for k in range(draws):
             step = Step(round(k * (total - 1) / max(draws - 1, 1)), total, seed)
             for name, view in viewer(batch, step).items():
-                rows[f"{name}\nstep {step.index:,}"] = view.pixels(source, batch, originals)
+                rows[f"{name}\nstep {step.index:,}"] = view.pixels(data, batch, originals)
         statistics = views.statistics_of(viewer, held_out, at, masks)
     if not rows:
         raise UserError(f"{title} offers no masks to look at: its System.masks returns none")
-    name = data if isinstance(data, str) else (options_of(source) or {}).get("name", type(source).__name__)
-    return Sight(title, name, originals, rows, statistics, at)
+    found = built_from(data) or {"name": type(data).__name__}
+    source = f":{found['source']}" if "source" in found else ""
+    return Sight(title, f"{found['name']}{source}", originals, rows, statistics, at)
+
+
+def usual_tokenizer(data: Dataset, registry: Registry) -> PartConfig:
+    """What most systems cut data of this kind with, in patches that suit its size.
+
+    Raises:
+        UserError: no installed system says.
+    """
+    names = Counter(
+        nest(part.defaults)["tokenizer"]["name"]
+        for part in registry.parts("systems")
+        if part.modality == data.key and "tokenizer" in nest(part.defaults)
+    )
+    if not names:
+        raise UserError(
+            f"no installed system says how to cut {data.key!r} into tokens: give --tokenizer NAME"
+        )
+    part = registry.find("tokenizers", str(names.most_common(1)[0][0]))
+    size = data.provides.get("size")
+    suited = {} if size is None or "patch_size" not in options_of(part) else _patch_size(size)
+    return resolve_part(part, Source("the size of the data", suited), registry=registry).require()
 
 
 def draw(sight: Sight, path: Path) -> Path:
@@ -209,79 +216,20 @@ def draw(sight: Sight, path: Path) -> Path:
     return path
 
 
-def _find(name: str, registry: Registry) -> Part:
-    """A masking of that name, else a system; the error names both kinds."""
-    kinds = ("maskings", "systems")
-    for kind in kinds:
-        known = {key for part in registry.parts(kind) for key in (part.full_name, part.name)}
-        if name in known:
-            return registry.find(kind, name)
-    installed = "; ".join(f"{k}: {', '.join(p.full_name for p in registry.parts(k))}" for k in kinds)
-    raise UserError(f"no masking or system is called {name!r}; installed {installed}")
+def _title(what: Masking | System, score: Target | None) -> str:
+    """The name of what is drawn, of a masking with its options."""
+    found = built_from(what)
+    if found is None:
+        return type(what).__name__
+    name = str(found.pop("name"))
+    if isinstance(what, System):
+        return name
+    told = flat({**found, **({"score": built_from(score) or type(score).__name__} if score else {})})
+    return "  ".join([name, *(f"{key.removesuffix('.name')} {value}" for key, value in told.items())])
 
 
-def _masking_viewer(
-    what: Any,
-    part: Part | None,
-    title: str,
-    data: Dataset,
-    options: Mapping[str, Any] | None,
-    tokenizer: str | Mapping[str, Any] | Tokenizer | None,
-    score: str | Mapping[str, Any] | Target | None,
-    registry: Registry,
-) -> tuple[views.Viewer, str]:
-    facts = dict(data.provides)
-    cut = _part("tokenizers", tokenizer or _usual_tokenizer(data.key, registry), facts, registry)
-    facts.update(cut.provides)
-    evidence = None if score is None else _part("targets", score, facts, registry)
-    if part is not None:
-        chosen = _chosen(part, options or {}, registry)
-        what = construct(part, chosen, facts, registry)
-        told = flat(chosen)
-        if isinstance(score, str | Mapping):
-            told |= flat(nest({"score": score}))
-        title = "  ".join([title, *(f"{key.removesuffix('.name')} {value}" for key, value in told.items())])
-    return views.of_masking(what, cut, evidence), title
-
-
-def _chosen(part: Part, options: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """A part's defaults with options laid over them."""
-    chosen: dict[str, Any] = layer(
-        full_names(nest(part.defaults), registry), full_names(nest(options), registry)
-    )
-    return chosen
-
-
-def _part(kind: str, given: Any, facts: dict[str, Any], registry: Registry) -> Any:
-    """A part given as such, by name, or by name with options."""
-    if not isinstance(given, str | Mapping):
-        return given
-    options = {"name": given} if isinstance(given, str) else dict(given)
-    part = registry.find(kind, options.pop("name"))
-    chosen = _chosen(part, options, registry)
-    if kind == "tokenizers" and "patch_size" not in chosen and "size" in facts:
-        chosen = {**chosen, **_patch_size(registry.load(part), facts["size"])}
-    return construct(part, chosen, facts, registry)
-
-
-def _usual_tokenizer(key: str, registry: Registry) -> str:
-    """What most systems of a modality cut their input with."""
-    names = Counter(
-        nest(part.defaults)["tokenizer"]["name"]
-        for part in registry.parts("systems")
-        if part.modality == key and "tokenizer" in nest(part.defaults)
-    )
-    if not names:
-        raise UserError(f"no installed system says how to cut {key!r} into tokens: give --tokenizer NAME")
-    return str(names.most_common(1)[0][0])
-
-
-def _patch_size(tokenizer: type, size: int | tuple[int, ...]) -> dict[str, int]:
+def _patch_size(size: int | tuple[int, ...]) -> dict[str, int]:
     """A patch that tiles the sample in about fourteen, of at least four where the sample is small."""
-    import inspect
-
-    if "patch_size" not in inspect.signature(tokenizer).parameters:
-        return {}
     sides = (size,) if isinstance(size, int) else tuple(size)
     fits = [p for p in range(1, min(sides) + 1) if all(n % p == 0 for n in sides) and min(sides) // p >= 4]
     wish = max(4.0, max(sides) / 14)

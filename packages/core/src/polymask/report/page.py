@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polymask.config import CONFIG, RunConfig
 from polymask.data import Presented, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.evaluation.scores import Scores, read_scores
+from polymask.files import read_yaml
 from polymask.protocols import Batch, System
 from polymask.registry import default_registry
 from polymask.report import charts, progress, views
@@ -27,12 +28,11 @@ from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
 from polymask.report.panels import coverage, panels_of
 from polymask.report.progress import Chart, Metrics
 from polymask.report.templates import flat, render, write
-from polymask.run import Run, load_config, open_run, train_options
+from polymask.run import Run
 from polymask.step import Step
 from polymask.training.metrics import read_metrics
-from polymask.training.plan import make_plan
+from polymask.training.trainer import plan_of
 from polymask.trunk import profile
-from polymask.wiring import preset_options
 
 SAMPLES, SIDE = 8, 168
 
@@ -80,11 +80,11 @@ class Page:
     missing: defaultdict[str, str] = field(default_factory=lambda: defaultdict(str))
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(run: Run | str | Path) -> Path:
     """Write ``report.html`` about a run, finished or not.
 
     Args:
-        folder: the run folder.
+        run: a run or its folder.
 
     Returns:
         Path of the page.
@@ -92,14 +92,16 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         UserError: there is no run.
     """
-    path = Path(folder) / "report.html"
-    write(path, render("page.html.j2", page=gather(Path(folder)), methods=METHODS, caveat=CAVEAT))
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    path = folder / "report.html"
+    write(path, render("page.html.j2", page=gather(run), methods=METHODS, caveat=CAVEAT))
     return path
 
 
-def gather(folder: Path) -> Page:
-    """Read all there is to say about a run."""
-    config = load_config(folder)
+def gather(source: Run | str | Path) -> Page:
+    """Collect all there is to say about a run."""
+    folder = source.folder if isinstance(source, Run) else Path(source)
+    config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else RunConfig.load(folder).plain()
     page = Page(title=str(config.get("system", folder.name)), config=_set(config))
     try:
         page.summary = default_registry().find("systems", page.title).summary
@@ -113,38 +115,27 @@ def gather(folder: Path) -> Page:
     _environment(page, folder)
     _probe(page, folder)
     page.scores = read_scores(folder)
-    run = _open(page, folder, config)
+    run = source if isinstance(source, Run) else _open(page, folder)
     if run is not None:
-        total = total_steps(run)
+        total = plan_of(run).total
         with evaluating(run.system, torch.device("cpu")):
-            _pictures(page, run, Step(run.step, total, int(config.get("seed", 0))))
+            _pictures(page, run, Step(run.step, total, run.training.seed))
         page.curves += progress.schedule(run.system, total)
         page.facts = _facts(run, config, metrics, total)
         page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
     return page
 
 
-def total_steps(run: Run) -> int:
-    """Steps of the whole run, as its configuration has them."""
-    registry = default_registry()
-    part = registry.find("systems", run.config["system"])
-    options = train_options(preset_options(part, run.config.get("preset"), registry), run.config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training has said it
-        lengths = run.data.lengths("train") if hasattr(run.data, "lengths") else None
-        return make_plan(options, len(run.data.split("train")), lengths=lengths).total
-
-
 # ------------------------------------------------------------------------------ parts of the page
 
 
-def _open(page: Page, folder: Path, config: Mapping[str, Any]) -> Run | None:
+def _open(page: Page, folder: Path) -> Run | None:
     try:
-        return open_run(folder)
+        return Run.open(folder)
     except (UserError, OSError) as error:
         page.missing["pictures"] = f"The trained system could not be opened: {error}"
     try:
-        run = open_run(folder, trained=False)
+        run = Run.open(folder, trained=False)
     except (UserError, OSError) as error:
         page.missing["pictures"] = f"The run could not be opened again: {error}"
         return None

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
+from polymask.config import build
 from polymask.data import Drawn
 from polymask.errors import UserError
 from polymask.testing.subject import Subject, seeded
 from polymask.testing.suite import Skip, check, require
-from polymask.wiring import construct
 
 SPLITS = ("train", "test")
 
@@ -174,18 +174,18 @@ def check_dataset_facts_fit_a_tokenizer(subject: Subject) -> None:
     """What it ``provides`` is true: a tokenizer made by it takes its samples."""
     with opened(subject) as data:
         for part in subject.registry.parts("tokenizers"):
-            cls: Any = subject.registry.load(part)
+            cls: Any = subject.part.load()
             if getattr(cls, "key", None) != data.key:
                 continue
+            tiny = {k: v for k, v in part.presets.get("tiny", {}).items() if k not in data.provides}
             try:
-                tokenizer = construct(part, {}, dict(data.provides), subject.registry)
+                tokenizer = build(
+                    part.full_name, "tokenizers", registry=subject.registry, facts=data.provides
+                )
             except UserError:
-                facts = {
-                    k: v
-                    for k, v in getattr(cls, "presets", {}).get("tiny", {}).items()
-                    if k not in data.provides
-                }
-                tokenizer = construct(part, facts, dict(data.provides), subject.registry)
+                tokenizer = build(
+                    part.full_name, "tokenizers", registry=subject.registry, facts=data.provides, **tiny
+                )
             samples = [data.split("train")[i] for i in (0, 0)]
             tokenizer({data.key: torch.stack([sample[data.key] for sample in samples])})
             return

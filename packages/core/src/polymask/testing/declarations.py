@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
 
+from polymask.config import resolve_part
+from polymask.config.resolve import DATA, TRAINING, presets_of
 from polymask.parts import KINDS
 from polymask.testing.subject import Subject
 from polymask.testing.suite import check, require
 from polymask.testing.tags import TAGS
-from polymask.wiring import layer, nest, slots_of, trainer_options
 
 
 @check()
@@ -43,29 +42,12 @@ def check_part_documents_its_options(subject: Subject) -> None:
 
 @check()
 def check_part_presets_name_options(subject: Subject) -> None:
-    """Its defaults and presets set options that exist, in slots filled by parts that exist."""
-    own = getattr(subject.cls, "presets", {})
-    groups = {"defaults": subject.part.defaults, **own, **subject.part.presets}
-    defaults = nest(subject.part.defaults)
-    for group, options in groups.items():
-        _confirm(subject, group, subject.cls, nest(options), defaults)
-
-
-def _confirm(
-    subject: Subject, group: str, cls: type, options: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> None:
-    slots, parameters = slots_of(cls), inspect.signature(cls).parameters
-    training = trainer_options() if subject.part.kind == "systems" and cls is subject.cls else frozenset()
-    for key, value in options.items():
-        require(key in parameters or key in training, f"{group}: {cls.__name__} has no option {key!r}")
-        if key in slots and isinstance(value, Mapping):
-            below = defaults.get(key, {})
-            name = value.get("name", below.get("name"))
-            require(name, f"{group}: {key} gets options but no name")
-            part = subject.registry.find(slots[key], str(name))
-            inner = {k: v for k, v in value.items() if k != "name"}
-            declared = layer(nest(part.defaults), below)
-            _confirm(subject, f"{group}, {key}", subject.registry.load(part), inner, declared)
+    """Its defaults and presets set options that exist, to values that fit, in slots filled by parts that exist."""
+    for preset in (None, *presets_of(subject.part)):
+        extra = {**TRAINING, "data": DATA} if subject.part.kind == "systems" else {}
+        found = resolve_part(subject.part, registry=subject.registry, preset=preset, extra=extra)
+        wrong = [line for line in found.wrong if " needs a " not in line]
+        require(not wrong, f"{f'preset {preset!r}' if preset else 'defaults'}: {wrong and wrong[0]}")
 
 
 @check()

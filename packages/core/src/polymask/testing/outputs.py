@@ -14,11 +14,11 @@ from torch import Tensor
 
 from polymask.mask import Mask
 from polymask.protocols import Batch
+from polymask.slots import filled, substitute
 from polymask.testing.loop import FIRST, built, loss
 from polymask.testing.subject import Subject, rows, seeded
 from polymask.testing.suite import Skip, check, require
 from polymask.tokens import Tokens
-from polymask.wiring import filled, substitute
 
 
 @check("systems")

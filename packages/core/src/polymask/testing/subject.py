@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymask.parts import Part
+from polymask.config import PartConfig, Source, options_of, resolve_part
+from polymask.config.resolve import merge, nest, presets_of
+from polymask.parts import Part, slot_kind
 from polymask.protocols import Batch, Tokenizer
 from polymask.registry import Registry
 from polymask.tokens import Tokens
-from polymask.wiring import construct, layer, nest, preset_options, slots_of, trainer_options
 
 
 @contextlib.contextmanager
@@ -93,7 +94,7 @@ class Subject:
     @functools.cached_property
     def cls(self) -> type:
         """The class the part names."""
-        return self.registry.load(self.part)
+        return self.part.load()
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -108,9 +109,9 @@ class Subject:
             UserError: it refuses the options.
         """
         facts = {} if self.part.kind in ("tokenizers", "systems", "datasets") else self.tokenizer.provides
-        chosen = layer(nest(self.options), nest(options))
+        config = self._tiny(self.part, merge(nest(self.options), nest(options)))
         with seeded(seed):
-            return construct(self.part, self._tiny(self.part, chosen), dict(facts), self.registry)
+            return config.build(facts)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -139,27 +140,22 @@ class Subject:
         if hasattr(system, "example"):
             return with_ids(system.example(n, seed), n, seed)
         batch: Batch = {}
-        for slot, kind in slots_of(self.cls).items():
-            if kind == "tokenizers":
+        for slot in self.parameters:
+            if slot_kind(slot) == "tokenizers":
                 batch |= getattr(system, slot).example(n, seed)
         return with_ids(batch, n, seed)
 
     def _build(self, part: Part) -> Any:
-        return construct(part, self._tiny(part, {}), {}, self.registry)
+        return self._tiny(part, {}).build()
 
-    def _tiny(self, part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
-        cls = self.registry.load(part)
-        has = "tiny" in part.presets or "tiny" in getattr(cls, "presets", {})
-        merged = layer(preset_options(part, "tiny" if has else None, self.registry), options)
-        merged = {key: value for key, value in merged.items() if key not in trainer_options()}
-        for slot, kind in slots_of(cls).items():
-            chosen = merged.get(slot)
-            if isinstance(chosen, Mapping) and "name" in chosen:
-                child = self.registry.find(kind, chosen["name"])
-                merged[slot] = layer(self._tiny(child, {}), chosen)
-            elif kind == "tokenizers" and chosen is None:
-                merged[slot] = StandIn()
-        return merged
+    def _tiny(self, part: Part, options: Mapping[str, Any]) -> PartConfig:
+        """A part and those in its slots, each at its preset ``"tiny"``; stand-ins for tokenizers nobody chose."""
+        missing = [name for name, option in options_of(part).items() if option.slot == "tokenizers"]
+        missing = [name for name in missing if name not in nest(part.defaults)]
+        sources = Source("stand-ins", {name: StandIn() for name in missing}), Source("arguments", options)
+        preset = "tiny" if "tiny" in presets_of(part) else None
+        found = resolve_part(part, *sources, registry=self.registry, preset=preset, inner="tiny")
+        return found.require()
 
 
 def with_ids(batch: Mapping[str, Tensor], n: int, seed: int) -> Batch:

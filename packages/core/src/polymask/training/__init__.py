@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from polymask.training.options import TrainOptions
+from polymask.config import TrainOptions
 
 if TYPE_CHECKING:
     from polymask.training.guard import Diverged

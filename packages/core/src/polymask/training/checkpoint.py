@@ -1,10 +1,7 @@
-"""Checkpoints: written whole or not at all, read only when whole and of this very run."""
+"""Checkpoints: written whole or not at all, gone on with only by the very same run."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +9,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
 
+from polymask.config.resolve import flatten
 from polymask.errors import UserError
-from polymask.protocols import System
+from polymask.files import atomic
+from polymask.run import Checkpoint, some
 from polymask.training.guard import Guard
 from polymask.training.metrics import MetricsFile
 from polymask.training.module import Training
 from polymask.training.signals import Signals
-
-Checkpoint = dict[str, Any]
-PREFIX = "system."
 
 
 class AtomicIO(TorchCheckpointIO):
@@ -31,19 +26,11 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Raises :class:`UserError` where it cannot be written; what was there stays."""
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with atomic(path, "wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            _sync_folder(path.parent)
         # torch reports a failed write as RuntimeError, whatever the file raised
         except (OSError, RuntimeError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             before = error.__context__ if isinstance(error.__context__, OSError) else error
             kept = "the previous checkpoint is whole" if path.exists() else "there is no earlier one"
             raise UserError(
@@ -94,55 +81,6 @@ class Checkpoints(pl.Callback):
         trainer.save_checkpoint(self.path)
 
 
-def read(path: Path) -> Checkpoint:
-    """Open a checkpoint of ours; its tensors are read when they are used.
-
-    Raises:
-        UserError: there is none, it is damaged, or it is not one of ours.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}: the run has not come that far")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged or none at all: {reason}. "
-            "Put back a copy, or start anew with another --out"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
-        raise UserError(f"{path} is a checkpoint, but not one of polymask's")
-    return checkpoint
-
-
-def system_weights(checkpoint: Checkpoint, system: System) -> dict[str, Tensor]:
-    """The weights in a checkpoint that belong to this very system.
-
-    Raises:
-        UserError: names or shapes differ; says which.
-    """
-    saved = {
-        name.removeprefix(PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
-    wanted = system.state_dict()
-    found = [f"{name} only in the checkpoint" for name in saved.keys() - wanted.keys()]
-    found += [f"{name} only in the system" for name in wanted.keys() - saved.keys()]
-    found += [
-        f"{name} {list(saved[name].shape)} in the checkpoint, {list(wanted[name].shape)} in the system"
-        for name in saved.keys() & wanted.keys()
-        if saved[name].shape != wanted[name].shape
-    ]
-    if found:
-        other = checkpoint["polymask"].get("system")
-        raise UserError(
-            f"the checkpoint is of another system ({other}) than {type(system).__name__}, or of one with "
-            f"other options; {len(found)} of its weights differ:{_some(found)}"
-        )
-    return saved
-
-
 def check_same_run(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
     """Refuse to go on with something else than what was begun.
 
@@ -153,7 +91,7 @@ def check_same_run(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
     Raises:
         UserError: lists what differs, before anything is trained.
     """
-    then, now = _flat(checkpoint["polymask"]["run"]), _flat(about["run"])
+    then, now = flatten(checkpoint["polymask"]["run"]), flatten(about["run"])
     found = [
         f"{key}: {then.get(key, 'not set')} then, {now.get(key, 'not set')} now"
         for key in dict.fromkeys([*then, *now])
@@ -162,30 +100,5 @@ def check_same_run(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
     if found:
         raise UserError(
             "to resume is to go on with the same run, and this one differs from it:"
-            f"{_some(found)}\nTake the changes back, or start a new run with another --out"
+            f"{some(found)}\nTake the changes back, or start a new run with another --out"
         )
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def _some(lines: list[str], most: int = 8) -> str:
-    shown = "".join(f"\n  {line}" for line in sorted(lines)[:most])
-    return shown + (f"\n  and {len(lines) - most} more" if len(lines) > most else "")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have a rename on the disk; not every file system lets a folder be opened for that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

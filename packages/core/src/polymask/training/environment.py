@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from polymask import __version__
+from polymask.config import TrainOptions
 from polymask.registry import default_registry
-from polymask.training.options import TrainOptions
 
 
 def device_kind(accelerator: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from polymask.config import TrainOptions
 from polymask.errors import UserError
 from polymask.protocols import System
 from polymask.step import Step
-from polymask.training.options import TrainOptions
 
 _UNDECAYED = re.compile(r"(^|[._])pos(ition(al)?s?)?([._]|$)|(bias|tokens?)$")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from polymask.config import TrainOptions
 from polymask.errors import UserError
 from polymask.training.buckets import Buckets
-from polymask.training.options import TrainOptions
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -18,17 +17,18 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from polymask import __version__
-from polymask.data import Dataset
+from polymask.config import CONFIG, TrainOptions, plain
+from polymask.config.resolve import TRAINING
+from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.errors import UserError
-from polymask.protocols import System
-from polymask.run import CHECKPOINT, CONFIG, config_of, plain, save_config
+from polymask.files import write_json
+from polymask.run import CHECKPOINT, Run, read_checkpoint, system_weights
 from polymask.training import environment
-from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run, read, system_weights
+from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.guard import Guard
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Meter, MetricsFile, Watching, read_metrics
 from polymask.training.module import Training
-from polymask.training.options import ALTERNATIVES, SAME_RUN, TrainOptions, names
 from polymask.training.plan import Plan, make_plan
 from polymask.training.probes import Probes
 from polymask.training.progress import ProgressLine
@@ -52,29 +52,21 @@ class FitResult:
 
 
 def fit(
-    system: System,
-    data: Dataset,
-    options: TrainOptions | None = None,
-    folder: str | Path = "run",
+    run: Run,
     *,
     resume: bool = False,
-    config: Mapping[str, Any] | None = None,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
     progress: bool = True,
 ) -> FitResult:
-    """Train a system, in place.
+    """Train the system of a run, in place, on the training split of its data, augmented.
+
+    Writes ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``checkpoints/last.ckpt`` into its folder.
 
     Args:
-        system: to be trained.
-        data: its training split, augmented, is trained on.
-        options: how to train.
-        folder: run folder to write: ``config.yaml``, ``environment.json``, ``metrics.csv`` and
-            ``checkpoints/last.ckpt``.
+        run: to be trained.
         resume: go on with the run in the folder, from its last checkpoint; the result is that of
             the run that was never stopped.
-        config: what ``config.yaml`` is to say; by default what the system and the data were
-            built from.
         loggers: Lightning loggers to write metrics to as well.
         callbacks: Lightning callbacks to run along.
         progress: show a progress line.
@@ -85,7 +77,7 @@ def fit(
         Diverged: a loss or gradient was not finite.
         KeyboardInterrupt, SystemExit: stopped by a signal, after saving.
     """
-    options, folder = options or TrainOptions(), Path(folder)
+    system, data, options, folder = run.system, run.data, run.training, run.folder
     with _quiet():
         samples = data.split("train", augment=True)
         watches: list[Watching] = [Watch(data, every=10 * options.log_every)]
@@ -96,18 +88,18 @@ def fit(
         trainer = _make_trainer(options, precision, folder)
         lengths = data.lengths("train") if hasattr(data, "lengths") else None
         plan = make_plan(options, len(samples), trainer.world_size, lengths)
-        config = config_of(system, data, options) if config is None else plain(config)
-        about = _about(system, plan, precision, config)
+        about = _about(run, plan, precision)
         begun = resume and (folder / CHECKPOINT).is_file()
-        start = _check(folder, system, about) if begun else 0
+        start = _check(run, about) if begun else 0
         if trainer.is_global_zero and not begun:
-            _make_folder(folder, config, resume)
+            _make_folder(run, resume)
         if start == plan.total:
-            system.load_state_dict(system_weights(read(folder / CHECKPOINT), system))
+            run.load()
             return FitResult(folder, start, _last_row(folder))
         if trainer.is_global_zero:
-            found = environment.describe(options, precision, trainer.world_size)
-            (folder / "environment.json").write_text(json.dumps(found, indent=2) + "\n")
+            write_json(
+                folder / "environment.json", environment.describe(options, precision, trainer.world_size)
+            )
         meter = Meter(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
@@ -125,10 +117,18 @@ def fit(
             trainer.fit(module, ckpt_path=folder / CHECKPOINT if begun else None, weights_only=True)
         finally:
             system._compiled_call_impl = None
-        step = trainer.global_step
+        run.step = trainer.global_step
     if signals.received:
-        _stop(signals.received, step, plan.total)
-    return FitResult(folder, step, _last_row(folder))
+        _stop(signals.received, run.step, plan.total)
+    return FitResult(folder, run.step, _last_row(folder))
+
+
+def plan_of(run: Run) -> Plan:
+    """How many steps of how many samples a run takes on one device."""
+    lengths = run.data.lengths("train") if hasattr(run.data, "lengths") else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training says it
+        return make_plan(run.training, len(run.data.split("train")), lengths=lengths)
 
 
 def _make_trainer(options: TrainOptions, precision: str, folder: Path) -> pl.Trainer:
@@ -167,13 +167,14 @@ def _make_trainer(options: TrainOptions, precision: str, folder: Path) -> pl.Tra
     return trainer
 
 
-def _about(system: System, plan: Plan, precision: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _about(run: Run, plan: Plan, precision: str) -> dict[str, Any]:
     """What a checkpoint says of its run: ``run`` is all that must be the same to go on with it."""
     options = {key: value for key, value in vars(plan.options).items() if key not in SAME_RUN}
     for one, other in ALTERNATIVES:
         options.pop(one), options.pop(other)
-    run = {
-        **{key: value for key, value in config.items() if key not in names()},
+    parts = run.config.plain() if run.config else {}
+    same = {
+        **{key: value for key, value in parts.items() if key not in TRAINING},
         **options,
         "precision": precision,
         "batch_size": plan.batch_size,
@@ -183,20 +184,29 @@ def _about(system: System, plan: Plan, precision: str, config: Mapping[str, Any]
         "warmup_steps": plan.warmup,
         "lr": plan.peak,
     }
-    name = config.get("system") or type(system).__name__
-    return {"polymask": __version__, "system": name, "run": plain(run)}
+    return {"polymask": __version__, "system": run.name, "facts": _simple(run.facts), "run": plain(same)}
 
 
-def _check(folder: Path, system: System, about: Mapping[str, Any]) -> int:
+def _simple(value: Any) -> Any:
+    """Numbers, text, tuples, lists and mappings alone, which a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _simple(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(_simple, value)) if type(value) in (tuple, list) else [*map(_simple, value)]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _check(run: Run, about: Mapping[str, Any]) -> int:
     """Step of a run's last checkpoint, which must be of this very run."""
-    checkpoint = read(folder / CHECKPOINT)
+    checkpoint = read_checkpoint(run.folder / CHECKPOINT)
     check_same_run(checkpoint, about)
-    system_weights(checkpoint, system)
+    system_weights(checkpoint, run.system)
     return int(checkpoint["global_step"])
 
 
-def _make_folder(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
+def _make_folder(run: Run, resume: bool) -> None:
     """Begin a run folder; a run that was stopped before its first checkpoint is begun anew."""
+    folder = run.folder
     there = any((folder / name).exists() for name in (CONFIG, CHECKPOINT))
     if resume and not there:
         raise UserError(f"{folder} holds no run to resume: leave --resume out, or name a run folder")
@@ -205,15 +215,14 @@ def _make_folder(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
             f"{folder} holds a run already, {_state(folder)}: go on with --resume, or give another --out"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder)
+        run.save_config()
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error}") from error
 
 
 def _state(folder: Path) -> str:
     try:
-        checkpoint = read(folder / CHECKPOINT)
+        checkpoint = read_checkpoint(folder / CHECKPOINT)
     except UserError:
         return "without a whole checkpoint"
     return f"at step {checkpoint['global_step']} of {checkpoint['polymask']['run']['steps']}"

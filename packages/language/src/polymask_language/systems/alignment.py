@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polymask.config import relative_to_run
 from polymask.export import export
-from polymask.recipes import Stage, beside
+from polymask.recipes import Stage
 
 
 def align(
@@ -67,4 +68,4 @@ def hand_on(run: Path) -> str:
     out = run / "model"
     if not out.is_dir():
         export(run, "transformers", out)
-    return beside(f"{run.name}/{out.name}")
+    return relative_to_run(f"{run.name}/{out.name}")

@@ -42,9 +42,10 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
+from polymask.config import as_host_preset
 from polymask.pacing import Curve, Pace
 from polymask.protocols import Masking, Objective, Shown, Target
-from polymask.wiring import over
+from polymask.types import Fact
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import (
     SPOKEN_FIRST,
@@ -92,7 +93,7 @@ class CLIMB(System):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
-            **over(
+            **as_host_preset(
                 "language/mlm",
                 {
                     "data.length": 128,
@@ -118,12 +119,14 @@ class CLIMB(System):
         },
         # glosses of WordNet, minutes on two cores
         "small": {
-            **over("language/mlm", {**MLM.presets["small"], "data.tags": True, "shares": (0.9, 0.1, 0.0)}),
+            **as_host_preset(
+                "language/mlm", {**MLM.presets["small"], "data.tags": True, "shares": (0.9, 0.1, 0.0)}
+            ),
             "host_window": (0.0, 1.0),
         },
         # what the conformance suite builds
         "tiny": {
-            **over("language/mlm", {**MLM.presets["tiny"], "data.tags": True}),
+            **as_host_preset("language/mlm", {**MLM.presets["tiny"], "data.tags": True}),
             "order": None,
             "host_window": (0.0, 1.0),
         },
@@ -146,9 +149,9 @@ class CLIMB(System):
         window: Window = (0.0625, 0.875),
         host_window: Window = (0.125, 1.0),
         class_window: Window | None = (0.0, 1.0),
-        unknown_id: int | None = 1,
-        difficulty_file: str | None = None,
-        tokenizer_file: str | None = None,
+        unknown_id: Fact[int | None] = 1,
+        difficulty_file: Fact[str | None] = None,
+        tokenizer_file: Fact[str | None] = None,
     ) -> None:
         super().__init__()
         if not 0 < least <= 1:

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
 from polymask.protocols import Masking, Objective, Shown, Target, Tokenizer
+from polymask.types import Fact
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
 from polymask_language.encoders import Causal
@@ -134,11 +135,11 @@ class MEAP(System):
         objective: Objective,
         masking: Masking | None = None,
         score: Target | None = None,
-        mask_id: int = 4,
-        special_ids: Sequence[int] = (0, 1, 2, 3, 4),
+        mask_id: Fact[int] = 4,
+        special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
         long: int = 50,
         patterns: int | None = None,
-        tokenizer_file: str | None = None,
+        tokenizer_file: Fact[str | None] = None,
     ) -> None:
         super().__init__()
         if not getattr(encoder, "causal", False):

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, pieces, sample_ids
 from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask.types import Fact
 from polymask_language.corruption import corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
@@ -110,11 +111,11 @@ class MLM(System):
         masking: Masking,
         objective: Objective,
         score: Target | None = None,
-        mask_id: int = 4,
-        special_ids: Sequence[int] = (0, 1, 2, 3, 4),
+        mask_id: Fact[int] = 4,
+        special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
         shares: Sequence[float] = (0.8, 0.1, 0.1),
         tied: bool = True,
-        tokenizer_file: str | None = None,
+        tokenizer_file: Fact[str | None] = None,
     ) -> None:
         super().__init__()
         self.tokenizer, self.encoder, self.masking = tokenizer, encoder, masking

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
 from polymask.protocols import Encoder, Masking, Objective, Shown, Tokenizer
+from polymask.types import Fact
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
@@ -124,16 +125,16 @@ class PROP(System):
         encoder: Encoder,
         masking: Masking,
         objective: Objective,
-        vocabulary: int = 8192,
-        length: int = 128,
-        mask_id: int = 4,
-        pad_id: int = 0,
-        special_ids: Sequence[int] = (0, 1, 2, 3, 4),
-        start_id: int | None = 2,
-        end_id: int | None = 3,
-        statistics_file: str | None = None,
-        tokenizer_file: str | None = None,
-        sequences: float = 1.0,
+        vocabulary: Fact[int] = 8192,
+        length: Fact[int] = 128,
+        mask_id: Fact[int] = 4,
+        pad_id: Fact[int] = 0,
+        special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
+        start_id: Fact[int | None] = 2,
+        end_id: Fact[int | None] = 3,
+        statistics_file: Fact[str | None] = None,
+        tokenizer_file: Fact[str | None] = None,
+        sequences: Fact[float] = 1.0,
         mean_words: float = 3.0,
         least: int = 10,
         preference: Literal["hinge", "logistic"] = "hinge",

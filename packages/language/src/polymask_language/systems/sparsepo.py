@@ -45,6 +45,7 @@ from torch.utils.checkpoint import checkpoint
 from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.protocols import Masking, Shown, Target, Tokenizer
 from polymask.teachers import Frozen
+from polymask.types import Fact
 from polymask_language.display import weighted
 from polymask_language.encoders import Causal
 from polymask_language.pairs import REJECTED, stack, unstack
@@ -111,7 +112,7 @@ class SparsePO(System):
         reward_l1: float = 0.0,
         kl_l1: float = 0.0,
         mask_decay: float = 0.01,
-        tokenizer_file: str | None = None,
+        tokenizer_file: Fact[str | None] = None,
     ) -> None:
         super().__init__()
         if not getattr(encoder, "causal", False):

@@ -43,6 +43,7 @@ from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
 from polymask.blocks import MLP
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.teachers import EMATeacher
+from polymask.types import Fact
 from polymask_pointcloud.boxes import relative
 from polymask_pointcloud.colours import Colours, by_cell
 from polymask_pointcloud.display import Cloud
@@ -156,7 +157,7 @@ class MSM(System):
         scale: Sequence[float] = (0.9, 1.1),
         jitter: float = 0.005,
         crop: float = 1.0,
-        feature_names: Sequence[str] = (),
+        feature_names: Fact[Sequence[str]] = (),
     ) -> None:
         super().__init__()
         if not all(hasattr(encoder, name) for name in ("cells", "down", "up")):

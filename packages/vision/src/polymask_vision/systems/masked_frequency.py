@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces, sample_ids, spectra
 from polymask.maskings.frequency import PAPER
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
+from polymask.types import Fact
 from polymask_vision.corruptions import CORRUPTIONS
 
 
@@ -122,8 +123,8 @@ class MaskedFrequency(System):
         masking: Masking,
         objective: Objective,
         corruption: Literal["frequency", "super-resolution", "deblurring", "denoising"] = "frequency",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Fact[Sequence[float] | None] = None,
+        std: Fact[Sequence[float] | None] = None,
     ) -> None:
         super().__init__()
         grid = tokenizer.provides.get("grid")

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError
+from polymask.config import as_host_preset
 from polymask.trunk import Trunk, add_bias, heterogeneity
-from polymask.wiring import over
 from polymask_vision.presets import MAE, SIMMIM
 
 Options = Mapping[str, Any]
@@ -53,12 +53,12 @@ class MTO(System):
     """
 
     presets: ClassVar[Mapping[str, Options]] = {
-        "paper": over("vision/simmim", SIMMIM["paper"]),
-        "paper-mae": over("vision/mae", MAE["paper"]),
-        "small": over("vision/simmim", SIMMIM["small"]),
+        "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
+        "paper-mae": as_host_preset("vision/mae", MAE["paper"]),
+        "small": as_host_preset("vision/simmim", SIMMIM["small"]),
         # gates stand between blocks, so the decoder needs a second one
-        "small-mae": over("vision/mae", {**MAE["small"], "decoder_depth": 2}),
-        "tiny": over("vision/simmim", SIMMIM["tiny"]),
+        "small-mae": as_host_preset("vision/mae", {**MAE["small"], "decoder_depth": 2}),
+        "tiny": as_host_preset("vision/simmim", SIMMIM["tiny"]),
     }
 
     def __init__(

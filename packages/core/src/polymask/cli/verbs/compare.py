@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from polymask.cli.layers import add_slots, system_setup
-from polymask.cli.options import UNSET, Option, read_options, table
-from polymask.cli.scan import Command, scan
-from polymask.cli.setup import Setup
-from polymask.cli.start import about, configuration, run_options
+from polymask.cli.help import about, help_text, run_options
+from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import print_json, warn_broken
+from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.cli.verbs.probe import JSON
 from polymask.cli.verbs.probe import OPTIONS as PROBE
+from polymask.config import UNSET, Option, PartConfig, Resolved, resolve_system
+from polymask.config.options import table
+from polymask.config.resolve import TRAINING
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
-from polymask.training.options import TrainOptions
-from polymask.wiring import Options
 
-SETTINGS = ("seeds", "probe", "evaluation")
+Options = dict[str, Any]
+
+SEEDS = Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which", group="comparison")
+EVALUATION = Option("evaluation", default=None, help="what to measure beside the probes", group="comparison")
 OWN = {
-    "comparison": table(Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which")),
-    "probe": {f"probe.{key}": option for key, option in PROBE.items()},
+    **table(SEEDS, EVALUATION),
+    **{f"probe.{name}": replace(option, group="probe") for name, option in PROBE.items()},
 }
 FORMS = """several variants, with the same data, seeds and budget: means, intervals, a plot and a table
 
@@ -35,7 +39,7 @@ variants. The same command again goes on where it was stopped."""
 def run(argv: list[str]) -> int:
     """``polymask compare SYSTEM --data SPEC --masking A,B [options]``."""
     registry = warn_broken(default_registry())
-    command = scan(argv, flags=("help", "json", "resume"), short={"-o": "out"})
+    command = parse(argv, flags=("help", "json", "resume"), short={"-o": "out"})
     wants_help, as_json = command.flag("help"), command.flag("json")
     command.flag("resume")
     if wants_help:
@@ -43,14 +47,23 @@ def run(argv: list[str]) -> int:
         return 0
     out, file = command.take("out"), command.take("config")
     option, variants = _split(command)
-    configs = {label: _configure(variant, file, registry) for label, variant in variants.items()}
+    resolved = {label: _resolve(variant, file, registry) for label, variant in variants.items()}
+    configs = {label: _plain(found, registry) for label, found in resolved.items()}
     first = next(iter(configs.values()))
-    own = {key: first[key] for key in SETTINGS if key in first}
     names = [name.rpartition("/")[2] for name in (first["system"], first["data"]["name"], option)]
     folder = Path(out or Path("runs", f"compare-{'-'.join(names)}"))
+    own = next(iter(resolved.values())).tree.options
     from polymask.report.compare import compare
 
-    result = compare(*_shared(configs), folder, **own)
+    result = compare(
+        *_shared(configs),
+        folder,
+        seeds=own.get("seeds", SEEDS.default),
+        probe={
+            name.removeprefix("probe."): value for name, value in own.items() if name.startswith("probe.")
+        },
+        evaluation=own.get("evaluation"),
+    )
     if as_json:
         print_json(result.to_json())
     else:
@@ -61,26 +74,20 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _configure(command: Command, file: str | None, registry: Registry) -> Options:
-    setup, head = system_setup(command, registry, file)
-    _add_own(setup, registry)
-    return configuration(setup, head, registry)
+def _resolve(command: Command, file: str | None, registry: Registry) -> Resolved:
+    return resolve_system(*sources_of(command, file), registry=registry, extra=OWN)
 
 
-def _add_own(setup: Setup, registry: Registry) -> None:
-    """Add the options of a comparison, and those of the evaluation that was chosen."""
-    setup.groups |= {title: dict(options) for title, options in OWN.items()}
-    purpose = "what to measure beside the probes"
-    slots = {"evaluation": ("evaluations", purpose)}
-    add_slots(setup.groups, setup.groups["comparison"], slots, setup.options, registry)
+def _plain(resolved: Resolved, registry: Registry) -> Options:
+    """What was set of a run, presets included, without what is the comparison's own."""
+    require_data(resolved, registry)
+    options = resolved.require().plain(defaults=False)
+    kept = {name: value for name, value in options.items() if name not in OWN}
+    return {"system": kept.pop("name"), "preset": resolved.preset, **kept}
 
 
 def _shared(configs: dict[str, Options]) -> tuple[Options, dict[str, Options]]:
     """What all variants have alike, and what each has besides."""
-    configs = {
-        label: {key: value for key, value in config.items() if key not in SETTINGS}
-        for label, config in configs.items()
-    }
     first, *others = configs.values()
     alike = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in others)}
     return alike, {label: {k: v for k, v in c.items() if k not in alike} for label, c in configs.items()}
@@ -96,7 +103,7 @@ def _split(command: Command) -> tuple[str, dict[str, Command]]:
     several = [
         key
         for key, value in values.items()
-        if "," in value and not value.startswith("[") and key.partition(".")[0] not in ("data", *SETTINGS)
+        if "," in value and not value.startswith("[") and key.partition(".")[0] not in ("data", "probe", *OWN)
     ]
     if len(several) != 1:
         found = f"these have: --{', --'.join(several)}" if several else "none has"
@@ -113,7 +120,7 @@ def _split(command: Command) -> tuple[str, dict[str, Command]]:
 
 
 def _help(command: Command, registry: Registry) -> str:
-    first = {
+    own = {
         "out": Option("out", str, "runs/compare-<system>-<data>-<option>", "folder of the comparison", "DIR"),
         "resume": Option("resume", bool, UNSET, "does nothing: the same command always goes on", " "),
         "json": JSON,
@@ -122,13 +129,11 @@ def _help(command: Command, registry: Registry) -> str:
         "polymask compare vision/mae --preset small --data vision/digits "
         "--masking core/random,core/block --seeds 3"
     )
+    tree, preset = PartConfig(None, {**OWN, **TRAINING}), None
     if command.words and "," not in command.words[0]:
-        setup, head = system_setup(command, registry, command.take("config"))
-        first = {**run_options(registry, setup, head), **first}
-        _add_own(setup, registry)
-        name, text = setup.name, about(registry.find("systems", setup.name))
-    else:
-        name, text = "SYSTEM", FORMS
-        setup = Setup("", {}, {**OWN, "training": read_options(TrainOptions)})
-        first = {**run_options(registry, setup), **first}
-    return setup.help(f"polymask compare {name}", text, example, first)
+        resolved = _resolve(command, command.take("config"), registry)
+        tree, preset = resolved.tree, resolved.preset
+    part = tree.part
+    name, text = (part.full_name, about(part)) if part else ("SYSTEM", FORMS)
+    first = {**run_options(part, tree, preset, registry), **own}
+    return help_text(f"polymask compare {name}", text, example, tree, first)

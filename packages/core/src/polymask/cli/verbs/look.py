@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
 
-from polymask.cli.layers import add_data, add_slots, settle, system_setup
-from polymask.cli.options import Option, table
-from polymask.cli.scan import Command, scan
-from polymask.cli.setup import Setup
-from polymask.cli.start import about, configuration, run_options
+from polymask.cli.help import about, help_text, run_options
+from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import warn_broken
+from polymask.cli.verbs.pretrain import require_data, sources_of
+from polymask.config import Option, PartConfig, Resolved, RunConfig, Source, resolve_part, resolve_system
+from polymask.config.options import table
+from polymask.config.resolve import COMMAND, DATA
 from polymask.errors import UserError
 from polymask.parts import Part
 from polymask.registry import Registry, default_registry
-from polymask.wiring import Options
-
-if TYPE_CHECKING:
-    from polymask.data import Dataset
+from polymask.types import Count
 
 FORMS = """draw what a masking or a system hides, over real samples, with its statistics
 
@@ -25,65 +24,74 @@ FORMS = """draw what a masking or a system hides, over real samples, with its st
 
 polymask look NAME --help lists the options that NAME has."""
 
-OPTIONS = table(
-    Option("samples", int, 8, "columns of the picture"),
-    Option("draws", int, 4, "rows of masks, at steps spread over a run"),
-    Option("total", int, 1000, "steps of that run"),
-    Option("masks", int, 2048, "how many masks the statistics are of"),
-    Option("seed", int, 0, "of the draws"),
-)
+OPTIONS = {
+    name: replace(option, group="picture")
+    for name, option in table(
+        Option("samples", Count, 8, "columns of the picture"),
+        Option("draws", Count, 4, "rows of masks, at steps spread over a run"),
+        Option("total", Count, 1000, "steps of that run"),
+        Option("masks", Count, 2048, "how many masks the statistics are of"),
+        Option("seed", int, 0, "of the draws"),
+    ).items()
+}
 """Those of :func:`polymask.report.look.look`, written out to be light."""
 
-SLOTS = {
-    "masking": ("maskings", "what to look at"),
-    "tokenizer": ("tokenizers", "what cuts the data into sites; by default what most systems use"),
-    "score": ("targets", "evidence per site, for maskings that hide by score"),
-}
+SLOTS = table(
+    Option("masking", help="what to look at"),
+    Option("tokenizer", default=None, help="what cuts the data into sites; by default what most systems use"),
+    Option("score", default=None, help="evidence per site, for maskings that hide by score"),
+    DATA,
+)
 
 
 def run(argv: list[str]) -> int:
     """``polymask look MASKING|SYSTEM --data SPEC [-o FILE] [options]``."""
     registry = warn_broken(default_registry())
-    command = scan(argv, flags=("help",), short={"-o": "out"})
+    command = parse(argv, flags=("help",), short={"-o": "out"})
     wants_help, out = command.flag("help"), command.take("out") or "masks.png"
     if not command.words and not wants_help:
         raise UserError("look at what? the first argument should be a masking or a system")
-    if not command.words:
-        print(_help(Setup("", {}, {"picture": OPTIONS}), None, None, registry))
-        return 0
-    part = _find(command.words[0], registry)
-    registry = registry.within(part.modality)
-    setup, head = _setup(part, command, registry)
-    setup.groups["picture"] = OPTIONS
+    part = _find(command.words[0], registry) if command.words else None
+    resolved = (
+        _resolve(part, command, registry) if part else Resolved(PartConfig(None, {"data": DATA, **OPTIONS}))
+    )
     if wants_help:
-        print(_help(setup, part, head, registry))
+        print(_help(part, resolved, registry))
         return 0
-    config = configuration(setup, head or {}, registry)
-    drawing = {key: config.pop(key) for key in OPTIONS if key in config}
-    preset, data = config.pop("preset", None), config.pop("data")
-    if config.pop("system", None):
-        parts: dict[str, Any] = {"options": config, "preset": preset}
-    else:
-        masking = config.pop("masking")
-        parts = {"options": {k: v for k, v in masking.items() if k != "name"}, **config}
-    from polymask.report.look import look
-
-    print(look(part.full_name, _open(data), out, **parts, **drawing))
+    print(_draw(resolved, registry, out))
     return 0
 
 
-def _setup(part: Part, command: Command, registry: Registry) -> tuple[Setup, Options | None]:
+def _resolve(part: Part, command: Command, registry: Registry) -> Resolved:
     if part.kind == "systems":
-        return system_setup(command, registry, command.take("config"), training=False)
-    layers = {
-        "arguments": {"masking": {"name": part.full_name}},
-        "command line": settle(command.options(after="the masking"), registry),
-    }
-    setup = Setup(part.full_name, layers)
-    empty = setup.groups.setdefault("parts", {})
-    add_slots(setup.groups, empty, SLOTS, setup.options, registry)
-    add_data(setup.groups, setup.options, registry)
-    return setup, None
+        sources = sources_of(command, command.take("config"))
+        return resolve_system(*sources, registry=registry, training=False, extra=OPTIONS)
+    arguments = Source("arguments", {"masking": part.full_name})
+    given = Source(COMMAND, command.options(after="the masking"), text=True)
+    known, registry = {**SLOTS, **OPTIONS}, registry.within(part.modality)
+    return resolve_part(None, arguments, given, registry=registry, extra=known, name=part.full_name)
+
+
+def _draw(resolved: Resolved, registry: Registry, out: str) -> Path:
+    data_config = require_data(resolved, registry)
+    options = resolved.require().options
+    data = data_config.build()
+    drawing = {name: value for name, value in options.items() if name in OPTIONS}
+    from polymask.report.look import look, usual_tokenizer
+
+    if resolved.tree.part is not None:
+        return look(RunConfig.of(resolved).system.build(data.provides), data, out, **drawing)
+    tokenizer, score = options.get("tokenizer"), options.get("score")
+    cut = (tokenizer or usual_tokenizer(data, registry)).build(data.provides)
+    facts = {**data.provides, **cut.provides}
+    return look(
+        options["masking"].build(facts),
+        data,
+        out,
+        tokenizer=cut,
+        score=score and score.build(facts),
+        **drawing,
+    )
 
 
 def _find(name: str, registry: Registry) -> Part:
@@ -95,22 +103,12 @@ def _find(name: str, registry: Registry) -> Part:
     raise UserError(f"no masking or system is called {name!r}; installed {there}")
 
 
-def _open(options: Options) -> str | Dataset:
-    """The name alone where that is all, since it is what the picture then says."""
-    from polymask.data import open_data
-
-    name, source = options.pop("name"), options.get("source")
-    if options.keys() <= {"source"}:
-        return f"{name}:{source}" if source else str(name)
-    return open_data(name, **options)
-
-
-def _help(setup: Setup, part: Part | None, head: Options | None, registry: Registry) -> str:
-    name = part.full_name if part else "MASKING|SYSTEM"
-    first = run_options(registry, setup, head)
-    if head is None:
+def _help(part: Part | None, resolved: Resolved, registry: Registry) -> str:
+    tree = resolved.tree
+    first = run_options(part, tree, resolved.preset, registry)
+    if tree.part is None:
         first = {"data": first["data"]}
     first["out"] = Option("out", str, "masks.png", "picture to write: .png, .svg or .pdf; or -o", "FILE")
-    text = FORMS if part is None else about(part)
+    name = part.full_name if part else "MASKING|SYSTEM"
     example = f"polymask look {part.full_name if part else 'core/random'} --data vision/digits -o masks.png"
-    return setup.help(f"polymask look {name}", text, example, first)
+    return help_text(f"polymask look {name}", about(part) if part else FORMS, example, tree, first)

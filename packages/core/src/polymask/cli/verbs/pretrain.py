@@ -6,19 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polymask.cli.layers import read_config, resolve, system_setup
-from polymask.cli.options import UNSET, Option, read_options
-from polymask.cli.scan import Command, scan
-from polymask.cli.setup import Setup
-from polymask.cli.start import about, configuration, data_for, run_options
+from polymask.cli.help import about, data_for, help_text, run_options
+from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import say, warn_broken
+from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConfig, Source, resolve_system
+from polymask.config.resolve import COMMAND, TRAINING
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
-from polymask.training.options import TrainOptions
-from polymask.wiring import Options
 
 if TYPE_CHECKING:
-    from polymask.data import Dataset
+    from polymask.run import Run
 
 FORMS = """train a system on data, probe it, and write a report
 
@@ -36,26 +33,46 @@ FOLDER = "POLYMASK_RUN_FOLDER"
 def run(argv: list[str]) -> int:
     """``polymask pretrain SYSTEM --data SPEC [options]``."""
     registry = warn_broken(default_registry())
-    command = scan(argv, flags=("help", "no-report"))
+    command = parse(argv, flags=("help", "no-report"))
     wants_help, report = command.flag("help"), not command.flag("no-report")
     if wants_help and not command.words and "config" not in command.values:
         print(_help(registry))
         return 0
     resume = _resume(command)
     folder = resume or command.take("out")
+    file = resume / CONFIG if resume else command.take("config")
+    resolved = resolve_system(*sources_of(command, file, resume is not None), registry=registry)
     if resume and command.words:
         _same_system(command.words[0], resume, registry)
-    file = resume / "config.yaml" if resume else command.take("config")
-    setup, head = system_setup(command, registry, file, resume=resume is not None)
     if wants_help:
-        print(_help(registry, setup, head))
+        print(_help(registry, resolved))
         return 0
-    config = configuration(setup, head, registry)
-    folder = Path(folder or default_folder(config))
-    return _train(config, folder, registry, bool(resume), report)
+    require_data(resolved, registry)
+    config = RunConfig.of(resolved)
+    return _train(config, Path(folder or default_folder(config)), resume is not None, report)
 
 
-def default_folder(config: Options) -> Path:
+def sources_of(command: Command, file: str | Path | None, resume: bool = False) -> list[Source]:
+    """A configuration file and the command line over it; the first word is the system."""
+    system = {"system": command.words[0]} if command.words else {}
+    below = [Source.of_file(file, resume=resume)] if file is not None else []
+    return [*below, Source(COMMAND, {**system, **command.options(after="the system")}, text=True)]
+
+
+def require_data(resolved: Resolved, registry: Registry) -> PartConfig:
+    """The data set that was chosen.
+
+    Raises:
+        UserError: none was, with those there are.
+    """
+    data = resolved.tree.options.get("data")
+    if not isinstance(data, PartConfig):
+        names = data_for(resolved.tree.part, registry)
+        raise UserError(f"which data? give --data NAME or --data NAME:SOURCE, one of: {names}")
+    return data
+
+
+def default_folder(config: RunConfig) -> Path:
     """``runs/<system>-<data>-<n>``, the first n that is free.
 
     Raises:
@@ -65,53 +82,50 @@ def default_folder(config: Options) -> Path:
         return Path(os.environ[FOLDER])
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
         raise UserError("several processes need to agree on a folder: give --out DIR")
-    names = [name.rpartition("/")[2] for name in (config["system"], config["data"]["name"])]
+    assert config.data is not None
+    names = [name.rpartition("/")[2] for name in (config.system.name, config.data.name)]
     n = 1
     while (folder := Path("runs", f"{'-'.join(names)}-{n}")).exists():
         n += 1
     return folder
 
 
-def _train(config: Options, folder: Path, registry: Registry, resume: bool, report: bool) -> int:
-    from polymask.run import build_from_config
+def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
+    from polymask.run import Run
     from polymask.training import fit
     from polymask.training.rehearsal import rehearse
-    from polymask.wiring import options_of
 
-    system, data, options = build_from_config(config, folder=folder)
-    rehearse(config["system"], system, data, options.seed)
-    resolved = resolve(config, options_of(system), registry)
+    run = Run.create(config, folder)
+    rehearse(run.name, run.system, run.data, config.training.seed)
     if _rank() == 0:
-        say(
-            f"{'resuming' if resume else 'training'} {config['system']} "
-            f"on {config['data']['name']} in {folder}"
-        )
+        assert config.data is not None
+        say(f"{'resuming' if resume else 'training'} {run.name} on {config.data.name} in {folder}")
     os.environ[FOLDER] = str(folder)
     try:
-        fit(system, data, options, folder, resume=resume, config=resolved)
+        fit(run, resume=resume)
     finally:
         os.environ.pop(FOLDER, None)
     if _rank() == 0:
-        _conclude(folder, data, report)
+        _conclude(run, report)
     return 0
 
 
-def _conclude(folder: Path, data: Dataset, report: bool) -> None:
+def _conclude(run: Run, report: bool) -> None:
     from polymask.evaluation.probe import labelled, probe
 
-    if labelled(data):
+    if labelled(run.data):
         from rich.console import Console
 
         say("probing the encoder, the same encoder untrained, and the raw input")
-        Console().print(probe(folder).table())
+        Console().print(probe(run).table())
     else:
         print("no probe: this data has no labels")
     if report:
         from polymask.report import write_report
 
-        print(f"report: {write_report(folder)}")
+        print(f"report: {write_report(run)}")
     else:
-        print(f"run: {folder}")
+        print(f"run: {run.folder}")
 
 
 def _resume(command: Command) -> Path | None:
@@ -126,14 +140,17 @@ def _resume(command: Command) -> Path | None:
         raise UserError("which run? give --resume DIR, or --resume with --out DIR")
     if "config" in command.values:
         raise UserError(f"--config and --resume exclude each other: {folder} has its own configuration")
-    if not Path(folder, "config.yaml").is_file():
-        raise UserError(f"{folder} holds no run to resume: there is no {Path(folder, 'config.yaml')}")
+    if not Path(folder, CONFIG).is_file():
+        raise UserError(f"{folder} holds no run to resume: there is no {Path(folder, CONFIG)}")
     return Path(folder)
 
 
 def _same_system(word: str, folder: Path, registry: Registry) -> None:
     """A clearer word than that the options of one system do not fit another."""
-    asked, there = registry.find("systems", word).full_name, read_config(folder / "config.yaml").get("system")
+    asked, there = (
+        registry.find("systems", word).full_name,
+        Source.of_file(folder / CONFIG, resume=True).options.get("system"),
+    )
     if asked != there:
         raise UserError(f"{folder} holds a run of {there}, not of {asked}: give another --out")
 
@@ -145,18 +162,16 @@ def _rank() -> int:
     return 0
 
 
-def _help(registry: Registry, setup: Setup | None = None, head: Options | None = None) -> str:
+def _help(registry: Registry, resolved: Resolved | None = None) -> str:
     own = {
         "out": Option("out", str, "runs/<system>-<data>-<n>", "folder of the run", "DIR"),
         "resume": Option("resume", str, None, "run to go on with; without DIR, that of --out", "[DIR]"),
         "no-report": Option("no-report", bool, UNSET, "leave out the HTML report", " "),
     }
-    name, text, shown = "SYSTEM", FORMS, "vision/mae"
-    if setup is not None and head is not None:
-        name, text, shown = head["system"], about(registry.find("systems", head["system"])), head["system"]
-    else:
-        setup = Setup("", {}, {"training": read_options(TrainOptions)})
-    data = "vision/digits" if "vision/digits" in data_for(head or {}, registry) else "NAME"
-    example = f"polymask pretrain {shown} --preset small --data {data} --steps 300"
-    first = {**run_options(registry, setup, head), **own}
-    return setup.help(f"polymask pretrain {name}", text, example, first)
+    tree = resolved.tree if resolved else PartConfig(None, TRAINING)
+    part, preset = tree.part, resolved.preset if resolved else None
+    data = "vision/digits" if "vision/digits" in data_for(part, registry) else "NAME"
+    name = part.full_name if part else "SYSTEM"
+    example = f"polymask pretrain {part.full_name if part else 'vision/mae'} --preset small --data {data} --steps 300"
+    first = {**run_options(part, tree, preset, registry), **own}
+    return help_text(f"polymask pretrain {name}", about(part) if part else FORMS, example, tree, first)

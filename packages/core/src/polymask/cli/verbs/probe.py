@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from polymask.cli.options import UNSET, Option, table
-from polymask.cli.scan import scan
-from polymask.cli.setup import Setup
+from polymask.cli.help import help_text
+from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, warn_broken
+from polymask.config import UNSET, Option, PartConfig, Source, resolve_part
+from polymask.config.options import table
+from polymask.config.resolve import COMMAND
 from polymask.errors import UserError
 from polymask.registry import default_registry
+from polymask.types import Count
 
 OPTIONS = table(
-    Option("neighbours", int, 20, "votes of the nearest-neighbour classifier"),
-    Option("labels_per_class", int | None, None, "train on so few labels per class; null for all"),
-    Option("draws", int, 5, "how often those few are drawn anew"),
+    Option("neighbours", Count, 20, "votes of the nearest-neighbour classifier"),
+    Option("labels_per_class", Count | None, None, "train on so few labels per class; null for all"),
+    Option("draws", Count, 5, "how often those few are drawn anew"),
     Option("pool", str, "mean", "mean of the tokens, or prefix, the class token"),
-    Option("limit", int | None, 10_000, "most training samples to use, drawn at random; null for all"),
+    Option("limit", Count | None, 10_000, "most training samples to use, drawn at random; null for all"),
     Option("seed", int, 0, "of the draws"),
 )
 """Those of :func:`polymask.evaluation.probe` that a user may want, written out to be light."""
@@ -23,20 +26,22 @@ JSON = Option("json", bool, UNSET, "print JSON", " ")
 
 def run(argv: list[str]) -> int:
     """``polymask probe RUN [options]``."""
-    command = scan(argv, flags=("help", "json"))
+    command = parse(argv, flags=("help", "json"))
     wants_help, as_json = command.flag("help"), command.flag("json")
-    setup = Setup("probe", {"command line": dict(command.options(after="the run"))}, {"options": OPTIONS})
     if wants_help:
         example = "polymask probe runs/mae-digits-1 --labels_per_class 10"
-        print(setup.help("polymask probe RUN", __doc__ or "", example, table(JSON)))
+        print(help_text("polymask probe RUN", __doc__ or "", example, PartConfig(None, OPTIONS), table(JSON)))
         return 0
+    options = command.options(after="the run")
     if not command.words:
         raise UserError("which run? the first argument should be the folder of one")
-    warn_broken(default_registry())
-    options = setup.config()
+    registry = warn_broken(default_registry())
+    given = resolve_part(
+        None, Source(COMMAND, options, text=True), registry=registry, extra=OPTIONS, name="probe"
+    )
     from polymask.evaluation import probe
 
-    result = probe(command.words[0], **options)
+    result = probe(command.words[0], **given.require().options)
     if as_json:
         print_json(result.to_json())
     else:

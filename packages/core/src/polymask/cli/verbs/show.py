@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from polymask.cli.terminal import Arguments, plain, print_json, show_value, warn_broken
+from polymask.cli.terminal import Arguments, print_json, show_value, warn_broken
+from polymask.config import UNSET, options_of, plain
+from polymask.config.options import description_of
+from polymask.config.resolve import nest
 from polymask.parts import KINDS, Part
 from polymask.registry import Registry, default_registry
 
@@ -30,21 +32,12 @@ def run(argv: list[str]) -> int:
 
 
 def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
-    """All that is known of a part, as plain values.
+    """All that is known of a part, as plain values, without importing it.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: it cannot be found.
     """
-    from polymask.cli.options import UNSET, describe, read_options
-    from polymask.wiring import layer, nest, slots_of
-
-    cls = registry.load(part)
-    options = read_options(cls)
-    slots = slots_of(cls)
-    defaults = nest(part.defaults)
-    presets = {**getattr(cls, "presets", {}), **part.presets}
-    # A system's file is about that system alone; other files hold several parts.
-    text = describe(sys.modules[cls.__module__] if part.kind == "systems" else cls)
+    options, defaults = options_of(part), nest(part.defaults)
     plugin = next(p for p in registry.plugins if p.name == part.plugin and p.status == "ok")
     given = {name: defaults.get(name, option.default) for name, option in options.items()}
     return {
@@ -53,28 +46,29 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
         "modality": part.modality,
         "summary": part.summary,
         "paper": part.paper,
-        "mechanism": text,
+        "mechanism": description_of(part),
         "slots": [
             {
                 "name": name,
-                "kind": kind,
-                "default": None if given[name] is UNSET else layer({}, given[name]),
-                "help": options[name].help,
+                "kind": option.slot,
+                "default": None if given[name] is UNSET else plain(given[name]),
+                "help": option.help,
             }
-            for name, kind in slots.items()
+            for name, option in options.items()
+            if option.slot
         ],
         "options": [
             {
                 "name": name,
                 "type": option.type_name,
-                "required": given[name] is UNSET,
+                "required": given[name] is UNSET and not option.fact,
                 "default": None if given[name] is UNSET else plain(given[name]),
                 "help": option.help,
             }
             for name, option in options.items()
-            if name not in slots
+            if not option.slot
         ],
-        "presets": plain(presets),
+        "presets": plain(part.presets),
         "tags": sorted(part.tags),
         "needs": part.needs,
         "target": part.target,

@@ -58,7 +58,7 @@ class Command:
         return there
 
 
-def scan(argv: Sequence[str], flags: Collection[str], short: Mapping[str, str] | None = None) -> Command:
+def parse(argv: Sequence[str], flags: Collection[str], short: Mapping[str, str] | None = None) -> Command:
     """Read ``word``, ``--option value``, ``--option=value`` and ``--option``.
 
     Args:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,19 +112,3 @@ class TrainOptions:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and holds(value)):
             raise UserError(f"{name}={value}: give a number {rule}")
-
-
-def names() -> frozenset[str]:
-    """Names of all options."""
-    return frozenset(field.name for field in dataclasses.fields(TrainOptions))
-
-
-def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Options laid over others, where ``steps`` above takes back ``epochs`` below, and so on."""
-    taken_back = {
-        pair[1 - i]
-        for pair in ALTERNATIVES
-        for i in (0, 1)
-        if above.get(pair[i]) is not None and above.get(pair[1 - i]) is None
-    }
-    return {**{key: value for key, value in below.items() if key not in taken_back}, **above}

@@ -1,0 +1,42 @@
+"""Configuration: the options of all parts, where their values come from, and what is built from them.
+
+Nothing here imports torch, so that help, lists and checks of a configuration come at once.
+"""
+
+from polymask.config.options import UNSET, Option, options_of
+from polymask.config.resolve import (
+    CONFIG,
+    RUN,
+    PartConfig,
+    Resolved,
+    RunConfig,
+    Source,
+    as_host_preset,
+    build,
+    built_from,
+    plain,
+    relative_to_run,
+    resolve_part,
+    resolve_system,
+)
+from polymask.config.training import TrainOptions
+
+__all__ = [
+    "CONFIG",
+    "RUN",
+    "UNSET",
+    "Option",
+    "PartConfig",
+    "Resolved",
+    "RunConfig",
+    "Source",
+    "TrainOptions",
+    "as_host_preset",
+    "build",
+    "built_from",
+    "options_of",
+    "plain",
+    "relative_to_run",
+    "resolve_part",
+    "resolve_system",
+]

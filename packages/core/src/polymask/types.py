@@ -1,0 +1,63 @@
+"""Types of options that say more than a Python type does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+T = TypeVar("T")
+
+FACT = "fact"
+"""Marks a type, see :data:`Fact`."""
+
+Fact = Annotated[T, FACT]
+"""An option that is filled from what the data or the tokenizer says of itself, unless somebody sets it.
+
+``in_dim: Fact[int]`` takes the fact ``in_dim``. Options of other types are never filled, whatever they are called.
+"""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option takes.
+
+    Args:
+        low: the smallest.
+        high: the largest.
+        above: whether ``low`` itself is left out.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"{self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: float) -> float:
+        if not (self.low <= value <= self.high and math.isfinite(value)) or (
+            self.above and value == self.low
+        ):
+            raise ValueError(str(self))
+        return value
+
+
+Count = Annotated[int, Range(1)]
+"""A number of things, 1 or more."""
+
+Share = Annotated[float, Range(0, 1)]
+"""A share or a probability, 0 to 1."""
+
+Positive = Annotated[float, Range(0, above=True)]
+"""A number above 0."""
+
+NotNegative = Annotated[float, Range(0)]
+"""A number that is 0 or more."""
