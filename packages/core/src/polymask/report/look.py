@@ -269,7 +269,7 @@ def _usual_tokenizer(key: str, registry: Registry) -> str:
     names = Counter(
         nest(part.defaults)["tokenizer"]["name"]
         for part in registry.parts("systems")
-        if part.modality == key and "tokenizer" in nest(part.defaults)
+        if part.modality != "any" and part.fits(key) and "tokenizer" in nest(part.defaults)
     )
     if not names:
         raise UserError(f"no installed system says how to cut {key!r} into tokens: give --tokenizer NAME")
