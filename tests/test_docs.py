@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import runpy
 import sys
 import types
 from pathlib import Path
@@ -305,16 +306,24 @@ def test_sketch_msm(concepts: SimpleNamespace) -> None:
     assert not idle(system)
 
 
-def test_sketch_ga_dms(concepts: SimpleNamespace) -> None:
-    class Cross(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(32, 30)
+class Cross(nn.Module):
+    """Tells words by what is read and by the image."""
 
-        def forward(self, words: Tensor, image: Tensor) -> Tensor:
-            return self.head(torch.cat([words, image[:, :1].expand_as(words)], -1))
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(32, 30)
 
-    system = concepts.GADMS(
+    def forward(self, words: Tensor, image: Tensor) -> Tensor:
+        return self.head(torch.cat([words, image[:, :1].expand_as(words)], -1))
+
+
+def contrast(image: Tensor, caption: Tensor) -> Tensor:
+    """Each image against the captions of all."""
+    return nn.functional.cross_entropy(image @ caption.T, torch.arange(len(image)))
+
+
+def ga_dms(concepts: SimpleNamespace) -> nn.Module:
+    return concepts.GADMS(
         text_tokenizer=Words(),
         image_tokenizer=TOKENIZER,
         text_encoder=Reader(),
@@ -323,10 +332,14 @@ def test_sketch_ga_dms(concepts: SimpleNamespace) -> None:
         telling_masking=TopScore(ratio=0.25),
         scores=torch.full((10, 8), 0.85),
         mask_id=torch.tensor(2),
-        match=lambda a, b: 1 - nn.functional.cosine_similarity(a, b).mean(),
+        match=contrast,
         cross=Cross(),
         objective=CrossEntropy(),
     )
+
+
+def test_sketch_ga_dms(concepts: SimpleNamespace) -> None:
+    system = ga_dms(concepts)
     batch = {**images(), "text": sentences(), "id": torch.tensor([1, 3, 5, 7])}
     train(system, batch)
     assert not idle(system)
@@ -335,12 +348,17 @@ def test_sketch_ga_dms(concepts: SimpleNamespace) -> None:
     assert not system.scores.requires_grad
 
 
-def test_sketch_r_amt(concepts: SimpleNamespace) -> None:
-    torch.manual_seed(0)
+def r_amt(concepts: SimpleNamespace) -> nn.Module:
     network = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5))
     names = ["0.weight", "2.weight"]
     reals = nn.ParameterList(torch.full_like(network.get_parameter(name), 0.01) for name in names)
-    system = concepts.RAMT(frozen=Frozen(network), names=names, reals=reals, threshold=0.005)
+    return concepts.RAMT(frozen=Frozen(network), names=names, reals=reals, threshold=0.005)
+
+
+def test_sketch_r_amt(concepts: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    system = r_amt(concepts)
+    network, reals = system.frozen.module, system.reals
     batch = {"features": torch.randn(8, 12), "label": torch.arange(8) % 5}
     plain = nn.functional.cross_entropy(network(batch["features"]), batch["label"])
     assert torch.equal(system(batch, STEP)["task"], plain)  # nothing is masked at first
@@ -384,6 +402,65 @@ def test_sketch_layer_masking(concepts: SimpleNamespace) -> None:
     plain = convolutions[1](convolutions[0](images()["image"]).relu()).relu()
     whole = encoder(tokens.values, tokens.position)
     torch.testing.assert_close(whole, plain.flatten(2).transpose(1, 2))
+
+
+SHARED = {"ga_dms": (ga_dms, 0.1), "r_amt": (r_amt, 0.5)}
+"""Sketches that use what several processes share, with learning rates that make the gate close."""
+
+
+def batches(name: str) -> list[dict[str, Tensor]]:
+    """Samples of three steps; the second has none of the first, so that its memory must last."""
+    if name == "r_amt":
+        generator = torch.Generator().manual_seed(0)
+        return [
+            {"features": torch.randn(8, 12, generator=generator), "label": torch.arange(8) % 5}
+            for _ in range(3)
+        ]
+    ids = ([1, 3, 5, 7], [0, 2, 4, 6], [1, 2, 5, 6])
+    return [{**images(), "text": sentences(), "id": torch.tensor(one)} for one in ids]
+
+
+def train_shared() -> dict[str, dict[str, Tensor]]:
+    """Weights and buffers of each sketch after three steps, with this process's part of each batch."""
+    concepts = SimpleNamespace(**run_page(ROOT / "docs/concepts.md"))
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else None
+    trained = {}
+    for name, (make, lr) in SHARED.items():
+        torch.manual_seed(0)
+        system = make(concepts)
+        optimizer = torch.optim.SGD([p for p in system.parameters() if p.requires_grad], lr=lr)
+        forward = system if rank is None else nn.parallel.DistributedDataParallel(system)
+        for index, batch in enumerate(batches(name)):
+            half = len(next(iter(batch.values()))) // 2
+            own = slice(None) if rank is None else slice(rank * half, (rank + 1) * half)
+            step = Step(index, 3)
+            optimizer.zero_grad()
+            sum(forward({key: x[own] for key, x in batch.items()}, step).values()).backward()
+            system.after_backward(step)
+            optimizer.step()
+            system.after_step(step)
+        trained[name] = system.state_dict()
+    return trained
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What two processes trained, and what one did."""
+    run = runpy.run_path(str(ROOT / "packages/core/tests/processes.py"))["run"]
+    two = run(__file__, "train_shared", tmp_path_factory.mktemp("two"), preload=("polymask_vision.encoders",))
+    return two, train_shared()
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_two_processes_train_a_sketch_as_one_does(shared: Any, name: str) -> None:
+    (first, second), one = shared
+    assert first[name].keys() == one[name].keys()
+    for key, value in one[name].items():
+        assert torch.equal(first[name][key], second[name][key]), key
+        torch.testing.assert_close(first[name][key], value, rtol=0, atol=1e-6, msg=key)
+    if name == "ga_dms":
+        written = (first[name]["scores"] != 0.85).any(dim=1)
+        assert written.tolist() == [True] * 8 + [False] * 2
 
 
 # -------------------------------------------------------------------- hooks and tables

@@ -79,11 +79,10 @@ REFUSED = {
 
 
 def fitting(kind: str) -> Iterator[tuple[Part, Part]]:
-    """Pairs of a system and a part of a kind that is of its modality, or of any."""
+    """Pairs of a system and a part of a kind that fits its modality."""
     for system in SYSTEMS:
-        for part in REGISTRY.parts(kind):
-            if part.modality in ("any", system.modality):
-                yield system, part
+        for part in REGISTRY.within(system.modality).fitting(kind):
+            yield system, part
 
 
 def pairs(kind: str) -> pytest.MarkDecorator:
@@ -126,7 +125,8 @@ def step(subject: Subject) -> System:
 
 def score_of(modality: str) -> str | None:
     """A target of a modality that a masking can go by."""
-    targets = (p for p in REGISTRY.parts("targets") if p.modality == modality and "score" in p.tags)
+    fitting = REGISTRY.within(modality).fitting("targets")
+    targets = (p for p in fitting if p.modality != "any" and "score" in p.tags)
     return next((part.full_name for part in targets), None)
 
 

@@ -38,6 +38,8 @@ def test_targets_that_are_not(target: str) -> None:
         ({"summary": None}, "Part.summary must be a non-empty string"),
         ({"target": object}, "Part.target must be a non-empty string"),
         ({"tags": "score"}, "tags is one string, 'score'"),
+        ({"modality": ["image", "text"]}, r"'stripes': modality must be a string, got \['image', 'text'\]"),
+        ({"modality": None}, "'stripes': modality must be a string, got None"),
         ({"defaults": ["ratio"]}, "defaults must map option names"),
         ({"presets": 3}, "presets must map option names"),
         ({"presets": {"tiny": 3}}, "preset 'tiny' must map option names"),
@@ -46,6 +48,30 @@ def test_targets_that_are_not(target: str) -> None:
 def test_wrong_types(change: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Part(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize("modality", ["", "image+", "image + text", "image,text", "Image"])
+def test_modalities_that_are_not(modality: str) -> None:
+    with pytest.raises(ValueError, match=r"'stripes': modality .* is not like 'image', 'image\+text'"):
+        Part(**GOOD, modality=modality)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fits"),
+    [
+        ("image", "image", True),
+        ("image", "text", False),
+        ("image", "image+text", True),
+        ("audio+image", "image+text", True),
+        ("audio+points", "image+text", False),
+        ("any", "image+text", True),
+        ("any", "any", True),
+        ("mage", "image+text", False),
+    ],
+)
+def test_parts_fit_where_their_modalities_meet(one: str, other: str, fits: bool) -> None:
+    assert Part(**GOOD, modality=one).fits(other) is fits
+    assert Part(**GOOD, modality=other).fits(one) is fits
 
 
 def test_fields_are_given_by_name() -> None:

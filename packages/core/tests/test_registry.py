@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from polymask import Part, Registry, UserError, hookimpl
 from polymask.heavy import HEAVY
 from polymask.hookspecs import API
+from polymask.registry import FIRST_PARTY
 
 GOOD = """
     @hookimpl
@@ -356,14 +358,13 @@ print(len(modules), *sorted(sys.modules))
     assert not HEAVY.intersection(modules)
 
 
-def test_beside_a_system_a_short_name_means_the_part_of_its_modality() -> None:
+def declare_folder(registry: Registry, plugin: str, modality: str) -> None:
+    registry.add(plugin, module(datasets=[part("folder", modality=modality)]))
+
+
+def test_a_short_name_means_the_part_of_the_modality_of_the_system() -> None:
     registry = Registry(environ={}, entries=[])
-
-    def declare(plugin: str, modality: str) -> None:
-        part = Part(name="folder", target="a:A", summary="a", modality=modality)
-        hook = hookimpl(lambda: [part], specname="polymask_register_datasets")
-        registry.add(plugin, type(plugin, (), {"polymask_register_datasets": staticmethod(hook)}))
-
+    declare = functools.partial(declare_folder, registry)
     declare("vision", "image")
     declare("audio", "audio")
     with pytest.raises(UserError, match="'folder' is ambiguous: choose one of audio/folder, vision/folder"):
@@ -380,3 +381,39 @@ def test_beside_a_system_a_short_name_means_the_part_of_its_modality() -> None:
     assert registry.within("text").find("datasets", "folder").plugin == "other"
     with pytest.raises(UserError, match="ambiguous"):
         registry.within("any").find("datasets", "folder")
+
+
+def test_a_system_of_two_modalities_takes_parts_of_both_and_they_of_it() -> None:
+    registry = Registry(environ={}, entries=[])
+    for plugin, modality in (("vision", "image"), ("audio", "audio"), ("pairs", "image+text")):
+        declare_folder(registry, plugin, modality)
+    expected = {"image+text": "pairs vision", "text": "pairs", "audio+text": "audio pairs"}
+    for modality, plugins in expected.items():
+        assert " ".join(p.plugin for p in registry.within(modality).fitting("datasets")) == plugins
+    assert registry.within("text").find("datasets", "folder").plugin == "pairs"
+    with pytest.raises(UserError, match="choose one of pairs/folder, vision/folder"):
+        registry.within("image+text").find("datasets", "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("language/folder", "\nno plugin called language is installed: pip install polymask-language"),
+        ("nobody/folder", "\nno plugin called nobody is installed\n"),
+        ("vision/folders", None),
+        ("folders", None),
+    ],
+)
+def test_a_name_of_a_plugin_that_is_missing_says_so(name: str, told: str | None) -> None:
+    registry = Registry(environ={}, entries=[])
+    declare_folder(registry, "vision", "image")
+    with pytest.raises(UserError, match=f"no dataset is called '{name}'") as caught:
+        registry.find("datasets", name)
+    assert told in str(caught.value) if told else "no plugin called" not in str(caught.value)
+
+
+def test_first_party_plugins_are_in_the_package_of_that_name() -> None:
+    """The message above tells what to install; the names are those of the installed entry points."""
+    for found in entry_points(group="polymask"):
+        if found.dist is not None and found.dist.name.startswith("polymask-"):
+            assert found.dist.name == f"polymask-{found.name}" and found.name in FIRST_PARTY

@@ -213,6 +213,11 @@ def test_a_slot_with_a_prefix_is_a_slot(registry: Registry) -> None:
     assert isinstance(toy.second_masking, Block) and toy.second_masking.ratio == 0.5
 
 
+def test_a_slot_filled_from_a_package_that_is_missing_says_what_to_install(registry: Registry) -> None:
+    with pytest.raises(UserError, match="called 'vision/gone'\nno plugin .*: pip install polymask-v"):
+        make(registry, second_masking="vision/gone")
+
+
 def test_an_optional_slot_nobody_fills_keeps_its_default(registry: Registry) -> None:
     assert make(registry).objective is MSE
     assert make(registry, objective=None).objective is None

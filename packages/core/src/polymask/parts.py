@@ -54,7 +54,7 @@ class Part:
         target: ``"package.module:Class"``, imported when the part is first used.
         summary: one line for ``polymask list``.
         paper: citation or link, where there is one.
-        modality: ``"image"``, ``"audio"``, ... or ``"any"``.
+        modality: ``"image"``, ``"audio"``, ..., several joined by ``+`` (``"image+text"``), or ``"any"``.
         defaults: options that differ from the constructor's defaults, slots included, with
             dotted keys (``{"masking": "core/random", "masking.ratio": 0.6}``).
         presets: named groups of options on top of ``defaults``, chosen with ``--preset``.
@@ -82,6 +82,12 @@ class Part:
             raise ValueError(f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens")
         if not _TARGET.fullmatch(self.target):
             raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
+        if not isinstance(self.modality, str):
+            raise TypeError(f"Part {self.name!r}: modality must be a string, got {self.modality!r}")
+        if not all(_NAME.fullmatch(one) for one in self.modality.split("+")):
+            raise ValueError(
+                f"Part {self.name!r}: modality {self.modality!r} is not like 'image', 'image+text' or 'any'"
+            )
         if isinstance(self.tags, str):
             raise TypeError(f"Part {self.name!r}: tags is one string, {self.tags!r}; give a set of strings")
         groups = {"defaults": self.defaults, "presets": self.presets}
@@ -115,3 +121,8 @@ class Part:
             raise UserError(
                 f"{self.full_name} cannot be imported from {self.target}: {type(error).__name__}: {error}{hint}"
             ) from error
+
+    def fits(self, modality: str) -> bool:
+        """Whether this part and ``modality`` share a modality; ``"any"`` shares one with all."""
+        ours, theirs = set(self.modality.split("+")), set(modality.split("+"))
+        return bool(ours & theirs) or "any" in ours | theirs

@@ -27,6 +27,9 @@ from polymask.parts import KINDS, Part
 
 Status = Literal["ok", "disabled", "conflict", "broken"]
 
+FIRST_PARTY = ("vision", "audio", "language", "pointcloud")
+"""Plugins that the package ``polymask-<name>`` brings."""
+
 
 @dataclasses.dataclass
 class PluginRecord:
@@ -69,7 +72,7 @@ class Registry:
         self._manager = pluggy.PluginManager("polymask")
         self._manager.add_hookspecs(hookspecs)
         self._parts: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
-        self._modality: str | None = None
+        self._modality = "any"
         self.plugins: list[PluginRecord] = []
         found = entry_points(group=hookspecs.GROUP) if entries is None else entries
         for entry in sorted(found, key=lambda entry: (entry.name, *_source(entry))):
@@ -173,9 +176,8 @@ class Registry:
         return [self._parts[kind][name] for name in sorted(self._parts[kind])]
 
     def fitting(self, kind: str) -> list[Part]:
-        """Those of the modality that :meth:`within` chose, and of any; all where it chose none."""
-        every = self.parts(kind)
-        return [p for p in every if self._modality is None or p.modality in (self._modality, "any")]
+        """Those that fit the modality :meth:`within` chose (see :meth:`Part.fits`)."""
+        return [part for part in self.parts(kind) if part.fits(self._modality)]
 
     def find(self, kind: str, name: str) -> Part:
         """The part called ``plugin/part``, or ``part`` where that is unique.
@@ -192,18 +194,18 @@ class Registry:
         return self._pick("part", "parts", [part for kind in KINDS for part in self.parts(kind)], name)
 
     def within(self, modality: str) -> Registry:
-        """The same registry, in which a short name means the part of one modality, or of any.
+        """The same registry, in which a short name means the part that fits a modality.
 
-        ``folder`` is ``vision/folder`` beside a system of images and ``audio/folder`` beside one of sound.
+        ``folder`` is ``vision/folder`` with a system of images and ``audio/folder`` with one of audio.
         """
         narrowed = copy.copy(self)
-        narrowed._modality = None if modality == "any" else modality
+        narrowed._modality = modality
         return narrowed
 
     def _pick(self, singular: str, plural: str, parts: list[Part], name: str) -> Part:
         matches = [p for p in parts if p.full_name == name] or [p for p in parts if p.name == name]
-        if len(matches) > 1 and self._modality is not None:
-            matches = [p for p in matches if p.modality in (self._modality, "any")] or matches
+        if len(matches) > 1:
+            matches = [part for part in matches if part.fits(self._modality)] or matches
         if len(matches) == 1:
             return matches[0]
         names = [part.full_name for part in parts]
@@ -215,14 +217,18 @@ class Registry:
             raise UserError(f"{singular} {name!r} is ambiguous: choose one of {options}")
         close = difflib.get_close_matches(name, [*names, *(part.name for part in parts)], n=3, cutoff=0.5)
         lines = [f"no {singular} is called {name!r}"]
+        plugin, slash, _ = name.partition("/")
+        if slash and all(record.name != plugin for record in self.plugins):
+            remedy = f": pip install polymask-{plugin}" if plugin in FIRST_PARTY else ""
+            lines.append(f"no plugin called {plugin} is installed{remedy}")
         if close:
             lines.append(f"did you mean {' or '.join(dict.fromkeys(close))}?")
         lines.append(f"installed {plural}: {', '.join(names) or 'none'}")
-        for plugin in self.plugins:
-            if plugin.status != "ok":
-                of = f" of {plugin.source}" if plugin.source else ""
-                why = "is disabled" if plugin.status == "disabled" else "did not load"
-                lines.append(f"plugin {plugin.name!r}{of} {why}: {plugin.error}")
+        for record in self.plugins:
+            if record.status != "ok":
+                of = f" of {record.source}" if record.source else ""
+                why = "is disabled" if record.status == "disabled" else "did not load"
+                lines.append(f"plugin {record.name!r}{of} {why}: {record.error}")
         raise UserError("\n".join(lines))
 
     def get(self, kind: str, name: str) -> Any:

@@ -163,7 +163,7 @@ def usual_tokenizer(data: Dataset, registry: Registry) -> PartConfig:
     names = Counter(
         nest(part.defaults)["tokenizer"]["name"]
         for part in registry.parts("systems")
-        if part.modality == data.key and "tokenizer" in nest(part.defaults)
+        if part.modality != "any" and part.fits(data.key) and "tokenizer" in nest(part.defaults)
     )
     if not names:
         raise UserError(

@@ -122,7 +122,7 @@ class Subject:
         elif self._tokenizer is not None:
             made = self._build(self.registry.find("tokenizers", self._tokenizer))
         elif self.part.modality != "any":
-            fitting = [p for p in self.registry.parts("tokenizers") if p.modality == self.part.modality]
+            fitting = [p for p in self.registry.parts("tokenizers") if p.fits(self.part.modality)]
             fitting.sort(key=lambda p: p.plugin != self.part.plugin)
             made = self._build(fitting[0]) if fitting else made
         return made

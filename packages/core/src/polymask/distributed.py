@@ -1,0 +1,88 @@
+"""What several training processes share: means, embeddings and rows of a memory.
+
+Each process sees its own part of a batch, and DDP averages gradients that ``backward`` leaves in ``grad``,
+nothing else. A system that uses more than that (gradients from ``torch.autograd.grad``, negatives of a
+contrast, a memory with a row per sample) asks here for what the other processes have. In one process all
+functions return their input.
+
+Every process must call them in the same order, as forward and backward do anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def processes() -> int:
+    """How many processes train together; 1 without ``torch.distributed``."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of a tensor over processes, without gradient.
+
+    Args:
+        x: float, of one shape on all processes. Each process counts the same.
+    """
+    if processes() == 1:
+        return x.detach()
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / processes()
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes, ``[B_0 + B_1 + ..., ...]``, in the order of their ranks.
+
+    Gradient reaches the rows of this process: the sum of what the losses of all processes send to them.
+    So where every process computes the loss of the whole batch and DDP averages gradients, they are those
+    of one process.
+
+    Args:
+        x: ``[B, ...]`` of any dtype. B may differ between processes; the other axes may not.
+    """
+    if processes() == 1:
+        return x
+    rows: Tensor = _Gather.apply(x)
+    return rows
+
+
+def gather_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """What all processes write to a memory with a row per sample: ``memory[ids] = values``, without gradient.
+
+    Every process then writes all rows, so the memories stay equal and DDP, which copies buffers of rank 0
+    to the others before each forward, overwrites nothing.
+
+    Args:
+        ids: int64 ``[B]``, rows of the memory.
+        values: ``[B, ...]``, their new values.
+
+    Returns:
+        ``ids`` and ``values`` of all processes, as :func:`gather` orders them.
+    """
+    return gather(ids), gather(values.detach())
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        own = torch.tensor([len(x)], device=x.device)
+        sizes = [torch.empty_like(own) for _ in range(processes())]
+        dist.all_gather(sizes, own)
+        counts = [int(size) for size in sizes]
+        padded = x.new_zeros(max(counts), *x.shape[1:])  # collectives want equal shapes
+        padded[: len(x)] = x
+        rows = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(rows, padded)
+        ctx.start, ctx.count = sum(counts[: dist.get_rank()]), len(x)
+        return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.count]
