@@ -37,7 +37,7 @@ def stand_in(tmp_path: Path) -> Path:
 
 
 def names(data: Dataset, split: str) -> list[str]:
-    portion = data.portions[split]  # type: ignore[attr-defined]
+    portion = data.splits[split]  # type: ignore[attr-defined]
     return [portion.source.name(i) for i in portion.index.tolist()]
 
 

@@ -29,7 +29,7 @@ COMPRESSION = 0.55
 
 def main() -> None:
     """Write the sound and its index."""
-    source = Prompts(source=sys.argv[1] if len(sys.argv) > 1 else None).portions["train"].source
+    source = Prompts(source=sys.argv[1] if len(sys.argv) > 1 else None).splits["train"].source
     places = [source.name(i) for i in range(len(source))]
     spoken: dict[str, dict[str, int]] = {voice: {} for voice in SPEAKERS}
     for i, place in enumerate(places):

@@ -85,7 +85,7 @@ def test_no_point_is_on_both_sides_of_the_split(source: str) -> None:
     one, other = ({tuple(p) for cloud in side for p in cloud} for side in (train, test))
     assert one and other and not one & other
     assert sum(map(len, test)) == len(other)  # test tiles do not overlap
-    portions = [data.portions[name] for name in SPLITS]
+    portions = [data.splits[name] for name in SPLITS]
     names = [[portion.source.name(i) for i in portion.index.tolist()] for portion in portions]
     last, first = (sorted(int(name.split()[-1]) for name in side) for side in names)
     assert last[-1] + 32 + 16 <= first[0]
@@ -117,9 +117,9 @@ def test_both_scenes_have_classes_of_their_own() -> None:
     data = scenes(None, features=["normals"])
     assert data.provides["features"] == 3 and len(data.point_classes) == 8
     seen: dict[str, set[int]] = {"motorcycle": set(), "terrain": set()}
-    source = data.portions["test"].source
+    source = data.splits["test"].source
     samples = data.split("test")
-    for i, number in enumerate(data.portions["test"].index.tolist()):
+    for i, number in enumerate(data.splits["test"].index.tolist()):
         assert samples[i]["points"].isfinite().all()
         seen[source.name(number).split()[0]] |= set(samples[i]["point_label"].tolist())
     assert seen["motorcycle"] <= set(range(4)) and seen["terrain"] <= {-1, 4, 5, 6, 7} and all(seen.values())

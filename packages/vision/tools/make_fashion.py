@@ -23,7 +23,7 @@ PER_ROW = 50
 def main() -> None:
     """Write both sheets."""
     data = FashionMNIST()
-    for name, portion in data.portions.items():
+    for name, portion in data.splits.items():
         assert portion.labels is not None
         labels = portion.labels.numpy()
         first = np.concatenate([np.flatnonzero(labels == c)[: PER_CLASS[name]] for c in range(10)])

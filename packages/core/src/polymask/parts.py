@@ -47,7 +47,10 @@ class Part:
 
     Args:
         name: lower case, digits and hyphens; users see ``<plugin>/<name>``.
-        target: ``"package.module:Class"``, imported when the part is first used.
+        target: ``"package.module:Class"``, imported when the part is first used; of a data set or a recipe
+            also a function.
+        prepare: of a data set whose target is a reader, what turns what the reader found into samples:
+            ``"package.module:Class"``, called with the reader's result and with options of its own.
         summary: one line for ``polymask list``.
         paper: citation or link, where there is one.
         modality: ``"image"``, ``"audio"``, ... or ``"any"``.
@@ -61,6 +64,7 @@ class Part:
     name: str
     target: str
     summary: str
+    prepare: str = ""
     paper: str = ""
     modality: str = "any"
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -76,8 +80,12 @@ class Part:
                 raise TypeError(f"Part.{key} must be a non-empty string, got {getattr(self, key)!r}")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens")
-        if not _TARGET.fullmatch(self.target):
-            raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
+        if not isinstance(self.prepare, str):
+            raise TypeError(f"Part.prepare must be a string, got {self.prepare!r}")
+        for key in ("target", "prepare"):
+            value = getattr(self, key)
+            if value and not _TARGET.fullmatch(value):
+                raise ValueError(f"Part {self.name!r}: {key} {value!r} is not 'package.module:Class'")
         if isinstance(self.tags, str):
             raise TypeError(f"Part {self.name!r}: tags is one string, {self.tags!r}; give a set of strings")
         self._mapping("defaults", self.defaults)

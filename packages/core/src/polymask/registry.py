@@ -232,15 +232,25 @@ class Registry:
         Raises:
             UserError: the import failed; says which part, why, and what to install.
         """
-        module, _, attribute = part.target.partition(":")
+        return self._import(part, part.target)
+
+    def load_all(self, part: Part) -> list[type]:
+        """The target of a declaration and, if it names one, what prepares the target's result.
+
+        Raises:
+            UserError: as :meth:`load`.
+        """
+        return [self._import(part, target) for target in (part.target, part.prepare) if target]
+
+    def _import(self, part: Part, target: str) -> type:
+        module, _, attribute = target.partition(":")
         try:
             loaded: type = getattr(importlib.import_module(module), attribute)
         # A compiled extension of the wrong build raises OSError or RuntimeError, not ImportError.
         except Exception as error:
             hint = f"; {part.needs}" if part.needs else ""
             raise UserError(
-                f"{part.full_name} cannot be imported from {part.target}: "
-                f"{type(error).__name__}: {error}{hint}"
+                f"{part.full_name} cannot be imported from {target}: {type(error).__name__}: {error}{hint}"
             ) from error
         return loaded
 

@@ -167,8 +167,8 @@ def substitute(system: Any, slot: str, value: Any) -> None:
 
 def construct(part: Part, options: Options, facts: dict[str, Any], registry: Registry) -> Any:
     """Build a part: its slots first, then itself, facts filling what nobody set."""
-    cls = registry.load(part)
-    parameters = _parameters(cls)
+    parameters = parameters_of(part, registry)
+    cls, *prepare = registry.load_all(part)
     arguments: dict[str, Any] = {}
     local: dict[str, dict[str, Any]] = {"": facts}
     for name, kind in slots_of(cls).items():
@@ -201,7 +201,11 @@ def construct(part: Part, options: Options, facts: dict[str, Any], registry: Reg
         if key not in arguments and key in facts:
             arguments[key] = facts[key]
     try:
-        built = cls(**{key: located(value, facts.get(RUN)) for key, value in arguments.items()})
+        values = {key: located(value, facts.get(RUN)) for key, value in arguments.items()}
+        own = _parameters(cls)
+        built: Any = cls(**{key: value for key, value in values.items() if key in own})
+        for step in prepare:
+            built = step(built, **{key: value for key, value in values.items() if key not in own})
     except UserError:
         raise
     except (TypeError, ValueError) as error:
@@ -239,6 +243,22 @@ def _remember(built: Any, part: Part, arguments: Options) -> None:
         options[key] = value
     with contextlib.suppress(AttributeError):  # a part with __slots__
         built._polymask_options = options
+
+
+def parameters_of(part: Part, registry: Registry) -> dict[str, inspect.Parameter]:
+    """Options of a part by name: those of its target, then those of what prepares the target's result.
+
+    Raises:
+        UserError: both have an option of one name.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for source in registry.load_all(part):
+        own = _parameters(source)
+        if both := [name for name in own if name in found]:
+            sources = f"{part.target} and {part.prepare}"
+            raise UserError(f"{part.full_name}: {sources} both have an option {both[0]!r}; rename one")
+        found |= own
+    return found
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import Samples, Split
-from polymask.portions import Portion, ReadDataset, Readings, Skipped
+from polymask.data import Split, FileDataset, LazySamples, Skipped
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Recordings
 from polymask_audio.display import Sound
@@ -31,7 +31,7 @@ RANGE = 14.0
 HIDDEN = (0.16, 0.45, 0.60)
 
 
-class AudioDataset(ReadDataset[Recordings]):
+class AudioDataset(FileDataset[Recordings]):
     """A data set of sound; subclasses are constructors that find the recordings.
 
     A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1]; augmented, long recordings are cut anywhere, not
@@ -53,8 +53,8 @@ class AudioDataset(ReadDataset[Recordings]):
 
     def __init__(
         self,
-        train: Portion[Recordings],
-        test: Portion[Recordings],
+        train: Split[Recordings],
+        test: Split[Recordings],
         cut: Cut,
         *,
         classes: Sequence[str] | None = None,
@@ -69,14 +69,14 @@ class AudioDataset(ReadDataset[Recordings]):
         self.cut = cut
         self.noise = noise
         self.speech = None if speech is None else _among(speech, classes)
-        if not any(len(portion) for portion in self.portions.values()):
+        if not any(len(portion) for portion in self.splits.values()):
             raise UserError(
                 f"no recording is {cut.min_seconds} s long or longer: choose a smaller min_seconds"
             )
-        lengths = {n for name in self.portions for n in self.lengths(name).tolist()}
+        lengths = {n for name in self.splits for n in self.lengths(name).tolist()}
         self.provides: dict[str, Any] = {
             "rate": cut.rate,
-            "samples": len(self.portions["train"]),
+            "samples": len(self.splits["train"]),
             "seconds": cut.seconds if lengths == {cut.most} else None,
         }
 
@@ -87,14 +87,14 @@ class AudioDataset(ReadDataset[Recordings]):
 
     def split(self, name: Split, *, augment: bool = False) -> Samples:
         readings = super().split(name, augment=augment)
-        assert isinstance(readings, Readings)
+        assert isinstance(readings, LazySamples)
         noise = self.noise if name == "test" else None
         tell = functools.partial(_told, readings.read, self._speech_of(name), noise)
-        return Readings(readings.portion, tell, self.what, random=readings.random)
+        return LazySamples(readings.portion, tell, self.what, random=readings.random)
 
     def _speech_of(self, name: Split) -> Tensor | None:
         """Which recordings of a split are speech, bool by their number in the source; None for no word."""
-        portion = self.portions[name]
+        portion = self.splits[name]
         if self.speech is None or portion.labels is None:
             return None
         found = torch.zeros(len(portion.source), dtype=torch.bool)
@@ -103,7 +103,7 @@ class AudioDataset(ReadDataset[Recordings]):
 
     def lengths(self, name: Split) -> Tensor:
         """int64 ``[n]``, samples of each recording, by the headers of the files."""
-        source, index = self.portions[name].source, self.portions[name].index
+        source, index = self.splits[name].source, self.splits[name].index
         return self.cut.lengths(source.frames[index], source.rates[index])
 
     def picture(self, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class AudioDataset(ReadDataset[Recordings]):
         return torch.cat([mean, (weight * (mel - mean[:, None]).square()).sum(1).sqrt()], dim=1)
 
 
-def _long_enough(portion: Portion[Recordings], least: float, skipped: Skipped) -> Portion[Recordings]:
+def _long_enough(portion: Split[Recordings], least: float, skipped: Skipped) -> Split[Recordings]:
     source, index = portion.source, portion.index
     seconds = source.frames[index] / source.rates[index]
     short = seconds < least

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from polymask import UserError
-from polymask.portions import Portion, Skipped, numbered
+from polymask.data import Split, Skipped, class_numbers
 from polymask_audio.datasets.base import AudioDataset
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import ENDINGS, Recordings, divide, held_out, look_at, write_tone
@@ -64,14 +64,14 @@ class Folder(AudioDataset):
             raise UserError(_nothing(root, skipped))
         found = [names for _, names in parts]
         classes = None if None in found else sorted({name for names in found for name in names or ()})
-        labels = [None if classes is None else numbered(names or (), classes) for names in found]
+        labels = [None if classes is None else class_numbers(names or (), classes) for names in found]
         if len(parts) == 1:
             recordings = parts[0][0]
             names = [recordings.name(i) for i in range(len(recordings))]
             train, held = divide(recordings, labels[0], held_out(names, labels[0], test))
         else:
             train, held = (
-                Portion(recordings, torch.arange(len(recordings)), label)
+                Split(recordings, torch.arange(len(recordings)), label)
                 for (recordings, _), label in zip(parts, labels, strict=True)
             )
         super().__init__(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError, hub
-from polymask.portions import Skipped, Unreadable, numbered, whole
+from polymask.data import Skipped, BadSample, class_numbers, whole
 from polymask_audio.datasets.base import AudioDataset
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Header, Recordings, divide, held_out, look, read, write_tone
@@ -141,12 +141,12 @@ def stored(value: Mapping[str, Any]) -> io.BytesIO:
     """The file in a row, as it is stored.
 
     Raises:
-        Unreadable: there is none.
+        BadSample: there is none.
     """
     try:
         return io.BytesIO(value["bytes"] or Path(value["path"]).read_bytes())
     except (OSError, TypeError) as error:
-        raise Unreadable("no sound in this row") from error
+        raise BadSample("no sound in this row") from error
 
 
 def _table(
@@ -167,7 +167,7 @@ def _table(
     for i, row in enumerate(itertools.islice(rows, most)):
         try:
             headers.append(look(stored(row[column] or {"bytes": None, "path": None})))
-        except Unreadable as error:
+        except BadSample as error:
             skipped.append((f"{title} {i}", str(error)))
             continue
         index.append(i)
@@ -197,4 +197,4 @@ def _classes(
     if isinstance(kind, datasets.ClassLabel):
         return list(kind.names), [torch.tensor(column, dtype=torch.int64) for column in found]
     classes = sorted({str(name) for name in itertools.chain(*found)})
-    return classes, [numbered(map(str, column), classes) for column in found]
+    return classes, [class_numbers(map(str, column), classes) for column in found]

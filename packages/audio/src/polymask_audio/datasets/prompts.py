@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from polymask import UserError
-from polymask.cache import cache_folder
-from polymask.debian import unpacked
-from polymask.portions import Skipped
+from polymask.data.cache import cache_folder
+from polymask.data.debian import unpacked
+from polymask.data import Skipped
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Header, Recordings, look_at, write_tone
 from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, Voices

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.portions import Portion, Skipped, Unreadable, whole
+from polymask.data import Split, Skipped, BadSample, whole
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Files taken for sound."""
@@ -78,7 +78,7 @@ class Recordings:
         """``count`` samples from ``start`` on, mono, float32 ``[T]``; fewer where the file ends.
 
         Raises:
-            Unreadable: the file is gone, broken or empty there.
+            BadSample: the file is gone, broken or empty there.
         """
         return read(self.root / str(self._files[index]), int(self.starts[index]) + start, count)
 
@@ -87,20 +87,20 @@ def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
-        Unreadable: it is empty, silent from end to end, broken, or no sound.
+        BadSample: it is empty, silent from end to end, broken, or no sound.
     """
     try:
         if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
-            raise Unreadable("empty file")
+            raise BadSample("empty file")
         with soundfile.SoundFile(path) as file:
             if not file.frames:
-                raise Unreadable("no samples in it")
+                raise BadSample("no samples in it")
             for block in file.blocks(file.samplerate, dtype="float32"):
                 if np.abs(block).max(initial=0) > SILENCE:  # False for NaN, which reading refuses too
                     return Header(file.frames, file.samplerate)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise Unreadable(reason(error)) from error
-    raise Unreadable("silent from end to end")
+        raise BadSample(reason(error)) from error
+    raise BadSample("silent from end to end")
 
 
 def look_at(root: Path, names: Sequence[str], skipped: Skipped) -> dict[str, Header]:
@@ -109,7 +109,7 @@ def look_at(root: Path, names: Sequence[str], skipped: Skipped) -> dict[str, Hea
     def one(name: str) -> Header | str:
         try:
             return look(root / name)
-        except Unreadable as error:
+        except BadSample as error:
             return str(error)
 
     with ThreadPoolExecutor() as pool:  # disks answer many at once
@@ -122,17 +122,17 @@ def read(path: Path | io.BytesIO, start: int, count: int) -> Tensor:
     """A stretch of a file, its channels averaged, float32 ``[T]``.
 
     Raises:
-        Unreadable: the file is gone, broken or empty there, or holds NaN.
+        BadSample: the file is gone, broken or empty there, or holds NaN.
     """
     try:
         values, _ = soundfile.read(path, count, start, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise Unreadable(reason(error)) from error
+        raise BadSample(reason(error)) from error
     mono = torch.from_numpy(values).mean(dim=1)
     if not len(mono):
-        raise Unreadable(f"ends before sample {start}")
+        raise BadSample(f"ends before sample {start}")
     if not mono.isfinite().all():
-        raise Unreadable("holds numbers that are not finite")
+        raise BadSample("holds numbers that are not finite")
     return mono
 
 
@@ -178,7 +178,7 @@ def _digest(name: str) -> bytes:
 
 def divide(
     source: Recordings, labels: Tensor | None, test: Tensor
-) -> tuple[Portion[Recordings], Portion[Recordings]]:
+) -> tuple[Split[Recordings], Split[Recordings]]:
     """Train and test, given which to test on, bool ``[n]``."""
     everything = whole(source, labels)
     return everything.at(~test), everything.at(test)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.portions import numbered
+from polymask.data import class_numbers
 from polymask_audio.datasets.base import AudioDataset
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Recordings, divide, held_out
@@ -78,7 +78,7 @@ class Voices(AudioDataset):
             held = held_out([one.name for one in spoken], music.long(), test)
         numbers = [i for i, kept in enumerate(keep.tolist()) if kept]
         classes = sorted({names[i] for i in numbers})
-        labels = numbered((names[i] for i in numbers), classes)
+        labels = class_numbers((names[i] for i in numbers), classes)
         train, held_part = divide(recordings.take(numbers), labels, held[keep])
         super().__init__(
             train,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polymask.cli.options import UNSET, Option, read_options
+from polymask.cli.options import UNSET, Option, part_options, read_options
 from polymask.cli.scan import Command
 from polymask.cli.setup import Setup
 from polymask.cli.terminal import plain
@@ -123,9 +123,13 @@ def add_data(groups: Groups, options: Options, registry: Registry) -> None:
     if name is None:
         return
     part = registry.find("datasets", name)
+    own, *prepare = part_options(part, registry)
     group = groups.setdefault(f"data: {part.full_name}, {part.summary}", {})
     group["data.name"] = Option("name", str, UNSET, "--data NAME:SOURCE sets it and --data.source", "NAME")
-    group |= {f"data.{key}": option for key, option in read_options(registry.load(part)).items()}
+    group |= {f"data.{key}": option for key, option in own.items()}
+    for every in prepare:
+        title = f"data, prepared by {part.prepare.partition(':')[2]}"
+        groups[title] = {f"data.{key}": option for key, option in every.items()}
 
 
 def settle(options: Mapping[str, Any], registry: Registry) -> Options:
@@ -211,7 +215,8 @@ def _written_out(part: Part, given: Options, built: Options, registry: Registry)
     slots = slots_of(cls)
     given = layer(settle(part.defaults, registry), given)
     out: Options = {}
-    for key, option in read_options(cls).items():
+    every = {key: option for options in part_options(part, registry) for key, option in options.items()}
+    for key, option in every.items():
         value = given.get(key)
         if key in slots and isinstance(value, Mapping):
             child, inner = registry.find(slots[key], value["name"]), built.get(key) or {}

@@ -8,8 +8,12 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from polymask.parts import Part
+    from polymask.registry import Registry
 
 UNSET = inspect.Parameter.empty
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Shapes|Example)s?:")
@@ -54,6 +58,23 @@ def read_options(source: Callable[..., Any]) -> dict[str, Option]:
         for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
+
+
+def part_options(part: Part, registry: Registry) -> list[dict[str, Option]]:
+    """Options of a part by name: of its target and, if it has one, of what prepares the target's result.
+
+    Defaults are those that the part declares, if it does, else those of the signatures.
+    """
+    from polymask.wiring import parameters_of
+
+    parameters_of(part, registry)  # no name twice
+    return [
+        {
+            name: replace(option, default=part.defaults.get(name, option.default))
+            for name, option in read_options(source).items()
+        }
+        for source in registry.load_all(part)
+    ]
 
 
 def describe(source: object) -> str:

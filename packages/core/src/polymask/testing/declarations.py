@@ -6,19 +6,23 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from polymask.parts import KINDS
+from polymask.parts import KINDS, Part
 from polymask.testing.subject import Subject
 from polymask.testing.suite import check, require
 from polymask.testing.tags import TAGS
-from polymask.wiring import layer, nest, slots_of, trainer_options
+from polymask.wiring import layer, nest, parameters_of, slots_of, trainer_options
 
 
 @check()
 def check_part_imports(subject: Subject) -> None:
-    """The class that the declaration names can be imported; of a recipe, the function."""
-    right = inspect.isfunction if subject.part.kind == "recipes" else inspect.isclass
-    what = "function" if subject.part.kind == "recipes" else "class"
-    require(right(subject.cls), f"{subject.part.target} is {subject.cls!r}, not a {what}")
+    """The class that the declaration names can be imported; of a recipe and of a reader, the function."""
+    cls, *prepare = subject.registry.load_all(subject.part)
+    function = subject.part.kind == "recipes" or bool(prepare)
+    right = inspect.isfunction if function else inspect.isclass
+    what = "function" if function else "class"
+    require(right(cls), f"{subject.part.target} is {cls!r}, not a {what}")
+    for one in prepare:
+        require(inspect.isclass(one), f"{subject.part.prepare} is {one!r}, not a class")
 
 
 @check()
@@ -34,11 +38,13 @@ def check_part_options_are_named(subject: Subject) -> None:
 @check()
 def check_part_documents_its_options(subject: Subject) -> None:
     """Its documentation says what it is and what each option means (``--help`` prints both)."""
-    text = inspect.cleandoc(vars(subject.cls).get("__doc__", "") or _of_function(subject.cls))
-    require(text, f"{subject.part.target} has no docstring")
-    lines = [line.strip() for line in text.splitlines()]
-    missing = [name for name in subject.parameters if not any(line.startswith(f"{name}:") for line in lines)]
-    require(not missing, f"the docstring's Args leave out {', '.join(missing)}")
+    for source in subject.registry.load_all(subject.part):
+        text = inspect.cleandoc(vars(source).get("__doc__", "") or _of_function(source))
+        require(text, f"{source.__module__}:{source.__name__} has no docstring")
+        lines = [line.strip() for line in text.splitlines()]
+        own = [name for name in inspect.signature(source).parameters if name in subject.parameters]
+        missing = [name for name in own if not any(line.startswith(f"{name}:") for line in lines)]
+        require(not missing, f"the docstring's Args leave out {', '.join(missing)}")
 
 
 @check()
@@ -48,24 +54,25 @@ def check_part_presets_name_options(subject: Subject) -> None:
     groups = {"defaults": subject.part.defaults, **own, **subject.part.presets}
     defaults = nest(subject.part.defaults)
     for group, options in groups.items():
-        _confirm(subject, group, subject.cls, nest(options), defaults)
+        _confirm(subject, group, subject.part, nest(options), defaults)
 
 
 def _confirm(
-    subject: Subject, group: str, cls: type, options: Mapping[str, Any], defaults: Mapping[str, Any]
+    subject: Subject, group: str, part: Part, options: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
-    slots, parameters = slots_of(cls), inspect.signature(cls).parameters
-    training = trainer_options() if subject.part.kind == "systems" and cls is subject.cls else frozenset()
+    cls, parameters = subject.registry.load(part), parameters_of(part, subject.registry)
+    slots = slots_of(cls)
+    training = trainer_options() if part.kind == "systems" and cls is subject.cls else frozenset()
     for key, value in options.items():
         require(key in parameters or key in training, f"{group}: {cls.__name__} has no option {key!r}")
         if key in slots and isinstance(value, Mapping):
             below = defaults.get(key, {})
             name = value.get("name", below.get("name"))
             require(name, f"{group}: {key} gets options but no name")
-            part = subject.registry.find(slots[key], str(name))
+            child = subject.registry.find(slots[key], str(name))
             inner = {k: v for k, v in value.items() if k != "name"}
-            declared = layer(nest(part.defaults), below)
-            _confirm(subject, f"{group}, {key}", subject.registry.load(part), inner, declared)
+            declared = layer(nest(child.defaults), below)
+            _confirm(subject, f"{group}, {key}", child, inner, declared)
 
 
 @check()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from polymask import UserError
-from polymask.cache import cache_folder
-from polymask.debian import unpacked
+from polymask.data.cache import cache_folder
+from polymask.data.debian import unpacked
 from polymask_language.datasets.base import Corpus, Preparation, TextDataset
 
 BUILT_IN = Path(__file__).parents[1] / "samples" / "glosses.txt.xz"

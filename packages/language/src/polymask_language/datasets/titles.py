@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from polymask import UserError
-from polymask.debian import run
+from polymask.data.debian import run
 from polymask_language.datasets.base import Corpus, Preparation, TextDataset
 
 _FIELD = re.compile(r"^([A-Za-z0-9-]+):((?: .*)?(?:\n .*)*)", re.MULTILINE)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from polymask import Tokens
 from polymask.data import Split, valid_of
-from polymask.portions import Portion, ReadDataset, Skipped
+from polymask.data import Split, FileDataset, Skipped
 from polymask_pointcloud.datasets.draw import by_token, scatter
-from polymask_pointcloud.datasets.portions import Clouds
+from polymask_pointcloud.datasets.splits import Clouds
 from polymask_pointcloud.datasets.prepare import Preparation
 from polymask_pointcloud.operations import local_shape, nearest, take
 
@@ -20,7 +20,7 @@ _BINS, _PAIRS = 32, 2048
 _LEVELS, _PLACES, _AROUND = 8, 256, 16
 
 
-class CloudDataset(ReadDataset[Clouds]):
+class CloudDataset(FileDataset[Clouds]):
     """A data set of clouds; subclasses are constructors that find them.
 
     A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features; augmented, other points
@@ -40,8 +40,8 @@ class CloudDataset(ReadDataset[Clouds]):
 
     def __init__(
         self,
-        train: Portion[Clouds],
-        test: Portion[Clouds],
+        train: Split[Clouds],
+        test: Split[Clouds],
         preparation: Preparation,
         *,
         classes: Sequence[str] | None = None,
@@ -55,7 +55,7 @@ class CloudDataset(ReadDataset[Clouds]):
             "features": preparation.width,
             "feature_names": preparation.features,
             "points": preparation.points,
-            "samples": len(self.portions["train"]),
+            "samples": len(self.splits["train"]),
         }
 
     def read(self, source: Clouds, number: int, augment: bool) -> dict[str, Tensor]:

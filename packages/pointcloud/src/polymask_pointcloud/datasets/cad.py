@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask.cache import cache_folder
+from polymask.data.cache import cache_folder
 from polymask.data import evenly
-from polymask.debian import fetch
-from polymask.portions import Skipped, Unreadable, numbered, whole
+from polymask.data.debian import fetch
+from polymask.data import Skipped, BadSample, class_numbers, whole
 from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.files import read
-from polymask_pointcloud.datasets.portions import divide
+from polymask_pointcloud.datasets.splits import divide
 from polymask_pointcloud.datasets.prepare import Augment, Preparation
 from polymask_pointcloud.datasets.raw import Array, Raw, by_area
 
@@ -80,7 +80,7 @@ class CAD(CloudDataset):
             names, shapes, skipped = sample_all(Path(source).expanduser())
         classes, which = select(names, per_class)
         sampled = Sampled([names[i] for i in which], shapes, which)
-        labels = numbered(map(kind, sampled.names), classes)
+        labels = class_numbers(map(kind, sampled.names), classes)
         train, held = divide(whole(sampled, labels), list(map(family, sampled.names)), test)
         super().__init__(train, held, preparation, classes=classes, skipped=skipped, limit=limit)
 
@@ -184,7 +184,7 @@ def sample(path: Path, points: int) -> Array | str:
     """One shape, centred and scaled into the unit sphere, int16 ``[points, 6]``; or why it cannot be had."""
     try:
         cloud = by_area(read(path), points, np.random.default_rng(0))
-    except Unreadable as error:
+    except BadSample as error:
         return str(error)
     place = cloud.points - cloud.points.mean(0)
     place = place / max(np.linalg.norm(place, axis=1).max(), 1e-12)

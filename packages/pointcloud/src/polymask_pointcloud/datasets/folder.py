@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask.portions import Skipped, numbered, whole
+from polymask.data import Skipped, class_numbers, whole
 from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.files import READERS, read
-from polymask_pointcloud.datasets.portions import divide
+from polymask_pointcloud.datasets.splits import divide
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
 from polymask_pointcloud.datasets.raw import Raw
 
@@ -78,7 +78,7 @@ class Folder(CloudDataset):
         named = [column for column in columns if column is not None]
         classes = sorted({name for column in named for name in column}) if len(named) == len(found) else None
         portions = [
-            whole(files, None if classes is None or column is None else numbered(column, classes))
+            whole(files, None if classes is None or column is None else class_numbers(column, classes))
             for files, column in zip(found, columns, strict=True)
         ]
         if len(portions) == 1:

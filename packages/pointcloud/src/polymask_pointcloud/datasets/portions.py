@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from polymask import UserError
-from polymask.portions import Portion, S, Source
+from polymask.data import Split, S, Source
 from polymask_pointcloud.datasets.raw import Raw
 
 
@@ -21,11 +21,11 @@ class Clouds(Source, Protocol):
         """One of them.
 
         Raises:
-            Unreadable: it is damaged.
+            BadSample: it is damaged.
         """
 
 
-def divide(portion: Portion[S], families: Sequence[str], share: float) -> tuple[Portion[S], Portion[S]]:
+def divide(portion: Split[S], families: Sequence[str], share: float) -> tuple[Split[S], Split[S]]:
     """Train and test, families whole: a likeness of a test cloud is never trained on.
 
     In each class, families are put on the test side in the order of a hash of their names while they fit into

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, by_area
 
 Normalise = Literal["sphere", "centre", "none"]
@@ -74,7 +74,7 @@ class Preparation:
             seed: of which points are taken; None draws from torch's generator and augments.
 
         Raises:
-            Unreadable: it lacks a feature.
+            BadSample: it lacks a feature.
         """
         moving = seed is None and self.augment == "move"
         if seed is None:
@@ -84,7 +84,7 @@ class Preparation:
             raw = by_area(raw, self.points or _OF_MESH, random)
         missing = [name for name in self.features if name not in raw.features]
         if missing:
-            raise Unreadable(
+            raise BadSample(
                 f"has no {', '.join(missing)}; it has {', '.join(raw.features) or 'places alone'}"
             )
         place = np.asarray(raw.points, dtype=np.float64)

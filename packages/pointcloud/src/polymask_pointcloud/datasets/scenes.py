@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import uniform_filter
 
 from polymask import UserError
-from polymask.portions import whole
+from polymask.data import whole
 from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
 from polymask_pointcloud.datasets.raw import Array, Raw, checked

@@ -10,7 +10,7 @@ from importlib.resources import files
 import numpy as np
 import torch
 
-from polymask.portions import numbered, whole
+from polymask.data import class_numbers, whole
 from polymask_pointcloud.datasets.base import CloudDataset
 from polymask_pointcloud.datasets.prepare import Augment, Preparation
 from polymask_pointcloud.datasets.raw import Array, Raw
@@ -51,7 +51,7 @@ class Shapes(CloudDataset):
             places = archive["points"]
         classes = sorted({shape["class"] for shape in listing})
         packed = Packed([shape["name"] for shape in listing], places)
-        portion = whole(packed, numbered((shape["class"] for shape in listing), classes))
+        portion = whole(packed, class_numbers((shape["class"] for shape in listing), classes))
         test = torch.tensor([shape["split"] == "test" for shape in listing])
         super().__init__(
             portion.at(~test),

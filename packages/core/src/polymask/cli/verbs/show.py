@@ -35,11 +35,11 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
     Raises:
         UserError: it cannot be imported.
     """
-    from polymask.cli.options import UNSET, describe, read_options
+    from polymask.cli.options import UNSET, describe, part_options
     from polymask.wiring import layer, nest, slots_of
 
     cls = registry.load(part)
-    options = read_options(cls)
+    options = {name: option for group in part_options(part, registry) for name, option in group.items()}
     slots = slots_of(cls)
     defaults = nest(part.defaults)
     presets = {**getattr(cls, "presets", {}), **part.presets}
