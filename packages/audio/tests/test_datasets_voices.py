@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from polymask import UserError, debian
-from polymask.data import Dataset, open_data
+from polymask import UserError
+from polymask.data import Dataset, debian, open_data
 from polymask_audio.datasets import prompts
 from polymask_audio.datasets.recordings import write_tone
 

@@ -140,7 +140,7 @@ def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
     data = open_data(f"vision/folder:{classes}")
     assert len(data.split("train")) + len(data.split("test")) == 30
     assert dict(data.skipped) == {
-        "notes.txt": "its suffix is not one of images",
+        "notes.txt": "its suffix is not among those of images",
         "green/dangling.png": "No such file or directory",
         "red/cut.png": dict(data.skipped)["red/cut.png"],
         "red/words.jpg": "not an image: its content is of no known format",

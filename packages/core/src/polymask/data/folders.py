@@ -106,7 +106,7 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
             else:
                 skipped.append((name, reason))
         mine = []
-        for name, found in zip(candidates, _looks(root, candidates, look), strict=True):
+        for name, found in zip(candidates, look_at(root, candidates, look), strict=True):
             if isinstance(found, BadSample):
                 skipped.append((name, str(found)))
             else:
@@ -184,7 +184,7 @@ def _identity(path: Path) -> tuple[int, int]:
 def _fault(path: Path, suffixes: Sequence[str], what: str) -> str | None:
     """Why a file is none to look at, or None."""
     if path.suffix.lower() not in suffixes:
-        return f"its suffix is not one of {what}"
+        return f"its suffix is not among those of {what}"
     try:
         about = path.stat()
     except OSError as error:
@@ -195,8 +195,8 @@ def _fault(path: Path, suffixes: Sequence[str], what: str) -> str | None:
     return None if about.st_size else "empty file"
 
 
-def _looks(root: Path, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[T | BadSample]:
-    """What looking at each file gives, by several threads: disks answer many at once."""
+def look_at(root: Path, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[T | BadSample]:
+    """What looking at each file gives, or why it cannot be used; threads, since disks answer many at once."""
 
     def one(name: str) -> T | BadSample:
         try:
