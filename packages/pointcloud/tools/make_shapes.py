@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from polymask.data import Split, class_numbers
-from polymask_pointcloud.datasets.cad import family, kind, sample
-from polymask_pointcloud.datasets.splits import divide
+from polymask_pointcloud.datasets.cad import divide, family, kind, sample
 
 CLASSES = ("Capacitor", "Connector", "Diode", "Display", "Inductor", "LED", "Package", "Resistor")
 EACH, TEST, POINTS = 60, 12, 1024
@@ -46,8 +45,8 @@ def main(folder: Path) -> None:
     train, test = divide(whole, [family(name) for name in names], 0.25)
     listing, places = [], []
     for word in CLASSES:
-        for split, portion, count in (("train", train, EACH - TEST), ("test", test, TEST)):
-            mine = [names[i] for i in portion.index.tolist() if kind(names[i]) == word]
+        for split, split, count in (("train", train, EACH - TEST), ("test", test, TEST)):
+            mine = [names[i] for i in split.index.tolist() if kind(names[i]) == word]
             for name in varied(mine, count):
                 shape = sample(paths[name], POINTS)
                 assert not isinstance(shape, str), (name, shape)

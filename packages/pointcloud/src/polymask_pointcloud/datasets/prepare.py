@@ -90,6 +90,12 @@ class Preparation:
         place = np.asarray(raw.points, dtype=np.float64)
         features = {name: np.asarray(raw.features[name], dtype=np.float64) for name in self.features}
         label = raw.label
+        real = np.isfinite(np.concatenate([place, *features.values()], axis=1)).all(1)
+        if not real.any():
+            raise BadSample("no point is finite")
+        if not real.all():
+            place, features = place[real], {name: x[real] for name, x in features.items()}
+            label = None if label is None else label[real]
         if self.points is not None and len(place) != self.points:
             which = _some(len(place), self.points, random)
             place, features = place[which], {name: x[which] for name, x in features.items()}
