@@ -113,7 +113,7 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
                 mine.append(name)
                 looks.append(found)
         if not side and not mine:
-            raise UserError(_nothing(root / place, what, suffixes, skipped))
+            raise UserError(_nothing(root / place, what, suffixes, sorted(skipped)))
         names += mine
         sides += [side > 0] * len(mine)
         labels += _classes(mine, place)
@@ -125,7 +125,7 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
         labels=None if classes is None else class_numbers(labels, classes),
         classes=classes,
         test=torch.tensor(sides) if len(places) == 2 else None,
-        skipped=skipped,
+        skipped=sorted(skipped),
     )
 
 
