@@ -16,7 +16,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from PIL import Image, ImageStat
 
-from polymask.debian import fetch
+from polymask.data.debian import fetch
 
 PACKAGES = ("lomiri-wallpapers-16.04", "mate-backgrounds", "plasma-workspace-wallpapers")
 PHOTOGRAPHS = (

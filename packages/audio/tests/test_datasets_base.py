@@ -17,12 +17,11 @@ import torch
 import torchaudio
 
 from polymask import Tokens, UserError
-from polymask.data import collate, open_data
+from polymask.data import collate, held_out, open_data
 from polymask.report import write_report
 from polymask.run import build_from_config
 from polymask.training import fit
 from polymask_audio.datasets.cut import Cut, ratio
-from polymask_audio.datasets.recordings import held_out
 
 
 def tone(pitch: float, seconds: float, rate: int, loud: float = 0.3) -> np.ndarray:  # type: ignore[type-arg]

@@ -102,7 +102,7 @@ def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
     assert skipped["low/zero.wav"] == "empty file"
     assert skipped["top/silent.wav"] == "silent from end to end"
     assert skipped["top/header.wav"] == "no samples in it"
-    assert skipped["notes.txt"] == "not a sound by its ending"
+    assert skipped["notes.txt"] == "its suffix is not among those of audio files"
     assert "/" not in skipped["low/words.flac"]
 
 
@@ -139,7 +139,7 @@ def test_names_in_any_script(tmp_path: Path) -> None:
 def test_nothing_usable_is_said_clearly(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         open_data(f"audio/folder:{tmp_path / 'nowhere'}")
-    with pytest.raises(UserError, match=r"no sound files \(\.wav"):
+    with pytest.raises(UserError, match=r"no audio files \(\.wav"):
         open_data(f"audio/folder:{tmp_path}")
     (tmp_path / "a.wav").touch()
     with pytest.raises(UserError, match=r"skipped 1 files, first a\.wav: empty file"):

@@ -111,7 +111,7 @@ def test_names_are_classes_and_columns_may_be_chosen(tmp_path: Path) -> None:
     }
     kinds = {"a": AUDIO, "b": AUDIO, "label": datasets.Value("string"), "other": datasets.Value("int64")}
     write(tmp_path, "train", rows, **kinds)
-    with pytest.raises(UserError, match="2 columns of sound; choose one .*a, b"):
+    with pytest.raises(UserError, match="2 columns of audio; choose one .*a, b"):
         open_data(f"audio/hf:{tmp_path}")
     data = open_data(f"audio/hf:{tmp_path}", audio="b", test=0)
     assert data.classes == ["x", "y"] and data.labels("train").tolist() == [1, 0]  # type: ignore[union-attr]
@@ -129,12 +129,12 @@ def test_rows_without_sound_are_left_out_and_named(tmp_path: Path) -> None:
     data = open_data(f"audio/hf:{tmp_path}", test=0)
     assert levels(data, "train") == [0.1, 0.3] and data.labels("train").tolist() == [0, 1]  # type: ignore[union-attr]
     assert [name.rsplit(" ", 1)[1] for name, _ in data.skipped] == ["1", "2", "3"]
-    assert "silent" in data.skipped[1][1] and "no sound in this row" in data.skipped[2][1]
+    assert "silent" in data.skipped[1][1] and "no audio in this row" in data.skipped[2][1]
 
 
 def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hf: cannot load 'nobody/nothing' \(no folder of that name here\)"):
         open_data("audio/hf:nobody/nothing")
     write(tmp_path, "train", {"text": ["a"]}, text=datasets.Value("string"))
-    with pytest.raises(UserError, match=r"0 columns of sound.*text"):
+    with pytest.raises(UserError, match=r"0 columns of audio.*text"):
         open_data(f"audio/hf:{tmp_path}")

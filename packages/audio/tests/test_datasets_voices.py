@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from polymask import UserError, debian
-from polymask.data import Dataset, open_data
+from polymask import UserError
+from polymask.data import Dataset, debian, open_data
 from polymask_audio.datasets import prompts
 from polymask_audio.datasets.recordings import write_tone
 
@@ -37,7 +37,7 @@ def stand_in(tmp_path: Path) -> Path:
 
 
 def names(data: Dataset, split: str) -> list[str]:
-    portion = data.portions[split]  # type: ignore[attr-defined]
+    portion = data.splits[split]  # type: ignore[attr-defined]
     return [portion.source.name(i) for i in portion.index.tolist()]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from polymask_audio.datasets.prompts import Prompts
+from polymask_audio.datasets.prompts import prompts
 from polymask_audio.datasets.voices import SPEAKERS
 from polymask_audio.datasets.words import FILE, INDEX
 
@@ -29,7 +29,7 @@ COMPRESSION = 0.55
 
 def main() -> None:
     """Write the sound and its index."""
-    source = Prompts(source=sys.argv[1] if len(sys.argv) > 1 else None).portions["train"].source
+    source = prompts(source=sys.argv[1] if len(sys.argv) > 1 else None).train.source
     places = [source.name(i) for i in range(len(source))]
     spoken: dict[str, dict[str, int]] = {voice: {} for voice in SPEAKERS}
     for i, place in enumerate(places):

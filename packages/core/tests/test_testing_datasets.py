@@ -70,11 +70,11 @@ class FromFiles(Told):
             name: torch.load(Path(source) / f"{name}.pt", weights_only=True) for name in ("train", "test")
         }
 
-    @staticmethod
-    def example_source(folder: Path) -> str:
-        for name in ("train", "test"):
-            torch.save(torch.randn(4, 24, 12), folder / f"{name}.pt")
-        return str(folder)
+
+def example_source(folder: Path) -> str:
+    for name in ("train", "test"):
+        torch.save(torch.randn(4, 24, 12), folder / f"{name}.pt")
+    return str(folder)
 
 
 class FromNowhere(Good):
@@ -292,8 +292,11 @@ def test_a_good_data_set_passes(good: type, registry: Registry) -> None:
     assert not [r for r in results if r.outcome == "skipped"]
 
 
-def test_a_data_set_that_cannot_be_opened_says_why(registry: Registry) -> None:
+def test_a_data_set_that_cannot_be_opened_says_why(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     only = ["check_dataset_samples"]
+    monkeypatch.delitem(globals(), "example_source")
     result = check_part(FromNowhere, kind="datasets", only=only, registry=registry)[0]
     assert (result.outcome, "neither a source nor example_source" in result.message) == ("skipped", True)
     options = {"source": "corpus"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.data import collate
-from polymask_language.datasets.base import Corpus, Preparation, TextDataset, read_text
+from polymask.data import BadSample, collate
+from polymask_language.datasets.base import Corpus, TextDataset, read_text
 from polymask_language.datasets.sequences import cut, pack
 from polymask_language.tokenizers import TAGS
 from polymask_language.words import load_statistics, word_keys
@@ -23,7 +23,7 @@ TEXTS = [
 def data(texts: list[str] = TEXTS, labels: list[int] | None = None, **options: object) -> TextDataset:
     classes = None if labels is None else ["a", "b"]
     asked = {"vocab_size": 400, "length": 16, **options}
-    return TextDataset(Corpus(texts, labels=labels, classes=classes), Preparation(**asked))  # type: ignore[arg-type]
+    return TextDataset(Corpus(texts, labels=labels, classes=classes), **asked)  # type: ignore[arg-type]
 
 
 def spelled(found: TextDataset, ids: torch.Tensor) -> str:
@@ -190,5 +190,5 @@ def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(UserError, match="no queries"):
         data().pairs("test")
     for raw, message in ((b"", "no text"), (b"\xff\xfe", "no UTF-8"), (b"a\0b", "bytes")):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(BadSample, match=message):
             read_text(raw)

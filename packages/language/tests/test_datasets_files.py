@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from polymask import UserError, hub
-from polymask.data import open_data
-from polymask_language.datasets.folder import Folder, read_folder
-from polymask_language.datasets.glosses import TOPICS, Glosses, read_built_in, read_wordnet
-from polymask_language.datasets.huggingface import HuggingFace, read_splits
-from polymask_language.datasets.lines import JSONLines, Lines, read_json_lines
+from polymask import UserError
+from polymask.data import hub, open_data
+from polymask_language.datasets.base import TextDataset
+from polymask_language.datasets.folder import folder
+from polymask_language.datasets.glosses import TOPICS, glosses, read_built_in, read_wordnet
+from polymask_language.datasets.huggingface import huggingface, read_splits
+from polymask_language.datasets.json_lines import json_lines
+from polymask_language.datasets.lines import lines
 from polymask_language.datasets.titles import read_index
 
 
@@ -35,7 +37,7 @@ def test_folders_are_classes_and_broken_files_are_named(tmp_path: Path) -> None:
         "dogs/picture.png": b"\x89PNG",
         "dogs/.hidden.txt": "no",
     }
-    corpus = read_folder(write(tmp_path, files))
+    corpus = folder(source=write(tmp_path, files))
     assert (corpus.texts, corpus.labels, corpus.classes) == (
         ["purr", "meow", "bark"],
         [0, 0, 1],
@@ -48,39 +50,39 @@ def test_folders_are_classes_and_broken_files_are_named(tmp_path: Path) -> None:
 
 def test_folders_train_and_test_are_splits_and_a_file_beside_folders_means_no_classes(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {"train/a/1.txt": "one", "train/b/2.txt": "two", "val/a/3.txt": "three"}
-    corpus = read_folder(write(tmp_path / "split", files))
+    corpus = folder(source=write(tmp_path / "split", files))
     assert (corpus.texts, corpus.test, corpus.classes) == (
         ["one", "two", "three"],
         [False, False, True],
         ["a", "b"],
     )
-    flat = read_folder(write(tmp_path / "flat", {"a/1.txt": "one", "2.txt": "two"}))
+    flat = folder(source=write(tmp_path / "flat", {"a/1.txt": "one", "2.txt": "two"}))
     assert flat.labels is None and flat.classes is None
     (tmp_path / "flat" / "a" / "loop").symlink_to(tmp_path / "flat")
-    assert read_folder(str(tmp_path / "flat")).texts == flat.texts
+    assert folder(source=str(tmp_path / "flat")).texts == flat.texts
     with pytest.raises(UserError, match="no folder"):
-        read_folder(str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="skipped 1, first 1.txt: no text"):
-        Folder(source=write(tmp_path / "empty", {"1.txt": ""}))
+        folder(source=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="skipped 1 files, first 1.txt: empty file"):
+        folder(source=write(tmp_path / "empty", {"1.txt": ""}))
 
 
 def test_lines_and_paragraphs(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes("\ufefffirst line\nsecond\r\n\n".encode() + b"\xff bad\n" + b"last of\nfish")
-    lines = Lines(source=str(path), vocab_size=300, test=0.3)
-    assert lines.corpus.texts == ["first line", "second", "last of", "fish"]
-    assert lines.skipped[0][0] == "line 4"
-    assert Lines(source=str(path), vocab_size=300, paragraphs=True).corpus.texts == [
+    found = TextDataset(lines(source=str(path)), vocab_size=300, test=0.3)
+    assert found.corpus.texts == ["first line", "second", "last of", "fish"]
+    assert found.skipped[0][0] == "line 4"
+    assert lines(source=str(path), paragraphs=True).texts == [
         "first line second",
         "last of fish",
     ]
     with pytest.raises(UserError, match="no file"):
-        Lines(source=str(tmp_path / "y.txt"))
+        lines(source=str(tmp_path / "y.txt"))
 
 
 def test_objects_by_field(tmp_path: Path) -> None:
     rows: list[Any] = [{"body": "b1", "kind": 3, "title": "t1"}, {"body": "b2", "kind": 1, "title": "t2"}]
-    lines = [
+    written = [
         *map(json.dumps, rows),
         "{broken",
         "[1]",
@@ -88,14 +90,14 @@ def test_objects_by_field(tmp_path: Path) -> None:
         json.dumps({**rows[0], "body": ""}),
     ]
     path = tmp_path / "x.jsonl"
-    path.write_text("\n".join(lines))
-    corpus = read_json_lines(str(path), "body", "kind", "title")
+    path.write_text("\n".join(written))
+    corpus = json_lines(source=str(path), field="body", label_field="kind", query_field="title")
     assert (corpus.texts, corpus.labels, corpus.classes) == (["b1", "b2"], [1, 0], ["1", "3"])
     assert corpus.queries == ["t1", "t2"]
     assert [name for name, _ in corpus.skipped] == ["line 3", "line 4", "line 5", "line 6"]
     assert "no field 'body', it has 'text'" in corpus.skipped[2][1]
     with pytest.raises(UserError, match="no text in the file .* skipped 6"):
-        JSONLines(source=str(path), field="nothing")
+        TextDataset(json_lines(source=str(path), field="nothing"))
 
 
 def test_tables_of_the_hub_streamed_or_not(tmp_path: Path) -> None:
@@ -109,12 +111,12 @@ def test_tables_of_the_hub_streamed_or_not(tmp_path: Path) -> None:
         ]
         assert corpus.test == [False] * 5 + [True] * 3
         assert corpus.classes == ["a", "b"] and corpus.labels == [0, 1, 0, 1, 0, 0, 1, 0]
-    found = HuggingFace(source=str(tmp_path), label="none", vocab_size=300)
+    found = TextDataset(huggingface(source=str(tmp_path), label="none"), vocab_size=300)
     assert found.classes is None and len(found.split("test")) == 3
     with pytest.raises(UserError, match="no column 'nothing'; it has content, label, n"):
-        HuggingFace(source=str(tmp_path), text="nothing")
+        huggingface(source=str(tmp_path), text="nothing")
     with pytest.raises(UserError, match="how much of the stream"):
-        HuggingFace(source=str(tmp_path), streaming=True)
+        huggingface(source=str(tmp_path), streaming=True)
 
 
 def test_the_index_of_packages_with_its_descriptions_inside_or_beside() -> None:
@@ -155,10 +157,10 @@ def test_data_sets_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     few = list(read_built_in())[::200]
     monkeypatch.setattr("polymask_language.datasets.glosses.read_built_in", lambda: iter(few))
     found = open_data("language/glosses", vocab_size=600, label="part-of-speech", limit=50)
-    assert isinstance(found, Glosses) and len(found.split("train")) == 50
+    assert isinstance(found, TextDataset) and len(found.split("train")) == 50
     assert found.classes == ["noun", "verb", "adj", "adv"]
     queries, documents = found.pairs("test")
     by_text = {g.text: ", ".join(g.words) for g in few}
     assert all(by_text[d] == q for q, d in zip(queries, documents, strict=True))
     with pytest.raises(UserError, match="'topic' or 'part-of-speech'"):
-        Glosses(label="sense")  # type: ignore[arg-type]
+        glosses(label="sense")  # type: ignore[arg-type]

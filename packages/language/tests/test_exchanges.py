@@ -12,8 +12,8 @@ import torch
 from polymask import UserError, build
 from polymask.data import collate, open_data
 from polymask_language.datasets.exchanges import ExchangeDataset
-from polymask_language.datasets.responses import Responses, read_responses
-from polymask_language.datasets.sentiment import PLEASANT, UNPLEASANT, pair_up, spans_of
+from polymask_language.datasets.responses import responses
+from polymask_language.datasets.sentiment import PLEASANT, UNPLEASANT, sentiment, spans_of
 from polymask_language.pairs import stack
 
 
@@ -30,20 +30,20 @@ def test_a_file_holds_pairs_or_plain_responses(tmp_path: Path) -> None:
     source = write(
         tmp_path / "a", "no json", pair(1), {"prompt": "p", "response": "r"}, {**pair(2), "chosen": ""}
     )
-    found = read_responses(source)
+    found = responses(source=source)
     assert (found.prompts, found.responses) == (["ask 1"], ["yes it is number 1"])
     assert found.rejected == ["no not 1 at all never"]
     assert [name for name, _ in found.skipped] == ["line 1", "line 3", "line 4"]
     assert "not prompt, chosen, rejected" in found.skipped[1][1] and "empty" in found.skipped[2][1]
-    found = read_responses(write(tmp_path / "b", {"prompt": "", "response": "r", "more": 1}))
+    found = responses(source=write(tmp_path / "b", {"prompt": "", "response": "r", "more": 1}))
     assert (found.prompts, found.responses, found.rejected) == ([""], ["r"], None)
     with pytest.raises(UserError, match="no responses in the file.*line 1: fields text"):
-        Responses(source=write(tmp_path / "c", {"text": "t"}))
+        ExchangeDataset(responses(source=write(tmp_path / "c", {"text": "t"})))
 
 
 def opened(tmp_path: Path, **options: object) -> ExchangeDataset:
     source = write(tmp_path / "pairs.jsonl", *map(pair, range(40)))
-    return Responses(source=source, vocab_size=300, test=0.25, **options)  # type: ignore[arg-type]
+    return ExchangeDataset(responses(source=source), vocab_size=300, test=0.25, **options)  # type: ignore[arg-type]
 
 
 def test_a_sample_is_one_prompt_before_each_response(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_is_too_long_leaves_the_end_of_the_prompt_and_the_start_of_the_resp
     source = write(tmp_path / "a", letters, {**letters, "chosen": "w x"})
 
     def sample(length: int) -> dict[str, torch.Tensor]:
-        data = Responses(source=source, vocab_size=300, length=length, test=0.5)
+        data = ExchangeDataset(responses(source=source), vocab_size=300, length=length, test=0.5)
         assert data.lengths("train").tolist() == [len(data.split("train")[0]["text"])]
         return data.split("train")[0]
 
@@ -119,7 +119,7 @@ def test_a_batch_pads_both_sides_and_stacks_them(tmp_path: Path) -> None:
 
 
 def test_one_pleasant_or_unpleasant_word_or_more_decides() -> None:
-    found = pair_up()
+    found = sentiment()
     assert found.rejected is not None and len(found.prompts) == 1924
     assert len({*found.responses, *found.rejected}) > 3800
     for texts, words, others in (

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from polymask import UserError, build, run
-from polymask_language.datasets.lines import Lines
+from polymask_language.datasets.base import TextDataset
+from polymask_language.datasets.lines import lines
 from polymask_language.minimal_pairs import RULES, MinimalPairs, Pair, scores, spoiled
 
 CASES = {
@@ -77,20 +78,20 @@ SENTENCES = [f"{a} {b} that {c} here, of a {d} or an owner; any of various {d}s 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Lines:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
     path = tmp_path_factory.mktemp("pairs") / "lines.txt"
     path.write_text("\n".join(SENTENCES))
-    return Lines(source=str(path), vocab_size=300, length=64, test=0.25)
+    return TextDataset(lines(source=str(path)), vocab_size=300, length=64, test=0.25)
 
 
-def opened(data: Lines, system: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def opened(data: TextDataset, system: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     found: Any = SimpleNamespace(system=system, data=data, folder=Path(), config={"system": "x"})
     monkeypatch.setattr(run, "open_run", lambda folder, trained: found)
     return found
 
 
 def test_texts_are_scored_whole_by_frequencies_and_by_a_model(
-    data: Lines, monkeypatch: pytest.MonkeyPatch
+    data: TextDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system: Any = build("language/mlm", preset="tiny", facts=data.provides)
     share = torch.from_numpy(np.load(data.provides["statistics_file"])["counts"]).double() + 1
@@ -116,7 +117,9 @@ def test_texts_are_scored_whole_by_frequencies_and_by_a_model(
         assert found["many nouns"] == pytest.approx(sum(expected[24:32]) / 8)
 
 
-def test_a_causal_model_is_asked_for_what_comes_next(data: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_causal_model_is_asked_for_what_comes_next(
+    data: TextDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     system: Any = build("language/meap", preset="tiny", facts=data.provides)
     asked: list[int] = []
     strides: set[int | None] = set()
@@ -141,7 +144,7 @@ def test_a_causal_model_is_asked_for_what_comes_next(data: Lines, monkeypatch: p
     torch.testing.assert_close(nats.nansum(), each.sum())
 
 
-def test_what_cannot_be_measured_is_refused(data: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_measured_is_refused(data: TextDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="language model"):
         list(MinimalPairs()(opened(data, SimpleNamespace(), monkeypatch)))
     with pytest.raises(UserError, match="of English"):

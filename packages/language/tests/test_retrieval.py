@@ -12,7 +12,7 @@ from sklearn.metrics import ndcg_score
 from torch import Tensor
 
 from polymask import Batch, System, Tokens, UserError
-from polymask_language.datasets.base import Corpus, Preparation, TextDataset
+from polymask_language.datasets.base import Corpus, TextDataset
 from polymask_language.ranking import (
     bm25,
     ndcg,
@@ -101,7 +101,7 @@ def corpus() -> TextDataset:
     words = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
     texts = [f"{a} {b} live here" for a in words for b in words if a < b]
     queries = [f"{a} {b}" for a in words for b in words if a < b]
-    return TextDataset(Corpus(texts, queries=queries), Preparation(vocab_size=300, test=0.5))
+    return TextDataset(Corpus(texts, queries=queries), vocab_size=300, test=0.5)
 
 
 @pytest.mark.parametrize("pairs", [True, False])

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from polymask import UserError
-from polymask.cache import cache_folder, whole_or_not
+from polymask.data.cache import cache_folder, whole_or_not
 from polymask_language.vocabulary import SPECIAL, Vocabulary, hash_of, train, vocabulary_of
 
 TEXTS = ["The quick brown fox isn't lazy.", "Uncharacteristically, the dogs are."] * 20

@@ -115,9 +115,9 @@ def test_broken_files_are_counted_and_another_of_their_class_stands_in(tmp_path:
         high = [samples[i]["points"].mean() > 50 for i in [*range(7), *range(7)]]
     assert torch.stack(high).long().tolist() == [*labels.tolist(), *labels.tolist()]
     assert len(warned) == 2  # once each
-    assert {name: reason for name, reason in data.skipped if "ending" not in reason} == {
+    assert {name: reason for name, reason in data.skipped if "suffix" not in reason} == {
         "a/1.npy": dict(data.skipped)["a/1.npy"],
-        "b/0.npy": "is empty",
+        "b/0.npy": "empty file",
         "b/3.npy": "no point is finite",
     }
     assert len(data.skipped) == 4 and all(reason for _, reason in data.skipped)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.files import READERS, read
 from polymask_pointcloud.datasets.raw import fan
 
@@ -62,7 +62,7 @@ def test_pcd_in_text_and_in_binary(tmp_path: Path) -> None:
     for name in ("text.pcd", "binary.pcd"):
         same(tmp_path / name, intensity=intensity[:, None])
     (tmp_path / "packed.pcd").write_bytes(f"{head}DATA binary_compressed\n".encode() + data)
-    with pytest.raises(Unreadable, match="only ascii and binary"):
+    with pytest.raises(BadSample, match="only ascii and binary"):
         read(tmp_path / "packed.pcd")
 
 
@@ -120,6 +120,6 @@ def test_polygons_become_fans() -> None:
 def test_what_is_empty_or_damaged_has_a_reason(tmp_path: Path, ending: str, content: bytes) -> None:
     path = tmp_path / f"broken{ending}"
     path.write_bytes(content)
-    with pytest.raises(Unreadable) as caught:
+    with pytest.raises(BadSample) as caught:
         read(path)
     assert str(caught.value)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.prepare import Preparation
 from polymask_pointcloud.datasets.raw import Raw
 from polymask_pointcloud.operations import point_shape
@@ -115,7 +115,7 @@ def test_turns_reach_as_far_as_asked() -> None:
 
 
 def test_what_cannot_be_had_is_refused() -> None:
-    with pytest.raises(Unreadable, match="has no colour; it has places alone"):
+    with pytest.raises(BadSample, match="has no colour; it has places alone"):
         Preparation(features=["colour"])(Raw(np.zeros((3, 3))), 0)
     for options in ({"features": ["heat"]}, {"augment": "turn"}, {"scale": (0.0, 1.0)}, {"points": 0}):
         with pytest.raises(UserError):

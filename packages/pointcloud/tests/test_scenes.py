@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.data import Split, collate, open_data
-from polymask_pointcloud.datasets.scenes import SCENES, Scenes
+from polymask.data import SplitName, collate, open_data
+from polymask_pointcloud.datasets.base import PointDataset
+from polymask_pointcloud.datasets.scenes import SCENES
 
-SPLITS: tuple[Split, Split] = ("train", "test")
+SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 
 
-def scenes(source: str | None = "terrain", **options: Any) -> Scenes:
+def scenes(source: str | None = "terrain", **options: Any) -> PointDataset:
     if source != "terrain":
         pytest.importorskip("skimage")
     data = open_data("pointcloud/scenes", source=source, **options)
-    assert isinstance(data, Scenes)
+    assert isinstance(data, PointDataset)
     return data
 
 
@@ -85,8 +86,7 @@ def test_no_point_is_on_both_sides_of_the_split(source: str) -> None:
     one, other = ({tuple(p) for cloud in side for p in cloud} for side in (train, test))
     assert one and other and not one & other
     assert sum(map(len, test)) == len(other)  # test tiles do not overlap
-    portions = [data.portions[name] for name in SPLITS]
-    names = [[portion.source.name(i) for i in portion.index.tolist()] for portion in portions]
+    names = [data.splits[name].names() for name in SPLITS]
     last, first = (sorted(int(name.split()[-1]) for name in side) for side in names)
     assert last[-1] + 32 + 16 <= first[0]
 
@@ -117,9 +117,9 @@ def test_both_scenes_have_classes_of_their_own() -> None:
     data = scenes(None, features=["normals"])
     assert data.provides["features"] == 3 and len(data.point_classes) == 8
     seen: dict[str, set[int]] = {"motorcycle": set(), "terrain": set()}
-    source = data.portions["test"].source
+    source = data.splits["test"].source
     samples = data.split("test")
-    for i, number in enumerate(data.portions["test"].index.tolist()):
+    for i, number in enumerate(data.splits["test"].index.tolist()):
         assert samples[i]["points"].isfinite().all()
         seen[source.name(number).split()[0]] |= set(samples[i]["point_label"].tolist())
     assert seen["motorcycle"] <= set(range(4)) and seen["terrain"] <= {-1, 4, 5, 6, 7} and all(seen.values())
@@ -137,10 +137,10 @@ def test_tiles_of_several_lengths_are_padded_with_their_classes() -> None:
 def test_what_a_scene_has_not_is_refused() -> None:
     for options, reason in (
         ({"source": "moon"}, "choose motorcycle or terrain"),
-        ({"features": ["colour"]}, "terrain has no feature colour; it has normals"),
+        ({"features": ["colour"]}, "no feature colour; they have normals"),
         ({"label": "distance"}, "terrain has no label distance; it has height, relief"),
         ({"tile": 400}, "no tile of 400 x 400 fits"),
         ({"bands": 1}, "2 classes or more"),
     ):
         with pytest.raises(UserError, match=reason):
-            Scenes(**{"source": "terrain", **options})  # type: ignore[arg-type]
+            open_data("pointcloud/scenes", **{"source": "terrain", **options})  # type: ignore[arg-type]

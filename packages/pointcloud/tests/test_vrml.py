@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.vrml import wrl
 
 TRIANGLE = (
@@ -85,5 +85,5 @@ def test_only_face_sets_and_their_corners_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_damage_is_named(tmp_path: Path, body: str, reason: str) -> None:
-    with pytest.raises(Unreadable, match=reason):
+    with pytest.raises(BadSample, match=reason):
         read(tmp_path, body)

@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from polymask.portions import Portion, numbered
-from polymask_pointcloud.datasets.cad import family, kind, sample
-from polymask_pointcloud.datasets.portions import divide
+from polymask.data import Split, class_numbers
+from polymask_pointcloud.datasets.cad import divide, family, kind, sample
 
 CLASSES = ("Capacitor", "Connector", "Diode", "Display", "Inductor", "LED", "Package", "Resistor")
 EACH, TEST, POINTS = 60, 12, 1024
@@ -42,12 +41,12 @@ def main(folder: Path) -> None:
             stated = re.search(r"Copyright \(C\) ([^\n]*)", head)
             paths[name], owners[name] = path, stated[1].strip() if stated else owner
     names = sorted(paths)
-    whole = Portion(Names(names), torch.arange(len(names)), numbered(map(kind, names), CLASSES))
+    whole = Split(Names(names), torch.arange(len(names)), class_numbers(map(kind, names), CLASSES))
     train, test = divide(whole, [family(name) for name in names], 0.25)
     listing, places = [], []
     for word in CLASSES:
-        for split, portion, count in (("train", train, EACH - TEST), ("test", test, TEST)):
-            mine = [names[i] for i in portion.index.tolist() if kind(names[i]) == word]
+        for split, split, count in (("train", train, EACH - TEST), ("test", test, TEST)):
+            mine = [names[i] for i in split.index.tolist() if kind(names[i]) == word]
             for name in varied(mine, count):
                 shape = sample(paths[name], POINTS)
                 assert not isinstance(shape, str), (name, shape)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_vision.datasets.decode import decode, fault, header
 
 
@@ -157,7 +157,7 @@ def damaged() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", list(damaged()))
 def test_damaged_files_are_named_as_such(name: str, tmp_path: Path) -> None:
     raw = damaged()[name]
-    with pytest.raises(Unreadable, match=r"."):
+    with pytest.raises(BadSample, match=r"."):
         decode(raw, 3)
     path = tmp_path / "picture.jpg"
     path.write_bytes(raw)
@@ -203,5 +203,5 @@ def test_header_tells_size_and_colour_without_decoding() -> None:
     assert header(encoded(Image.fromarray(array[..., 0].astype(np.uint16)), "PNG")) == ((12, 20), True)
     assert header(array) == ((12, 20), False)
     assert header(torch.zeros(1, 5, 7)) == ((5, 7), True)
-    with pytest.raises(Unreadable):
+    with pytest.raises(BadSample):
         header(b"no picture")

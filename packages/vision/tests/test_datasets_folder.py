@@ -108,7 +108,7 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(classes: Path, tmp_p
 
 
 def held(folder: Path) -> list[str]:
-    test = open_data(f"vision/folder:{folder}").portions["test"]  # type: ignore[attr-defined]
+    test = open_data(f"vision/folder:{folder}").splits["test"]  # type: ignore[attr-defined]
     return [test.source.name(i) for i in test.index.tolist()]
 
 
@@ -119,7 +119,7 @@ def test_formats_depths_and_cases_side_by_side(tmp_path: Path) -> None:
     Image.new("RGBA", (12, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("P", (12, 10)).save(tmp_path / "palette.png")
     data = open_data(f"vision/folder:{tmp_path}", test=0)
-    source, samples = data.portions["train"].source, data.split("train")  # type: ignore[attr-defined]
+    source, samples = data.splits["train"].source, data.split("train")  # type: ignore[attr-defined]
     found = {source.name(i): data.picture(samples[i]["image"]).mean(dim=(1, 2)) for i in range(len(samples))}
     assert len(found) == 10
     for name, mean in found.items():
@@ -140,10 +140,10 @@ def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
     data = open_data(f"vision/folder:{classes}")
     assert len(data.split("train")) + len(data.split("test")) == 30
     assert dict(data.skipped) == {
-        "notes.txt": "not a picture by its ending",
+        "notes.txt": "its suffix is not among those of images",
         "green/dangling.png": "No such file or directory",
         "red/cut.png": dict(data.skipped)["red/cut.png"],
-        "red/words.jpg": "not a picture: its content is of no known format",
+        "red/words.jpg": "not an image: its content is of no known format",
         "red/zero.jpg": "empty file",
     }
     assert "truncated" in dict(data.skipped)["red/cut.png"]
@@ -237,7 +237,7 @@ def test_nothing_usable_is_said_clearly(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no images \(\.jpg"):
         open_data(f"vision/folder:{tmp_path}")
     (tmp_path / "a.png").write_text("words")
-    with pytest.raises(UserError, match=r"skipped 1 files, first a\.png: not a picture"):
+    with pytest.raises(UserError, match=r"skipped 1 files, first a\.png: not an image"):
         open_data(f"vision/folder:{tmp_path}")
     with pytest.raises(UserError, match="source"):
         open_data("vision/folder")

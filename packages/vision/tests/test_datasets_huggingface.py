@@ -58,7 +58,7 @@ def test_splits_and_columns_are_found(tmp_path: Path) -> None:
     shades = [round(float(data.picture(data.split("train")[i]["image"])[0, 0, 0]) * 255) for i in range(3)]
     assert shades == [10, 20, 30]
     assert round(float(data.picture(data.split("test")[0]["image"])[0, 0, 0]) * 255) == 40
-    source = data.portions["train"].source  # type: ignore[attr-defined]
+    source = data.splits["train"].source  # type: ignore[attr-defined]
     assert source.read(1) == png(20)  # the library decodes nothing
 
 

@@ -22,7 +22,7 @@ def test_fake_data_is_divided_and_its_labels_read_off() -> None:
     theirs = torchvision.datasets.FakeData(**arguments)
     assert data.provides["size"] == (16, 20)
     assert data.classes == ["0", "1", "2", "3"]
-    train = data.portions["train"]  # type: ignore[attr-defined]
+    train = data.splits["train"]  # type: ignore[attr-defined]
     for i in (0, 7, 20):
         image, label = theirs[int(train.index[i])]
         assert data.labels("train")[i] == label  # type: ignore[index]

@@ -145,7 +145,7 @@ def test_what_cannot_be_read_is_refused(shards: Path) -> None:
         with pytest.raises(UserError, match="only local files"):
             open_data(f"wds:{remote}")
     shard(shards / "words.tar", {"1.txt": b"words"})
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         open_data(f"wds:{shards}/words.tar")
-    with pytest.raises(UserError, match=r"no pictures \(webp\)"):
+    with pytest.raises(UserError, match=r"no images \(webp\)"):
         open_data(f"wds:{shards}/train-000.tar", image="webp")

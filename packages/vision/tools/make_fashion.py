@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from polymask_vision.datasets.fashion_mnist import FashionMNIST
+from polymask_vision.datasets.fashion_mnist import fashion_mnist
 
 OUT = Path(__file__).parents[1] / "src/polymask_vision/samples/fashion"
 PER_CLASS = {"train": 600, "test": 200}
@@ -22,12 +22,12 @@ PER_ROW = 50
 
 def main() -> None:
     """Write both sheets."""
-    data = FashionMNIST()
-    for name, portion in data.portions.items():
-        assert portion.labels is not None
-        labels = portion.labels.numpy()
+    found = fashion_mnist()
+    for name, split in (("train", found.train), ("test", found.test)):
+        assert split.labels is not None
+        labels = split.labels.numpy()
         first = np.concatenate([np.flatnonzero(labels == c)[: PER_CLASS[name]] for c in range(10)])
-        images = np.stack([portion.source.read(i)[0] for i in first])
+        images = np.stack([split.source.read(i)[0] for i in first])
         rows = images.reshape(-1, PER_ROW, 28, 28).transpose(0, 2, 1, 3).reshape(-1, PER_ROW * 28)
         path = OUT / f"{name}.png"
         Image.fromarray(rows).save(path, optimize=True)

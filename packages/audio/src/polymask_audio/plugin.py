@@ -10,6 +10,8 @@ from polymask_audio.presets import MAE, SIMMIM
 
 POLYMASK_API = "1.0"
 
+AUDIO = "polymask_audio.datasets.base:AudioDataset"
+
 
 @hookimpl
 def polymask_register_tokenizers() -> Iterable[Part]:
@@ -134,14 +136,16 @@ def polymask_register_datasets() -> Iterable[Part]:
     return [
         Part(
             name="folder",
-            target="polymask_audio.datasets.folder:Folder",
-            summary="folder:PATH, sound files in class folders or none",
+            target="polymask_audio.datasets.folder:folder",
+            prepare=AUDIO,
+            summary="folder:PATH, audio files in class folders or none",
             modality="audio",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="hf",
-            target="polymask_audio.datasets.huggingface:HuggingFace",
+            target="polymask_audio.datasets.huggingface:huggingface",
+            prepare=AUDIO,
             summary="hf:NAME of the Hugging Face hub, or a local folder in its layout",
             modality="audio",
             needs="pip install 'polymask-audio[hf]'",
@@ -149,14 +153,16 @@ def polymask_register_datasets() -> Iterable[Part]:
         ),
         Part(
             name="prompts",
-            target="polymask_audio.datasets.prompts:Prompts",
+            target="polymask_audio.datasets.prompts:prompts",
+            prepare=AUDIO,
             summary="2,831 spoken prompts in five languages, and music, fetched once",
             modality="audio",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="words",
-            target="polymask_audio.datasets.words:Words",
+            target="polymask_audio.datasets.words:words",
+            prepare=AUDIO,
             summary="885 spoken words by five voices, built in",
             modality="audio",
             tags=frozenset({"ragged"}),

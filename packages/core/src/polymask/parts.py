@@ -51,7 +51,10 @@ class Part:
 
     Args:
         name: lower case, digits and hyphens; users see ``<plugin>/<name>``.
-        target: ``"package.module:Class"``, imported when the part is first used.
+        target: ``"package.module:Class"``, imported when the part is first used; of a data set or a recipe
+            also a function.
+        prepare: of a data set whose target is a reader, what turns what the reader found into samples:
+            ``"package.module:Class"``, called with the reader's result and with options of its own.
         summary: one line for ``polymask list``.
         paper: citation or link, where there is one.
         modality: ``"image"``, ``"audio"``, ..., several joined by ``+`` (``"image+text"``), or ``"any"``.
@@ -65,6 +68,7 @@ class Part:
     name: str
     target: str
     summary: str
+    prepare: str = ""
     paper: str = ""
     modality: str = "any"
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -80,8 +84,12 @@ class Part:
                 raise TypeError(f"Part.{key} must be a non-empty string, got {getattr(self, key)!r}")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens")
-        if not _TARGET.fullmatch(self.target):
-            raise ValueError(f"Part {self.name!r}: target {self.target!r} is not 'package.module:Class'")
+        if not isinstance(self.prepare, str):
+            raise TypeError(f"Part.prepare must be a string, got {self.prepare!r}")
+        for key in ("target", "prepare"):
+            value = getattr(self, key)
+            if value and not _TARGET.fullmatch(value):
+                raise ValueError(f"Part {self.name!r}: {key} {value!r} is not 'package.module:Class'")
         if not isinstance(self.modality, str):
             raise TypeError(f"Part {self.name!r}: modality must be a string, got {self.modality!r}")
         if not all(_NAME.fullmatch(one) for one in self.modality.split("+")):
@@ -112,14 +120,21 @@ class Part:
         Raises:
             UserError: the import failed; says which part, why, and what to install.
         """
-        module, _, attribute = self.target.partition(":")
+        return self._import(self.target)
+
+    def load_all(self) -> list[Any]:
+        """The target and, where there is one, what prepares its result; imported as by :meth:`load`."""
+        return [self._import(target) for target in (self.target, self.prepare) if target]
+
+    def _import(self, target: str) -> Any:
+        module, _, attribute = target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         # A compiled extension of the wrong build raises OSError or RuntimeError, not ImportError.
         except Exception as error:
             hint = f"; {self.needs}" if self.needs else ""
             raise UserError(
-                f"{self.full_name} cannot be imported from {self.target}: {type(error).__name__}: {error}{hint}"
+                f"{self.full_name} cannot be imported from {target}: {type(error).__name__}: {error}{hint}"
             ) from error
 
     def fits(self, modality: str) -> bool:

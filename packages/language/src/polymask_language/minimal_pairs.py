@@ -144,7 +144,7 @@ def scores(row: str, kinds: dict[str, list[Pair]], nats: Tensor) -> Iterator[Sco
 
 def encoded(texts: Sequence[str], data: Any) -> list[dict[str, Tensor]]:
     """Texts as samples: ids between those of start and end, cut to the length of the data."""
-    vocabulary, length = data.vocabulary, data.preparation.length
+    vocabulary, length = data.vocabulary, data.length
     before, after = ([] if i is None else [i] for i in (vocabulary.start_id, vocabulary.end_id))
     room = length - len(before) - len(after)
     return [

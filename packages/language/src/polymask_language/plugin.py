@@ -10,6 +10,9 @@ from polymask_language.presets import MAE
 
 POLYMASK_API = "1.0"
 
+TEXT = "polymask_language.datasets.base:TextDataset"
+EXCHANGES = "polymask_language.datasets.exchanges:ExchangeDataset"
+
 
 @hookimpl
 def polymask_register_tokenizers() -> Iterable[Part]:
@@ -136,7 +139,9 @@ def polymask_register_datasets() -> Iterable[Part]:
     return [
         Part(
             name="glosses",
-            target="polymask_language.datasets.glosses:Glosses",
+            target="polymask_language.datasets.glosses:glosses",
+            prepare=TEXT,
+            defaults={"length": 64},
             summary="117,659 definitions of WordNet, 45 topics; comes with the package",
             paper="https://wordnet.princeton.edu",
             modality="text",
@@ -144,28 +149,32 @@ def polymask_register_datasets() -> Iterable[Part]:
         ),
         Part(
             name="folder",
-            target="polymask_language.datasets.folder:Folder",
+            target="polymask_language.datasets.folder:folder",
+            prepare=TEXT,
             summary="folder:PATH, text files, class folders or not",
             modality="text",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="file",
-            target="polymask_language.datasets.lines:Lines",
+            target="polymask_language.datasets.lines:lines",
+            prepare=TEXT,
             summary="file:PATH, a document to a line or paragraph",
             modality="text",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="jsonl",
-            target="polymask_language.datasets.lines:JSONLines",
+            target="polymask_language.datasets.json_lines:json_lines",
+            prepare=TEXT,
             summary="jsonl:PATH, an object to a line, fields chosen by name",
             modality="text",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="hf",
-            target="polymask_language.datasets.huggingface:HuggingFace",
+            target="polymask_language.datasets.huggingface:huggingface",
+            prepare=TEXT,
             summary="hf:NAME of the Hugging Face hub, or a local folder in its layout",
             modality="text",
             needs="pip install polymask-language[hf]",
@@ -173,21 +182,25 @@ def polymask_register_datasets() -> Iterable[Part]:
         ),
         Part(
             name="titles",
-            target="polymask_language.datasets.titles:Titles",
+            target="polymask_language.datasets.titles:titles",
+            prepare=TEXT,
             summary="long descriptions of Debian's packages, each answering its title",
             modality="text",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="responses",
-            target="polymask_language.datasets.responses:Responses",
+            target="polymask_language.datasets.responses:responses",
+            prepare=EXCHANGES,
             summary="responses:PATH, jsonl of prompts with a response, or a chosen and a rejected one",
             modality="text",
             tags=frozenset({"ragged"}),
         ),
         Part(
             name="sentiment",
-            target="polymask_language.datasets.sentiment:Sentiment",
+            target="polymask_language.datasets.sentiment:sentiment",
+            prepare=EXCHANGES,
+            defaults={"vocab_size": 4096, "length": 64, "test": 0.2},
             summary="1,924 pairs of definitions, a pleasant word deciding; comes with the package",
             modality="text",
             tags=frozenset({"ragged"}),

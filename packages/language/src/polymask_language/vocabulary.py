@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from polymask import UserError
-from polymask.cache import cache_folder, whole_or_not
+from polymask.data.cache import cache_folder, whole_or_not
 
 Kind = Literal["wordpiece", "bpe"]
 

@@ -19,7 +19,8 @@ from polymask.pacing import Pace
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
 from polymask_language.curricula import EasyFirst, Vocabulary, difficulty_of, every_word
-from polymask_language.datasets.lines import Lines
+from polymask_language.datasets.base import TextDataset
+from polymask_language.datasets.lines import lines
 from polymask_language.maskings import Rates
 from polymask_language.systems.climb import CLASSES
 
@@ -204,7 +205,7 @@ def test_sources_come_a_level_at_a_time() -> None:
 def test_what_a_data_set_tells_of_its_samples(tmp_path: Path) -> None:
     rare, common = "the zebra quacks oddly", "the cat and the dog and the cat and the dog"
     (tmp_path / "text.txt").write_text("\n".join([common] * 40 + [rare] + ["the dog"] * 40))
-    data = Lines(source=str(tmp_path / "text.txt"), vocab_size=300, test=0.0)
+    data = TextDataset(lines(source=str(tmp_path / "text.txt")), vocab_size=300, test=0.0)
     file = data.provides["difficulty_file"]
     samples = data.split("train")
     ids = [sample["text"][1:-1] for sample in samples]  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from torch import nn
 from polymask import Batch, Step, UserError
 from polymask.data import collate, valid_of
 from polymask.objectives import CrossEntropy
-from polymask_language.datasets.base import Corpus, Preparation, TextDataset
+from polymask_language.datasets.base import Corpus, TextDataset
 from polymask_language.encoders import Transformer
 from polymask_language.joining import join
 from polymask_language.maskings import Words
@@ -33,7 +33,7 @@ STEP = Step(7, 100, 3)
 
 @pytest.fixture(scope="module")
 def data() -> TextDataset:
-    return TextDataset(Corpus(TEXTS), Preparation(vocab_size=320, length=48, test=0.2))
+    return TextDataset(Corpus(TEXTS), vocab_size=320, length=48, test=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_words_of_a_document_are_found_and_its_length_leaves_stop_words_out(
 
 @pytest.mark.parametrize("length", [8, 48])
 def test_the_prior_weighs_as_much_as_a_sample_however_texts_are_cut(length: int) -> None:
-    data = TextDataset(Corpus(TEXTS), Preparation(vocab_size=320, length=length, test=0.2))
+    data = TextDataset(Corpus(TEXTS), vocab_size=320, length=length, test=0.2)
     samples = collate([data.split("train")[i] for i in range(len(data.split("train")))])
     facts = {"length": length, "sequences": data.provides["sequences"]}
     system = system_of(data, **facts)

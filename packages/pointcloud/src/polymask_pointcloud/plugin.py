@@ -10,6 +10,8 @@ from polymask_pointcloud.presets import MAE
 
 POLYMASK_API = "1.0"
 
+POINTS = "polymask_pointcloud.datasets.base:PointDataset"
+
 
 @hookimpl
 def polymask_register_tokenizers() -> Iterable[Part]:
@@ -144,25 +146,29 @@ def polymask_register_datasets() -> Iterable[Part]:
     return [
         Part(
             name="shapes",
-            target="polymask_pointcloud.datasets.shapes:Shapes",
+            target="polymask_pointcloud.datasets.shapes:shapes",
+            prepare=POINTS,
             summary="480 CAD shapes of electronic components in 8 classes, built in",
             modality="points",
         ),
         Part(
             name="cad",
-            target="polymask_pointcloud.datasets.cad:CAD",
+            target="polymask_pointcloud.datasets.cad:cad",
+            prepare=POINTS,
             summary="6,200 of them in 13 classes, fetched once",
             modality="points",
         ),
         Part(
             name="scenes",
-            target="polymask_pointcloud.datasets.scenes:Scenes",
+            target="polymask_pointcloud.datasets.scenes:scenes",
+            prepare=POINTS,
             summary="tiles of a room and of mountains, with a class at each point",
             modality="points",
         ),
         Part(
             name="folder",
-            target="polymask_pointcloud.datasets.folder:Folder",
+            target="polymask_pointcloud.datasets.folder:folder",
+            prepare=POINTS,
             summary="folder:PATH, point clouds and meshes in class folders or none",
             modality="points",
         ),

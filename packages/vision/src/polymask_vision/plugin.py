@@ -10,6 +10,8 @@ from polymask_vision.presets import MAE, SIMMIM
 
 POLYMASK_API = "1.0"
 
+IMAGES = "polymask_vision.datasets.base:ImageDataset"
+
 
 @hookimpl
 def polymask_register_tokenizers() -> Iterable[Part]:
@@ -130,47 +132,54 @@ def polymask_register_datasets() -> Iterable[Part]:
     return [
         Part(
             name="digits",
-            target="polymask_vision.datasets.digits:Digits",
+            target="polymask_vision.datasets.digits:digits",
+            prepare=IMAGES,
             summary="1,797 grey digits of 8 x 8 pixels, from scikit-learn",
             paper="Alpaydin and Kaynak 1998",
             modality="image",
         ),
         Part(
             name="fashion",
-            target="polymask_vision.datasets.fashion:Fashion",
-            summary="8,000 grey pictures of clothes of 28 x 28 pixels, built in",
+            target="polymask_vision.datasets.fashion:fashion",
+            prepare=IMAGES,
+            summary="8,000 grey images of clothes of 28 x 28 pixels, built in",
             paper="Xiao et al. 2017, arXiv 1708.07747",
             modality="image",
         ),
         Part(
             name="fashion-mnist",
-            target="polymask_vision.datasets.fashion_mnist:FashionMNIST",
+            target="polymask_vision.datasets.fashion_mnist:fashion_mnist",
+            prepare=IMAGES,
             summary="all 70,000 of them, fetched once",
             paper="Xiao et al. 2017, arXiv 1708.07747",
             modality="image",
         ),
         Part(
             name="folder",
-            target="polymask_vision.datasets.folder:Folder",
+            target="polymask_vision.datasets.folder:folder",
+            prepare=IMAGES,
             summary="folder:PATH, image files in class folders or none",
             modality="image",
         ),
         Part(
             name="hf",
-            target="polymask_vision.datasets.huggingface:HuggingFace",
+            target="polymask_vision.datasets.huggingface:huggingface",
+            prepare=IMAGES,
             summary="hf:NAME, a data set of the Hugging Face hub or a folder in its layout",
             modality="image",
             needs="pip install 'polymask-vision[hf]'",
         ),
         Part(
             name="torchvision",
-            target="polymask_vision.datasets.torchvision_sets:Torchvision",
+            target="polymask_vision.datasets.torchvision_sets:torchvision_set",
+            prepare=IMAGES,
             summary="torchvision:CLASS, e.g. torchvision:CIFAR10",
             modality="image",
         ),
         Part(
             name="wds",
-            target="polymask_vision.datasets.webdataset:WebDataset",
+            target="polymask_vision.datasets.webdataset:webdataset",
+            prepare=IMAGES,
             summary="wds:PATTERN, local tar files in WebDataset's format",
             modality="image",
         ),

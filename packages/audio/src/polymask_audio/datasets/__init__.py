@@ -1,5 +1,5 @@
-"""Sound to learn from, one file per source.
+"""Audio to learn from: a reader per file, which finds the recordings of a source and divides them.
 
-What they share: :mod:`.recordings` reads a file of any rate and number of channels, :mod:`.cut` brings it to
-one rate and a length, :mod:`.base` makes train and test samples of that.
+:mod:`.base` prepares what any of them found: :mod:`.recordings` reads a file of any rate and number of
+channels, :mod:`.cut` brings it to one rate and a length.
 """

@@ -1,10 +1,11 @@
-"""What every data set of sound is made of: recordings, their two splits, how they are cut."""
+"""The data set of audio: what a reader found, cut to one rate and length."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Samples, Split
-from polymask.portions import Portion, ReadDataset, Readings, Skipped
+from polymask.data import FileDataset, LazySamples, Samples, Skipped, Split, SplitName, Splits
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Recordings
 from polymask_audio.display import Sound
@@ -31,53 +31,55 @@ RANGE = 14.0
 HIDDEN = (0.16, 0.45, 0.60)
 
 
-class AudioDataset(ReadDataset[Recordings]):
-    """A data set of sound; subclasses are constructors that find the recordings.
+class AudioDataset(FileDataset[Recordings]):
+    """What a reader of audio found, as samples ``{"audio": float32 [T]}``, mono, in [-1, 1].
 
-    A sample is ``{"audio": float32 [T]}``, mono, in [-1, 1]; augmented, long recordings are cut anywhere, not
-    in their middle. With ``speech`` it says too, as a bool, whether it is.
+    Augmented, long recordings are cut anywhere, not in their middle. With ``speech``, a sample also has
+    ``"speech"``, bool: whether its class is speech.
 
     Args:
-        train: what to train on.
-        test: what to hold out.
-        cut: rate and length.
-        classes: names of the classes, or None.
-        skipped: what was left out when the recordings were found, with the reason.
-        limit: at most so many recordings of each split.
-        speech: classes that are speech; None for no word about it.
-        noise: decibels by which white noise is weaker than the recordings of the test split that it is
-            added to; None for none.
+        found: what the reader found.
+        rate: samples per second to resample to.
+        seconds: cut longer recordings to this length, anywhere in training and in the middle otherwise; by
+            default they are kept whole.
+        min_seconds: skip shorter recordings.
+        pad: add silence after recordings shorter than ``seconds``, so that all are equally long.
+        speech: classes that are speech, for systems that treat it apart (``audio/spear``); by default those
+            of the data set where known.
+        noise: add white noise to test recordings, weaker than these by this many decibels.
+        limit: maximum number of recordings per split.
     """
 
     key, what = "audio", "recordings"
 
     def __init__(
         self,
-        train: Portion[Recordings],
-        test: Portion[Recordings],
-        cut: Cut,
+        found: Splits[Recordings],
+        /,
         *,
-        classes: Sequence[str] | None = None,
-        skipped: Skipped | None = None,
-        limit: int | None = None,
-        speech: Sequence[str] | None = None,
+        rate: int = 16000,
+        seconds: float | None = None,
+        min_seconds: float = 0.0,
+        pad: bool = False,
+        speech: tuple[str, ...] | None = None,
         noise: float | None = None,
+        limit: int | None = None,
     ) -> None:
-        skipped = list(skipped or [])
-        train, test = (_long_enough(portion, cut.min_seconds, skipped) for portion in (train, test))
-        super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
+        cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
+        skipped = list(found.skipped)
+        train, test = (_long_enough(split, min_seconds, skipped) for split in (found.train, found.test))
+        super().__init__(replace(found, train=train, test=test, skipped=skipped), limit=limit)
         self.cut = cut
         self.noise = noise
-        self.speech = None if speech is None else _among(speech, classes)
-        if not any(len(portion) for portion in self.portions.values()):
-            raise UserError(
-                f"no recording is {cut.min_seconds} s long or longer: choose a smaller min_seconds"
-            )
-        lengths = {n for name in self.portions for n in self.lengths(name).tolist()}
+        speech = found.suggested.get("speech") if speech is None else speech
+        self.speech = None if speech is None else _among(speech, found.classes)
+        if not any(len(split) for split in self.splits.values()):
+            raise UserError(f"no recording is {min_seconds} s long or longer: choose a smaller min_seconds")
+        lengths = {n for name in self.splits for n in self.lengths(name).tolist()}
         self.provides: dict[str, Any] = {
-            "rate": cut.rate,
-            "samples": len(self.portions["train"]),
-            "seconds": cut.seconds if lengths == {cut.most} else None,
+            "rate": rate,
+            "samples": len(self.splits["train"]),
+            "seconds": seconds if lengths == {cut.most} else None,
         }
 
     def read(self, source: Recordings, number: int, augment: bool) -> dict[str, Tensor]:
@@ -85,25 +87,26 @@ class AudioDataset(ReadDataset[Recordings]):
         window = self.cut.window(int(source.frames[number]), rate, augment)
         return {self.key: self.cut(source.read(number, *window), rate)}
 
-    def split(self, name: Split, *, augment: bool = False) -> Samples:
-        readings = super().split(name, augment=augment)
-        assert isinstance(readings, Readings)
+    def split(self, name: SplitName, *, augment: bool = False) -> Samples:
+        samples = super().split(name, augment=augment)
+        assert isinstance(samples, LazySamples)
         noise = self.noise if name == "test" else None
-        tell = functools.partial(_told, readings.read, self._speech_of(name), noise)
-        return Readings(readings.portion, tell, self.what, random=readings.random)
+        tell = functools.partial(_read, samples.read, self._speech_of(name), noise)
+        return LazySamples(samples.split, tell, self.what, random=samples.random)
 
-    def _speech_of(self, name: Split) -> Tensor | None:
+    def _speech_of(self, name: SplitName) -> Tensor | None:
         """Which recordings of a split are speech, bool by their number in the source; None for no word."""
-        portion = self.portions[name]
-        if self.speech is None or portion.labels is None:
+        split = self.splits[name]
+        if self.speech is None or split.labels is None:
             return None
-        found = torch.zeros(len(portion.source), dtype=torch.bool)
-        found[portion.index] = self.speech[portion.labels]
+        found = torch.zeros(len(split.source), dtype=torch.bool)
+        # a class that is not known is no speech
+        found[split.index] = self.speech[split.labels] & (split.labels >= 0)
         return found
 
-    def lengths(self, name: Split) -> Tensor:
+    def lengths(self, name: SplitName) -> Tensor:
         """int64 ``[n]``, samples of each recording, by the headers of the files."""
-        source, index = self.portions[name].source, self.portions[name].index
+        source, index = self.splits[name].source, self.splits[name].index
         return self.cut.lengths(source.frames[index], source.rates[index])
 
     def picture(self, x: Tensor) -> Tensor:
@@ -149,17 +152,17 @@ class AudioDataset(ReadDataset[Recordings]):
         return torch.cat([mean, (weight * (mel - mean[:, None]).square()).sum(1).sqrt()], dim=1)
 
 
-def _long_enough(portion: Portion[Recordings], least: float, skipped: Skipped) -> Portion[Recordings]:
-    source, index = portion.source, portion.index
+def _long_enough(split: Split[Recordings], least: float, skipped: Skipped) -> Split[Recordings]:
+    source, index = split.source, split.index
     seconds = source.frames[index] / source.rates[index]
     short = seconds < least
     for place in torch.nonzero(short)[:, 0].tolist():
         why = f"{float(seconds[place]):.3g} s long, shorter than min_seconds={least}"
         skipped.append((source.name(int(index[place])), why))
-    return portion.at(~short)
+    return split.at(~short)
 
 
-def _told(
+def _read(
     read: Callable[[Recordings, int], dict[str, Tensor]],
     speech: Tensor | None,
     noise: float | None,

@@ -8,19 +8,27 @@ from pathlib import Path
 import torch
 
 from polymask import UserError
-from polymask.cache import cache_folder
-from polymask.debian import unpacked
-from polymask.portions import Skipped
-from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Header, Recordings, look_at, write_tone
-from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, Voices
+from polymask.data import BadSample, Skipped, Splits
+from polymask.data.cache import cache_folder
+from polymask.data.debian import unpacked
+from polymask.data.folders import look_at
+from polymask_audio.datasets.recordings import Header, Recordings, look, write_tone
+from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, by_label
 
 PACKAGES = (*(f"asterisk-core-sounds-{voice}-wav" for voice in SPEAKERS), "asterisk-moh-opsound-wav")
 _INSTALLED = "usr/share/asterisk"
 _COUNTS = {"sounds": 2831, "moh": 5}
 
 
-class Prompts(Voices):
+def prompts(
+    *,
+    source: str | None = None,
+    label: Label = "language",
+    groups: Sequence[str] = GROUPS,
+    test_voice: str = "fr",
+    test: float = 0.2,
+    clip: float = 5.0,
+) -> Splits[Recordings]:
     """2,831 prompts in five languages by four speakers, 2.2 hours, and 18 minutes of music, at 8 kHz.
 
     Recordings of the Asterisk project by Allison Smith (English, Spanish), June Wallack (French), Carlo Flora
@@ -40,78 +48,49 @@ class Prompts(Voices):
         test_voice: language held out of ``word``, and with it other languages of the same speaker.
         test: share of the prompts, and of the pieces of music, held out otherwise.
         clip: seconds of the clips that music is cut into.
-        rate: samples per second to resample to.
-        seconds: cut longer recordings to so many; by default they are kept whole.
-        min_seconds: skip shorter recordings.
-        pad: add silence after shorter recordings than ``seconds``.
-        limit: at most so many recordings of each split.
-        noise: decibels by which white noise is weaker than the recordings to test on, which it is added to;
-            by default there is none.
     """
-
-    def __init__(
-        self,
-        *,
-        source: str | None = None,
-        label: Label = "language",
-        groups: Sequence[str] = GROUPS,
-        test_voice: str = "fr",
-        test: float = 0.2,
-        clip: float = 5.0,
-        rate: int = 16000,
-        seconds: float | None = None,
-        min_seconds: float = 0.0,
-        pad: bool = False,
-        limit: int | None = None,
-        noise: float | None = None,
-    ) -> None:
-        cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
-        if clip <= 0:
-            raise UserError(f"clips of music take a length in seconds, got clip={clip}")
-        if source is not None:
-            root = Path(source).expanduser()
-            if not _count(root / "sounds"):
-                raise UserError(f"{root / 'sounds'} holds no recordings (.wav)")
+    if clip <= 0:
+        raise UserError(f"clips of music take a length in seconds, got clip={clip}")
+    if source is not None:
+        root = Path(source).expanduser()
+        if not _count(root / "sounds"):
+            raise UserError(f"{root / 'sounds'} holds no recordings (.wav)")
+    else:
+        root = unpacked(
+            _INSTALLED,
+            *PACKAGES,
+            cache=cache_folder("prompts"),
+            complete=lambda folder: all(_count(folder / name) >= n for name, n in _COUNTS.items()),
+            advice="Or give the folder that holds their 'sounds' and 'moh': prompts:FOLDER. The data set "
+            "'words' is a built-in part of them.",
+        )
+    skipped: Skipped = []
+    names = sorted(_files(root))
+    headers: dict[str, Header] = {}
+    for name, header in zip(names, look_at(root, names, look), strict=True):
+        if isinstance(header, BadSample):
+            skipped.append((name, str(header)))
         else:
-            root = unpacked(
-                _INSTALLED,
-                *PACKAGES,
-                cache=cache_folder("prompts"),
-                complete=lambda folder: all(_count(folder / name) >= n for name, n in _COUNTS.items()),
-                advice="Or give the folder that holds their 'sounds' and 'moh': prompts:FOLDER. The data set "
-                "'words' is a built-in part of them.",
-            )
-        skipped: Skipped = []
-        headers = look_at(root, sorted(_files(root)), skipped)
-        rows = list(_rows(headers, clip))
-        recordings = Recordings(
-            root,
-            [file for file, *_ in rows],
-            frames=torch.tensor([length for *_, length in rows], dtype=torch.int64),
-            rates=torch.tensor([headers[file].rate for file, *_ in rows], dtype=torch.int64),
-            starts=torch.tensor([start for _, _, start, _ in rows], dtype=torch.int64),
-        )
-        super().__init__(
-            recordings,
-            [one for _, one, *_ in rows],
-            cut,
-            label=label,
-            groups=groups,
-            test_voice=test_voice,
-            test=test,
-            skipped=skipped,
-            limit=limit,
-            noise=noise,
-        )
+            headers[name] = header
+    rows = list(_rows(headers, clip))
+    recordings = Recordings(
+        root,
+        [file for file, *_ in rows],
+        frames=torch.tensor([length for *_, length in rows], dtype=torch.int64),
+        rates=torch.tensor([headers[file].rate for file, *_ in rows], dtype=torch.int64),
+        starts=torch.tensor([start for _, _, start, _ in rows], dtype=torch.int64),
+    )
+    spoken = [one for _, one, *_ in rows]
+    return by_label(recordings, spoken, label, groups, test_voice, test, skipped)
 
-    @staticmethod
-    def example_source(folder: Path) -> str:
-        """A stand-in: two words and a prompt in two voices, tones of several lengths."""
-        for v, voice in enumerate(("en_US_f_Allison", "fr_CA_f_June")):
-            for i, name in enumerate(("letters/a", "letters/b", "phonetic/a_p", "hello")):
-                path = folder / "sounds" / voice / f"{name}.wav"
-                write_tone(path, 200 + 90 * i + 40 * v, seconds=0.3 + 0.05 * i, rate=8000)
-        return str(folder)
+
+def example_source(folder: Path) -> str:
+    """Two words and a prompt in two voices, tones of several lengths."""
+    for v, voice in enumerate(("en_US_f_Allison", "fr_CA_f_June")):
+        for i, name in enumerate(("letters/a", "letters/b", "phonetic/a_p", "hello")):
+            path = folder / "sounds" / voice / f"{name}.wav"
+            write_tone(path, 200 + 90 * i + 40 * v, seconds=0.3 + 0.05 * i, rate=8000)
+    return str(folder)
 
 
 def _files(root: Path) -> Iterator[str]:

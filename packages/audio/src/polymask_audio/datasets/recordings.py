@@ -1,12 +1,10 @@
-"""Recordings by number, which of them are for training and which for testing, and how one is read."""
+"""Recordings by number, and how one is read."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +14,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from polymask import UserError
-from polymask.portions import Portion, Skipped, Unreadable, whole
+from polymask.data import BadSample
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Files taken for sound."""
+"""Files taken for audio."""
 
 SILENCE = 2.0**-15
 """Nothing louder than the last bit of 16 is silence."""
@@ -78,7 +75,7 @@ class Recordings:
         """``count`` samples from ``start`` on, mono, float32 ``[T]``; fewer where the file ends.
 
         Raises:
-            Unreadable: the file is gone, broken or empty there.
+            BadSample: the file is gone, broken or empty there.
         """
         return read(self.root / str(self._files[index]), int(self.starts[index]) + start, count)
 
@@ -87,52 +84,37 @@ def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
-        Unreadable: it is empty, silent from end to end, broken, or no sound.
+        BadSample: it is empty, silent from end to end, broken, or no sound.
     """
     try:
         if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
-            raise Unreadable("empty file")
+            raise BadSample("empty file")
         with soundfile.SoundFile(path) as file:
             if not file.frames:
-                raise Unreadable("no samples in it")
+                raise BadSample("no samples in it")
             for block in file.blocks(file.samplerate, dtype="float32"):
                 if np.abs(block).max(initial=0) > SILENCE:  # False for NaN, which reading refuses too
                     return Header(file.frames, file.samplerate)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise Unreadable(reason(error)) from error
-    raise Unreadable("silent from end to end")
-
-
-def look_at(root: Path, names: Sequence[str], skipped: Skipped) -> dict[str, Header]:
-    """What each file holds, by name; those that cannot be used go to ``skipped``."""
-
-    def one(name: str) -> Header | str:
-        try:
-            return look(root / name)
-        except Unreadable as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:  # disks answer many at once
-        found = dict(zip(names, pool.map(one, names, chunksize=64), strict=True))
-    skipped.extend((name, what) for name, what in found.items() if isinstance(what, str))
-    return {name: what for name, what in found.items() if isinstance(what, Header)}
+        raise BadSample(reason(error)) from error
+    raise BadSample("silent from end to end")
 
 
 def read(path: Path | io.BytesIO, start: int, count: int) -> Tensor:
     """A stretch of a file, its channels averaged, float32 ``[T]``.
 
     Raises:
-        Unreadable: the file is gone, broken or empty there, or holds NaN.
+        BadSample: the file is gone, broken or empty there, or holds NaN.
     """
     try:
         values, _ = soundfile.read(path, count, start, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise Unreadable(reason(error)) from error
+        raise BadSample(reason(error)) from error
     mono = torch.from_numpy(values).mean(dim=1)
     if not len(mono):
-        raise Unreadable(f"ends before sample {start}")
+        raise BadSample(f"ends before sample {start}")
     if not mono.isfinite().all():
-        raise Unreadable("holds numbers that are not finite")
+        raise BadSample("holds numbers that are not finite")
     return mono
 
 
@@ -143,45 +125,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, soundfile.LibsndfileError):
         return str(error.error_string).rstrip(".")
     return str(error) or type(error).__name__
-
-
-def held_out(keys: Sequence[str], labels: Tensor | None, share: float) -> Tensor:
-    """Which recordings to test on: bool ``[n]``, by a fixed rule.
-
-    In each class the keys that hash lowest; a hash does not depend on other files, so adding recordings
-    moves few from one side to the other. Recordings of one key stay together.
-
-    Args:
-        keys: of each recording, its name or what it has in common with others.
-        labels: int64 ``[n]`` or None.
-        share: of the keys of each class, rounded; one at least where a class has two or more, in [0, 1).
-
-    Raises:
-        UserError: a share out of range.
-    """
-    if not 0 <= share < 1:
-        raise UserError(f"test must be a share of the recordings, 0 <= test < 1, got {share}")
-    group = np.zeros(len(keys), dtype=np.int64) if labels is None else labels.numpy()
-    test = np.zeros(len(keys), dtype=bool)
-    names = np.array(keys, dtype=str)
-    for value in np.unique(group) if share else ():
-        members = np.flatnonzero(group == value)
-        own = sorted(set(names[members].tolist()), key=_digest)
-        count = min(max(round(share * len(own)), 1), len(own) - 1)
-        test[members] = np.isin(names[members], own[:count])
-    return torch.from_numpy(test)
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
-
-def divide(
-    source: Recordings, labels: Tensor | None, test: Tensor
-) -> tuple[Portion[Recordings], Portion[Recordings]]:
-    """Train and test, given which to test on, bool ``[n]``."""
-    everything = whole(source, labels)
-    return everything.at(~test), everything.at(test)
 
 
 def write_tone(path: Path, pitch: float, *, seconds: float, rate: int) -> None:

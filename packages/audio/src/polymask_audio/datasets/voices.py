@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.portions import numbered
-from polymask_audio.datasets.base import AudioDataset
-from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Recordings, divide, held_out
+from polymask.data import Skipped, Splits, class_names, class_numbers, held_out, whole
+from polymask_audio.datasets.recordings import Recordings
 
 SPEAKERS = {"en": "Allison", "es": "Allison", "fr": "June", "it": "Carlo", "ru": "Ivrvoice"}
 """Who speaks each language; English and Spanish are one person."""
@@ -35,13 +33,20 @@ class Spoken:
     name: str
 
 
-class Voices(AudioDataset):
-    """Prompts with labels; subclasses find the recordings.
+def by_label(
+    recordings: Recordings,
+    spoken: Sequence[Spoken],
+    label: Label,
+    groups: Sequence[str],
+    test_voice: str,
+    test: float,
+    skipped: Skipped,
+) -> Splits[Recordings]:
+    """Prompts divided for one kind of label.
 
     Args:
         recordings: all there are.
         spoken: what each is.
-        cut: rate and length.
         label: what the classes are. ``word``: what is said, tested on a voice that training lacks.
             ``language``, ``speaker``: tested on prompts that training lacks. ``kind``: speech or music,
             tested on prompts and pieces that training lacks.
@@ -49,47 +54,26 @@ class Voices(AudioDataset):
         test_voice: language held out of ``word``, and with it other languages of the same speaker.
         test: share of the prompts held out of the others.
         skipped: what was left out, with the reason.
-        limit: at most so many recordings of each split.
-        noise: decibels by which white noise is weaker than the test recordings it is added to.
     """
-
-    def __init__(
-        self,
-        recordings: Recordings,
-        spoken: Sequence[Spoken],
-        cut: Cut,
-        *,
-        label: Label,
-        groups: Sequence[str],
-        test_voice: str,
-        test: float,
-        skipped: list[tuple[str, str]],
-        limit: int | None,
-        noise: float | None,
-    ) -> None:
-        if label not in get_args(Label):
-            raise UserError(f"label={label!r}: choose one of {', '.join(get_args(Label))}")
-        if label == "word":
-            names, keep, held = _words(spoken, groups, test_voice)
-        else:
-            names = [_class(one, label) for one in spoken]
-            music = torch.tensor([one.voice == MUSIC for one in spoken])
-            keep = ~music | (label == "kind")
-            held = held_out([one.name for one in spoken], music.long(), test)
-        numbers = [i for i, kept in enumerate(keep.tolist()) if kept]
-        classes = sorted({names[i] for i in numbers})
-        labels = numbered((names[i] for i in numbers), classes)
-        train, held_part = divide(recordings.take(numbers), labels, held[keep])
-        super().__init__(
-            train,
-            held_part,
-            cut,
-            classes=classes,
-            skipped=skipped,
-            limit=limit,
-            speech=("speech",) if label == "kind" else None,
-            noise=noise,
-        )
+    if label not in get_args(Label):
+        raise UserError(f"label={label!r}: choose one of {', '.join(get_args(Label))}")
+    if label == "word":
+        names, keep, held = _words(spoken, groups, test_voice)
+    else:
+        names = [_class(one, label) for one in spoken]
+        music = torch.tensor([one.voice == MUSIC for one in spoken])
+        keep = ~music | (label == "kind")
+        held = held_out([one.name for one in spoken], music.long(), test)
+    numbers = [i for i, kept in enumerate(keep.tolist()) if kept]
+    classes = class_names(names[i] for i in numbers)
+    prompts = whole(recordings.take(numbers), class_numbers((names[i] for i in numbers), classes))
+    return Splits(
+        train=prompts.at(~held[keep]),
+        test=prompts.at(held[keep]),
+        classes=classes,
+        skipped=skipped,
+        suggested={"speech": ("speech",)} if label == "kind" else {},
+    )
 
 
 def _class(one: Spoken, label: Label) -> str:

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import torch
 
-from polymask_audio.datasets.cut import Cut
+from polymask.data import Splits
 from polymask_audio.datasets.recordings import Recordings
-from polymask_audio.datasets.voices import GROUPS, Label, Spoken, Voices
+from polymask_audio.datasets.voices import GROUPS, Label, Spoken, by_label
 
 FILE, INDEX = "words.ogg", "words.csv"
 
 
-class Words(Voices):
+def words(
+    *,
+    label: Label = "speaker",
+    groups: Sequence[str] = GROUPS,
+    test_voice: str = "fr",
+    test: float = 0.2,
+) -> Splits[Recordings]:
     """Numbers, letters and the phonetic alphabet, each said by five voices: 12 minutes at 8 kHz, built in.
 
     A part of ``prompts``: 177 words in English, Spanish, French, Italian and Russian by four speakers,
@@ -29,49 +35,18 @@ class Words(Voices):
             five languages, ``digits`` are translated.
         test_voice: language held out of ``word``, and with it other languages of the same speaker.
         test: share of the words held out otherwise.
-        rate: samples per second to resample to.
-        seconds: cut longer recordings to so many; by default they are kept whole.
-        min_seconds: skip shorter recordings.
-        pad: add silence after shorter recordings than ``seconds``.
-        limit: at most so many recordings of each split.
-        noise: decibels by which white noise is weaker than the recordings to test on, which it is added to;
-            by default there is none.
     """
-
-    def __init__(
-        self,
-        *,
-        label: Label = "speaker",
-        groups: Sequence[str] = GROUPS,
-        test_voice: str = "fr",
-        test: float = 0.2,
-        rate: int = 16000,
-        seconds: float | None = None,
-        min_seconds: float = 0.0,
-        pad: bool = False,
-        limit: int | None = None,
-        noise: float | None = None,
-    ) -> None:
-        folder = files("polymask_audio").joinpath("samples/words")
-        with folder.joinpath(INDEX).open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        starts, frames = (torch.tensor([int(row[key]) for row in rows]) for key in ("start", "samples"))
-        super().__init__(
-            Recordings(
-                Path(str(folder)),
-                [FILE] * len(rows),
-                frames,
-                rates=torch.full_like(frames, 8000),
-                starts=starts,
-                names=[f"{row['voice']}/{row['name']}" for row in rows],
-            ),
-            [Spoken(row["voice"], row["name"]) for row in rows],
-            Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad),
-            label=label,
-            groups=groups,
-            test_voice=test_voice,
-            test=test,
-            skipped=[],
-            limit=limit,
-            noise=noise,
-        )
+    folder = files("polymask_audio").joinpath("samples/words")
+    with folder.joinpath(INDEX).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    starts, frames = (torch.tensor([int(row[key]) for row in rows]) for key in ("start", "samples"))
+    recordings = Recordings(
+        Path(str(folder)),
+        [FILE] * len(rows),
+        frames,
+        rates=torch.full_like(frames, 8000),
+        starts=starts,
+        names=[f"{row['voice']}/{row['name']}" for row in rows],
+    )
+    spoken = [Spoken(row["voice"], row["name"]) for row in rows]
+    return by_label(recordings, spoken, label, groups, test_voice, test, skipped=[])

@@ -20,10 +20,11 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
 from polymask.types import FACT
 
@@ -109,14 +110,22 @@ def type_name(hint: Any) -> str:
 # ------------------------------------------------------------------------------ of parts
 
 
-def options_of(part: Part) -> Mapping[str, Option]:
-    """The options of a part by name, in the order of its signature.
+def options_of(part: Part) -> dict[str, Option]:
+    """The options of a part by name, in the order of its signature; those of its preparation behind.
 
     Raises:
-        UserError: the part cannot be found.
+        UserError: the part cannot be found, or both have an option of one name.
     """
     found = _static(part.target)
-    return inspect_options(part.load()) if found is None else found
+    options = dict(inspect_options(part.load()) if found is None else found)
+    if part.prepare:
+        group = f"data, prepared by {part.prepare.partition(':')[2]}"
+        for name, option in (_static(part.prepare) or inspect_options(part.load_all()[1])).items():
+            if name in options:
+                both = f"{part.target} and {part.prepare}"
+                raise UserError(f"{part.full_name}: {both} both have an option {name!r}; rename one")
+            options[name] = replace(option, group=group)
+    return options
 
 
 def description_of(part: Part) -> str:

@@ -146,8 +146,15 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
     Raises:
         UserError: the constructor refuses a value.
     """
+    values = {name: resolve_path(value, folder) for name, value in arguments.items()}
+    target, *prepare = part.load_all()
     try:
-        built = part.load()(**{name: resolve_path(value, folder) for name, value in arguments.items()})
+        if prepare:
+            own = options_of(replace(part, prepare=""))
+            found = target(**{name: value for name, value in values.items() if name in own})
+            built = prepare[0](found, **{name: v for name, v in values.items() if name not in own})
+        else:
+            built = target(**values)
     except UserError:
         raise
     except (TypeError, ValueError) as error:

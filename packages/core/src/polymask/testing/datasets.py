@@ -1,13 +1,14 @@
 """Checks of data sets.
 
-A data set that reads a ``source`` may offer a static method ``example_source(folder) -> str`` that
-writes a small stand-in into an empty folder and returns what to give as the source; otherwise
+The module of a data set that reads a ``source`` may have a function ``example_source(folder) -> str`` that
+writes a small example into an empty folder and returns what to give as the source; otherwise
 give one: ``check_part(name, options={"source": ...})``. Tag ``ragged``: samples differ in shape.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +28,14 @@ SPLITS = ("train", "test")
 
 @contextmanager
 def opened(subject: Subject) -> Iterator[Any]:
-    """The data set, over its own stand-in where it has one."""
+    """The data set, over its own example where it has one."""
     with tempfile.TemporaryDirectory() as folder:
         options = {}
         if "source" in subject.parameters and "source" not in subject.options:
-            if not hasattr(subject.cls, "example_source"):
+            example = getattr(sys.modules[subject.cls.__module__], "example_source", None)
+            if example is None:
                 raise Skip("reads a source, and neither a source nor example_source is given")
-            options["source"] = subject.cls.example_source(Path(folder))
+            options["source"] = example(Path(folder))
         try:
             data = subject.make(**options)
         except UserError as error:
@@ -74,7 +76,7 @@ def check_dataset_shapes_agree(subject: Subject) -> None:
 
 @check("datasets")
 def check_dataset_labels(subject: Subject) -> None:
-    """Labels are int64, one per sample, each the number of a class; or there are none at all."""
+    """Labels are int64, one per sample, each the number of a class or -1; or there are none at all."""
     with opened(subject) as data:
         for split in SPLITS:
             labels = data.labels(split)
@@ -85,7 +87,7 @@ def check_dataset_labels(subject: Subject) -> None:
                 n, classes = len(data.split(split)), len(data.classes)
                 require(labels.shape == (n,), f"{split}: {n} samples, labels of shape {list(labels.shape)}")
                 require(labels.dtype == torch.int64, f"{split}: labels are {labels.dtype}")
-                within = int(labels.min()) >= 0 and int(labels.max()) < classes
+                within = int(labels.min()) >= -1 and int(labels.max()) < classes
                 require(within, f"{split}: labels beyond the {classes} classes")
 
 

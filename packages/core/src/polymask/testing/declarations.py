@@ -14,10 +14,14 @@ from polymask.testing.tags import TAGS
 
 @check()
 def check_part_imports(subject: Subject) -> None:
-    """The class that the declaration names can be imported; of a recipe, the function."""
-    right = inspect.isfunction if subject.part.kind == "recipes" else inspect.isclass
-    what = "function" if subject.part.kind == "recipes" else "class"
-    require(right(subject.cls), f"{subject.part.target} is {subject.cls!r}, not a {what}")
+    """The class that the declaration names can be imported; of a recipe and of a reader, the function."""
+    cls, *prepare = subject.part.load_all()
+    function = subject.part.kind == "recipes" or bool(prepare)
+    right = inspect.isfunction if function else inspect.isclass
+    what = "function" if function else "class"
+    require(right(cls), f"{subject.part.target} is {cls!r}, not a {what}")
+    for one in prepare:
+        require(inspect.isclass(one), f"{subject.part.prepare} is {one!r}, not a class")
 
 
 @check()
@@ -33,11 +37,13 @@ def check_part_options_are_named(subject: Subject) -> None:
 @check()
 def check_part_documents_its_options(subject: Subject) -> None:
     """Its documentation says what it is and what each option means (``--help`` prints both)."""
-    text = inspect.cleandoc(vars(subject.cls).get("__doc__", "") or _of_function(subject.cls))
-    require(text, f"{subject.part.target} has no docstring")
-    lines = [line.strip() for line in text.splitlines()]
-    missing = [name for name in subject.parameters if not any(line.startswith(f"{name}:") for line in lines)]
-    require(not missing, f"the docstring's Args leave out {', '.join(missing)}")
+    for source in subject.part.load_all():
+        text = inspect.cleandoc(vars(source).get("__doc__", "") or _of_function(source))
+        require(text, f"{source.__module__}:{source.__name__} has no docstring")
+        lines = [line.strip() for line in text.splitlines()]
+        own = [name for name in inspect.signature(source).parameters if name in subject.parameters]
+        missing = [name for name in own if not any(line.startswith(f"{name}:") for line in lines)]
+        require(not missing, f"the docstring's Args leave out {', '.join(missing)}")
 
 
 @check()

@@ -99,8 +99,8 @@ class Subject:
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """Options by name: parameters of the constructor, or of a recipe after its stage."""
-        found = inspect.signature(self.cls).parameters
-        return {name: p for name, p in found.items() if p.kind is not p.POSITIONAL_ONLY}
+        found = [inspect.signature(source).parameters for source in self.part.load_all()]
+        return {name: p for some in found for name, p in some.items() if p.kind is not p.POSITIONAL_ONLY}
 
     def make(self, seed: int = 0, **options: Any) -> Any:
         """A fresh part, its weights drawn from ``seed``.

@@ -1,5 +1,6 @@
-"""Text to learn from, one file per source.
+"""Text to learn from: a reader per file, which finds the documents of a source.
 
-What they share: :mod:`.base` splits documents into train and test, has them cut into ids by a vocabulary
-once and for all (:mod:`.encoded`), and makes samples of them, padded or packed (:mod:`.sequences`).
+:mod:`.base` prepares what any of them found: it divides documents into train and test, has them cut into ids
+by a vocabulary once and for all (:mod:`.encoded`), and makes samples of them, padded or packed
+(:mod:`.sequences`). :mod:`.exchanges` does so for pairs of prompts and responses.
 """

@@ -1,4 +1,4 @@
-"""What every data set of text is made of: documents, their two splits, a vocabulary, samples."""
+"""The data set of text: documents that a reader found, their splits, a vocabulary, samples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Samples, Split, evenly
+from polymask.data import BadSample, Samples, Skipped, SplitName, evenly
 from polymask_language.datasets.difficulty import difficulty_file
 from polymask_language.datasets.encoded import encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, cut, pack
 from polymask_language.drawing import draw_text
 from polymask_language.vocabulary import hash_of, vocabulary_of
-
-Skipped = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Corpus:
 
     Args:
         texts: what they say.
-        labels: class numbers, one per document; None where there are none.
+        labels: class numbers, one per document, -1 where unknown; None where there are none.
         classes: names of the classes, or None.
         test: which documents are for testing, where the source says so.
         queries: what each document answers (a title), for retrieval, where the source says so.
@@ -45,71 +43,69 @@ class Corpus:
     title: str = "the corpus"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """How documents become samples; the options of every data set of text.
+class TextDataset:
+    """Documents that a reader found, as samples ``{"text": int64 [L], "word": int64 [L]}``.
+
+    ``word`` numbers the words of a sample. Packed samples also have ``document``, which numbers their
+    documents, and with ``tags`` there is ``part_of_speech``, both int64 ``[L]``.
 
     Args:
+        corpus: the documents.
         vocab: ``bpe`` or ``wordpiece`` to train a vocabulary on the training documents; or the path of a
             ``tokenizer.json``, or a name on the Hugging Face hub.
         vocab_size: ids of a trained vocabulary.
         lower: a trained vocabulary makes capital letters small.
-        length: most tokens of a sequence, special ones included; longer documents are cut into several.
+        length: maximum number of tokens in a sequence, special ones included; longer documents are cut into
+            several.
         pack: put several documents into one sequence; there are no labels then.
-        tags: tell each word's part of speech, by a lexicon of English.
+        tags: give each word's part of speech, by a lexicon of English.
         test: share of each class to hold out where the source does not say what.
-        limit: at most so many samples of each split.
-    """
-
-    vocab: str = "bpe"
-    vocab_size: int = 8192
-    lower: bool = True
-    length: int = 128
-    pack: bool = False
-    tags: bool = False
-    test: float = 0.1
-    limit: int | None = None
-
-
-class TextDataset:
-    """A data set of text; subclasses are constructors that find the documents.
-
-    Args:
-        corpus: the documents.
-        preparation: how they become samples.
+        limit: maximum number of samples per split.
     """
 
     key = "text"
 
-    def __init__(self, corpus: Corpus, preparation: Preparation) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        /,
+        *,
+        vocab: str = "bpe",
+        vocab_size: int = 8192,
+        lower: bool = True,
+        length: int = 128,
+        pack: bool = False,
+        tags: bool = False,
+        test: float = 0.1,
+        limit: int | None = None,
+    ) -> None:
         if not corpus.texts:
             raise UserError(_nothing(corpus))
-        if not 0 <= preparation.test < 1:
-            raise UserError(f"test must be a share of the documents, 0 <= test < 1, got {preparation.test}")
-        if preparation.limit is not None and preparation.limit < 1:
-            raise UserError(f"limit must be 1 or more, got {preparation.limit}")
-        self.corpus, self.preparation, self.skipped = corpus, preparation, list(corpus.skipped)
-        test = held_out(corpus, preparation.test)
-        self.documents: dict[Split, Tensor] = {
-            "train": torch.from_numpy(np.flatnonzero(~test)),
-            "test": torch.from_numpy(np.flatnonzero(test)),
+        if limit is not None and limit < 1:
+            raise UserError(f"limit must be 1 or more, got {limit}")
+        self.corpus, self.skipped = corpus, list(corpus.skipped)
+        self.length, self.pack, self.tags, self.limit = length, pack, tags, limit
+        held = held_out(corpus, test)
+        self.documents: dict[SplitName, Tensor] = {
+            "train": torch.from_numpy(np.flatnonzero(~held)),
+            "test": torch.from_numpy(np.flatnonzero(held)),
         }
         known, train = hash_of(corpus.texts), [corpus.texts[i] for i in self.documents["train"].tolist()]
         self.vocabulary = vocabulary_of(
-            preparation.vocab,
+            vocab,
             train,
-            size=preparation.vocab_size,
-            lower=preparation.lower,
+            size=vocab_size,
+            lower=lower,
             corpus=f"{known} {hash_of(map(str, self.documents['test'].tolist()))}",
         )
-        self.encoded = encode(corpus.texts, self.vocabulary, known, preparation.tags)
+        self.encoded = encode(corpus.texts, self.vocabulary, known, tags)
         cuts = {name: self._cut(index) for name, index in self.documents.items()}
         self._samples = {name: self._make(index, *cuts[name]) for name, index in self.documents.items()}
-        self.classes = None if preparation.pack or corpus.labels is None else list(corpus.classes or ())
+        self.classes = None if pack or corpus.labels is None else list(corpus.classes or ())
         statistics = statistics_of(self.encoded, self.documents["train"], self.vocabulary)
         self.provides: dict[str, Any] = {
             **self.vocabulary.facts,
-            "length": preparation.length,
+            "length": length,
             "samples": len(self._samples["train"][0]),
             "sequences": len(cuts["train"][0]) / max(len(self.documents["train"]), 1),
             "statistics_file": str(statistics),
@@ -118,7 +114,7 @@ class TextDataset:
             ),
         }
 
-    def split(self, name: Split, *, augment: bool = False) -> Samples:
+    def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         """Samples of a split; ``augment`` changes nothing.
 
         Raises:
@@ -129,16 +125,16 @@ class TextDataset:
             raise UserError(f"{self.corpus.title} has no {name} documents: give more, or another --data.test")
         return samples
 
-    def labels(self, name: Split) -> Tensor | None:
+    def labels(self, name: SplitName) -> Tensor | None:
         if self.classes is None or self.corpus.labels is None:
             return None
         return torch.as_tensor(self.corpus.labels, dtype=torch.int64)[self._samples[name][1]]
 
-    def lengths(self, name: Split) -> Tensor:
+    def lengths(self, name: SplitName) -> Tensor:
         """int64 ``[n]``, tokens of each sample."""
         return self._samples[name][0].lengths
 
-    def pairs(self, name: Split) -> tuple[list[str], list[str]]:
+    def pairs(self, name: SplitName) -> tuple[list[str], list[str]]:
         """What the documents of a split answer, and the documents, for retrieval.
 
         Raises:
@@ -177,20 +173,19 @@ class TextDataset:
         self, documents: Tensor, starts: Tensor, stops: Tensor, owner: Tensor
     ) -> tuple[Sequences, Tensor]:
         """Samples of some documents as they are cut, and the number of the (first) document of each."""
-        asked = self.preparation
         around = (self.vocabulary.start_id, self.vocabulary.end_id)
         spans = torch.stack([torch.arange(len(starts)), torch.arange(len(starts)) + 1], dim=1)
-        if asked.pack:
-            rows = pack((stops - starts + self._frame).tolist(), asked.length)
+        if self.pack:
+            rows = pack((stops - starts + self._frame).tolist(), self.length)
             order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
             starts, stops, owner = starts[order], stops[order], owner[order]
             after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
             spans = torch.stack([torch.cat([after.new_zeros(1), after[:-1]]), after], dim=1)
-        if asked.limit is not None and asked.limit < len(spans):
+        if self.limit is not None and self.limit < len(spans):
             # evenly, so that sorted classes stay in proportion
-            spans = spans[evenly(len(spans), asked.limit)]
+            spans = spans[evenly(len(spans), self.limit)]
         samples = Sequences(
-            self.encoded, starts, stops, spans, around=around, packed=asked.pack, tags=asked.tags
+            self.encoded, starts, stops, spans, around=around, packed=self.pack, tags=self.tags
         )
         return samples, documents[owner[spans[:, 0]]]
 
@@ -201,10 +196,10 @@ class TextDataset:
 
     def _cut(self, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Documents in sequences, see :func:`cut`."""
-        room = self.preparation.length - self._frame
+        room = self.length - self._frame
         if room < 1:
             raise UserError(
-                f"sequences of {self.preparation.length} tokens have no room for text; choose a longer length"
+                f"sequences of {self.length} tokens have no room for text; choose a longer length"
             )
         ends = torch.from_numpy(np.array(self.encoded.array("ends")))
         begins = torch.cat([ends.new_zeros(1), ends[:-1]])
@@ -215,14 +210,14 @@ def read_text(raw: bytes) -> str:
     """Text of a file.
 
     Raises:
-        UserError: it is empty, or no UTF-8.
+        BadSample: it is empty, or no UTF-8.
     """
     try:
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise UserError(f"no UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise BadSample(f"no UTF-8 text: {error.reason} at byte {error.start}") from error
     if not text or "\0" in text:
-        raise UserError("no text" if not text else "no text but bytes")
+        raise BadSample("no text" if not text else "no text but bytes")
     return text
 
 
@@ -230,7 +225,12 @@ def held_out(corpus: Corpus, share: float) -> np.ndarray[Any, np.dtype[np.bool_]
     """Which documents are for testing: in each class those whose text hashes lowest.
 
     Copies of one text lie on one side, and documents that are added move few from one side to the other.
+
+    Raises:
+        UserError: a share out of range.
     """
+    if not 0 <= share < 1:
+        raise UserError(f"test must be a share of the documents, 0 <= test < 1, got {share}")
     if corpus.test is not None:
         return np.asarray(corpus.test, dtype=bool)
     digests = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.cache import cache_folder, whole_or_not
+from polymask.data.cache import cache_folder, whole_or_not
 from polymask_language.datasets.sequences import Sequences
 from polymask_language.vocabulary import hash_of
 from polymask_language.words import load_statistics

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymask.cache import cache_folder, whole_or_not
+from polymask.data.cache import cache_folder, whole_or_not
 from polymask_language.speech import tag
 from polymask_language.vocabulary import Vocabulary, hash_of
 from polymask_language.words import count_words

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import Samples, Split, evenly
-from polymask_language.datasets.base import Corpus, Preparation, Skipped, held_out
+from polymask.data import Samples, Skipped, SplitName, evenly
+from polymask_language.datasets.base import Corpus, held_out
 from polymask_language.datasets.encoded import Encoded, encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, pack
 from polymask_language.drawing import draw_text
@@ -44,57 +44,77 @@ class Exchanges:
 
 
 class ExchangeDataset:
-    """A data set of prompts and responses; subclasses are constructors that find them.
+    """Prompts and responses that a reader found, as samples: a prompt and its response in one sequence.
 
-    A sample is a prompt and its response, in one sequence: ``text`` int64, ``response`` bool, True on the
-    tokens of the response and its end, ``word``, and ``decisive``, bool, where it is known. Where there are
-    rejected responses, the same prompt with the rejected one has the same entries under ``rejected_text``
-    and so on. Packed, samples are plain text to pre-train on.
+    A sample has ``text`` int64, ``response`` bool, True on the tokens of the response and its end, ``word``,
+    and ``decisive``, bool, where it is known. Where there are rejected responses, the same prompt with the
+    rejected one has the same entries under ``rejected_text`` and so on. Packed, samples are plain text to
+    pre-train on.
 
     Args:
-        exchanges: what was found.
-        preparation: how it becomes samples.
+        exchanges: what the reader found.
+        vocab: ``bpe`` or ``wordpiece`` to train a vocabulary on the training text; or the path of a
+            ``tokenizer.json``, or a name on the Hugging Face hub.
+        vocab_size: ids of a trained vocabulary.
+        lower: a trained vocabulary makes capital letters small.
+        length: maximum number of tokens of prompt and response together; longer ones are cut.
+        pack: put several into one sequence, as plain text to pre-train on, without rejected ones.
+        test: share to hold out.
+        limit: maximum number of exchanges per split.
     """
 
     key = "text"
     classes = None
 
-    def __init__(self, exchanges: Exchanges, preparation: Preparation) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        /,
+        *,
+        vocab: str = "bpe",
+        vocab_size: int = 8192,
+        lower: bool = True,
+        length: int = 128,
+        pack: bool = False,
+        test: float = 0.1,
+        limit: int | None = None,
+    ) -> None:
         if not exchanges.responses:
             why = "".join(f"; skipped {name}: {reason}" for name, reason in exchanges.skipped[:1])
             raise UserError(f"no responses in {exchanges.title}{why}")
-        if preparation.length < 4:
-            raise UserError(f"sequences of {preparation.length} tokens have no room for prompt and response")
-        self.exchanges, self.preparation, self.skipped = exchanges, preparation, list(exchanges.skipped)
+        if length < 4:
+            raise UserError(f"sequences of {length} tokens have no room for prompt and response")
+        self.exchanges, self.skipped = exchanges, list(exchanges.skipped)
+        self.length, self.pack = length, pack
         sides = [exchanges.prompts, exchanges.responses]
         sides += [] if exchanges.rejected is None else [exchanges.rejected]
         self.sides = len(sides)
         texts = [text for exchange in zip(*sides, strict=True) for text in exchange]
         whole = [f"{p}\n{r}" for p, r in zip(exchanges.prompts, exchanges.responses, strict=True)]
-        test = held_out(Corpus(whole), preparation.test)
-        self._numbers: dict[Split, Tensor] = {
-            "train": _some(np.flatnonzero(~test), preparation.limit),
-            "test": _some(np.flatnonzero(test), preparation.limit),
+        held = held_out(Corpus(whole), test)
+        self._numbers: dict[SplitName, Tensor] = {
+            "train": _some(np.flatnonzero(~held), limit),
+            "test": _some(np.flatnonzero(held), limit),
         }
         train = (self._numbers["train"][:, None] * self.sides + torch.arange(self.sides)).flatten()
         known = hash_of(texts)
         self.vocabulary = vocabulary_of(
-            preparation.vocab,
+            vocab,
             [texts[i] for i in train.tolist()],
-            size=preparation.vocab_size,
-            lower=preparation.lower,
+            size=vocab_size,
+            lower=lower,
             corpus=f"{known} {hash_of(map(str, train.tolist()))}",
         )
         self.encoded = encode(texts, self.vocabulary, known, tags=False)
         self.provides: dict[str, Any] = {
             **self.vocabulary.facts,
-            "length": preparation.length,
+            "length": length,
             "statistics_file": str(statistics_of(self.encoded, train, self.vocabulary)),
         }
         self._samples = {name: self._make(numbers) for name, numbers in self._numbers.items()}
         self.provides["samples"] = len(self._samples["train"])
 
-    def split(self, name: Split, *, augment: bool = False) -> Samples:
+    def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         """Samples of a split; ``augment`` changes nothing.
 
         Raises:
@@ -107,10 +127,10 @@ class ExchangeDataset:
             )
         return samples
 
-    def labels(self, name: Split) -> None:
+    def labels(self, name: SplitName) -> None:
         """There are none."""
 
-    def lengths(self, name: Split) -> Tensor:
+    def lengths(self, name: SplitName) -> Tensor:
         """int64 ``[n]``, tokens of each prompt with its response."""
         return self._samples[name].lengths
 
@@ -122,17 +142,17 @@ class ExchangeDataset:
 
     def _make(self, numbers: Tensor) -> Pairs | Sequences:
         around = (self.vocabulary.start_id, self.vocabulary.end_id)
-        if not self.preparation.pack:
+        if not self.pack:
             decisive = self._decisive()
-            return Pairs(self.encoded, numbers, self.sides, around, self.preparation.length, decisive)
+            return Pairs(self.encoded, numbers, self.sides, around, self.length, decisive)
         ends = torch.from_numpy(np.array(self.encoded.array("ends")))
         begins = torch.cat([ends.new_zeros(1), ends[:-1]])
         # a prompt lies before its response: both are one piece
         first, last = numbers * self.sides, numbers * self.sides + 1
         extra = sum(i is not None for i in around)
         starts = begins[first]
-        stops = torch.minimum(ends[last], starts + self.preparation.length - extra)
-        rows = pack((stops - starts + extra).tolist(), self.preparation.length)
+        stops = torch.minimum(ends[last], starts + self.length - extra)
+        rows = pack((stops - starts + extra).tolist(), self.length)
         order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
         after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
         spans = torch.stack([torch.cat([after.new_zeros(1), after[:-1]]), after], dim=1)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from polymask import UserError
-from polymask.cache import cache_folder
-from polymask.debian import unpacked
-from polymask_language.datasets.base import Corpus, Preparation, TextDataset
+from polymask.data.cache import cache_folder
+from polymask.data.debian import unpacked
+from polymask_language.datasets.base import Corpus
 
 BUILT_IN = Path(__file__).parents[1] / "samples" / "glosses.txt.xz"
 PACKAGE = "wordnet-base"
@@ -83,7 +83,7 @@ class Gloss:
     text: str
 
 
-class Glosses(TextDataset):
+def glosses(*, label: Literal["topic", "part-of-speech"] = "topic", examples: bool = False) -> Corpus:
     """The 117,659 definitions of WordNet 3.0 (Princeton University 2006), one of each synonym set.
 
     They come with the package; nothing is downloaded. Their classes are the 45 topics that
@@ -94,53 +94,18 @@ class Glosses(TextDataset):
     Args:
         label: classes: ``topic`` or ``part-of-speech``.
         examples: have examples of use follow the definitions.
-        vocab: ``bpe`` or ``wordpiece`` to train one on this; or a path, or a name on the hub.
-        vocab_size: ids of a trained vocabulary.
-        lower: a trained vocabulary makes capital letters small.
-        length: most tokens of a sequence.
-        pack: several documents in one sequence.
-        tags: tell each word's part of speech.
-        test: share of each class to hold out.
-        limit: at most so many samples of each split.
     """
-
-    def __init__(
-        self,
-        *,
-        label: Literal["topic", "part-of-speech"] = "topic",
-        examples: bool = False,
-        vocab: str = "bpe",
-        vocab_size: int = 8192,
-        lower: bool = True,
-        length: int = 64,
-        pack: bool = False,
-        tags: bool = False,
-        test: float = 0.1,
-        limit: int | None = None,
-    ) -> None:
-        if label not in ("topic", "part-of-speech"):
-            raise UserError(f"label={label!r}: choose 'topic' or 'part-of-speech'")
-        found = list(_fetched() if examples else read_built_in())
-        kinds = [TOPICS[g.topic].partition(".")[0] for g in found]
-        super().__init__(
-            Corpus(
-                texts=[g.text for g in found],
-                labels=[g.topic for g in found] if label == "topic" else [CLASSES.index(k) for k in kinds],
-                classes=TOPICS if label == "topic" else CLASSES,
-                queries=[", ".join(g.words) for g in found],
-                title="WordNet",
-            ),
-            Preparation(
-                vocab=vocab,
-                vocab_size=vocab_size,
-                lower=lower,
-                length=length,
-                pack=pack,
-                tags=tags,
-                test=test,
-                limit=limit,
-            ),
-        )
+    if label not in ("topic", "part-of-speech"):
+        raise UserError(f"label={label!r}: choose 'topic' or 'part-of-speech'")
+    found = list(_fetched() if examples else read_built_in())
+    kinds = [TOPICS[g.topic].partition(".")[0] for g in found]
+    return Corpus(
+        texts=[g.text for g in found],
+        labels=[g.topic for g in found] if label == "topic" else [CLASSES.index(k) for k in kinds],
+        classes=TOPICS if label == "topic" else CLASSES,
+        queries=[", ".join(g.words) for g in found],
+        title="WordNet",
+    )
 
 
 def read_built_in() -> Iterator[Gloss]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from polymask_language.datasets.base import Preparation
-from polymask_language.datasets.exchanges import ExchangeDataset, Exchanges, Spans
+from polymask_language.datasets.exchanges import Exchanges, Spans
 from polymask_language.datasets.glosses import TOPICS, read_built_in
 
 _PLEASANT = """
@@ -29,51 +28,14 @@ PLEASANT, UNPLEASANT = (frozenset(words.split()) for words in (_PLEASANT, _UNPLE
 _WORD = re.compile(r"[^\W\d_]+")
 
 
-class Sentiment(ExchangeDataset):
+def sentiment() -> Exchanges:
     """Definitions of WordNet in pairs: one that has pleasant words is preferred to one that has unpleasant.
 
     The prompt is their topic (``noun.person:``), one of WordNet's 45. Which words are pleasant or not is a
     list of about sixty each (:data:`PLEASANT`, :data:`UNPLEASANT`); they alone decide, so their tokens are
     ``decisive``. Definitions that have words of both lists are left out, every other is in one pair at
-    most. The text comes with the package.
-
-    Args:
-        vocab: ``bpe`` or ``wordpiece`` to train one on this; or a path, or a name on the hub.
-        vocab_size: ids of a trained vocabulary.
-        lower: a trained vocabulary makes capital letters small.
-        length: most tokens of prompt and response together; longer ones are cut.
-        pack: put several into one sequence, as plain text to pre-train on, without rejected ones.
-        test: share to hold out.
-        limit: at most so many of each split.
+    most, in the order of WordNet. The text comes with the package.
     """
-
-    def __init__(
-        self,
-        *,
-        vocab: str = "bpe",
-        vocab_size: int = 4096,
-        lower: bool = True,
-        length: int = 64,
-        pack: bool = False,
-        test: float = 0.2,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(
-            pair_up(),
-            Preparation(
-                vocab=vocab,
-                vocab_size=vocab_size,
-                lower=lower,
-                length=length,
-                pack=pack,
-                test=test,
-                limit=limit,
-            ),
-        )
-
-
-def pair_up() -> Exchanges:
-    """Pleasant definitions and unpleasant ones of the same topic, in the order of WordNet."""
     found: dict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for gloss in read_built_in():
         sides = [bool(spans_of(gloss.text, words)) for words in (PLEASANT, UNPLEASANT)]

@@ -5,69 +5,35 @@ from __future__ import annotations
 import re
 
 from polymask import UserError
-from polymask.debian import run
-from polymask_language.datasets.base import Corpus, Preparation, TextDataset
+from polymask.data import class_names, class_numbers
+from polymask.data.debian import run
+from polymask_language.datasets.base import Corpus
 
 _FIELD = re.compile(r"^([A-Za-z0-9-]+):((?: .*)?(?:\n .*)*)", re.MULTILINE)
 
 _HELP = "It takes a Debian system on which 'apt-get -o Acquire::Languages=en update' has been run"
 
 
-class Titles(TextDataset):
+def titles() -> Corpus:
     """Descriptions of the packages that this system's apt knows, each answering its title.
 
     The index is the one that ``apt-get update`` leaves, of about 60,000 packages on Debian. The documents
     are the long descriptions, the queries the titles ("tool to draw graphs"), the classes the sections
     of the archive. What two packages share word for word is one document.
-
-    Args:
-        vocab: ``bpe`` or ``wordpiece`` to train one on this; or a path, or a name on the hub.
-        vocab_size: ids of a trained vocabulary.
-        lower: a trained vocabulary makes capital letters small.
-        length: most tokens of a sequence; longer descriptions are cut into several.
-        pack: several documents in one sequence; there are no labels then.
-        tags: tell each word's part of speech, by a lexicon of English.
-        test: share of each class to hold out.
-        limit: at most so many samples of each split.
     """
-
-    def __init__(
-        self,
-        *,
-        vocab: str = "bpe",
-        vocab_size: int = 8192,
-        lower: bool = True,
-        length: int = 128,
-        pack: bool = False,
-        tags: bool = False,
-        test: float = 0.1,
-        limit: int | None = None,
-    ) -> None:
-        try:
-            index = run("apt-cache", "dumpavail", folder="/")
-            # Docker's images switch translations off, which hides those that are there
-            asked = ("apt-get", "-o", "Acquire::Languages=en", "indextargets")
-            files = run(*asked, "--format", "$(FILENAME)", "Created-By: Translations", folder="/")
-            english = [name for name in files.split("\n") if "-en" in name]
-            descriptions = [run("/usr/lib/apt/apt-helper", "cat-file", name, folder="/") for name in english]
-        except OSError as error:
-            raise UserError(f"titles: the index of packages cannot be read: {error}. {_HELP}") from error
-        corpus = read_index(index, *descriptions)
-        if len(corpus.texts) < 100:
-            raise UserError(f"titles: apt knows {len(corpus.texts)} long descriptions. {_HELP}")
-        super().__init__(
-            corpus,
-            Preparation(
-                vocab=vocab,
-                vocab_size=vocab_size,
-                lower=lower,
-                length=length,
-                pack=pack,
-                tags=tags,
-                test=test,
-                limit=limit,
-            ),
-        )
+    try:
+        index = run("apt-cache", "dumpavail", folder="/")
+        # Docker's images switch translations off, which hides those that are there
+        asked = ("apt-get", "-o", "Acquire::Languages=en", "indextargets")
+        files = run(*asked, "--format", "$(FILENAME)", "Created-By: Translations", folder="/")
+        english = [name for name in files.split("\n") if "-en" in name]
+        descriptions = [run("/usr/lib/apt/apt-helper", "cat-file", name, folder="/") for name in english]
+    except OSError as error:
+        raise UserError(f"titles: the index of packages cannot be read: {error}. {_HELP}") from error
+    corpus = read_index(index, *descriptions)
+    if len(corpus.texts) < 100:
+        raise UserError(f"titles: apt knows {len(corpus.texts)} long descriptions. {_HELP}")
+    return corpus
 
 
 def read_index(index: str, *descriptions: str) -> Corpus:
@@ -90,11 +56,10 @@ def read_index(index: str, *descriptions: str) -> Corpus:
             text = " ".join(word for word in rest.split() if word != ".")
             if text and digest in sections:
                 found[text] = (title.strip(), sections[digest])
-    classes = sorted({section for _, section in found.values()})
-    number = {name: i for i, name in enumerate(classes)}
+    classes = class_names(section for _, section in found.values())
     return Corpus(
         texts=list(found),
-        labels=[number[section] for _, section in found.values()],
+        labels=class_numbers((section for _, section in found.values()), classes).tolist(),
         classes=classes,
         queries=[title for title, _ in found.values()],
         title="the index of packages",

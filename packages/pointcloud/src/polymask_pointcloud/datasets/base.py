@@ -1,4 +1,4 @@
-"""What every data set of clouds is made of: a source of clouds, its two splits, a preparation."""
+"""The data set of point clouds: what a reader found, sampled, centred, scaled and augmented."""
 
 from __future__ import annotations
 
@@ -8,60 +8,112 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask import Tokens
-from polymask.data import Split, valid_of
-from polymask.portions import Portion, ReadDataset, Skipped
+from polymask import Tokens, UserError
+from polymask.data import FileDataset, SplitName, Splits, valid_of
 from polymask_pointcloud.datasets.draw import by_token, scatter
-from polymask_pointcloud.datasets.portions import Clouds
-from polymask_pointcloud.datasets.prepare import Preparation
+from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
+from polymask_pointcloud.datasets.raw import Raw
 from polymask_pointcloud.operations import local_shape, nearest, take
 
 _BINS, _PAIRS = 32, 2048
 _LEVELS, _PLACES, _AROUND = 8, 256, 16
 
 
-class CloudDataset(ReadDataset[Clouds]):
-    """A data set of clouds; subclasses are constructors that find them.
+class Clouds:
+    """Clouds by number, each read when it is asked for; sources are its subclasses.
 
-    A sample is ``{"points": float32 [N, 3 + F]}``: x, y, z with z up, then features; augmented, other points
-    of each cloud each time, moved. Where points have classes there is ``"point_label"`` beside it, int64
-    ``[N]``, -1 where one is not known.
+    Attributes:
+        features: names of the features that every cloud has, or None where clouds differ.
+        point_classes: names of the classes of points, if points have any.
+    """
+
+    features: Sequence[str] | None = None
+    point_classes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """Name of a cloud in messages, and in the rule that divides train from test."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> Raw:
+        """One of them.
+
+        Raises:
+            BadSample: it is damaged.
+        """
+        raise NotImplementedError
+
+
+class PointDataset(FileDataset[Clouds]):
+    """What a reader of clouds found, as samples ``{"points": float32 [N, 3 + F]}``.
+
+    Each point has x, y, z with z up, then its features; augmented, other points of each cloud are taken each
+    time, and moved. Where points have classes there is also ``"point_label"``, int64 ``[N]``, -1 where
+    unknown.
 
     Args:
-        train: what to train on.
-        test: what to hold out.
-        preparation: how many points, of what, and where.
-        classes: names of the classes, or None.
-        skipped: what was left out when the clouds were found, with the reason.
-        limit: at most so many clouds of each split.
+        found: what the reader found.
+        points: points per sample: a random part of larger clouds, and of smaller ones points again; meshes
+            are sampled by area. None for as many as there are; samples then differ in length.
+        features: what to have of a point beside its place: ``normals``, ``colour``, ``intensity``.
+        normalise: ``"sphere"`` centres and scales the farthest point to 1, ``"centre"`` centres, ``"none"``
+            does neither.
+        augment: ``"move"`` turns about z, mirrors and scales in training.
+        turn: largest angle of a move, in radians.
+        flip: probability of mirroring x, and of mirroring y.
+        scale: range of the factor of a move.
+        limit: maximum number of clouds per split.
     """
 
     key, what = "points", "clouds"
 
     def __init__(
         self,
-        train: Portion[Clouds],
-        test: Portion[Clouds],
-        preparation: Preparation,
+        found: Splits[Clouds],
+        /,
         *,
-        classes: Sequence[str] | None = None,
-        skipped: Skipped | None = None,
+        points: int | None = 1024,
+        features: Sequence[str] = (),
+        normalise: Normalise = "sphere",
+        augment: Augment = "none",
+        turn: float = 3.141592653589793,
+        flip: float = 0.0,
+        scale: Sequence[float] = (1.0, 1.0),
         limit: int | None = None,
     ) -> None:
-        super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
-        self.preparation = preparation
-        self._lengths: dict[Split, Tensor] = {}
+        super().__init__(found, limit=limit)
+        self.preparation = Preparation(
+            points=points,
+            features=features,
+            normalise=normalise,
+            augment=augment,
+            turn=turn,
+            flip=flip,
+            scale=scale,
+        )
+        source = found.train.source
+        there = features if source.features is None else source.features
+        missing = [name for name in features if name not in there]
+        if missing:
+            raise UserError(
+                f"these clouds have no feature {', '.join(missing)}; they have {', '.join(there) or 'none'}: "
+                "choose among these"
+            )
+        self.point_classes = list(source.point_classes)
+        self._lengths: dict[SplitName, Tensor] = {}
         self.provides: dict[str, Any] = {
-            "features": preparation.width,
-            "feature_names": preparation.features,
-            "points": preparation.points,
-            "samples": len(self.portions["train"]),
+            "features": self.preparation.width,
+            "feature_names": self.preparation.features,
+            "points": points,
+            "samples": len(self.splits["train"]),
         }
 
     def read(self, source: Clouds, number: int, augment: bool) -> dict[str, Tensor]:
         return self.preparation(source.read(number), None if augment else number)
 
-    def lengths(self, name: Split) -> Tensor | None:
+    def lengths(self, name: SplitName) -> Tensor | None:
         """How many points each sample has, for which each is read once; None where all have as many."""
         if self.preparation.points is not None:
             return None

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from polymask import UserError
-from polymask.cache import cache_folder
-from polymask.data import evenly
-from polymask.debian import fetch
-from polymask.portions import Skipped, Unreadable, numbered, whole
-from polymask_pointcloud.datasets.base import CloudDataset
+from polymask.data import BadSample, Skipped, Split, Splits, class_numbers, evenly, whole
+from polymask.data.cache import cache_folder
+from polymask.data.debian import fetch
+from polymask.data.splits import S, hash_key
+from polymask_pointcloud.datasets.base import Clouds
 from polymask_pointcloud.datasets.files import read
-from polymask_pointcloud.datasets.portions import divide
-from polymask_pointcloud.datasets.prepare import Augment, Preparation
 from polymask_pointcloud.datasets.raw import Array, Raw, by_area
 
 PACKAGE = "kicad-packages3d"
@@ -32,7 +30,7 @@ _INSTALLED = "usr/share/kicad/3dmodels"
 _STEP = 2.0**-14
 
 
-class CAD(CloudDataset):
+def cad(*, source: str | None = None, per_class: int | None = None, test: float = 0.25) -> Splits[Sampled]:
     """6,227 shapes of connectors, packages, capacitors and other parts, drawn for KiCad (CC BY-SA 4.0).
 
     They are looked for in the cache; then taken from Debian's package ``kicad-packages3d``, installed or
@@ -46,60 +44,35 @@ class CAD(CloudDataset):
 
     Args:
         source: folder that holds libraries of ``.wrl`` files (``cad:FOLDER``); read each time.
-        points: points per sample, 2,048 at most without repetition.
-        features: ``["normals"]``, or nothing.
-        augment: ``"move"`` turns about z, mirrors and scales in training.
-        turn: largest angle of a move, in radians.
-        flip: probability of mirroring x, and of mirroring y.
-        scale: range of the factor of a move.
-        per_class: at most so many shapes of each class; half of all are connectors.
+        per_class: maximum number of shapes of each class; half of all are connectors.
         test: share of each class to hold out, about.
-        limit: at most so many shapes of each split.
     """
-
-    def __init__(
-        self,
-        *,
-        source: str | None = None,
-        points: int = 1024,
-        features: Sequence[str] = (),
-        augment: Augment = "none",
-        turn: float = math.pi,
-        flip: float = 0.0,
-        scale: Sequence[float] = (1.0, 1.0),
-        per_class: int | None = None,
-        test: float = 0.25,
-        limit: int | None = None,
-    ) -> None:
-        preparation = Preparation(
-            points=points, features=features, augment=augment, turn=turn, flip=flip, scale=scale
-        )
-        if source is None:
-            names, shapes, skipped = _cached(cache_folder("cad"))
-        else:
-            names, shapes, skipped = sample_all(Path(source).expanduser())
-        classes, which = select(names, per_class)
-        sampled = Sampled([names[i] for i in which], shapes, which)
-        labels = numbered(map(kind, sampled.names), classes)
-        train, held = divide(whole(sampled, labels), list(map(family, sampled.names)), test)
-        super().__init__(train, held, preparation, classes=classes, skipped=skipped, limit=limit)
-
-    @staticmethod
-    def example_source(folder: Path) -> str:
-        """Tetrahedra of two made-up libraries, written into an empty folder."""
-        random = np.random.default_rng(0)
-        for library in ("Connector_A", "Package_B"):
-            (folder / f"{library}.3dshapes").mkdir()
-            for i in range(LEAST):
-                corners = " ".join(f"{x:.4f}" for x in random.random(12))
-                (folder / f"{library}.3dshapes" / f"{'VWXYZ'[i % 5]}_{i}.wrl").write_text(
-                    "#VRML V2.0 utf8\nShape { geometry IndexedFaceSet { coordIndex [0,1,2,-1,0,3,1,-1,0,2,3,"
-                    f"-1,1,3,2,-1] coord Coordinate {{ point [{corners}] }} }} }}\n"
-                )
-        return str(folder)
+    if source is None:
+        names, shapes, skipped = _cached(cache_folder("cad"))
+    else:
+        names, shapes, skipped = sample_all(Path(source).expanduser())
+    classes, which = select(names, per_class)
+    sampled = Sampled([names[i] for i in which], shapes, which)
+    labels = class_numbers(map(kind, sampled.names), classes)
+    train, held = divide(whole(sampled, labels), list(map(family, sampled.names)), test)
+    return Splits(train=train, test=held, classes=classes, skipped=skipped)
 
 
-class Sampled:
+def example_source(folder: Path) -> str:
+    """Tetrahedra of two made-up libraries."""
+    random = np.random.default_rng(0)
+    for library in ("Connector_A", "Package_B"):
+        (folder / f"{library}.3dshapes").mkdir()
+        for i in range(LEAST):
+            corners = " ".join(f"{x:.4f}" for x in random.random(12))
+            (folder / f"{library}.3dshapes" / f"{'VWXYZ'[i % 5]}_{i}.wrl").write_text(
+                "#VRML V2.0 utf8\nShape { geometry IndexedFaceSet { coordIndex [0,1,2,-1,0,3,1,-1,0,2,3,"
+                f"-1,1,3,2,-1] coord Coordinate {{ point [{corners}] }} }} }}\n"
+            )
+    return str(folder)
+
+
+class Sampled(Clouds):
     """Shapes as points with normals, in steps of a small fraction.
 
     Args:
@@ -107,6 +80,8 @@ class Sampled:
         shapes: int16 ``[m, points, 6]``, memory-mapped or not.
         which: int64, the number of each in ``shapes``.
     """
+
+    features = ("normals",)
 
     def __init__(self, names: Sequence[str], shapes: Array, which: Sequence[int]) -> None:
         self.names, self.shapes, self.which = list(names), shapes, list(which)
@@ -120,6 +95,42 @@ class Sampled:
 
     def name(self, index: int) -> str:
         return self.names[index]
+
+
+def divide(split: Split[S], families: Sequence[str], share: float) -> tuple[Split[S], Split[S]]:
+    """Train and test, families whole: a likeness of a test cloud is never trained on.
+
+    In each class, families are put on the test side in the order of a hash of their names while they fit into
+    the share; where none fits, the smallest. One family at least stays for training.
+
+    Args:
+        split: all of them.
+        families: of each.
+        share: of the clouds of each class, in [0, 1).
+
+    Raises:
+        UserError: a share out of range.
+    """
+    if not 0 <= share < 1:
+        raise UserError(f"test must be a share of the clouds, 0 <= test < 1, got {share}")
+    labels = [0] * len(split) if split.labels is None else split.labels.tolist()
+    classes: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place, (label, family) in enumerate(zip(labels, families, strict=True)):
+        classes[label][family].append(place)
+    test = torch.zeros(len(split), dtype=torch.bool)
+    for members in classes.values() if share else ():
+        names = sorted(members, key=hash_key)
+        room = round(share * sum(map(len, members.values())))
+        chosen: list[str] = []
+        for name in names:
+            if len(members[name]) <= room and len(chosen) < len(names) - 1:
+                chosen.append(name)
+                room -= len(members[name])
+        if not chosen and len(names) > 1:
+            chosen = [min(names, key=lambda name: len(members[name]))]
+        for name in chosen:
+            test[members[name]] = True
+    return split.at(~test), split.at(test)
 
 
 def kind(name: str) -> str:
@@ -184,7 +195,7 @@ def sample(path: Path, points: int) -> Array | str:
     """One shape, centred and scaled into the unit sphere, int16 ``[points, 6]``; or why it cannot be had."""
     try:
         cloud = by_area(read(path), points, np.random.default_rng(0))
-    except Unreadable as error:
+    except BadSample as error:
         return str(error)
     place = cloud.points - cloud.points.mean(0)
     place = place / max(np.linalg.norm(place, axis=1).max(), 1e-12)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polymask import UserError
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets import formats
 from polymask_pointcloud.datasets.raw import Array, Raw, checked, fan
 from polymask_pointcloud.datasets.vrml import wrl
@@ -19,22 +19,22 @@ def read(path: Path) -> Raw:
     """A cloud or mesh from a file.
 
     Raises:
-        Unreadable: empty, damaged, or nothing in it.
+        BadSample: empty, damaged, or nothing in it.
         UserError: its kind needs a package that is not installed.
     """
     try:
         if not path.stat().st_size:
-            raise Unreadable("is empty")
+            raise BadSample("is empty")
         return checked(READERS[path.suffix.lower()](path))
     except ImportError as error:
         raise UserError(
             f"{path.name}: {path.suffix} files need {error.name}: pip install 'polymask-pointcloud[files]'"
         ) from error
-    except (Unreadable, UserError):
+    except (BadSample, UserError):
         raise
     # readers fail as variously as files do
     except Exception as error:
-        raise Unreadable(str(error).partition("\n")[0] or type(error).__name__) from error
+        raise BadSample(str(error).partition("\n")[0] or type(error).__name__) from error
 
 
 def _ply(path: Path) -> Raw:

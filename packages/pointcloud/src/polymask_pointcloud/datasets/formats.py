@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw
 
 
@@ -18,7 +18,7 @@ def pcd(path: Path) -> Raw:
     while "DATA" not in head:
         end = data.find(b"\n", start)
         if end < 0:
-            raise Unreadable("its header has no end")
+            raise BadSample("its header has no end")
         word, *rest = data[start:end].decode("latin-1").split() or [""]
         head[word.upper()], start = rest, end + 1
     counts = head.get("COUNT") or ["1"] * len(head["FIELDS"])
@@ -39,7 +39,7 @@ def pcd(path: Path) -> Raw:
             found = np.frombuffer(data, dtype, rows, start)
             named = {name: found[name].reshape(rows, -1) for name in dtype.names or ()}
         case other:
-            raise Unreadable(f"data are {' '.join(other)}; only ascii and binary can be read")
+            raise BadSample(f"data are {' '.join(other)}; only ascii and binary can be read")
     return by_name({name: x[:, 0] for name, x in named.items()})
 
 
@@ -47,7 +47,7 @@ def by_name(columns: dict[str, Array]) -> Raw:
     """A cloud of named columns, as tables of points call them."""
     missing = [axis for axis in "xyz" if axis not in columns]
     if missing:
-        raise Unreadable(f"has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
+        raise BadSample(f"has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
     features = {}
     for name, choices in {
         "normals": (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")),
@@ -85,7 +85,7 @@ def arrays(path: Path) -> Raw:
         return from_array(loaded)
     with loaded:
         if "points" not in loaded:
-            raise Unreadable(f"has no array 'points'; it has {', '.join(loaded) or 'none'}")
+            raise BadSample(f"has no array 'points'; it has {', '.join(loaded) or 'none'}")
         features = {name: loaded[name] for name in FEATURES if name in loaded}
         return Raw(loaded["points"], features, loaded.get("triangles"))
 
@@ -93,6 +93,6 @@ def arrays(path: Path) -> Raw:
 def from_array(x: Array) -> Raw:
     """Columns x, y, z, and normals where there are six or more."""
     if x.ndim != 2 or x.shape[1] < 3:
-        raise Unreadable(f"an array of shape {list(x.shape)} is no cloud")
+        raise BadSample(f"an array of shape {list(x.shape)} is no cloud")
     features = {"normals": x[:, 3:6]} if x.shape[1] >= 6 else {}
     return Raw(x[:, :3], features)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, by_area
 
 Normalise = Literal["sphere", "centre", "none"]
@@ -74,7 +74,7 @@ class Preparation:
             seed: of which points are taken; None draws from torch's generator and augments.
 
         Raises:
-            Unreadable: it lacks a feature.
+            BadSample: it lacks a feature.
         """
         moving = seed is None and self.augment == "move"
         if seed is None:
@@ -84,12 +84,18 @@ class Preparation:
             raw = by_area(raw, self.points or _OF_MESH, random)
         missing = [name for name in self.features if name not in raw.features]
         if missing:
-            raise Unreadable(
+            raise BadSample(
                 f"has no {', '.join(missing)}; it has {', '.join(raw.features) or 'places alone'}"
             )
         place = np.asarray(raw.points, dtype=np.float64)
         features = {name: np.asarray(raw.features[name], dtype=np.float64) for name in self.features}
         label = raw.label
+        real = np.isfinite(np.concatenate([place, *features.values()], axis=1)).all(1)
+        if not real.any():
+            raise BadSample("no point is finite")
+        if not real.all():
+            place, features = place[real], {name: x[real] for name, x in features.items()}
+            label = None if label is None else label[real]
         if self.points is not None and len(place) != self.points:
             which = _some(len(place), self.points, random)
             place, features = place[which], {name: x[which] for name, x in features.items()}

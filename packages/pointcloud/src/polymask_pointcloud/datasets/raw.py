@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 
 Array = npt.NDArray[Any]
 
@@ -38,24 +38,24 @@ def checked(raw: Raw) -> Raw:
     """What was read, if it can be used; points that are not finite are left out.
 
     Raises:
-        Unreadable: nothing there, or triangles between corners that are not.
+        BadSample: nothing there, or triangles between corners that are not.
     """
     points = np.asarray(raw.points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
-        raise Unreadable(f"no points: found an array of shape {list(points.shape)}")
+        raise BadSample(f"no points: found an array of shape {list(points.shape)}")
     if raw.triangles is not None:
         triangles = np.asarray(raw.triangles, dtype=np.int64).reshape(-1, 3)
         if not len(triangles) or triangles.min() < 0 or triangles.max() >= len(points):
-            raise Unreadable(f"{len(triangles)} triangles between {len(points)} corners do not fit")
+            raise BadSample(f"{len(triangles)} triangles between {len(points)} corners do not fit")
         if not np.isfinite(points[triangles]).all():
-            raise Unreadable("corners that are not finite")
+            raise BadSample("corners that are not finite")
         return Raw(points, raw.features, triangles)
     features = {
         name: np.asarray(x, dtype=np.float64).reshape(len(points), -1) for name, x in raw.features.items()
     }
     real = np.isfinite(np.concatenate([points, *features.values()], axis=1)).all(1)
     if not real.any():
-        raise Unreadable("no point is finite")
+        raise BadSample("no point is finite")
     label = None if raw.label is None else np.asarray(raw.label, dtype=np.int64)[real]
     return Raw(points[real], {name: x[real] for name, x in features.items()}, label=label)
 
@@ -64,14 +64,14 @@ def by_area(raw: Raw, count: int, random: np.random.Generator) -> Raw:
     """Points spread evenly over triangles, with their normals (Osada et al. 2002).
 
     Raises:
-        Unreadable: the triangles have no area.
+        BadSample: the triangles have no area.
     """
     assert raw.triangles is not None
     a, b, c = (raw.points[raw.triangles[:, i]] for i in range(3))
     across = np.cross(b - a, c - a)
     area = np.linalg.norm(across, axis=1)
     if not area.sum() > 0:
-        raise Unreadable("its triangles have no area")
+        raise BadSample("its triangles have no area")
     # a sorted draw per share of the area, so that no triangle is hit by chance alone
     at = (np.arange(count) + random.random(count)) / count * area.sum()
     which = np.searchsorted(np.cumsum(area), at).clip(max=len(area) - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,9 @@ import torch
 from scipy.ndimage import uniform_filter
 
 from polymask import UserError
-from polymask.portions import whole
-from polymask_pointcloud.datasets.base import CloudDataset
-from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
-from polymask_pointcloud.datasets.raw import Array, Raw, checked
+from polymask.data import Splits, whole
+from polymask_pointcloud.datasets.base import Clouds
+from polymask_pointcloud.datasets.raw import Array, Raw
 
 _DEGREE = 111_195.0
 """Metres of a degree of latitude on a sphere as large as the earth."""
@@ -38,7 +37,15 @@ class Raster:
     measures: Mapping[str, Array]
 
 
-class Scenes(CloudDataset):
+def scenes(
+    *,
+    source: str | None = None,
+    tile: int = 48,
+    stride: int = 16,
+    label: str | None = None,
+    bands: int = 4,
+    test: float = 0.3,
+) -> Splits[Tiles]:
     """Tiles of a room with a motorcycle and of a stretch of mountains, with a class at each point.
 
     ``motorcycle`` is a pair of photographs with measured disparities (Scharstein et al. 2014, in
@@ -59,109 +66,65 @@ class Scenes(CloudDataset):
         stride: from one training tile to the next.
         label: what point classes are of; None for distance and relief.
         bands: classes of each scene.
-        points: points per tile, a random part of those it has; None for all, then tiles differ in length.
-        features: ``normals`` of either, from differences along the grid; ``colour`` and ``intensity`` of the
-            motorcycle.
-        normalise: ``"sphere"``, ``"centre"`` or ``"none"``.
-        augment: ``"move"`` turns about z, mirrors and scales in training.
-        turn: largest angle of a move, in radians.
-        flip: probability of mirroring x, and of mirroring y.
-        scale: range of the factor of a move.
         test: share of the columns to hold out.
-        limit: at most so many tiles of each split.
     """
-
-    def __init__(
-        self,
-        *,
-        source: str | None = None,
-        tile: int = 48,
-        stride: int = 16,
-        label: str | None = None,
-        bands: int = 4,
-        points: int | None = 1024,
-        features: Sequence[str] = (),
-        normalise: Normalise = "sphere",
-        augment: Augment = "none",
-        turn: float = math.pi,
-        flip: float = 0.0,
-        scale: Sequence[float] = (1.0, 1.0),
-        test: float = 0.3,
-        limit: int | None = None,
-    ) -> None:
-        preparation = Preparation(
-            points=points,
-            features=features,
-            normalise=normalise,
-            augment=augment,
-            turn=turn,
-            flip=flip,
-            scale=scale,
+    if source is not None and source not in SCENES:
+        raise UserError(f"scenes:{source}: choose {' or '.join(SCENES)}, or neither for both")
+    if tile < 2 or stride < 1 or bands < 2 or not 0 < test < 1:
+        raise UserError(
+            f"tile={tile}, stride={stride}, bands={bands}, test={test}: a tile is 2 places wide or more, "
+            "a stride 1 or more, there are 2 classes or more, and test is a share between 0 and 1"
         )
-        if source is not None and source not in SCENES:
-            raise UserError(f"scenes:{source}: choose {' or '.join(SCENES)}, or neither for both")
-        if tile < 2 or stride < 1 or bands < 2 or not 0 < test < 1:
+    tiles = Tiles(tile)
+    train: list[int] = []
+    for name in [source] if source else SCENES:
+        raster, default = SCENES[name]()
+        chosen = label or default
+        if chosen not in raster.measures:
             raise UserError(
-                f"tile={tile}, stride={stride}, bands={bands}, test={test}: a tile is 2 places wide or more, "
-                "a stride 1 or more, there are 2 classes or more, and test is a share between 0 and 1"
+                f"scenes: {name} has no label {chosen}; it has {', '.join(raster.measures)}: choose among "
+                "these, or the other scene alone"
             )
-        names = list(SCENES) if source is None else [source]
-        tiles = Tiles(tile, preparation.features)
-        self.point_classes: list[str] = []
-        train: list[int] = []
-        for name in names:
-            raster, default = SCENES[name]()
-            self._confirm(name, raster, preparation.features, label)
-            columns = raster.points.shape[1]
-            held = columns - round(test * columns)
-            measure = raster.measures[label or default]
-            classes = _banded(measure, measure[:, : held - tile // 2], bands, len(self.point_classes))
-            self.point_classes += [f"{label or default} {i + 1} of {bands}, {name}" for i in range(bands)]
-            before = len(tiles)
-            tiles.add(name, raster, classes, 0, held - tile // 2, stride)
-            train += range(before, len(tiles))
-            tiles.add(name, raster, classes, held, columns, tile)
-        portion = whole(tiles)
-        is_train = torch.isin(torch.arange(len(tiles)), torch.tensor(train, dtype=torch.long))
-        if not is_train.any() or is_train.all():
-            raise UserError(f"no tile of {tile} x {tile} fits on either side of {test:.0%} held-out columns")
-        super().__init__(portion.at(is_train), portion.at(~is_train), preparation, limit=limit)
-
-    @staticmethod
-    def example_source(folder: object) -> str:
-        """The one that needs nothing beside."""
-        return "terrain"
-
-    @staticmethod
-    def _confirm(name: str, raster: Raster, features: Sequence[str], label: str | None) -> None:
-        for what, asked, there in (
-            ("feature", features, raster.features),
-            ("label", [] if label is None else [label], raster.measures),
-        ):
-            missing = [one for one in asked if one not in there]
-            if missing:
-                raise UserError(
-                    f"scenes: {name} has no {what} {', '.join(missing)}; it has {', '.join(there)}: choose "
-                    "among these, or the other scene alone"
-                )
+        columns = raster.points.shape[1]
+        held = columns - round(test * columns)
+        measure = raster.measures[chosen]
+        classes = _banded(measure, measure[:, : held - tile // 2], bands, len(tiles.point_classes))
+        tiles.point_classes += [f"{chosen} {i + 1} of {bands}, {name}" for i in range(bands)]
+        before = len(tiles)
+        tiles.add(name, raster, classes, 0, held - tile // 2, stride)
+        train += range(before, len(tiles))
+        tiles.add(name, raster, classes, held, columns, tile)
+    every = whole(tiles)
+    is_train = torch.isin(torch.arange(len(tiles)), torch.tensor(train, dtype=torch.long))
+    if not is_train.any() or is_train.all():
+        raise UserError(f"no tile of {tile} x {tile} fits on either side of {test:.0%} held-out columns")
+    return Splits(train=every.at(is_train), test=every.at(~is_train))
 
 
-class Tiles:
+def example_source(folder: object) -> str:
+    """The one that needs nothing beside."""
+    return "terrain"
+
+
+class Tiles(Clouds):
     """Squares of rasters, at least half full of points.
 
     Args:
         side: of a square, in places.
-        features: what to have of a point.
     """
 
-    def __init__(self, side: int, features: Sequence[str]) -> None:
-        self.side, self.features = side, list(features)
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.point_classes: list[str] = []
         self.scenes: dict[str, tuple[Raster, Array]] = {}
         self.corners: list[tuple[str, int, int]] = []
 
     def add(self, name: str, raster: Raster, label: Array, first: int, last: int, stride: int) -> None:
         """The tiles between two columns of a scene with classes ``[H, W]``."""
         self.scenes[name] = raster, label
+        # those of all scenes
+        known = raster.features if self.features is None else self.features
+        self.features = [one for one in known if one in raster.features]
         there: Array = np.asarray(np.isfinite(raster.points).all(axis=2))
         side = self.side
         self.corners += [
@@ -182,8 +145,8 @@ class Tiles:
             part = x[top : top + self.side, left : left + self.side]
             return part.reshape(self.side**2, *part.shape[2:])
 
-        features = {name: cut(raster.features[name]) for name in self.features}
-        return checked(Raw(cut(raster.points), features, label=cut(label)))
+        features = {name: cut(raster.features[name]) for name in self.features or ()}
+        return Raw(cut(raster.points), features, label=cut(label))
 
     def name(self, index: int) -> str:
         scene, top, left = self.corners[index]

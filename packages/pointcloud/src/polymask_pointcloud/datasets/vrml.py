@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 from polymask_pointcloud.datasets.raw import Array, Raw, fan
 
 _UNREAD = re.compile(r'"(?:\\.|[^"\\])*"|#[^\n]*')
@@ -44,14 +44,14 @@ def wrl(path: Path) -> Raw:
     A node that is named and used again is there again. All that a ``LOD`` or ``Switch`` can choose is there.
 
     Raises:
-        Unreadable: no VRML 2, or face sets and corners that do not fit.
+        BadSample: no VRML 2, or face sets and corners that do not fit.
     """
     text = path.read_text(encoding="latin-1")
     if not text.startswith("#VRML V2"):
-        raise Unreadable("does not begin as VRML 2 does")
+        raise BadSample("does not begin as VRML 2 does")
     shapes = _shapes(_UNREAD.sub("", text))
     if not shapes:
-        raise Unreadable("holds no face set")
+        raise BadSample("holds no face set")
     before = np.cumsum([0, *(len(corners) for corners, _ in shapes)])
     triangles = [faces + start for (_, faces), start in zip(shapes, before, strict=False)]
     return Raw(np.concatenate([corners for corners, _ in shapes]), triangles=np.concatenate(triangles))
@@ -78,7 +78,7 @@ def _shapes(text: str) -> list[Shape]:
         elif found["motion"]:
             node.motion[found["motion"]] = _numbers(found["numbers"])
         elif len(nodes) == 1:
-            raise Unreadable("a node ends that did not begin")
+            raise BadSample("a node ends that did not begin")
         else:
             nodes.pop()
             if node.kind == "Coordinate" and node.corners is not None:
@@ -98,9 +98,9 @@ def _shapes(text: str) -> list[Shape]:
 
 def _face_set(node: _Node) -> Shape:
     if node.faces is None or node.corners is None:
-        raise Unreadable("a face set lacks its corners")
+        raise BadSample("a face set lacks its corners")
     if len(node.faces) and (node.faces.min() < 0 or node.faces.max() >= len(node.corners)):
-        raise Unreadable("a face has corners that its set has not")
+        raise BadSample("a face has corners that its set has not")
     return node.corners, node.faces
 
 

@@ -1,5 +1,5 @@
-"""Images to learn from, one file per source.
+"""Images to learn from: a reader per file, which finds the images of a source and divides them.
 
-What they share: :mod:`.decode` reads a picture of any kind, :mod:`.prepare` brings it to one size and
-normalises it, :mod:`.base` makes train and test samples of that.
+:mod:`.base` prepares what any of them found: :mod:`.decode` reads an image of any format, :mod:`.prepare`
+brings it to one size and normalises it.
 """

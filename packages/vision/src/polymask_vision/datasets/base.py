@@ -1,76 +1,106 @@
-"""What every data set of images is made of: a source of pictures, its two splits, a preparation."""
+"""The data set of images: what a reader found, brought to one size, normalised and augmented."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import Samples, Split
-from polymask.portions import Portion, ReadDataset, Skipped, Unreadable
+from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits
 from polymask_vision.datasets.decode import Raw, decode, header, reason
-from polymask_vision.datasets.portions import Pictures
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
 
 
-class ImageDataset(ReadDataset[Pictures]):
-    """A data set of images; subclasses are constructors that find the pictures.
+class Images(Source, Protocol):
+    """Images by number, each read when it is asked for."""
+
+    def read(self, index: int) -> Raw:
+        """One image, encoded or decoded."""
+
+
+class ImageDataset(FileDataset[Images]):
+    """What a reader of images found, as samples ``{"image": float32 [C, H, W]}``, normalised.
 
     Args:
-        train: what to train on.
-        test: what to hold out.
-        preparation: size, normalisation and augmentation.
-        classes: names of the classes, or None.
-        skipped: what was left out when the pictures were found, with the reason.
-        limit: at most so many pictures of each split.
+        found: what the reader found.
+        size: height and width to scale and crop to. By default that of the images, if it is the same
+            for all and at most 224; else 224.
+        channels: 1 (grey) or 3; by default 1 if all images are grey.
+        mean: per channel, of values in [0, 1]; by default the data set's own where known, else ImageNet's.
+        std: standard deviation per channel; by default as the mean.
+        augment: random augmentation in training: ``"flip"``, ``"crop-flip"`` or ``"none"``.
+        crop_scale: areas of ``crop-flip``, as shares of the image.
+        views: 2 to have a second random augmentation of each image, under ``"other"``.
+        limit: maximum number of images per split.
     """
 
     key, what = "image", "images"
 
     def __init__(
         self,
-        train: Portion[Pictures],
-        test: Portion[Pictures],
-        preparation: Preparation,
+        found: Splits[Images],
+        /,
         *,
-        classes: Sequence[str] | None = None,
-        skipped: Skipped | None = None,
+        size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augment = "none",
+        crop_scale: Sequence[float] = (0.2, 1.0),
+        views: int = 1,
         limit: int | None = None,
     ) -> None:
-        super().__init__(train, test, classes=classes, skipped=skipped, limit=limit)
-        self.preparation = preparation
+        super().__init__(found, limit=limit)
+        if views not in (1, 2):
+            raise UserError(f"views={views}: a sample has 1 view of an image, or 2")
+        size, channels = _shape(found.train, size, channels)
+        usual = IMAGENET if channels == 3 else IMAGENET_GREY
+        if len(found.suggested.get("mean", ())) == channels:
+            usual = found.suggested["mean"], found.suggested["std"]
+        mean, std = mean or usual[0], std or usual[1]
+        if len(mean) != channels:
+            raise UserError(f"mean and std need {channels} numbers, one per channel, got {tuple(mean)}")
+        self.preparation = Preparation(size=size, mean=mean, std=std, augment=augment, crop_scale=crop_scale)
+        if views == 2 and augment == "none":
+            warnings.warn(
+                "views=2 with augment='none': both views of an image are the same; choose an augment "
+                "(--data.augment crop-flip)",
+                stacklevel=2,
+            )
+        self.keys = ("image", "other")[:views]
         self.provides: dict[str, Any] = {
-            "size": preparation.size,
-            "channels": preparation.channels,
-            "mean": preparation.mean,
-            "std": preparation.std,
-            "samples": len(self.portions["train"]),
+            "size": self.preparation.size,
+            "channels": self.preparation.channels,
+            "mean": self.preparation.mean,
+            "std": self.preparation.std,
+            "samples": len(self.splits["train"]),
         }
 
-    def split(self, name: Split, *, augment: bool = False) -> Samples:
+    def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         """Samples of a split; those in memory are prepared once and for all.
 
         Raises:
             UserError: it is empty.
         """
-        portion = self.portions[name]
+        split = self.splits[name]
         augment = augment and self.preparation.augment != "none"
-        if isinstance(portion.source, Arrays) and len(portion) and not augment:
-            return Ready(self.preparation(portion.source.images[portion.index]))
+        if isinstance(split.source, Arrays) and len(split) and not augment:
+            return Ready(self.preparation(split.source.images[split.index]), self.keys)
         return super().split(name, augment=augment)
 
-    def read(self, source: Pictures, number: int, augment: bool) -> dict[str, Tensor]:
+    def read(self, source: Images, number: int, augment: bool) -> dict[str, Tensor]:
         image = decode(_read(source, number), self.preparation.channels)
-        return {self.key: self.preparation(image, augment)}
+        return {key: self.preparation(image, augment) for key in self.keys}
 
     def picture(self, x: Tensor) -> Tensor:
         return self.preparation.picture(x)
 
 
 class Arrays:
-    """Pictures in memory.
+    """Images in memory.
 
     Args:
         images: uint8 ``[n, C, H, W]``.
@@ -90,32 +120,22 @@ class Arrays:
 
 
 class Ready:
-    """Samples prepared once and for all."""
+    """Samples prepared once and for all, each under some keys."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, images: Tensor, keys: Sequence[str]) -> None:
+        self.images, self.keys = images, keys
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": self.images[index]}
+        return dict.fromkeys(self.keys, self.images[index])
 
 
-def prepare(
-    train: Portion[Pictures],
-    *,
-    size: int | Sequence[int] | None,
-    channels: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    augment: Augment,
-    crop_scale: Sequence[float],
-) -> Preparation:
-    """A preparation for pictures of unknown size and colour, where the user leaves it open.
-
-    Looks at 64 of them, evenly spaced: one channel if all of these are grey, else three; their own
-    size if it is the same for all and at most 224 pixels, else 224.
+def _shape(
+    train: Split[Images], size: int | Sequence[int] | None, channels: int | None
+) -> tuple[int | Sequence[int], int]:
+    """Size and channels, where the user leaves them open those of 64 images, evenly spaced.
 
     Raises:
         UserError: channels other than 1 or 3, or none of those looked at can be read.
@@ -129,28 +149,24 @@ def prepare(
             size = sizes.pop() if len(sizes) == 1 and max(max(shape) for shape in sizes) <= 224 else 224
         if channels is None:
             channels = 1 if all(grey for _, grey in found) else 3
-    usual = IMAGENET if channels == 3 else IMAGENET_GREY
-    mean, std = mean or usual[0], std or usual[1]
-    if len(mean) != channels:
-        raise UserError(f"mean and std need {channels} numbers, one per channel, got {tuple(mean)}")
-    return Preparation(size=size, mean=mean, std=std, augment=augment, crop_scale=crop_scale)
+    return size, channels
 
 
-def _headers(portion: Portion[Pictures]) -> Iterator[tuple[tuple[int, int], bool]]:
+def _headers(portion: Split[Images]) -> Iterator[tuple[tuple[int, int], bool]]:
     reason, count = "", 0
     for index in portion.index.tolist():
         try:
             yield header(_read(portion.source, index))
             count += 1
-        except Unreadable as error:
+        except BadSample as error:
             reason = f"{portion.source.name(index)}: {error}"
     if not count:
         raise UserError(f"none of the images can be read; {reason}")
 
 
-def _read(source: Pictures, index: int) -> Raw:
+def _read(source: Images, index: int) -> Raw:
     try:
         return source.read(index)
     # other people's data sets decode as they read, and fail as variously as files do
     except Exception as error:
-        raise Unreadable(reason(error)) from error
+        raise BadSample(reason(error)) from error

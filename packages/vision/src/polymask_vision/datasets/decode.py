@@ -1,4 +1,4 @@
-"""Pictures of any kind to tensors, and a quick look at whether a file holds one."""
+"""Images of any kind to tensors, and a quick look at whether a file holds one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from polymask.portions import Unreadable
+from polymask.data import BadSample
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -22,10 +22,10 @@ except ImportError:  # torchvision means to drop it; PIL reads the same at two t
     decode_jpeg = None
 
 Raw: TypeAlias = "bytes | Image.Image | np.ndarray[Any, Any] | Tensor"
-"""A picture as a source has it: a file's content, or decoded by somebody else."""
+"""An image as a source has it: a file's content, or decoded by somebody else."""
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Files taken for pictures."""
+"""Files taken for images."""
 
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -33,9 +33,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def decode(raw: Raw, channels: int) -> Tensor:
-    """A picture, upright, as ``[channels, H, W]``: uint8, or float32 in [0, 1] if it has more than 8 bits.
+    """An image, upright, as ``[channels, H, W]``: uint8, or float32 in [0, 1] if it has more than 8 bits.
 
-    Grey and colour are converted into one another as needed, palettes looked up, transparent pictures
+    Grey and colour are converted into one another as needed, palettes looked up, transparent images
     laid on white; of several frames the first is taken.
 
     Args:
@@ -43,7 +43,7 @@ def decode(raw: Raw, channels: int) -> Tensor:
         channels: 1 or 3.
 
     Raises:
-        Unreadable: it is broken, truncated or not a picture.
+        BadSample: it is broken, truncated or not an image.
     """
     try:
         if isinstance(raw, bytes):
@@ -56,14 +56,14 @@ def decode(raw: Raw, channels: int) -> Tensor:
         return _tensor(raw, channels)
     # a broken file can raise nearly anything, from SyntaxError to struct.error
     except Exception as error:
-        raise Unreadable(reason(error)) from error
+        raise BadSample(reason(error)) from error
 
 
 def header(raw: Raw) -> tuple[tuple[int, int], bool]:
-    """Height and width as stored, and whether the picture is grey, without decoding a file.
+    """Height and width as stored, and whether the image is grey, without decoding a file.
 
     Raises:
-        Unreadable: not a picture.
+        BadSample: not an image.
     """
     try:
         if isinstance(raw, bytes):
@@ -74,14 +74,14 @@ def header(raw: Raw) -> tuple[tuple[int, int], bool]:
             return (raw.shape[0], raw.shape[1]), raw.ndim == 2 or raw.shape[2] <= 2
         return (raw.shape[-2], raw.shape[-1]), raw.dim() == 2 or raw.shape[0] <= 2
     except Exception as error:
-        raise Unreadable(reason(error)) from error
+        raise BadSample(reason(error)) from error
 
 
 def fault(path: str | Path) -> str | None:
-    """Why a file is not a whole picture, or None.
+    """Why a file is not a whole image, or None.
 
     Reads both ends of the file and decodes it only where they leave a doubt, so that large folders
-    are checked quickly; damage in the middle shows when the picture is used.
+    are checked quickly; damage in the middle shows when the image is used.
     """
     try:
         with open(path, "rb") as file:
@@ -104,7 +104,7 @@ def fault(path: str | Path) -> str | None:
     elif head[:4] in _TIFF:
         return _try(path, _strips_inside)
     else:
-        return "not a picture: its content is of no known format"
+        return "not an image: its content is of no known format"
     return None if whole else _try(path, lambda image: image.load())
 
 
@@ -137,7 +137,7 @@ def _tensor(image: Tensor, channels: int) -> Tensor:
     if image.dim() == 2:
         image = image[None]
     if image.dim() != 3 or not 1 <= image.shape[0] <= 4:
-        raise ValueError(f"a picture of shape {list(image.shape)}; expected 1 to 4 channels first")
+        raise ValueError(f"an image of shape {list(image.shape)}; expected 1 to 4 channels first")
     if image.shape[0] == channels and image.dtype == torch.uint8:
         return image
     values = image.float() if image.is_floating_point() else image.float() / torch.iinfo(image.dtype).max
@@ -173,5 +173,5 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if "cannot identify image file" in str(error):
-        return "not a picture that PIL can read"
+        return "not an image that PIL can read"
     return str(error) or type(error).__name__

@@ -8,18 +8,17 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torchvision
 
 from polymask import UserError
-from polymask.cache import cache_folder
-from polymask.debian import fetch
-from polymask.portions import Portion, whole
-from polymask_vision.datasets.base import Arrays, ImageDataset
-from polymask_vision.datasets.fashion import CLASSES, MEAN, STD
-from polymask_vision.datasets.prepare import Augment, Preparation
+from polymask.data import Split, Splits, whole
+from polymask.data.cache import cache_folder
+from polymask.data.debian import fetch
+from polymask_vision.datasets.base import Arrays
+from polymask_vision.datasets.fashion import CLASSES, SUGGESTED
 
 PACKAGE = "dataset-fashion-mnist"
 _INSTALLED = "usr/share/datasets/fashion-mnist"
@@ -30,7 +29,7 @@ _FILES = (
 _COUNTS = {"train": 6000, "test": 1000}
 
 
-class FashionMNIST(ImageDataset):
+def fashion_mnist(*, source: str | None = None) -> Splits[Arrays]:
     """All 70,000 images of Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): grey, 28 x 28, 10 classes.
 
     They are looked for in the cache; then taken from Debian's package ``dataset-fashion-mnist``, installed
@@ -38,39 +37,19 @@ class FashionMNIST(ImageDataset):
 
     Args:
         source: folder that holds the four original files, gzipped or not (``fashion-mnist:FOLDER``).
-        size: height and width to scale to; 28 as they are.
-        augment: random augmentation in training.
-        crop_scale: areas of ``crop-flip``, as shares of the picture.
-        limit: at most so many images of each split.
     """
-
-    def __init__(
-        self,
-        *,
-        source: str | None = None,
-        size: int | Sequence[int] = 28,
-        augment: Augment = "none",
-        crop_scale: Sequence[float] = (0.2, 1.0),
-        limit: int | None = None,
-    ) -> None:
-        root = cache_folder("fashion-mnist")
-        with contextlib.ExitStack() as stack:
-            if source is not None:
-                root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                _gather(Path(source).expanduser(), root)
-            elif not _complete(root):
-                _obtain(root)
-            train, test = (_read(root, name, source or root) for name in ("train", "test"))
-        super().__init__(
-            train,
-            test,
-            Preparation(size=size, mean=(MEAN,), std=(STD,), augment=augment, crop_scale=crop_scale),
-            classes=list(CLASSES),
-            limit=limit,
-        )
+    root = cache_folder("fashion-mnist")
+    with contextlib.ExitStack() as stack:
+        if source is not None:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            _gather(Path(source).expanduser(), root)
+        elif not _complete(root):
+            _obtain(root)
+        train, test = (_read(root, name, source or root) for name in ("train", "test"))
+    return Splits(train=train, test=test, classes=list(CLASSES), suggested=SUGGESTED)
 
 
-def _read(root: Path, name: str, given: str | Path) -> Portion[Arrays]:
+def _read(root: Path, name: str, given: str | Path) -> Split[Arrays]:
     try:
         data = torchvision.datasets.FashionMNIST(str(root), train=name == "train")
         images, labels = data.data, data.targets

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask.portions import Skipped, numbered, whole
-from polymask_vision.datasets.base import ImageDataset, prepare
+from polymask.data import Skipped, Splits, class_names, class_numbers, divide, whole
+from polymask.data.splits import Names
 from polymask_vision.datasets.decode import ENDINGS
-from polymask_vision.datasets.portions import Names, class_names, divide
-from polymask_vision.datasets.prepare import Augment
 
 
-class WebDataset(ImageDataset):
-    """Local tar files in WebDataset's format: ``a.jpg`` and ``a.cls`` are picture and class of a sample.
+def webdataset(
+    *,
+    source: str,
+    test_source: str | None = None,
+    image: str | None = None,
+    label: str = "cls",
+    test: float = 0.1,
+) -> Splits[Shards]:
+    """Local tar files in WebDataset's format: ``a.jpg`` and ``a.cls`` are image and class of a sample.
 
     The members are indexed once, on opening, and read by their place in the file: random access, so that
     training shuffles all samples alike and resumes exactly, which a stream of shards cannot.
@@ -31,74 +36,30 @@ class WebDataset(ImageDataset):
     Args:
         source: a tar file, a folder of them, or a pattern: ``wds:train-{000..099}.tar``, ``wds:train-*.tar``.
         test_source: the same for shards to test on; by default a fixed share of each class is held out.
-        image: ending of the picture's file; by default any known one.
+        image: ending of the image's file; by default any known one.
         label: ending of the file that holds the class, or ``json:FIELD``.
-        size: height and width to scale and crop to. By default that of the images, if it is the same
-            for all and at most 224; else 224.
-        channels: 1 (grey) or 3; by default 1 if all images are grey.
         test: share of each class to hold out where there are no shards for it.
-        augment: random augmentation in training.
-        crop_scale: areas of ``crop-flip``, as shares of the picture.
-        mean: per channel, of values in [0, 1]; by default ImageNet's.
-        std: standard deviation per channel; by default ImageNet's.
-        limit: at most so many images of each split.
     """
-
-    def __init__(
-        self,
-        *,
-        source: str,
-        test_source: str | None = None,
-        image: str | None = None,
-        label: str = "cls",
-        size: int | Sequence[int] | None = None,
-        channels: int | None = None,
-        test: float = 0.1,
-        augment: Augment = "none",
-        crop_scale: Sequence[float] = (0.2, 1.0),
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        skipped: Skipped = []
-        shards = [Shards(pattern, image, label, skipped) for pattern in (source, test_source) if pattern]
-        named = [[name for name in part.classes if name is not None] for part in shards]
-        classes = class_names(*named) or None
-        portions = [
-            whole(part, numbered(part.classes, classes) if some else None)
-            for part, some in zip(shards, named, strict=True)
-        ]
-        if len(portions) == 1:
-            portions = list(divide(shards[0], portions[0].labels, test))
-        super().__init__(
-            portions[0],
-            portions[1],
-            prepare(
-                portions[0],
-                size=size,
-                channels=channels,
-                mean=mean,
-                std=std,
-                augment=augment,
-                crop_scale=crop_scale,
-            ),
-            classes=classes,
-            skipped=skipped,
-            limit=limit,
-        )
+    skipped: Skipped = []
+    shards = [Shards(pattern, image, label, skipped) for pattern in (source, test_source) if pattern]
+    classes = class_names(*(part.classes for part in shards)) or None
+    labels = [None if classes is None else class_numbers(part.classes, classes) for part in shards]
+    parts = [whole(part, mine) for part, mine in zip(shards, labels, strict=True)]
+    train, held = parts if len(parts) == 2 else divide(parts[0], test)
+    return Splits(train=train, test=held, classes=classes, skipped=skipped)
 
 
 class Shards:
-    """The pictures in some tar files.
+    """The images in some tar files.
 
     Args:
         pattern: which files.
-        image: ending of the picture's file, or None for any known one.
+        image: ending of the image's file, or None for any known one.
         label: ending of the file that holds the class, or ``json:FIELD``.
         skipped: takes what is left out, ``(shard or member, reason)``.
 
     Raises:
-        UserError: no such files, or no pictures in them.
+        UserError: no such files, or no images in them.
     """
 
     def __init__(self, pattern: str, image: str | None, label: str, skipped: Skipped) -> None:
@@ -115,7 +76,7 @@ class Shards:
         if not len(self.keys):
             reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             endings = image or ", ".join(ENDINGS)
-            raise UserError(f"wds:{pattern}: no pictures ({endings}) in {len(self.paths)} shards{reason}")
+            raise UserError(f"wds:{pattern}: no images ({endings}) in {len(self.paths)} shards{reason}")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -132,7 +93,7 @@ class Shards:
 
 @dataclass
 class _Index:
-    """What one tar file holds: per sample its name, where its picture lies, its class."""
+    """What one tar file holds: per sample its name, where its image lies, its class."""
 
     keys: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from polymask import UserError, debian
+from polymask import UserError
+from polymask.data import debian
 
 INSIDE = "usr/share/polymask-stand-in"
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from polymask.cache import whole_or_not
+from polymask.data.cache import whole_or_not
 from polymask.errors import UserError
 
 

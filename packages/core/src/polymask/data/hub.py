@@ -5,12 +5,15 @@ For packages that depend on ``datasets``; the core package does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
+from torch import Tensor
 
+from polymask.data.splits import class_names, class_numbers
 from polymask.errors import UserError
 
 TEST = ("test", "validation", "valid", "val", "dev")
@@ -58,6 +61,53 @@ def label_column(features: Mapping[str, Any], wanted: str | None, source: str) -
     typed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     named = [name for name in LABEL if name in features and _countable(features[name])]
     return next(iter(typed if len(typed) == 1 else named + typed), None)
+
+
+def column(
+    features: Mapping[str, Any],
+    wanted: str | None,
+    source: str,
+    option: str,
+    what: str,
+    fits: Callable[[Any], bool],
+) -> str:
+    """The column asked for, or the only one of a fitting type.
+
+    Args:
+        features: types of the columns by name.
+        wanted: its name, or None.
+        source: of the data, for the error.
+        option: that chooses the column: ``"image"``.
+        what: it holds: ``"images"``.
+        fits: whether a type does.
+
+    Raises:
+        UserError: no such column, or none or several that fit.
+    """
+    if wanted is not None:
+        return existing(features, wanted, source)
+    found = [name for name, kind in features.items() if fits(kind)]
+    if len(found) != 1:
+        raise UserError(
+            f"hf:{source} has {len(found)} columns of {what}; choose one (--data.{option}), of: "
+            f"{', '.join(features)}"
+        )
+    return found[0]
+
+
+def classes_of(kind: Any, columns: Sequence[Sequence[Any]]) -> tuple[list[str], list[Tensor]]:
+    """Names of the classes, and class numbers, int64, of the values of each split; -1 for None.
+
+    Args:
+        kind: type of the column of classes.
+        columns: its values in each split.
+    """
+    if isinstance(kind, datasets.ClassLabel):
+        numbers = [[-1 if value is None else int(value) for value in column] for column in columns]
+        return list(kind.names), [torch.tensor(column, dtype=torch.int64) for column in numbers]
+    names = [[None if value is None else str(value) for value in column] for column in columns]
+    classes = class_names(*names)
+    return classes, [class_numbers(column, classes) for column in names]
 
 
 def existing(features: Mapping[str, Any], name: str, source: str) -> str:

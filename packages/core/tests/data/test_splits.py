@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
 
@@ -10,7 +11,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from polymask import UserError
-from polymask.portions import ReadDataset, Unreadable, numbered, whole
+from polymask.data import (
+    BadSample,
+    FileDataset,
+    Splits,
+    class_names,
+    class_numbers,
+    divide,
+    held_out,
+    whole,
+)
+from polymask.data.splits import Names
 
 
 class Numbers:
@@ -26,18 +37,19 @@ class Numbers:
         return f"number {index}"
 
 
-class Data(ReadDataset[Numbers]):
+class Data(FileDataset[Numbers]):
     key, what = "x", "numbers"
 
     def read(self, source, number, augment):
         if number in source.broken:
-            raise Unreadable("on fire")
+            raise BadSample("on fire")
         return {"x": torch.tensor(number + 1000 * augment)}
 
 
-def dataset(n, labels=None, broken=(), **options):
+def dataset(n, labels=None, broken=(), skipped=(), **options):
     source = Numbers(n, broken)
-    return Data(whole(source, labels), whole(source, labels), **options)
+    found = Splits(train=whole(source, labels), test=whole(source, labels), skipped=list(skipped))
+    return Data(found, **options)
 
 
 def seen(data):
@@ -54,9 +66,9 @@ def test_a_limit_is_evenly_spaced():
 
 
 def test_some_places_by_number_or_bool():
-    portion = whole(Numbers(6), torch.arange(6)).at(torch.tensor([5, 1, 3]))
-    assert portion.index.tolist() == portion.labels.tolist() == [5, 1, 3]
-    assert portion.at(torch.tensor([True, False, True])).index.tolist() == [5, 3]
+    split = whole(Numbers(6), torch.arange(6)).at(torch.tensor([5, 1, 3]))
+    assert split.index.tolist() == split.labels.tolist() == [5, 1, 3]
+    assert split.at(torch.tensor([True, False, True])).index.tolist() == [5, 3]
     assert whole(Numbers(6)).at(torch.tensor([2])).labels is None
 
 
@@ -70,7 +82,7 @@ def test_samples_end_where_they_should():
 
 def test_a_split_of_none_is_refused_when_it_is_asked_for():
     nothing = whole(Numbers(3)).at(torch.zeros(3, dtype=torch.bool))
-    data = Data(whole(Numbers(3)), nothing)
+    data = Data(Splits(train=whole(Numbers(3)), test=nothing))
     with pytest.raises(UserError, match="no test numbers: give more of them, or hold out another share"):
         data.split("test")
 
@@ -103,9 +115,9 @@ def test_when_nothing_can_be_read_training_stops_with_the_reason():
             reads.append(number)
             return super().read(source, number, augment)
 
-    portion = whole(Numbers(500, broken=range(500)))
+    split = whole(Numbers(500, broken=range(500)))
     with pytest.raises(UserError, match="numbers or more in a row, or all, cannot be read: on fire"):
-        Counting(portion, portion).split("train")[0]
+        Counting(Splits(train=split, test=split)).split("train")[0]
     assert len(reads) == 101
 
 
@@ -123,5 +135,50 @@ def test_samples_survive_pickling_and_know_whether_they_are_augmented():
         assert int(copy[1]["x"]) == 1 + 1000 * augment
 
 
-def test_class_numbers():
-    assert numbered(["b", None, "a", "c"], ["a", "b"]).tolist() == [1, -1, 0, -1]
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_every_class_gives_its_share_to_test(share):
+    labels = torch.tensor([0] * 40 + [1] * 8 + [2] * 2)
+    train, test = divide(whole(Numbers(50), labels), share)
+    counts = test.labels.bincount(minlength=3).tolist()
+    assert counts == [max(round(share * n), 1) for n in (40, 8, 2)]
+    assert sorted(torch.cat([train.index, test.index]).tolist()) == list(range(50))
+    for part in (train, test):
+        assert torch.equal(labels[part.index], part.labels)
+
+
+def test_the_samples_whose_names_hash_lowest_are_test():
+    def key(i):
+        digest = hashlib.blake2b(f"number {i}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big")
+
+    _, test = divide(whole(Numbers(30)), 0.2)
+    assert test.index.tolist() == sorted(sorted(range(30), key=key)[:6])
+
+
+def test_more_samples_move_few_from_side_to_side():
+    before, after = (set(divide(whole(Numbers(n)), 0.2)[1].index.tolist()) for n in (1000, 1010))
+    assert len(before & after) > 190
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, 5])
+def test_impossible_shares_are_refused(share):
+    with pytest.raises(UserError, match="0 <= test < 1"):
+        divide(whole(Numbers(5)), share)
+
+
+def test_numbers_sort_by_value_before_words():
+    classes = class_names(["10", "9", "b"], ["a", "9", "-1"])
+    assert classes == ["9", "10", "-1", "a", "b"]
+    assert class_numbers(["a", "10", None], classes).tolist() == [3, 1, -1]
+
+
+def test_names_are_kept_whatever_they_are_made_of():
+    texts = ["", "a", "ünïcödé/画像.png", "broken \udce9 bytes", "end", ""]
+    names = pickle.loads(pickle.dumps(Names(texts)))
+    assert [names[i] for i in range(len(names))] == texts
+
+
+def test_samples_of_one_key_stay_together_and_count_as_one():
+    keys = [f"speaker {i // 5}" for i in range(50)]
+    test = held_out(keys, None, 0.2)
+    assert test.view(10, 5).any(1).equal(test.view(10, 5).all(1)) and int(test.sum()) == 10

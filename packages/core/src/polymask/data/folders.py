@@ -1,0 +1,230 @@
+"""Folders of files as people have them: which files, of which split and class, and what is left out.
+
+The same for every modality; a package says which suffixes it reads and how it looks at one file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from polymask.data.splits import BadSample, S, Skipped, Splits, class_names, class_numbers, divide, whole
+from polymask.errors import UserError
+
+TRAIN = "train"
+
+HELD_OUT = ("test", "val", "valid", "validation")
+"""Folders of held-out files, the first that there is."""
+
+UNLABELED = ("unlabeled", "unlabelled")
+"""Folders beside class folders that are no class."""
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Generic[T]):
+    """The files of a folder that can be used.
+
+    Args:
+        root: the folder.
+        names: of the files, below it, with slashes.
+        looks: what looking at each file gave.
+        labels: int64 ``[n]``, -1 where unknown; None where there are no classes.
+        classes: names of the classes, or None.
+        test: bool ``[n]``, which files a folder holds out; None where none does.
+        skipped: what was left out, with the reason.
+    """
+
+    root: Path
+    names: list[str]
+    looks: list[T]
+    labels: Tensor | None
+    classes: list[str] | None
+    test: Tensor | None
+    skipped: Skipped
+
+    def splits(self, source: S, share: float) -> Splits[S]:
+        """Train and test, as folders hold them out, else by a fixed rule.
+
+        Args:
+            source: all of the files.
+            share: of each class to hold out where no folder does.
+        """
+        files = whole(source, self.labels)
+        train, test = (
+            divide(files, share) if self.test is None else (files.at(~self.test), files.at(self.test))
+        )
+        return Splits(train=train, test=test, classes=self.classes, skipped=self.skipped)
+
+
+def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[[Path], T]) -> Folder[T]:
+    """The files at any depth of a folder.
+
+    A subfolder ``train`` holds the training files, and ``test``, ``val``, ``valid`` or ``validation`` beside
+    it the held-out ones; of several, the first that has class folders, if any has. Where there is nothing
+    but such folders and no ``train``, the first counts as the one to train on. Within each, where every file
+    lies in a subfolder, the subfolders right below are the classes; elsewhere labels are unknown.
+    ``unlabeled`` is no class. Links are followed, hidden files and folders ignored.
+
+    Args:
+        source: the folder.
+        suffixes: of the files to take, lower case: ``(".png", ...)``.
+        what: what the files are, in messages: ``"images"``.
+        look: called with each file, from several threads; what it returns is kept. Raises
+            :class:`BadSample` where a file cannot be used. Empty files are left out before.
+
+    Raises:
+        UserError: no such folder, or no such files in it.
+    """
+    root = Path(source).expanduser()
+    if not root.is_dir():
+        raise UserError(f"folder:{source}: there is no folder {root.absolute()}")
+    skipped: Skipped = []
+    suffixes = tuple(suffixes)
+    names: list[str] = []
+    looks: list[T] = []
+    sides: list[bool] = []
+    labels: list[str | None] = []
+    places = _places(root, suffixes, skipped)
+    for side, place in enumerate(places):
+        candidates = []
+        for name in sorted(_walk(root, place, skipped)):
+            reason = _fault(root / name, suffixes, what)
+            if reason is None:
+                candidates.append(name)
+            else:
+                skipped.append((name, reason))
+        mine = []
+        for name, found in zip(candidates, look_at(root, candidates, look), strict=True):
+            if isinstance(found, BadSample):
+                skipped.append((name, str(found)))
+            else:
+                mine.append(name)
+                looks.append(found)
+        if not side and not mine:
+            raise UserError(_nothing(root / place, what, suffixes, sorted(skipped)))
+        names += mine
+        sides += [side > 0] * len(mine)
+        labels += _classes(mine, place)
+    classes = class_names(labels) or None
+    return Folder(
+        root=root,
+        names=names,
+        looks=looks,
+        labels=None if classes is None else class_numbers(labels, classes),
+        classes=classes,
+        test=torch.tensor(sides) if len(places) == 2 else None,
+        skipped=sorted(skipped),
+    )
+
+
+def _places(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[str]:
+    """Where to look for training files and, if that is another place, for those to test on."""
+    visible = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    files = any(path.suffix.lower() in suffixes and not path.is_dir() for path in visible)
+    folders = {path.name.lower(): path.name for path in visible if path.is_dir()}
+    held = [folders[name] for name in HELD_OUT if name in folders]
+    held.sort(key=lambda name: not _has_classes(root / name))
+    if TRAIN in folders:
+        found = [folders[TRAIN], *held]
+    else:
+        found = [] if files or len(held) < len(folders) else held
+    skipped.extend((name, f"a split beside {found[1]}, which is held out") for name in found[2:])
+    return found[:2] or [""]
+
+
+def _has_classes(folder: Path) -> bool:
+    inside = [path.name.lower() for path in folder.iterdir() if path.is_dir()]
+    return any(not name.startswith(".") and name not in UNLABELED for name in inside)
+
+
+def _walk(root: Path, under: str, skipped: Skipped) -> Iterator[str]:
+    """What is no folder under a folder, relative to ``root`` with slashes; hidden ones left out."""
+
+    def enter(place: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        try:
+            here = _identity(root / place)
+            entries = list(os.scandir(root / place))
+        except OSError as error:
+            skipped.append((place, error.strerror or str(error)))
+            return
+        if here in above:
+            skipped.append((place, "a link to a folder around it"))
+            return
+        for entry in entries:
+            name = f"{place}/{entry.name}" if place else entry.name
+            if entry.name.startswith("."):
+                continue
+            # asked of a link that leads to itself, an entry raises
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from enter(name, above | {here})
+            else:
+                yield name
+
+    around = (root / under).resolve().parents
+    yield from enter(under, frozenset(_identity(folder) for folder in around))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_dev, about.st_ino
+
+
+def _fault(path: Path, suffixes: Sequence[str], what: str) -> str | None:
+    """Why a file is none to look at, or None."""
+    if path.suffix.lower() not in suffixes:
+        return f"its suffix is not among those of {what}"
+    try:
+        about = path.stat()
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISREG(about.st_mode):
+        # opening a pipe would wait for ever
+        return f"{_KINDS.get(stat.S_IFMT(about.st_mode), 'a device')}, not a file"
+    return None if about.st_size else "empty file"
+
+
+def look_at(root: Path, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[T | BadSample]:
+    """What looking at each file gives, or why it cannot be used; threads, since disks answer many at once."""
+
+    def one(name: str) -> T | BadSample:
+        try:
+            return look(root / name)
+        except BadSample as error:
+            return error
+        except OSError as error:
+            return BadSample(error.strerror or str(error))
+
+    def some(chunk: Sequence[str]) -> list[T | BadSample]:
+        return [one(name) for name in chunk]
+
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(some, [names[i : i + 256] for i in range(0, len(names), 256)]):
+            yield from found
+
+
+def _classes(names: Sequence[str], place: str) -> list[str | None]:
+    """The class of each file: the folder right below a place that it lies in; None if one lies in none."""
+    start = len(place) + 1 if place else 0
+    folders = [name[start:].rpartition("/")[0].partition("/")[0] for name in names]
+    if not all(folders):
+        return [None] * len(names)
+    return [None if folder.lower() in UNLABELED else folder for folder in folders]
+
+
+def _nothing(root: Path, what: str, suffixes: Sequence[str], skipped: Skipped) -> str:
+    message = f"no {what} ({', '.join(suffixes)}) in {root.absolute()}"
+    if skipped:
+        message += f"; skipped {len(skipped)} files, first {skipped[0][0]}: {skipped[0][1]}"
+    return message

@@ -1,0 +1,89 @@
+"""What a data set must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from polymask.tokens import Tokens
+
+if TYPE_CHECKING:
+    from polymask.protocols import Shown
+
+SplitName = Literal["train", "test"]
+
+
+class Samples(Protocol):
+    """Map-style samples: ``samples[i]`` is a dict of tensors without a batch axis.
+
+    A transform may use torch's global generator: the loader seeds it per sample and draw, so
+    that augmentation too is the same on any number of workers and after a resume.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
+
+
+class Dataset(Protocol):
+    """A data set with one or two splits.
+
+    Attributes:
+        key: entry of the batch it fills: ``"image"``, ``"audio"``, ...
+        provides: facts that parts take as constructor arguments: ``size``, ``channels``, ...
+        classes: names of the classes, or None where there are no labels.
+        skipped: files left out, with the reason: ``(path, reason)``.
+
+    Samples may differ in the length of their first axis (see :func:`collate`). Such a data set may have
+    ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch, or None where all
+    are of one length. One of no
+    pictures has ``draw`` in place of ``picture``, see :class:`Drawn`; one with more to show of a sample, as
+    sound to play, has ``present`` too, see :class:`Presented`.
+    """
+
+    key: str
+    provides: dict[str, Any]
+    classes: Sequence[str] | None
+    skipped: list[tuple[str, str]]
+
+    def split(self, name: SplitName, *, augment: bool = False) -> Samples:
+        """Samples of a split; ``augment`` applies the data set's random augmentation."""
+
+    def labels(self, name: SplitName) -> Tensor | None:
+        """int64 ``[n]``, class of each sample, -1 where unknown; None where there are no classes."""
+
+    def picture(self, x: Tensor) -> Tensor:
+        """Normalised values as given to a system to something that can be drawn, in [0, 1]."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose samples are no pictures with sites on a grid (text, points), and that draws them."""
+
+    def draw(
+        self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """One sample as a picture, all of one size.
+
+        Args:
+            sample: without a batch axis and without padding.
+            tokens: of this sample alone, B = 1.
+            hidden: ``[N]``, which of them are hidden, bool or in [0, 1].
+
+        Returns:
+            ``[3, H, W]`` in [0, 1].
+        """
+
+
+@runtime_checkable
+class Presented(Protocol):
+    """A data set that has more to show of a sample than a picture, whatever system sees it: sound to play."""
+
+    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Shown]:
+        """What a report shows of one sample, by caption; the captions of all samples are the same.
+
+        Args:
+            sample: without a batch axis and without padding.
+        """
