@@ -36,7 +36,7 @@ from polymask.evaluation.features import encoder_features, evaluating, extract, 
 from polymask.evaluation.probe import draw, evaluate, labels_of
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED
 from polymask.maskings import Random
-from polymask.protocols import System
+from polymask import System
 from polymask.report import charts, views
 from polymask.report.comparison import COST, LOSS, Comparison
 from polymask.run import CONFIG, build_from_config

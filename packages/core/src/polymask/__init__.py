@@ -17,8 +17,9 @@ from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     from polymask.mask import Mask
-    from polymask.protocols import Batch, Request, System, sample_ids
+    from polymask.protocols import Batch, Losses, Request, sample_ids
     from polymask.step import Step
+    from polymask.systems.base import Host, MaskView, Preview, System
     from polymask.tokens import Tokens
     from polymask.wiring import build
 
@@ -26,10 +27,14 @@ __version__ = version("polymask")
 
 _LAZY = {
     "Batch": "polymask.protocols",
+    "Host": "polymask.systems.base",
+    "Losses": "polymask.protocols",
     "Mask": "polymask.mask",
+    "MaskView": "polymask.systems.base",
+    "Preview": "polymask.systems.base",
     "Request": "polymask.protocols",
     "Step": "polymask.step",
-    "System": "polymask.protocols",
+    "System": "polymask.systems.base",
     "Tokens": "polymask.tokens",
     "build": "polymask.wiring",
     "sample_ids": "polymask.protocols",
@@ -37,8 +42,12 @@ _LAZY = {
 
 __all__ = [
     "Batch",
+    "Host",
+    "Losses",
     "Mask",
+    "MaskView",
     "Part",
+    "Preview",
     "Registry",
     "Request",
     "Step",

@@ -16,7 +16,7 @@ from polymask.tokens import Tokens
 from polymask.wiring import RUN, construct
 
 if TYPE_CHECKING:
-    from polymask.protocols import Shown
+    from polymask.protocols import Media
 
 Split = Literal["train", "test"]
 
@@ -90,7 +90,7 @@ class Drawn(Protocol):
 class Presented(Protocol):
     """A data set that has more to show of a sample than a picture, whatever system sees it: sound to play."""
 
-    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Shown]:
+    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Media]:
         """What a report shows of one sample, by caption; the captions of all samples are the same.
 
         Args:

@@ -23,7 +23,7 @@ from polymask.evaluation.result import ProbeResult
 from polymask.registry import Registry, default_registry
 from polymask.run import CONFIG, Run, build_from_config, open_data_of, open_run, plain
 from polymask.training import fit
-from polymask.training.rehearsal import rehearse
+from polymask.training.sanity_check import sanity_check
 from polymask.wiring import RUN
 
 PLAN = "recipe.json"
@@ -86,7 +86,7 @@ class Stage:
             sys.stderr.write(f"stage {name}: {system}\n")
         known = (folder / CONFIG).exists()
         if not known:
-            rehearse(system, built, data, training.seed)
+            sanity_check(system, built, data, training.seed)
         fit(built, data, training, folder, resume=known, progress=self._progress)
         if labelled(data) and not (folder / "probe.json").exists():
             probe(folder)

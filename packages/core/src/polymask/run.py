@@ -19,8 +19,8 @@ import yaml  # type: ignore[import-untyped]
 from polymask import wiring
 from polymask.data import Dataset, open_data
 from polymask.errors import UserError
-from polymask.protocols import System
 from polymask.registry import Registry, default_registry
+from polymask.systems.base import System
 from polymask.training import options as training
 
 CONFIG, CHECKPOINT = "config.yaml", "checkpoints/last.ckpt"

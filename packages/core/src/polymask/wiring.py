@@ -21,7 +21,7 @@ from polymask.parts import Part, slot_kind
 from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
-    from polymask.protocols import System
+    from polymask.systems.base import System
 
 Options = dict[str, Any]
 
@@ -90,12 +90,11 @@ def preset_options(part: Part, preset: str | None, registry: Registry) -> Option
     options = nest(part.defaults)
     if preset is None:
         return options
-    presets = {**getattr(registry.load(part), "presets", {}), **part.presets}
-    if preset not in presets:
+    if preset not in part.presets:
         raise UserError(
-            f"{part.full_name} has no preset {preset!r}; it has {', '.join(sorted(presets)) or 'none'}"
+            f"{part.full_name} has no preset {preset!r}; it has {', '.join(sorted(part.presets)) or 'none'}"
         )
-    merged: Options = layer(options, nest(presets[preset]))
+    merged: Options = layer(options, nest(part.presets[preset]))
     return merged
 
 

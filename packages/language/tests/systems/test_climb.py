@@ -14,7 +14,7 @@ from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
-from polymask.pacing import Pace
+from polymask.schedules import Schedule
 from polymask.training.options import TrainOptions
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
@@ -47,7 +47,7 @@ def batch_of(system: Any, n: int = 8) -> dict[str, Tensor]:
 def at(share: float, by: Any = "ids", **options: Any) -> Vocabulary:
     """A vocabulary that stays at one share."""
     settings = {"vocabulary": V, "special_ids": SPECIAL, "unknown_id": UNKNOWN, **options}
-    return Vocabulary(by=by, pace=Pace(share, share), **settings)
+    return Vocabulary(by=by, schedule=Schedule(share, share), **settings)
 
 
 def test_evaluations_ask_the_host() -> None:
@@ -172,7 +172,7 @@ def drawn(curriculum: EasyFirst, samples: int, steps: int, batch_size: int = 20)
 def test_samples_are_drawn_alike_up_to_the_percentile() -> None:
     difficulty = torch.randn(400, generator=torch.Generator().manual_seed(0))
     share = 0.3
-    easy = EasyFirst(difficulty, Pace(share, share))
+    easy = EasyFirst(difficulty, Schedule(share, share))
     cutoff = float(np.percentile(difficulty.double().numpy(), 100 * share))
     assert easy.cutoff(STEP) == pytest.approx(cutoff)
     found = drawn(easy, 400, 1500)
@@ -188,14 +188,14 @@ def test_samples_are_drawn_alike_up_to_the_percentile() -> None:
 
 def test_once_all_are_drawn_plain_epochs_go_on() -> None:
     difficulty = torch.arange(200.0)
-    pace = Pace(0.5, 1.0, "step", (0.0, 0.5))
-    found, plain = drawn(EasyFirst(difficulty, pace), 200, 40), drawn(lambda step: None, 200, 40)  # type: ignore[arg-type]
+    schedule = Schedule(0.5, 1.0, "step", (0.0, 0.5))
+    found, plain = drawn(EasyFirst(difficulty, schedule), 200, 40), drawn(lambda step: None, 200, 40)  # type: ignore[arg-type]
     assert found[:20].max() < 100
     assert torch.equal(found[20:], plain[20:]) and not torch.equal(found[:20], plain[:20])
 
 
 def test_sources_come_a_level_at_a_time() -> None:
-    easy = EasyFirst(torch.tensor([1.0] * 50 + [2.0] * 30 + [3.0] * 20), Pace(0.0, 1.0))
+    easy = EasyFirst(torch.tensor([1.0] * 50 + [2.0] * 30 + [3.0] * 20), Schedule(0.0, 1.0))
     open_at = [int(easy(Step(k, 100)).sum()) for k in range(100)]  # type: ignore[union-attr]
     assert sorted(set(open_at)) == [50, 80, 100]
     assert open_at.index(80) == 51  # interpolation between levels admits nothing: 2 is above 1.5
@@ -383,7 +383,7 @@ def test_what_it_shows() -> None:
     assert [sum(row.hidden) for row in classes] == masks["word classes"].hidden.sum(1).tolist()
     assert any("(NOUN)" in row._repr_html_() for row in classes) and len(words) == 8
     hard = masks["unknown words"].hidden
-    assert torch.equal(hard, system.tokenizer(batch).valid & (batch["text"] > system.words.pace(STEP) * V))
+    assert torch.equal(hard, system.tokenizer(batch).valid & (batch["text"] > system.words.schedule(STEP) * V))
     assert system.schedule(Step(375, 1000)) == {
         "host loss": 1.0,
         "classes loss": 1.0,

@@ -15,7 +15,7 @@ from polymask import Batch, Request, Step, Tokens, UserError
 from polymask.data import open_data, sample_of
 from polymask.maskings import Random
 from polymask.report import views
-from polymask.training.watch import SPREAD, spread_and_rank
+from polymask.training.collapse import SPREAD, spread_and_rank
 from polymask_pointcloud.colours import Colours
 from polymask_pointcloud.datasets.draw import by_token
 from polymask_pointcloud.maskings import Hierarchy

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Mask, Step, UserError, build, pieces
-from polymask.pieces import see
+from polymask import Mask, Step, UserError, build, functional
+from polymask.functional import see
 from polymask_vision.encoders import Swin
 
 TINY = {

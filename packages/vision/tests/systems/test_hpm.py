@@ -14,7 +14,7 @@ from polymask import Mask, Step, Tokens, UserError, build
 from polymask.maskings import TopScore
 from polymask.objectives import MSE
 from polymask.objectives.ranking import Pairwise
-from polymask.pieces import see
+from polymask.functional import see
 from polymask_vision.encoders import Swin
 
 TINY = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Step, build
-from polymask.pieces import unfold
+from polymask.functional import unfold
 from polymask.positions import coordinates
 from polymask_vision.positions import RelativeBias
 

@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
+from polymask.protocols import Encoder, Masking, Objective, Media, Target, Tokenizer
 from polymask_audio import units
 from polymask_audio.display import compare, silence
 
@@ -170,7 +170,7 @@ class HuBERT(System):
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample."""
-        return pieces.confirm_hard("hubert", self.masking, pieces.draw(self.masking, tokens, batch, step))
+        return functional.require_hard_mask("hubert", self.masking, functional.draw_mask(self.masking, tokens, batch, step))
 
     def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """Embedded tokens ``[B, N, D]``, and the mean square of features where convolutions make them."""
@@ -195,7 +195,7 @@ class HuBERT(System):
         """Features of the unmasked input: of a block, by default that of the option ``layer``."""
         layer = self.layer if layer is None else layer
         if layer is None:
-            return pieces.encode(self.tokenizer, self.encoder, batch)
+            return functional.encode(self.tokenizer, self.encoder, batch)
         tokens = self.tokenizer(batch)
         states = self.encoder.layers(self.encoder.embed(tokens.values), tokens.position, tokens.valid)
         x, r = states[layer - 1], self.encoder.prefix
@@ -204,7 +204,7 @@ class HuBERT(System):
         )
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Media]]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         encoded = self.encoder(

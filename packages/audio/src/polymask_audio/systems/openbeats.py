@@ -30,9 +30,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, pieces
+from polymask import Batch, Mask, Step, System, Tokens, functional
 from polymask.decoders import LightDecoder
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask.protocols import Encoder, Masking, Objective, Media, Target, Tokenizer
 from polymask.recipes import Stage, beside
 from polymask_audio.display import compare
 
@@ -115,7 +115,7 @@ class OpenBEATs(System):
         predictor_heads: int = 12,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("openbeats", encoder)
+        functional.require_subset_encoder("openbeats", encoder)
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective = masking, objective
         self.predictor = LightDecoder.behind(
@@ -127,16 +127,16 @@ class OpenBEATs(System):
         mask = self.draw(tokens, batch, step)
         logits_BMK = self.predict(tokens, mask)
         hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
-        return {"tokens": pieces.account(self.objective, logits_BMK, hidden)}
+        return {"tokens": functional.masked_loss(self.objective, logits_BMK, hidden)}
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample."""
-        mask = pieces.draw(self.masking, tokens, batch, step)
-        return pieces.confirm_hard("openbeats", self.masking, mask)
+        mask = functional.draw_mask(self.masking, tokens, batch, step)
+        return functional.require_hard_mask("openbeats", self.masking, mask)
 
     def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Logits ``[B, M, K]`` at the hidden patches, from the visible ones."""
-        logits_BMK: Tensor = self.predictor(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+        logits_BMK: Tensor = self.predictor(functional.encode_visible(self.encoder, tokens, mask), mask, tokens.position)
         return logits_BMK
 
     @property
@@ -144,14 +144,14 @@ class OpenBEATs(System):
         return self.predictor
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Media]]:
         tokens = self.tokenizer(batch)
         mask, true = self.draw(tokens, batch, step), self.target(batch, tokens)
         guess = mask.invert().restore(self.predict(tokens, mask).argmax(-1)[..., None], true.new_zeros(1))
-        seen = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, tokens.values)
+        seen = functional.reconstruction(self.tokenizer, self.target, tokens, mask, tokens.values)
         return {**seen, **compare(true, guess[..., 0], mask, tokens, self.target.dim)}
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:

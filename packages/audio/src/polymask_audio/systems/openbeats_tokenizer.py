@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
 from polymask.blocks import Block
 from polymask.positions import SinCos
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
@@ -160,7 +160,7 @@ class OpenBEATsTokenizer(System):
         return features
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.quantiser.encoder, batch)
+        return functional.encode(self.tokenizer, self.quantiser.encoder, batch)
 
 
 class Quantiser(nn.Module):

@@ -32,8 +32,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer, sample_ids
+from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, functional
+from polymask.protocols import Encoder, Masking, Objective, Media, Target, Tokenizer, sample_ids
 from polymask.recipes import Stage, beside
 from polymask_audio import units
 from polymask_audio.display import compare, silence
@@ -177,7 +177,7 @@ class SPEAR(System):
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> tuple[Mask, Mask | None]:
         """Which frames are hidden, and which numbers ``[B, C]`` of all frames are 0."""
-        mask = pieces.confirm_hard("spear", self.masking, pieces.draw(self.masking, tokens, batch, step))
+        mask = functional.require_hard_mask("spear", self.masking, functional.draw_mask(self.masking, tokens, batch, step))
         if self.channel_masking is None:
             return mask, None
         width = tokens.values.shape[2]
@@ -193,18 +193,18 @@ class SPEAR(System):
         return encoded[:, self.encoder.prefix :]
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     def example(self, n: int, seed: int = 0) -> Batch:
         """Input of random sounds, every other one speech."""
         return {**self.tokenizer.example(n, seed), "speech": torch.arange(n) % 2 == 0}
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Media]]:
         tokens = self.tokenizer(batch)
         mask, channels = self.draw(tokens, batch, step)
         encoded = self.encode_corrupted(tokens, mask, channels)
-        columns: dict[str, Tensor | Sequence[Shown]] = dict(silence(self.tokenizer, batch, mask))
+        columns: dict[str, Tensor | Sequence[Media]] = dict(silence(self.tokenizer, batch, mask))
         for name, head, target in (
             ("", self.head, self.target),
             (" of the audio teacher", self.audio_head, self.audio_target),

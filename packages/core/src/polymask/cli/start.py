@@ -50,8 +50,8 @@ def run_options(registry: Registry, setup: Setup, head: Options | None = None) -
     preset = Option("preset", str, (head or {}).get("preset"), "named group of options", "NAME")
     if head is not None:
         part = registry.find("systems", head["system"])
-        found = {**getattr(registry.load(part), "presets", {}), **part.presets}
-        preset = dataclasses.replace(preset, help=f"{preset.help}: {', '.join(found) or 'there is none'}")
+        names = ", ".join(part.presets) or "there is none"
+        preset = dataclasses.replace(preset, help=f"{preset.help}: {names}")
     return {
         "data": Option("data", str, data, f"which data: {datasets}", "NAME[:SOURCE]"),
         "preset": preset,

@@ -24,7 +24,7 @@ from polymask.report.curves import Curves, line_of
 from polymask.run import CHECKPOINT, CONFIG, Run, build_from_config, plain, train_options
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
-from polymask.training.rehearsal import rehearse
+from polymask.training.sanity_check import sanity_check
 from polymask.wiring import full_names, layer, nest, preset_options
 
 PLAN = "comparison.json"
@@ -86,7 +86,7 @@ def compare(
         if not (out / f"{names[label]}-seed{seeds[0]}" / CHECKPOINT).exists():
             first = out / f"{names[label]}-seed{seeds[0]}"
             system, data, options = build_from_config({**configs[label], "seed": seeds[0]}, folder=first)
-            rehearse(label, system, data, options.seed)
+            sanity_check(label, system, data, options.seed)
     if stored is None or stored.get("probe") != plain(probe):
         for outdated in out.glob("*/probe.json"):
             outdated.unlink()

@@ -180,11 +180,8 @@ def check_dataset_facts_fit_a_tokenizer(subject: Subject) -> None:
             try:
                 tokenizer = construct(part, {}, dict(data.provides), subject.registry)
             except UserError:
-                facts = {
-                    k: v
-                    for k, v in getattr(cls, "presets", {}).get("tiny", {}).items()
-                    if k not in data.provides
-                }
+                tiny = part.presets.get("tiny", {})
+                facts = {k: v for k, v in tiny.items() if k not in data.provides}
                 tokenizer = construct(part, facts, dict(data.provides), subject.registry)
             samples = [data.split("train")[i] for i in (0, 0)]
             tokenizer({data.key: torch.stack([sample[data.key] for sample in samples])})

@@ -44,8 +44,7 @@ def check_part_documents_its_options(subject: Subject) -> None:
 @check()
 def check_part_presets_name_options(subject: Subject) -> None:
     """Its defaults and presets set options that exist, in slots filled by parts that exist."""
-    own = getattr(subject.cls, "presets", {})
-    groups = {"defaults": subject.part.defaults, **own, **subject.part.presets}
+    groups = {"defaults": subject.part.defaults, **subject.part.presets}
     defaults = nest(subject.part.defaults)
     for group, options in groups.items():
         _confirm(subject, group, subject.cls, nest(options), defaults)

@@ -70,8 +70,8 @@ class Subject:
     """A part under test.
 
     It is built at its preset ``"tiny"`` where it has one, and so is every part in its slots. Its
-    input is what a tokenizer of its modality gives as :meth:`polymask.protocols.Tokenizer.example`
-    (a system's is that of its own tokenizers), so a new modality needs nothing here.
+    input is the :meth:`polymask.protocols.Tokenizer.example` of a tokenizer of its modality (for a system,
+    its own ``example``), so a new modality needs nothing here.
 
     Args:
         part: declaration, as a registry gives it.
@@ -135,22 +135,17 @@ class Subject:
         return self.tokenizer(self.batch(n, seed))
 
     def batch_for(self, system: Any, n: int = 4, seed: int = 0) -> Batch:
-        """Input for a system: its own ``example`` where it has one, else that of its tokenizers."""
-        if hasattr(system, "example"):
-            return with_ids(system.example(n, seed), n, seed)
-        batch: Batch = {}
-        for slot, kind in slots_of(self.cls).items():
-            if kind == "tokenizers":
-                batch |= getattr(system, slot).example(n, seed)
-        return with_ids(batch, n, seed)
+        """Random input for a system, with labels of ten classes and -1 where it is supervised."""
+        batch = with_ids(system.example(n, seed), n, seed)
+        return batch | {"label": batch["id"] % 11 - 1} if system.supervised else batch
 
     def _build(self, part: Part) -> Any:
         return construct(part, self._tiny(part, {}), {}, self.registry)
 
     def _tiny(self, part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
         cls = self.registry.load(part)
-        has = "tiny" in part.presets or "tiny" in getattr(cls, "presets", {})
-        merged = layer(preset_options(part, "tiny" if has else None, self.registry), options)
+        preset = "tiny" if "tiny" in part.presets else None
+        merged = layer(preset_options(part, preset, self.registry), options)
         merged = {key: value for key, value in merged.items() if key not in trainer_options()}
         for slot, kind in slots_of(cls).items():
             chosen = merged.get(slot)

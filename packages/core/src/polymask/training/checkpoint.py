@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.protocols import System
+from polymask.systems.base import System
 from polymask.training.guard import Guard
 from polymask.training.metrics import MetricsFile
 from polymask.training.module import Training

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from polymask.errors import UserError
-from polymask.protocols import System
 from polymask.step import Step
+from polymask.systems.base import System
 from polymask.training.options import TrainOptions
 
 _UNDECAYED = re.compile(r"(^|[._])pos(ition(al)?s?)?([._]|$)|(bias|tokens?)$")

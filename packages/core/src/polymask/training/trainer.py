@@ -20,10 +20,12 @@ from lightning.pytorch.loggers import Logger
 from polymask import __version__
 from polymask.data import Dataset
 from polymask.errors import UserError
-from polymask.protocols import System
 from polymask.run import CHECKPOINT, CONFIG, config_of, plain, save_config
+from polymask.supervision import labels_for
+from polymask.systems.base import System
 from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run, read, system_weights
+from polymask.training.collapse import CollapseMonitor
 from polymask.training.guard import Guard
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Meter, MetricsFile, Watching, read_metrics
@@ -33,7 +35,6 @@ from polymask.training.plan import Plan, make_plan
 from polymask.training.probes import Probes
 from polymask.training.progress import ProgressLine
 from polymask.training.signals import Signals
-from polymask.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def fit(
     options, folder = options or TrainOptions(), Path(folder)
     with _quiet():
         samples = data.split("train", augment=True)
-        watches: list[Watching] = [Watch(data, every=10 * options.log_every)]
+        watches: list[Watching] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
             watches.append(Probes(data, every=options.probe_every))
         guard, signals = Guard(folder / "failed", options.log_every), Signals(options.log_every)
@@ -118,7 +119,8 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
-        module = Training(system.train(), Keyed(samples, options.seed, lengths), plan)
+        labels = labels_for(system, data, "train")
+        module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
         if options.compile:
             system.compile()
         try:

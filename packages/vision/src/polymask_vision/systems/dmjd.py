@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask_vision.presets import MAE
@@ -93,7 +93,7 @@ class DMJD(System):
         decoder_heads: int = 16,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("dmjd", encoder)
+        functional.require_subset_encoder("dmjd", encoder)
         if views != getattr(masking, "views", views):
             raise UserError(
                 f"dmjd draws {views} views, and the masks of {type(masking).__name__} belong together by "
@@ -118,12 +118,12 @@ class DMJD(System):
         hidden_losses, visible_losses = [], []
         for view in range(self.views):
             mask = self.draw(tokens, batch, step, view)
-            encoded = pieces.see(self.encoder, tokens, mask)
+            encoded = functional.encode_visible(self.encoder, tokens, mask)
             prediction_BMT = self.decoder(encoded, mask, tokens.position)
-            hidden_losses.append(pieces.account(self.objective, prediction_BMT, mask.invert().keep(target)))
+            hidden_losses.append(functional.masked_loss(self.objective, prediction_BMT, mask.invert().keep(target)))
             if self.head is not None:
                 guess_BKT = self.head(encoded[:, self.encoder.prefix :])
-                visible_losses.append(pieces.account(self.visible_objective, guess_BKT, mask.keep(target)))
+                visible_losses.append(functional.masked_loss(self.visible_objective, guess_BKT, mask.keep(target)))
         losses = {"hidden": torch.stack(hidden_losses).mean()}
         if visible_losses:
             losses["visible"] = self.visible_weight * torch.stack(visible_losses).mean()
@@ -131,11 +131,11 @@ class DMJD(System):
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step, view: int) -> Mask:
         """One mask per sample."""
-        mask = pieces.draw(self.masking, tokens, batch, step, self.score, stream=view)
-        return pieces.confirm_hard("dmjd", self.masking, mask)
+        mask = functional.draw_mask(self.masking, tokens, batch, step, self.score, stream=view)
+        return functional.require_hard_mask("dmjd", self.masking, mask)
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -143,9 +143,9 @@ class DMJD(System):
         columns: dict[str, Tensor] = {}
         for view in range(self.views):
             mask = self.draw(tokens, batch, step, view)
-            prediction_BMT = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+            prediction_BMT = self.decoder(functional.encode_visible(self.encoder, tokens, mask), mask, tokens.position)
             prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-            shown = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+            shown = functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
             for caption, column in shown.items():
                 columns[caption if caption == "original" else f"view {view + 1}: {caption}"] = column
         return columns

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.maskings import Disjoint, Random
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
@@ -115,7 +115,7 @@ class HPM(System):
         decoder_heads: int = 16,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("hpm", encoder)
+        functional.require_subset_encoder("hpm", encoder)
         if not hasattr(objective, "sites"):
             raise UserError(
                 f"hpm ranks patches by what each costs, and {type(objective).__name__} gives one number for "
@@ -154,7 +154,7 @@ class HPM(System):
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        encoded = pieces.see(self.encoder, tokens, mask)
+        encoded = functional.encode_visible(self.encoder, tokens, mask)
         prediction_BMT = self.decoder(encoded, mask, tokens.position)
         guess_BM1 = self.ranker(encoded, mask, tokens.position)
         hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
@@ -174,8 +174,8 @@ class HPM(System):
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample."""
         evidence = self.score if self.teacher is None else self.difficulty(tokens, batch, step)
-        mask = pieces.draw(self.masking, tokens, batch, step, evidence)
-        return pieces.confirm_hard("hpm", self.masking, mask)
+        mask = functional.draw_mask(self.masking, tokens, batch, step, evidence)
+        return functional.require_hard_mask("hpm", self.masking, mask)
 
     @torch.no_grad()
     def difficulty(self, tokens: Tokens, batch: Batch, step: Step) -> Tensor:
@@ -190,7 +190,7 @@ class HPM(System):
                 tokens.valid,
             )
             answer = ranker(
-                pieces.see(encoder, tokens, nothing), nothing, tokens.position, at=nothing.invert()
+                functional.encode_visible(encoder, tokens, nothing), nothing, tokens.position, at=nothing.invert()
             )
             return nothing.restore(answer.float(), answer.new_zeros(1))[..., 0]
         # the masks of these views share out the sample: each token is seen once and hidden otherwise
@@ -199,21 +199,21 @@ class HPM(System):
         times = torch.zeros_like(total)
         for view in range(PASSES):
             mask = views(Request.of(tokens, batch, step, stream=PASSES + view))
-            answer = ranker(pieces.see(encoder, tokens, mask), mask, tokens.position)
+            answer = ranker(functional.encode_visible(encoder, tokens, mask), mask, tokens.position)
             total = total + mask.invert().restore(answer.float(), answer.new_zeros(1))[..., 0]
             times = times + mask.hidden
         return total / times.clamp(min=1)
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        prediction_BMT = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+        prediction_BMT = self.decoder(functional.encode_visible(self.encoder, tokens, mask), mask, tokens.position)
         prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-        columns = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+        columns = functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
         inverse: Any = getattr(self.tokenizer, "inverse", None)
         if inverse is not None and self.teacher is not None:
             # brightness is the place in the teacher's order, from the darkest to the brightest value

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces, sample_ids, spectra
+from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, functional, sample_ids, spectra
 from polymask.maskings.frequency import PAPER
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask_vision.corruptions import CORRUPTIONS
@@ -192,7 +192,7 @@ class MaskedFrequency(System):
         x_BND = self.encoder.embed(tokens.values)
         z_BLD = self.encoder(x_BND, tokens.position, tokens.valid)[:, self.encoder.prefix :]
         inverse: Any = self.tokenizer.inverse
-        guess: Tensor = inverse(pieces.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample))
+        guess: Tensor = inverse(functional.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample))
         return guess
 
     def bins(self, x_BCHW: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class MaskedFrequency(System):
         return pairs.permute(0, 2, 1, 3).flatten(2)
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:

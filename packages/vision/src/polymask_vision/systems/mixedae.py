@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional, sample_ids
 from polymask.decoders import LightDecoder
 from polymask.objectives.contrast import site_contrast
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
@@ -133,7 +133,7 @@ class MixedAE(System):
         batch = self.groups(batch)
         tokens = self.tokenizer(batch)
         target_BNT = self.target(batch, tokens)
-        masks = [pieces.draw(self.masking, tokens, batch, step, stream=i) for i in range(self.mixtures)]
+        masks = [functional.draw_mask(self.masking, tokens, batch, step, stream=i) for i in range(self.mixtures)]
         terms = [self.score_mixture(tokens, mask, target_BNT) for mask in masks]
         return {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
 
@@ -206,7 +206,7 @@ class MixedAE(System):
         return prediction_BMT
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
     def by_depth(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ class MixedAE(System):
             return {}
         batch = self.groups(batch)
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step)
+        mask = functional.draw_mask(self.masking, tokens, batch, step)
         lines = {}
         for name in ("",) if self.segment_tokens is None else ("", " without segments"):
             _, source_S, opened = self.mix(tokens, mask, segments=not name)
@@ -231,10 +231,10 @@ class MixedAE(System):
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         batch = self.groups(batch)
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step)
+        mask = functional.draw_mask(self.masking, tokens, batch, step)
         prediction_BMT = self.unmix(self.mix(tokens, mask)[0], mask, tokens.position)
         prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-        columns = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+        columns = functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
         if "visible" not in columns:
             return columns
         visible = columns["visible"]
@@ -244,5 +244,5 @@ class MixedAE(System):
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
         tokens = self.tokenizer(batch)
         views = range(self.mixtures)
-        drawn = [pieces.draw(self.masking, tokens, batch, step, stream=view) for view in views]
+        drawn = [functional.draw_mask(self.masking, tokens, batch, step, stream=view) for view in views]
         return {f"mixture {v + 1}" if len(drawn) > 1 else "mask": mask for v, mask in enumerate(drawn)}

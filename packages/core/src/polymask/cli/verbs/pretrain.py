@@ -75,11 +75,11 @@ def default_folder(config: Options) -> Path:
 def _train(config: Options, folder: Path, registry: Registry, resume: bool, report: bool) -> int:
     from polymask.run import build_from_config
     from polymask.training import fit
-    from polymask.training.rehearsal import rehearse
+    from polymask.training.sanity_check import sanity_check
     from polymask.wiring import options_of
 
     system, data, options = build_from_config(config, folder=folder)
-    rehearse(config["system"], system, data, options.seed)
+    sanity_check(config["system"], system, data, options.seed)
     resolved = resolve(config, options_of(system), registry)
     if _rank() == 0:
         say(

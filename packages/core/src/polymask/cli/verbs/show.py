@@ -42,7 +42,6 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
     options = read_options(cls)
     slots = slots_of(cls)
     defaults = nest(part.defaults)
-    presets = {**getattr(cls, "presets", {}), **part.presets}
     # A system's file is about that system alone; other files hold several parts.
     text = describe(sys.modules[cls.__module__] if part.kind == "systems" else cls)
     plugin = next(p for p in registry.plugins if p.name == part.plugin and p.status == "ok")
@@ -74,7 +73,7 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
             for name, option in options.items()
             if name not in slots
         ],
-        "presets": plain(presets),
+        "presets": plain(part.presets),
         "tags": sorted(part.tags),
         "needs": part.needs,
         "target": part.target,
