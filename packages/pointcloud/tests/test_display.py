@@ -149,7 +149,7 @@ def test_mae_shows_its_own_prediction() -> None:
     mask = system.draw(tokens, batch, step)
     with torch.no_grad():
         predicted: Tensor = system.predict(tokens, mask)
-    ((_, (first, _)),) = system.pictures(batch, step).items()
+    ((_, (first, _)),) = system.preview(batch, step).media.items()
     centre = mask.invert().keep(tokens).position[0] * 0.1
     around = torch.from_numpy(first.layers["predicted"]).view(len(centre), -1, 3).float() - centre[:, None]
     assert torch.allclose(around.flatten(1), 0.1 * predicted[0, : len(centre)], atol=1e-5)

@@ -71,7 +71,7 @@ def test_hidden_frames_are_predicted_and_visible_ones_told_again(visible_weight:
     system = make(visible_weight=visible_weight)
     torch.nn.init.normal_(system.head.weight)
     batch = sounds(system)
-    mask = system.masks(batch, STEP)["time"]
+    mask = system.masks(batch, STEP)["time"].mask
     loss_BN = scored(system, batch, system.head, batch["codes"], 7)
     weight = torch.where(mask.hidden, 1.0, visible_weight) * mask.valid
     expected = (weight * loss_BN).sum() / weight.sum()
@@ -258,7 +258,7 @@ def test_codes_of_a_file_are_what_it_predicts(tmp_path: Path) -> None:
     system = make(target="audio/clusters", audio_target=None, **{"target.file": str(file)})
     assert system.head.out_features == 4 * 16
     assert system(system.example(3), STEP)["speech"].isfinite()
-    titles = system.pictures(system.example(3), STEP)
+    titles = system.preview(system.example(3), STEP).media
     units = titles["units: true, predicted, which are hidden"][0]
     assert "of each of 4 codebooks" in units.note
     assert units._repr_html_().count("<rect") == 3 * units.true.numel() > 0

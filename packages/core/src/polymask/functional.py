@@ -77,7 +77,7 @@ def require_hard_mask(system: str, masking: Masking, mask: Mask) -> Mask:
     """
     if mask.hidden.dtype != torch.bool:
         raise UserError(
-            f"{system} leaves hidden tokens out, and {type(masking).__name__} hides them in part: "
+            f"{system} needs tokens that are hidden or not, and {type(masking).__name__} hides them in part: "
             "use a masking that hides or keeps, or simmim with this one"
         )
     return mask

@@ -123,7 +123,7 @@ def test_any_language_system_sees_and_says_known_words_alone(host: str) -> None:
     assert torch.equal(restricted, torch.where(free > 0.5 * V, UNKNOWN, free))
     assert max(int(x.max()) for x in seen) > 0.5 * V
     if host == "mlm":  # a mask token stays one
-        shown = inner.corrupt(system.tokenizer(batch), inner.masks(batch, STEP)["mask"], batch, STEP)
+        shown = inner.corrupt(system.tokenizer(batch), inner.masks(batch, STEP)["mask"].mask, batch, STEP)
         assert (shown == 4).any()
 
 
@@ -144,7 +144,7 @@ def test_classes_are_never_taken_for_words() -> None:
     objective = system.class_objective
     system.class_objective = lambda x, y, mask: said.append(y[mask.hidden]) or objective(x, y, mask)
     system.classify(batch, STEP)
-    mask = system.masks(batch, STEP)["word classes"]
+    mask = system.masks(batch, STEP)["word classes"].mask
     assert torch.equal(said[0], batch["part_of_speech"][mask.hidden]) and said[0].max() > 4
 
 
@@ -314,7 +314,7 @@ def test_the_loss_is_the_sum_of_its_units_and_each_reaches_the_encoder() -> None
 def test_the_loss_of_classes_is_that_of_hidden_tokens_with_nothing_else_seen() -> None:
     system = windowed()
     batch = batch_of(system)
-    tokens, mask = system.tokenizer(batch), system.masks(batch, STEP)["word classes"]
+    tokens, mask = system.tokenizer(batch), system.masks(batch, STEP)["word classes"].mask
     states = system.see(tokens, mask, batch, STEP).values
     logits, classes = system.class_head(states), system.class_target(batch, tokens)
     expected = F.cross_entropy(logits[mask.hidden], classes[mask.hidden])
@@ -378,7 +378,7 @@ def test_an_untied_head_has_weights_of_its_own() -> None:
 def test_what_it_shows() -> None:
     system = make(words="ids", least=0.1, window=(0.25, 0.5), words_curve="linear")
     batch = batch_of(system)
-    words, classes = system.pictures(batch, STEP).values()
+    words, classes = system.preview(batch, STEP).media.values()
     masks = system.masks(batch, STEP)
     assert [sum(row.hidden) for row in classes] == masks["word classes"].hidden.sum(1).tolist()
     assert any("(NOUN)" in row._repr_html_() for row in classes) and len(words) == 8

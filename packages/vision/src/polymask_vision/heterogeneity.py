@@ -1,63 +1,16 @@
-"""The blocks that see mask tokens, run one by one, and how mask tokens change on the way."""
+"""How unlike visible tokens mask tokens are."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask.mask import Mask
-
-
-@dataclass(frozen=True, eq=False)
-class Trunk:
-    """A forward pass that stopped where mask tokens stand at hidden sites and no block has run yet.
-
-    Whoever goes on runs the blocks, in between or inside as it likes, and hands the output of the
-    last one to ``losses`` or ``pictures``.
-
-    Args:
-        mask: what is hidden; its hidden sites hold mask tokens.
-        embedded: ``[B, N, D]`` the sites before positions are added, one vector at all hidden ones.
-        x: ``[B, prefix + N, D]`` what the first block gets.
-        bias: what the blocks add to attention logits: bool (False where attention must not go) or
-            float, broadcasting to ``[B, heads, prefix + N, prefix + N]``; None for nothing.
-        prefix: how many tokens of no place lead the sequence.
-        blocks: in order, each called as ``block(x, attn_mask=bias) -> x``.
-        losses: the output of the last block to the terms of ``System.forward``.
-        pictures: the same to the columns of ``System.pictures``.
-    """
-
-    mask: Mask
-    embedded: Tensor
-    x: Tensor
-    bias: Tensor | None
-    prefix: int
-    blocks: Sequence[Callable[..., Tensor]]
-    losses: Callable[[Tensor], dict[str, Tensor]]
-    pictures: Callable[[Tensor], dict[str, Any]]
-
-    def states(self) -> list[Tensor]:
-        """The output of each block, ``[B, prefix + N, D]``."""
-        x, states = self.x, []
-        for block in self.blocks:
-            x = block(x, attn_mask=self.bias)
-            states.append(x)
-        return states
-
-
-def profile(trunk: Trunk, temperature: float = 0.1) -> Tensor:
-    """:func:`heterogeneity` at the embedding and behind each block, float32 ``[blocks + 1]``."""
-    sites = [trunk.embedded, *(x[:, trunk.prefix :] for x in trunk.states())]
-    return torch.stack([heterogeneity(x, trunk.mask, temperature) for x in sites])
+from polymask import Mask
 
 
 def heterogeneity(x_BND: Tensor, mask: Mask, temperature: float = 0.1) -> Tensor:
-    """How unlike every visible token hidden ones are: 1 where none is nearer than another, 0 where one is.
+    """How unlike all visible tokens the hidden ones are: 1 if all are equally near, 0 if one is nearest.
 
     The entropy of each hidden token's softmax over its cosine similarities to the visible tokens of
     its sample, over the logarithm of their number, so that masking ratios compare. A measure of
@@ -87,17 +40,3 @@ def heterogeneity(x_BND: Tensor, mask: Mask, temperature: float = 0.1) -> Tensor
     entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
     most = visible.sum(1, keepdim=True).clamp(min=2).log()
     return mask.mean(entropy / most)
-
-
-def add_bias(bias: Tensor | None, more: Tensor) -> Tensor:
-    """One attention bias on top of another.
-
-    Args:
-        bias: bool, float or None, as :class:`Trunk` has it.
-        more: float, of the full batch.
-    """
-    if bias is None:
-        return more
-    if bias.dtype == torch.bool:
-        return torch.where(bias, more, -torch.inf)
-    return more + bias.to(more.dtype)

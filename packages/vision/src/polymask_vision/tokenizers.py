@@ -25,7 +25,6 @@ class Patches(nn.Module):
     """
 
     key = "image"
-    presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
 
     def __init__(self, *, size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16) -> None:
         super().__init__()
