@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from polymask.protocols import System
+from polymask import System
 from polymask.run import build_from_config, load_config, open_run
 from polymask.training import fit, read_metrics
 

@@ -44,7 +44,7 @@ def test_some_tokens_are_answered_as_among_all(block: Block) -> None:
     x, real = torch.randn(2, 7, 16), torch.ones(2, 1, 1, 7, dtype=torch.bool)
     real[1, ..., 5:] = False
     some = torch.tensor([4, 0, 3])
-    torch.testing.assert_close(block.at(x[:, some], x, real), block(x, real)[:, some], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(block(x[:, some], real, x), block(x, real)[:, some], rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_barred_changes_nothing(block: Block) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polymask import Mask, Request, Step, UserError
 from polymask.maskings import Block, Random, Scheduled, Span, TopScore
-from polymask.pacing import CURVES
+from polymask.schedules import CURVES
 
 INF, NAN = float("inf"), float("nan")
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Part, Registry, Request, Step, System, Tokens, hookimpl
+from polymask import Batch, Part, Registry, Step, System, Tokens, hookimpl
 from polymask import plugin as core
-from polymask.pieces import encode
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.testing import check_part
 from polymask.testing.subject import Subject
@@ -124,16 +123,10 @@ class FillIn(System):
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
-        mask = self.masks(batch, step)["mask"]
+        mask = self.draw(self.tokenizer(batch), batch, step)
         x = mask.fill(self.encoder.embed(tokens.values), self.token)
         guess = self.head(self.encoder(x, tokens.position, tokens.valid))
         return {"guess": self.objective(guess, self.target(batch, tokens), mask)}
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.masking(Request.of(self.tokenizer(batch), batch, step))}
-
-    def encode(self, batch: Batch) -> Tokens:
-        return encode(self.tokenizer, self.encoder, batch)
 
 
 TOKENIZERS = {"speech": Frames, "cloud": Cloud}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens
+from polymask import Batch, Mask, MaskView, Preview, Request, Step, System, Tokens
 from polymask.protocols import Masking, Target, Tokenizer
 from polymask.teachers import EMATeacher, Frozen
 from polymask.testing import CHECKS, CheckResult, check_part
@@ -50,7 +50,7 @@ class Good(System):
         self.fixed(guess.flatten(0, 1))
         return {"guess": self.score(error, mask), "teacher": self.agreement(tokens, mask)}
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         return self.masking(Request.of(tokens, batch, step))
 
     def guess(self, tokens: Tokens, mask: Mask) -> Tensor:
@@ -71,13 +71,14 @@ class Good(System):
         tokens = self.tokenizer(batch)
         return Tokens(self.content(tokens.values), tokens.position, tokens.grid)
 
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
-        return {"guess": self.guess(tokens, self.draw(tokens, batch, step))}
+        return Preview({"guess": self.guess(tokens, self.draw(tokens, batch, step))})
+
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        features = self.teacher(self.tokenizer(batch).values)
+        return {"target": features, "mean": features.mean()}
 
 
 class Huge(Good):
@@ -300,51 +301,81 @@ class Looks(Good):
 
 
 class ShowsAnotherMask(Good):
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
         return super().masks(batch, Step(step.index + 1, step.total, step.seed))
 
 
-class ShowsATensor(Good):
+class ShowsABareMask(Good):
     def masks(self, batch: Batch, step: Step) -> Any:
-        return {"mask": super().masks(batch, step)["mask"].hidden}
+        return {"mask": super().masks(batch, step)["mask"].mask}
 
 
-class ShowsInputsOfNoMask(Good):
-    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
-        return {"view": batch}
-
-
-class ShowsOtherInputs(Good):
-    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
-        return {"mask": {key: value[:1] for key, value in batch.items()}}
+class ShowsOtherTokens(Good):
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        few = {key: value[:1] for key, value in batch.items()}
+        return {"mask": MaskView(super().masks(batch, step)["mask"].mask, self.tokenizer(few))}
 
 
 class ShowsTooFew(Good):
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": Mask(super().masks(batch, step)["mask"].hidden[:1])}
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        return {"mask": MaskView(Mask(super().masks(batch, step)["mask"].mask.hidden[:1]))}
 
 
 class PicturesOfOne(Good):
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        return {"guess": super().pictures(batch, step)["guess"][:1]}
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        return Preview({"guess": super().preview(batch, step).media["guess"][:1]})
 
 
 class PicturesOfNaN(Good):
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        return {"guess": super().pictures(batch, step)["guess"] / 0}
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        return Preview({"guess": super().preview(batch, step).media["guess"] / 0})
 
 
 class PicturesWithGradient(Good):
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
-        return {"guess": self.guess(tokens, self.draw(tokens, batch, step))}
+        return Preview({"guess": self.guess(tokens, self.draw(tokens, batch, step))})
 
 
 class PicturesMoveTheTeacher(Good):
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         with torch.no_grad():
             self.teacher.module.bias.add_(1)
-        return super().pictures(batch, step)
+        return super().preview(batch, step)
+
+
+class DrawsNoLine(Good):
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        return Preview(lines={"depth": torch.zeros(2, 2)})
+
+
+class MonitorsAVector(Good):
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        return {"target": torch.zeros(4)}
+
+
+class MonitorsNaN(Good):
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        return {"mean": torch.tensor(torch.nan)}
+
+
+class MonitoringMovesTheTeacher(Good):
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        self.teacher.module.bias.add_(1)
+        return super().monitor(batch, step)
+
+
+class Differentiates(Good):
+    """Weighs the error by its own gradient, which autograd gives where it is enabled alone."""
+
+    def score(self, error: Tensor, mask: Mask) -> Tensor:
+        (slope,) = torch.autograd.grad(error.sum(), self.head.weight, retain_graph=True)
+        return mask.mean(error) + 0 * slope.sum()
+
+
+class NaNWithoutGradient(Good):
+    def score(self, error: Tensor, mask: Mask) -> Tensor:
+        return mask.mean(error) if torch.is_grad_enabled() else torch.tensor(torch.nan)
 
 
 BAD = [
@@ -384,14 +415,19 @@ BAD = [
     ("check_system_survives_autocast", FarOffInHalf, "in bfloat16"),
     ("check_system_predicts_without_looking", Looks, "hidden input changed the loss"),
     ("check_system_masks", ShowsAnotherMask, "none of the masks that forward drew"),
-    ("check_system_masks", ShowsATensor, "masks()['mask'] is Tensor"),
-    ("check_system_masks", ShowsInputsOfNoMask, "inputs() has 'view', and masks() has mask"),
-    ("check_system_masks", ShowsOtherInputs, "inputs()['mask'] has (1, "),
+    ("check_system_masks", ShowsABareMask, "masks()['mask'] is Mask, not MaskView"),
+    ("check_system_masks", ShowsOtherTokens, "masks()['mask'] has (1, "),
     ("check_system_masks", ShowsTooFew, "masks()['mask'] has 1 rows"),
-    ("check_system_pictures", PicturesOfOne, "'guess' has 1 rows"),
-    ("check_system_pictures", PicturesOfNaN, "'guess' is not finite"),
-    ("check_system_pictures", PicturesWithGradient, "'guess' carries gradient"),
-    ("check_system_pictures", PicturesMoveTheTeacher, "drawing pictures changes teacher.module.bias"),
+    ("check_system_preview", PicturesOfOne, "'guess' has 1 rows"),
+    ("check_system_preview", PicturesOfNaN, "'guess' is not finite"),
+    ("check_system_preview", PicturesWithGradient, "'guess' carries gradient"),
+    ("check_system_preview", DrawsNoLine, "'depth' is no line of numbers"),
+    ("check_system_monitor", MonitorsAVector, "'target' is [4], no scalar and no features"),
+    ("check_system_monitor", MonitorsNaN, "'mean' is not finite"),
+    ("check_system_monitor", MonitoringMovesTheTeacher, "monitor changes teacher.module.bias"),
+    ("check_system_forward_without_grad", Differentiates, "differentiate under torch.enable_grad()"),
+    ("check_system_forward_without_grad", NaNWithoutGradient, "a term is not finite without gradients"),
+    ("check_system_preview", PicturesMoveTheTeacher, "preview changes teacher.module.bias"),
 ]
 
 

@@ -38,10 +38,6 @@ class OtherReader:
 
 
 class Toy(System):
-    presets = {
-        "small": {"encoder.dim": 4, "masking.ratio": 0.25, "depth": 2, "steps": 10, "data.augment": "no"}
-    }
-
     def __init__(
         self,
         *,
@@ -56,6 +52,12 @@ class Toy(System):
         super().__init__()
         self.tokenizer, self.encoder, self.masking = tokenizer, encoder, masking
         self.second_masking, self.objective, self.size, self.depth = second_masking, objective, size, depth
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"encoder.dim": 4, "masking.ratio": 0.25, "depth": 2, "steps": 10, "data.augment": "no"},
+    "large": {"encoder.dim": 512},
+}
 
 
 def toys() -> ModuleType:
@@ -82,7 +84,7 @@ def toys() -> ModuleType:
             "masking.cell": 2,
         }
         return [
-            part("toy", cls="Toy", defaults=defaults, presets={"large": {"encoder.dim": 512}}),
+            part("toy", cls="Toy", defaults=defaults, presets=PRESETS),
             part("bare", cls="Toy", defaults={"tokenizer": "toy/cutter", "encoder": "toy/reader"}),
         ]
 
@@ -202,7 +204,7 @@ def test_slots_nest(registry: Registry) -> None:
         "masking.start": 0.2,
     }
     masking = make(registry, **options).masking
-    assert isinstance(masking, Scheduled) and masking.pace.start == 0.2
+    assert isinstance(masking, Scheduled) and masking.schedule.start == 0.2
     assert isinstance(masking.masking, Block) and masking.masking.side == 2
     # what the user leaves open, the declaration of the outer part fills
     assert isinstance(make(registry, masking="core/disjoint").masking.masking, Random)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import polymask
-from polymask import Mask, Step, pieces
+from polymask import Mask, Step, functional
 from polymask_pointcloud.display import MOST, Cloud, compare
 from polymask_pointcloud.targets import Coordinates, Occupancy
 from polymask_pointcloud.tokenizers import Groups, Pillars, Voxels
@@ -120,7 +120,7 @@ def test_a_perfect_prediction_lies_on_what_is_hidden(tokenizer: Any) -> None:
         hidden &= tokens.valid
     facts = tokenizer.provides
     target = Coordinates(in_dim=facts["in_dim"], channels=facts["channels"])
-    columns = pieces.reconstruction(tokenizer, target, tokens, Mask(hidden), target(batch, tokens))
+    columns = functional.reconstruction(tokenizer, target, tokens, Mask(hidden), target(batch, tokens))
     ((caption, shown),) = columns.items()
     assert caption.startswith("visible, hidden and predicted") and len(shown) == 2
     for row, cloud in enumerate(shown):
@@ -136,7 +136,7 @@ def test_predictions_that_are_no_points_leave_two_layers() -> None:
     tokenizer = Groups(groups=16, neighbours=8)
     tokens = tokenizer(tokenizer.example(2))
     mask = Mask(torch.arange(16).expand(2, 16) < 5)
-    columns = pieces.reconstruction(tokenizer, Occupancy(), tokens, mask, torch.zeros(2, 16, 8))
+    columns = functional.reconstruction(tokenizer, Occupancy(), tokens, mask, torch.zeros(2, 16, 8))
     assert list(columns) == ["visible and hidden"]
     assert list(columns["visible and hidden"][0].layers) == ["visible", "hidden"]
 
@@ -149,7 +149,7 @@ def test_mae_shows_its_own_prediction() -> None:
     mask = system.draw(tokens, batch, step)
     with torch.no_grad():
         predicted: Tensor = system.predict(tokens, mask)
-    ((_, (first, _)),) = system.pictures(batch, step).items()
+    ((_, (first, _)),) = system.preview(batch, step).media.items()
     centre = mask.invert().keep(tokens).position[0] * 0.1
     around = torch.from_numpy(first.layers["predicted"]).view(len(centre), -1, 3).float() - centre[:, None]
     assert torch.allclose(around.flatten(1), 0.1 * predicted[0, : len(centre)], atol=1e-5)

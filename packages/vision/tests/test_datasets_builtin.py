@@ -119,7 +119,7 @@ def test_blocks_of_patches_are_registered_with_image_defaults() -> None:
     batch = collate([data.split("train")[i] for i in range(8)])
     from polymask import Step
 
-    mask = system.masks(batch, Step())["mask"]
+    mask = system.masks(batch, Step())["mask"].mask
     hidden = mask.hidden.view(8, 8, 8).float()
     assert (hidden.flatten(1).sum(dim=1) == round(0.4 * 64)).all()
     neighbours = (hidden[:, :, 1:] * hidden[:, :, :-1]).sum() / hidden[:, :, 1:].sum()

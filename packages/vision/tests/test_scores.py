@@ -152,7 +152,7 @@ def test_what_is_attended_to_most_is_hidden(system: str, run: Path) -> None:
     sum(built(batch, STEP).values()).backward()
     assert all(p.grad is None for p in built.score.parameters())
     attention = built.score(batch, built.tokenizer(batch))[..., 0]
-    mask = built.masks(batch, STEP)["mask"].hidden
+    mask = built.masks(batch, STEP)["mask"].mask.hidden
     assert torch.where(mask, attention, 1.0).amin(1).ge(torch.where(mask, 0.0, attention).amax(1)).all()
     request = Request.of(built.tokenizer(batch), batch, STEP, score=attention)
     assert torch.equal(TopScore(ratio=0.25)(request).hidden, mask)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 
 
@@ -72,7 +72,7 @@ class CNP(System):
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step)
+        mask = functional.draw_mask(self.masking, tokens, batch, step)
         target_BMT = mask.invert().keep(self.target(batch, tokens))
         return {"prediction": self.objective(self.predict(tokens, mask), target_BMT)}
 
@@ -86,15 +86,15 @@ class CNP(System):
         return prediction_BMT
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step)
+        mask = functional.draw_mask(self.masking, tokens, batch, step)
         predicted = self.predict(tokens, mask)
         everywhere = mask.invert().restore(predicted, predicted.new_zeros(1))
-        return pieces.reconstruction(self.tokenizer, self.target, tokens, mask, everywhere)
+        return functional.reconstruction(self.tokenizer, self.target, tokens, mask, everywhere)
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": pieces.draw(self.masking, self.tokenizer(batch), batch, step)}
+        return {"mask": functional.draw_mask(self.masking, self.tokenizer(batch), batch, step)}

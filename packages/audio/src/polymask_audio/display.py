@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Mask, Tokens
-from polymask.protocols import Shown, Tokenizer
+from polymask.protocols import Media, Tokenizer
 from polymask.report.drawing import HIDDEN
 
 
@@ -34,7 +34,7 @@ def silence(tokenizer: Tokenizer, batch: Batch, mask: Mask) -> dict[str, Tensor]
 
 def compare(
     true: Tensor, predicted: Tensor, mask: Mask, tokens: Tokens, classes: int
-) -> dict[str, Sequence[Shown]]:
+) -> dict[str, Sequence[Media]]:
     """A column of a report: units as they are and as they were predicted, and which are hidden.
 
     Args:

@@ -66,9 +66,6 @@ class Transformer(nn.Module):
         layer_drop: chance that a block is passed over in training, for a whole batch.
     """
 
-    presets = {
-        "tiny": {"dim": 32, "depth": 2, "heads": 2, "conv_dim": 8, "kernel": 8, "groups": 4, "dropout": 0.0}
-    }
     downsample = 1
     needs_grid = False
     prefix = 0
@@ -200,7 +197,6 @@ class ViT(nn.Module):
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
     """
 
-    presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2}}
     downsample = 1
     needs_grid = False
 

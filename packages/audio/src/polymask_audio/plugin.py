@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
-from polymask_audio.presets import MAE, SIMMIM
+from polymask_audio import presets
 
 POLYMASK_API = "1.0"
 
@@ -19,18 +19,21 @@ def polymask_register_tokenizers() -> Iterable[Part]:
         Part(
             name="waveform",
             target="polymask_audio.tokenizers:Waveform",
+            presets=presets.WAVEFORM,
             summary="windows of raw samples, 20 ms apart at any rate",
             modality="audio",
         ),
         Part(
             name="mel-frames",
             target="polymask_audio.tokenizers:MelFrames",
+            presets=presets.MEL_FRAMES,
             summary="log-mel spectra, one token each",
             modality="audio",
         ),
         Part(
             name="mel-patches",
             target="polymask_audio.tokenizers:MelPatches",
+            presets=presets.MEL_PATCHES,
             summary="square patches of a log-mel spectrogram, in time and frequency",
             modality="audio",
         ),
@@ -43,6 +46,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="transformer",
             target="polymask_audio.encoders:Transformer",
+            presets=presets.TRANSFORMER,
             summary="torchaudio's wav2vec 2.0 and HuBERT, on raw samples or on spectra",
             paper="Baevski et al. 2020, arXiv 2006.11477; Hsu et al. 2021, arXiv 2106.07447",
             modality="audio",
@@ -51,6 +55,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="vit",
             target="polymask_audio.encoders:ViT",
+            presets=presets.VIT,
             summary="timm's Vision Transformer on any subset of frames or patches of any length",
             paper="Dosovitskiy et al. 2020, arXiv 2010.11929",
             modality="audio",
@@ -71,12 +76,14 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="mel",
             target="polymask_audio.targets:LogMel",
+            presets=presets.LOG_MEL,
             summary="log-mel spectra over the time of each token",
             modality="audio",
         ),
         Part(
             name="teacher",
             target="polymask_audio.targets:Teacher",
+            presets=presets.TEACHER,
             summary="a layer of a finished run, or of a model of torchaudio or transformers",
             modality="audio",
             needs="pip install 'polymask-audio[transformers]'",
@@ -84,6 +91,7 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="clusters",
             target="polymask_audio.targets:Clusters",
+            presets=presets.CLUSTERS,
             summary="codes of cepstra, spectra or layers: k-means, residual stages, codebooks that add up",
             paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788; Yang et al. 2025, "
             "arXiv 2510.25955",
@@ -93,6 +101,7 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="distilled",
             target="polymask_audio.systems.openbeats_tokenizer:Distilled",
+            presets=presets.DISTILLED,
             summary="codes of a finished run of audio/openbeats-tokenizer",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
@@ -101,6 +110,7 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="random-projection",
             target="polymask_audio.targets:RandomProjection",
+            presets=presets.RANDOM_PROJECTION,
             summary="nearest of random codes to a random projection, nothing to fit",
             paper="Chiu et al. 2022, arXiv 2202.01855; Chen et al. 2022, arXiv 2212.09058",
             modality="audio",
@@ -176,6 +186,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="hubert",
             target="polymask_audio.systems.hubert:HuBERT",
+            presets=presets.HUBERT,
             summary="tell which cluster each hidden frame of speech falls into",
             paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
             modality="audio",
@@ -190,7 +201,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mae",
             target="polymask.systems.mae:MAE",
-            presets=MAE,
+            presets=presets.MAE,
             summary="encode the visible quarter of a spectrogram, regress the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377; of sound: Huang et al. 2022, arXiv 2207.06405",
             modality="audio",
@@ -206,7 +217,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="simmim",
             target="polymask.systems.simmim:SimMIM",
-            presets=SIMMIM,
+            presets=presets.SIMMIM,
             summary="mask tokens in the encoder's input, spectra by one linear layer",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="audio",
@@ -222,6 +233,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="openbeats",
             target="polymask_audio.systems.openbeats:OpenBEATs",
+            presets=presets.OPENBEATS,
             summary="tell which acoustic token each hidden patch is, from the visible quarter",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
@@ -237,6 +249,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="spear",
             target="polymask_audio.systems.spear:SPEAR",
+            presets=presets.SPEAR,
             summary="tell the codes that each hidden frame has in several codebooks of a teacher, or of two",
             paper="Yang et al. 2025, arXiv 2510.25955",
             modality="audio",
@@ -261,6 +274,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="openbeats-tokenizer",
             target="polymask_audio.systems.openbeats_tokenizer:OpenBEATsTokenizer",
+            presets=presets.OPENBEATS_TOKENIZER,
             summary="distil an encoder into the codes that openbeats predicts next",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",

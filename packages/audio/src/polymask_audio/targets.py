@@ -86,8 +86,6 @@ class LogMel(_OfFrames):
         norm: subtract the mean of the recording and divide by its standard deviation.
     """
 
-    presets = {"tiny": {"mels": 8}}
-
     def __init__(
         self, *, rate: Fact[int] = 16000, hop: Fact[int] = 320, mels: Fact[int] = 80, norm: bool = True
     ) -> None:
@@ -121,8 +119,6 @@ class Teacher(_OfFrames):
         rate: samples per second, from the data.
         hop: samples from one token to the next, from the tokenizer.
     """
-
-    presets = {"tiny": {"model": "mfcc"}}
 
     def __init__(
         self,
@@ -162,8 +158,6 @@ class Clusters(_OfFrames):
     Raises:
         UserError: no file, or one that holds something else.
     """
-
-    presets = {"tiny": {"file": "random:8"}}
 
     def __init__(
         self, *, file: str | None = None, frames: int = 1, rate: Fact[int] = 16000, hop: Fact[int] = 320
@@ -211,7 +205,6 @@ class RandomProjection(nn.Module):
         hop: samples from one token to the next, from the tokenizer.
     """
 
-    presets = {"tiny": {"codes": 16, "width": 8, "hidden": 12}}
     codes: Tensor
 
     def __init__(

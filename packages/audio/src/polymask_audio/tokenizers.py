@@ -33,8 +33,6 @@ class Waveform(Sound):
         seconds: the length of every sample, which gives tokens a grid; None for samples of any length.
     """
 
-    presets = {"tiny": {"rate": 1600}}
-
     def __init__(
         self,
         *,
@@ -82,8 +80,6 @@ class MelFrames(Mel):
         std: then divided by.
         seconds: the length of every sample, which gives tokens a grid; None for samples of any length.
     """
-
-    presets = {"tiny": {"rate": 1600, "mels": 16}}
 
     def __init__(
         self,
@@ -140,8 +136,6 @@ class MelPatches(Mel):
         seconds: the length of every sample, which gives tokens a grid (time, frequency); None for
             samples of any length.
     """
-
-    presets = {"tiny": {"rate": 1600, "mels": 16, "patch_size": 4, "window_ms": 40.0, "hop_ms": 10.0}}
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def test_logits_loss_and_gradients_are_torchaudios(fixed: bool, monkeypatch: pyt
     torch.nn.init.normal_(system.codes)
     batch = sounds(system, fixed=fixed)
     model = reference(system)
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
 
     def same_mask(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         return torch.where(hidden[..., None], model.mask_generator.mask_embedding, x), hidden
@@ -131,7 +131,7 @@ def test_logits_loss_and_gradients_are_torchaudios(fixed: bool, monkeypatch: pyt
 def test_only_hidden_frames_teach() -> None:
     system = make(feature_penalty=0.0)
     batch = sounds(system)
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
 
     def learned(labels: Tensor) -> tuple[Tensor, Tensor]:
         system.zero_grad()
@@ -243,8 +243,8 @@ def test_labels_at_another_rate_are_refused() -> None:
 def test_pictures_silence_what_is_hidden_and_compare_units() -> None:
     system = make().eval()
     batch = sounds(system)
-    columns = system.pictures(batch, STEP)
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    columns = system.preview(batch, STEP).media
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
     assert torch.equal(columns["visible"][:, :32] == 0, hidden[:, :1].expand(-1, 32))
     units = columns["units: true, predicted, which are hidden"]
     assert len(units[1].true) == system.tokenizer(batch).valid[1].sum()

@@ -68,7 +68,7 @@ def test_a_quarter_of_the_real_patches_is_seen() -> None:
 def test_only_hidden_patches_teach() -> None:
     system = make()
     batch = sounds(system)
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
     answer, other = batch["answer"], (batch["answer"] + 1) % CLASSES
 
     def learned(answer: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ def test_chance_costs_the_logarithm_of_the_classes() -> None:
 
 def test_pictures_fold_units_by_frequency() -> None:
     system = make().eval()
-    columns = system.pictures(sounds(system), STEP)
+    columns = system.preview(sounds(system), STEP).media
     units = columns["units: true, predicted, which are hidden"][0]
     assert units.bands == 4 and "of 11 units" in units._repr_html_()
     assert columns["original"].shape == columns["visible"].shape

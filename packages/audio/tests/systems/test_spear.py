@@ -52,7 +52,8 @@ def sounds(system: Any, n: int = 6) -> dict[str, Tensor]:
 def scored(system: Any, batch: dict[str, Tensor], head: Any, labels: Tensor, classes: int) -> Tensor:
     """Cross-entropy of each token, a mean over codebooks, by another way: ``[B, N]``."""
     tokens = system.tokenizer(batch)
-    encoded = system.encode_corrupted(tokens, *system.draw(tokens, batch, STEP))
+    mask, channels = system.draw(tokens, batch, STEP), system.draw_channels(tokens, batch, STEP)
+    encoded = system.encode_corrupted(tokens, mask, channels)
     logits = head(encoded).view(*labels.shape, classes)
     return -logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0].mean(-1)
 
@@ -71,7 +72,7 @@ def test_hidden_frames_are_predicted_and_visible_ones_told_again(visible_weight:
     system = make(visible_weight=visible_weight)
     torch.nn.init.normal_(system.head.weight)
     batch = sounds(system)
-    mask = system.masks(batch, STEP)["time"]
+    mask = system.masks(batch, STEP)["time"].mask
     loss_BN = scored(system, batch, system.head, batch["codes"], 7)
     weight = torch.where(mask.hidden, 1.0, visible_weight) * mask.valid
     expected = (weight * loss_BN).sum() / weight.sum()
@@ -120,7 +121,7 @@ def test_hidden_frames_are_one_vector_and_hidden_channels_nothing() -> None:
     system.encoder.embed = lambda values: seen.append(values) or embed(values)
     system(batch, STEP)
     masks, values = system.masks(batch, STEP), system.tokenizer(batch).values
-    time, channels = masks["time"].hidden, masks["channels ↓"].hidden[:, :, 0]
+    time, channels = masks["time"].mask.hidden, masks["channels ↓"].mask.hidden[:, :, 0]
     assert time.any() and channels.any() and not channels.all()
     assert (seen[0][time] == system.mask_token).all()  # time is written last
     left = seen[0][~time]
@@ -140,7 +141,8 @@ def test_coverage_is_that_of_the_published_settings() -> None:
         **{"tokenizer.mels": 128, "channel_masking.length": 20},
     )
     tokens = Tokens(torch.zeros(400, 1000, 128), torch.zeros(400, 1000, 1))
-    mask, channels = system.draw(tokens, {"id": torch.arange(400)}, STEP)  # type: ignore[operator]
+    batch = {"id": torch.arange(400)}
+    mask, channels = system.draw(tokens, batch, STEP), system.draw_channels(tokens, batch, STEP)
     assert mask.hidden.float().mean().item() == pytest.approx(0.49, abs=0.02)
     assert channels.hidden.float().mean().item() == pytest.approx(0.23, abs=0.02)
 
@@ -258,7 +260,7 @@ def test_codes_of_a_file_are_what_it_predicts(tmp_path: Path) -> None:
     system = make(target="audio/clusters", audio_target=None, **{"target.file": str(file)})
     assert system.head.out_features == 4 * 16
     assert system(system.example(3), STEP)["speech"].isfinite()
-    titles = system.pictures(system.example(3), STEP)
+    titles = system.preview(system.example(3), STEP).media
     units = titles["units: true, predicted, which are hidden"][0]
     assert "of each of 4 codebooks" in units.note
     assert units._repr_html_().count("<rect") == 3 * units.true.numel() > 0

@@ -18,28 +18,37 @@ from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     from polymask.mask import Mask
-    from polymask.protocols import Batch, Request, System, sample_ids
+    from polymask.protocols import Batch, Losses, Request, sample_ids
     from polymask.run import Run
     from polymask.step import Step
+    from polymask.systems.base import Host, MaskView, Preview, System
     from polymask.tokens import Tokens
 
 __version__ = version("polymask")
 
 _LAZY = {
     "Batch": "polymask.protocols",
+    "Host": "polymask.systems.base",
+    "Losses": "polymask.protocols",
     "Mask": "polymask.mask",
+    "MaskView": "polymask.systems.base",
+    "Preview": "polymask.systems.base",
     "Request": "polymask.protocols",
     "Run": "polymask.run",
     "Step": "polymask.step",
-    "System": "polymask.protocols",
+    "System": "polymask.systems.base",
     "Tokens": "polymask.tokens",
     "sample_ids": "polymask.protocols",
 }
 
 __all__ = [
     "Batch",
+    "Host",
+    "Losses",
     "Mask",
+    "MaskView",
     "Part",
+    "Preview",
     "Registry",
     "Request",
     "Run",

@@ -23,15 +23,20 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """``[B, N, dim]`` to the same; ``attn_mask`` broadcasts to ``[B, heads, N, N]``, as in torch."""
-        return self.at(x, x, attn_mask)
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """The output for each token.
 
-    def at(self, query: Tensor, context: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """What the block makes of ``query [B, M, dim]``, some of the tokens of ``context [B, N, dim]``."""
-        own = self.norm1(query)
-        query = query + self.attn(own, own if context is query else self.norm1(context), attn_mask)
-        out: Tensor = query + self.mlp(self.norm2(query))
+        Args:
+            x: ``[B, M, dim]``.
+            attn_mask: broadcasts to ``[B, heads, M, N]``, as in torch.
+            context: ``[B, N, dim]``, the tokens to attend to, where ``x`` is some of them; ``x`` by default.
+
+        Returns:
+            ``[B, M, dim]``.
+        """
+        own = self.norm1(x)
+        x = x + self.attn(own, own if context is None else self.norm1(context), attn_mask)
+        out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 

@@ -49,6 +49,7 @@ class LightDecoder(nn.Module):
         self.prefix, self.dim = prefix, dim
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
+        self.filled = nn.Identity()  # where hooks find all sites, mask tokens filled in, before positions
         self.positions = SinCos(dim, grid)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -61,7 +62,7 @@ class LightDecoder(nn.Module):
 
     @classmethod
     def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: int) -> LightDecoder:
-        """One that reads what an encoder makes of a tokenizer's tokens; ``size`` is dim, depth and heads."""
+        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and heads."""
         grid = tokenizer.provides.get("grid")
         return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
 
@@ -78,40 +79,15 @@ class LightDecoder(nn.Module):
             ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
             these are, M is the largest number and shorter rows end in padding.
         """
-        _, x, real = self.begin(encoded, mask, position)
-        for block in self.blocks[:-1]:
-            x = block(x, attn_mask=real)
-        wanted = self._pick(x, mask if at is None else at, position)
-        last: Block = self.blocks[-1]  # type: ignore[assignment]
-        prediction: Tensor = self.head(self.norm(last.at(wanted, x, real)))
-        return prediction
-
-    def begin(self, encoded: Tensor, mask: Mask, position: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the first block gets, for those who run the blocks themselves.
-
-        Args:
-            encoded: ``[B, prefix + K, in_dim]``.
-            mask: which of the N sites are hidden.
-            position: ``[B, N, P]`` of all sites.
-
-        Returns:
-            ``[B, N, dim]`` with mask tokens at hidden sites, before positions; ``[B, prefix + N, dim]``,
-            the sequence; and what attention adds, bool (False at padding) or None.
-        """
         x = self.embed(encoded)
         lead, seen = x[:, : self.prefix], x[:, self.prefix :]
-        full = mask.restore(seen, self.mask_token)
+        full = self.filled(mask.restore(seen, self.mask_token))
         x = torch.cat([lead, full + self.positions(position).to(x.dtype)], dim=1)
         real = None
         if mask.valid is not None:
             real = F.pad(mask.valid, (self.prefix, 0), value=True)[:, None, None, :]
-        return full, x, real
-
-    def answer(self, x: Tensor, mask: Mask, position: Tensor) -> Tensor:
-        """The output of the last block, ``[B, prefix + N, dim]``, to what ``forward`` returns."""
-        prediction: Tensor = self.head(self.norm(self._pick(x, mask, position)))
+        for block in self.blocks[:-1]:
+            x = block(x, attn_mask=real)
+        wanted = (mask if at is None else at).invert().keep(Tokens(x[:, self.prefix :], position)).values
+        prediction: Tensor = self.head(self.norm(self.blocks[-1](wanted, attn_mask=real, context=x)))
         return prediction
-
-    def _pick(self, x: Tensor, mask: Mask, position: Tensor) -> Tensor:
-        """The hidden sites of a mask, in their order."""
-        return mask.invert().keep(Tokens(x[:, self.prefix :], position)).values

@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 import safetensors.torch
 from torch import Tensor, nn
 
-from polymask import pieces
+from polymask import functional
 from polymask.config import build, built_from, plain
 from polymask.errors import UserError
-from polymask.protocols import Batch, Encoder, System, Tokenizer
+from polymask.protocols import Batch, Encoder, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
+from polymask.systems.base import System
 from polymask.tokens import Tokens
 
 Exporter: TypeAlias = Callable[[Mapping[str, Any], Path], None]
@@ -47,7 +48,7 @@ class Features(nn.Module):
     def forward(self, x: Tensor | Batch) -> Tokens:
         """Features of a batch, or of its one entry, as :meth:`polymask.System.encode` gives them."""
         batch = {self.tokenizer.key: x} if isinstance(x, Tensor) else x
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
 
 def export(

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from polymask.accounting import divisor
+from polymask.loss_reduction import divisor
 from polymask.tokens import Tokens
 
 T = TypeVar("T", Tensor, Tokens)
@@ -117,7 +117,7 @@ class Mask:
         """Mean of a loss over the hidden sites of the whole batch, in float32 (float64 stays).
 
         A soft mask weighs each site, and gradient reaches the weights, also those that are 0. Where
-        training computes a step in pieces, what all of them scored divides: see :mod:`polymask.accounting`.
+        training computes a step in parts, the count of all parts divides: see :mod:`polymask.loss_reduction`.
 
         Args:
             loss: ``[B, *sites]``, one number per site.

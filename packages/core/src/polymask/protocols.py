@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polymask.mask import Mask
 from polymask.step import Step
 from polymask.tokens import Tokens
-from polymask.trunk import Trunk
 
 Batch: TypeAlias = dict[str, Tensor]
-"""Tensors by view or modality; ``"id"`` is int64 ``[B]``, each sample's place in its data set."""
+"""Tensors by view or modality; ``"id"`` is int64 ``[B]``, the index of each sample in its data set."""
+
+Losses: TypeAlias = dict[str, Tensor]
+"""Weighted losses by name, float32 scalars."""
 
 
 def sample_ids(batch: Mapping[str, Tensor]) -> Tensor:
@@ -87,7 +89,7 @@ class Tokenizer(Protocol):
     those it is given. ``provides`` holds what later parts may take as constructor arguments,
     by name: at least ``in_dim`` (width of ``Tokens.values``), and ``grid`` where there is one.
     A tokenizer that can be undone has ``inverse(values [B, N, C]) -> [B, ...]``. One that cannot, but
-    whose tokens can be seen, may have ``show(tokens, mask, predicted=None) -> Sequence[Shown]``: a display
+    whose tokens can be seen, may have ``show(tokens, mask, predicted=None) -> Sequence[Media]``: a display
     of each sample, of what is visible, what is hidden, and values ``[B, N, C]`` predicted where it is.
     An entry that is padded has its lengths beside it (:func:`polymask.data.valid_of`).
     ``example`` makes random input of the right shape, with rows of several lengths where lengths
@@ -116,11 +118,12 @@ class Encoder(Protocol):
         needs_grid: True when only the whole grid can be encoded (windows, convolutions): a
             system may substitute hidden tokens then, but not leave them out.
 
-    An encoder that is one stack of Transformer blocks may let a system run them itself, to change
-    attention from block to block. What tells is ``begin(x, position, valid) -> (x, bias)``, what the
-    first block gets ``[B, prefix + K, dim]`` and what attention adds (bool, float or None, see
-    :class:`polymask.trunk.Trunk`); ``blocks``, each called as ``block(x, attn_mask=bias)``; and
-    ``norm`` for the output of the last. A system that needs them refuses encoders without.
+    An encoder that is one stack of Transformer blocks may let a system run them itself, to change attention
+    from block to block. It has ``begin(x, position, valid) -> (x, bias)``, the input of the first block
+    ``[B, prefix + K, dim]`` and what attention adds: bool (False where attention must not go), float or None,
+    broadcasting to ``[B, heads, prefix + K, prefix + K]``; ``blocks``, each called as
+    ``block(x, attn_mask=bias)``; and ``norm`` for the output of the last. A system that needs them refuses
+    encoders without.
     """
 
     dim: int
@@ -161,103 +164,7 @@ class Objective(Protocol):
         """``[B, N, D]`` each; with a mask only hidden sites count, without one all that are given."""
 
 
-class Shown(Protocol):
-    """What a notebook or a report shows by asking it for HTML; it escapes what it holds."""
+class Media(Protocol):
+    """Audio, text or a point cloud that displays itself as HTML in notebooks and reports; it escapes text."""
 
     def _repr_html_(self) -> str: ...
-
-
-class System(nn.Module):
-    """One published system: what is hidden, what is predicted, how it is scored.
-
-    A class attribute ``presets`` names groups of options: ``"paper"`` and ``"small"``, and
-    ``"tiny"``, which builds in milliseconds and is what :mod:`polymask.testing` tests.
-
-    A plain module that works in anybody's loop::
-
-        loss = sum(system(batch, Step(i, total, seed)).values())
-        loss.backward()
-        system.after_backward(step)
-        optimizer.step()
-        system.after_step(step)
-    """
-
-    unused: ClassVar[Mapping[str, str]] = {}
-    """Names of trainable parameters that get no gradient, and why."""
-
-    least_batch: int = 1
-    """How many samples of one batch it takes at least."""
-
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Weighted losses by name; their sum is minimised."""
-        raise NotImplementedError
-
-    def encode(self, batch: Batch) -> Tokens:
-        """Features of the unmasked input."""
-        raise NotImplementedError
-
-    def after_backward(self, step: Step) -> None:
-        """Called when gradients are complete, before the optimiser moves."""
-
-    def after_step(self, step: Step) -> None:
-        """Called when the optimiser has moved: EMA teachers follow here."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters to be optimised otherwise than the rest.
-
-        Each group is a dict of ``params``, and of ``weight_decay`` and ``lr_scale`` where they
-        differ: a factor on the learning rate, or a function of the step that gives it.
-        """
-        return []
-
-    def sample_weights(self, step: Step) -> Tensor | None:
-        """How likely each training sample is to be seen at a step: a curriculum over the data.
-
-        A pure function of the step, asked some steps ahead of training. None, the default, means
-        plain epochs.
-
-        Returns:
-            float ``[samples]`` >= 0, to scale; the samples of a step are drawn without replacement.
-        """
-        return None
-
-    def schedule(self, step: Step) -> Mapping[str, float]:
-        """What changes over the run by design, in [0, 1] by name, for a report to draw."""
-        return {}
-
-    def pictures(self, batch: Batch, step: Step) -> Mapping[str, Tensor | Sequence[Shown]]:
-        """What to show of the samples, by caption, for a report.
-
-        Pictures ``[B, ...]`` in the units of the data, or B objects that display themselves as
-        notebooks have it: sound to listen to, text in colours, a cloud to turn.
-        """
-        return {}
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        """Masks that ``forward`` would draw now, by view; for ``look`` and ``report``."""
-        return {}
-
-    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
-        """What those masks are over that are not over the batch itself, by the same names.
-
-        Of a system that moves, joins or cuts its samples first, so that a picture can tell what of them is
-        hidden.
-        """
-        return {}
-
-    @property
-    def stack(self) -> Any:
-        """The module whose blocks see mask tokens, with ``dim`` and ``blocks``; None where none does."""
-        return None
-
-    def trunk(self, batch: Batch, step: Step) -> Trunk | None:
-        """``forward`` up to the first block of :attr:`stack`, None without one.
-
-        Systems that change how mask tokens are treated (``vision/mto``) go on from there, and
-        ``report`` draws how mask tokens change with depth.
-        """
-        return None
-
-    def by_depth(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Lines to draw in a report, by title: float ``[1 + blocks]``, the embedding first; NaN for none."""
-        return {}

@@ -25,7 +25,7 @@ from polymask.files import write_json
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
 from polymask.training import fit
-from polymask.training.rehearsal import rehearse
+from polymask.training.sanity_check import sanity_check
 
 PLAN = "recipe.json"
 
@@ -86,7 +86,7 @@ class Stage:
             sys.stderr.write(f"stage {name}: {system}\n")
         known = (folder / CONFIG).exists()
         if not known:
-            rehearse(system, run.system, run.data, run.training.seed)
+            sanity_check(system, run.system, run.data, run.training.seed)
         fit(run, resume=known, progress=self._progress)
         run.system.eval()
         if labelled(run.data) and not (folder / "probe.json").exists():

@@ -25,8 +25,8 @@ from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.files import write_yaml
-from polymask.protocols import System
 from polymask.registry import Registry
+from polymask.systems.base import System
 
 CHECKPOINT = "checkpoints/last.ckpt"
 Checkpoint = dict[str, Any]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError
+from polymask.schedules import Schedule
 from polymask.step import Step
 
 
@@ -39,16 +39,20 @@ class Frozen(nn.Module):
 class EMATeacher(Frozen):
     """A copy of a student that follows it as an exponential moving average.
 
-    After each optimiser step ``teacher = m * teacher + (1 - m) * student``, with m rising from
-    ``momentum`` to ``final`` over the run, or its first part; buffers are copied. Call
-    :meth:`follow` in the system's ``after_step``.
+    Call :meth:`follow` in the system's ``after_step``: it sets
+    ``teacher = m * teacher + (1 - m) * student``, with m a function of the step, :meth:`momentum`.
 
     Args:
         student: module to copy; it is not kept.
         momentum: m at the start, in [0, 1].
         final: m at the end of the rise; ``momentum`` by default (constant).
-        curve: how m rises, ``"cosine"`` (Grill et al. 2020, BYOL) or ``"linear"``.
-        rise: share of the run over which m rises, in (0, 1]; from there on it is ``final``.
+        curve: how m rises: ``"cosine"`` (Grill et al. 2020, BYOL), ``"linear"``, or ``"warm"``, which is
+            ``min(1 - 1 / (t + 1), final)`` at step t.
+        rise: share of the run over which m rises, in (0, 1]; then it is ``final``. Not for ``"warm"``.
+        copy_until: number of steps at the start of the run after which the teacher is a copy, m = 0.
+        every: update the teacher after each step divisible by this number.
+        buffers: what happens to buffers at an update: ``"copy"`` the student's, ``"average"`` them like
+            parameters (whole numbers are copied), or ``"keep"`` those of the start.
     """
 
     def __init__(
@@ -57,33 +61,52 @@ class EMATeacher(Frozen):
         *,
         momentum: float = 0.996,
         final: float | None = None,
-        curve: str = "cosine",
+        curve: Literal["cosine", "linear", "warm"] = "cosine",
         rise: float = 1.0,
+        copy_until: int = 0,
+        every: int = 1,
+        buffers: Literal["copy", "average", "keep"] = "copy",
     ) -> None:
         final = momentum if final is None else final
         if not (0 <= momentum <= 1 and 0 <= final <= 1):
             raise UserError(f"EMA momentum must lie in [0, 1], got {momentum} to {final}")
-        if curve not in ("cosine", "linear"):
-            raise UserError(f"curve={curve!r}: choose 'cosine' or 'linear'")
+        if curve not in ("cosine", "linear", "warm"):
+            raise UserError(f"curve={curve!r}: choose 'cosine', 'linear' or 'warm'")
         if not 0 < rise <= 1:
             raise UserError(f"the rise of EMA momentum takes a share of the run in (0, 1], got {rise}")
+        if copy_until < 0 or every < 1:
+            raise UserError(f"copy_until must be 0 or more and every 1 or more, got {copy_until} and {every}")
+        if buffers not in ("copy", "average", "keep"):
+            raise UserError(f"buffers={buffers!r}: choose 'copy', 'average' or 'keep'")
         super().__init__(copy.deepcopy(student))
-        self.start, self.final, self.curve, self.rise = momentum, final, curve, rise
+        self.final, self.copy_until, self.every, self.buffer_rule = final, copy_until, every, buffers
+        self.rising = None if curve == "warm" else Schedule(momentum, final, curve, (0.0, rise))
 
     def momentum(self, step: Step) -> float:
-        """The weight m of the teacher's past at a step."""
-        p = min(step.progress / self.rise, 1.0)
-        way = p if self.curve == "linear" else (1 - math.cos(math.pi * p)) / 2
-        return self.start + (self.final - self.start) * way
+        """The weight m of the teacher's past at a step; 1 at steps that update nothing."""
+        if step.index % self.every:
+            return 1.0
+        if step.index < self.copy_until:
+            return 0.0
+        if self.rising is None:
+            return min(1 - 1 / (step.index + 1), self.final)
+        return self.rising(step)
 
     @torch.no_grad()
     def follow(self, student: nn.Module, step: Step) -> None:
-        """Move towards the student by the rule for this step."""
+        """Update the teacher by the rule for this step."""
+        if step.index % self.every:
+            return
         mine: list[Tensor] = list(self.module.parameters())
         theirs: list[Tensor] = list(student.parameters())
         if len(mine) != len(theirs):
             raise ValueError(f"teacher has {len(mine)} parameters, the student {len(theirs)}")
         torch._foreach_lerp_(mine, theirs, 1 - self.momentum(step))
+        if self.buffer_rule == "keep":
+            return
         buffers: Mapping[str, Tensor] = dict(student.named_buffers())
         for name, buffer in self.module.named_buffers():
-            buffer.copy_(buffers[name])
+            if self.buffer_rule == "average" and buffer.is_floating_point():
+                buffer.lerp_(buffers[name], 1 - self.momentum(step))
+            else:
+                buffer.copy_(buffers[name])

@@ -169,7 +169,7 @@ def test_the_folder_is_told_to_processes_that_training_starts_and_no_longer(poly
 
 def test_rehearsal_leaves_chance_and_weights_alone(toy):
     from polymask.run import build_from_config
-    from polymask.training.rehearsal import rehearse
+    from polymask.training.sanity_check import sanity_check
 
     class Drawing(toy.Mean):
         def forward(self, batch, step):
@@ -180,7 +180,7 @@ def test_rehearsal_leaves_chance_and_weights_alone(toy):
     system, data, _ = build_from_config({"system": "toy/mean", "data": "shapes"})
     system.__class__ = Drawing
     before, state = {k: v.clone() for k, v in system.state_dict().items()}, torch.get_rng_state()
-    rehearse("toy", system, data)
+    sanity_check("toy", system, data)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
     assert system.train_seen is False and system.training

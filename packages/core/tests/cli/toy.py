@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from polymask import Part, System, UserError, hookimpl, pieces
+from polymask import Part, System, UserError, functional, hookimpl
 from polymask.evaluation import Score
 from polymask.run import open_run
 from polymask.tokens import Tokens
@@ -101,18 +101,6 @@ class Mean(System):
         gain: factor of the loss; in 100 % of cases 1.
     """
 
-    presets = {
-        "small": {
-            "masking.ratio": 0.4,
-            "encoder.dim": 8,
-            "steps": 4,
-            "batch_size": 8,
-            "base_lr": 0.01,
-            "data.n": 24,
-            "data.unheard_of": 1,
-        },
-    }
-
     def __init__(
         self,
         *,
@@ -132,17 +120,11 @@ class Mean(System):
 
     def forward(self, batch, step):
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step, self.score)
+        mask = functional.draw_mask(self.masking, tokens, batch, step, self.score)
         seen = mask.keep(tokens)
         z = self.encoder(seen.values, seen.position).mean(dim=1, keepdim=True)
         prediction = self.head(z).expand(-1, tokens.shape[1], -1)
         return {"mse": self.gain * self.objective(prediction, self.target(batch, tokens), mask)}
-
-    def encode(self, batch):
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
-    def masks(self, batch, step):
-        return {"mask": pieces.draw(self.masking, self.tokenizer(batch), batch, step)}
 
 
 class Other(Mean):
@@ -155,8 +137,6 @@ class Other(Mean):
         masking: what to hide.
         objective: how it is scored.
     """
-
-    presets = {}
 
     def __init__(self, *, tokenizer, encoder, target, masking, objective) -> None:
         super().__init__(
@@ -261,6 +241,17 @@ SLOTS = {
 }
 
 
+SMALL = {
+    "masking.ratio": 0.4,
+    "encoder.dim": 8,
+    "steps": 4,
+    "batch_size": 8,
+    "base_lr": 0.01,
+    "data.n": 24,
+    "data.unheard_of": 1,
+}
+
+
 def part(name: str, cls: str, **more) -> Part:
     return Part(name=name, target=f"{__name__}:{cls}", summary=f"{cls} of the toy", modality="image", **more)
 
@@ -268,7 +259,7 @@ def part(name: str, cls: str, **more) -> Part:
 @hookimpl
 def polymask_register_systems():
     return [
-        part("mean", "Mean", defaults=SLOTS, paper="Nobody 2026"),
+        part("mean", "Mean", defaults=SLOTS, presets={"small": SMALL}, paper="Nobody 2026"),
         part("other", "Other", defaults=SLOTS),
         part("gone", "Nowhere", needs="pip install nowhere"),
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from polymask import System, Tokens
+from polymask import MaskView, System, Tokens
 from polymask.report import views
 
 
@@ -58,10 +58,9 @@ class Looker(System):
         self.masking = masking
 
     def masks(self, batch, step):
-        from polymask.pieces import draw
-
         assert not self.training and not torch.is_grad_enabled()
-        return {"student": draw(self.masking, self.tokenizer(batch), batch, step)}
+        tokens = self.tokenizer(batch)
+        return {"student": MaskView(self.draw(tokens, batch, step), tokens)}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from polymask import Mask, Request, Step, System, UserError
+from polymask import Mask, MaskView, Request, Step, System, UserError
 from polymask.data import evenly
 from polymask.maskings import Disjoint, Random, Scheduled, TopScore
 from polymask.report.look import _patch_size, examine, look
@@ -105,10 +105,8 @@ def test_masks_over_what_a_system_makes_of_samples_are_drawn_over_that(gradients
     class Turned(looker):
         def masks(self, batch, step):
             found = super().masks(batch, step)["student"]
-            return {"as it is": found, "turned": found}
-
-        def inputs(self, batch, step):
-            return {"turned": {**batch, "image": batch["image"].flip(-1)}}
+            turned = {**batch, "image": batch["image"].flip(-1)}
+            return {"as it is": found, "turned": MaskView(found.mask, self.tokenizer(turned), turned)}
 
     sight = examine(Turned(Random(ratio=0.25)), gradients(), masks=40, draws=1)
     plain, turned = (rows[-1] for rows in sight.rows.values())
@@ -125,7 +123,7 @@ def test_sites_that_are_not_tokens_are_drawn_beside_the_picture(gradients, looke
     class Spectrum(looker):
         def masks(self, batch, step):
             hidden = step.noise(batch["id"], 12 * 5).view(-1, 12, 5) < 0.5
-            return {"spectrum": Mask(hidden), "set": Mask(hidden.flatten(1))}
+            return {"spectrum": MaskView(Mask(hidden)), "set": MaskView(Mask(hidden.flatten(1)))}
 
     sight = examine(Spectrum(Random()), gradients(), masks=40, draws=1)
     assert sight.statistics["spectrum"].coverage.shape == (12, 5)

@@ -16,14 +16,14 @@ from polymask.data import open_data
 from polymask.run import build_from_config, config_of, load_config, open_data_of, open_run, save_config
 from polymask.training import environment, fit, read_metrics
 
+SMALL = {"width": 16, "steps": 30, "warmup_steps": 3, "data.n": 20, "data.size": 64}
+
 
 @pytest.fixture(scope="module")
 def registry(toy):
     """The installed plugins and one with the toy system, which has a preset, and its data."""
 
     class Slotted(toy.Toy):
-        presets = {"small": {"width": 16, "steps": 30, "warmup_steps": 3, "data.n": 20, "data.size": 64}}
-
         def __init__(self, *, masking=None, width=8):
             super().__init__(width=width, seed=int(torch.randint(1000, ())))
             self.masking = masking
@@ -42,7 +42,7 @@ def registry(toy):
     plugin = types.ModuleType("plugin")
     plugin.polymask_register_systems = hookimpl(
         lambda: [
-            Part(name="toy", target="polymask_toy:Slotted", summary="a toy"),
+            Part(name="toy", target="polymask_toy:Slotted", summary="a toy", presets={"small": SMALL}),
             Part(name="reader", target="polymask_toy:Reader", summary="a toy with a file"),
         ],
         specname="polymask_register_systems",

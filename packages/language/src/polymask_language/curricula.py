@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Step, UserError
-from polymask.pacing import Pace
+from polymask.schedules import Schedule
 from polymask_language.datasets.difficulty import load_difficulty
 from polymask_language.tokenizers import TAGS
 
@@ -48,7 +48,7 @@ def every_word(ids: Tensor, batch: Batch, step: Step) -> Tensor:
 class Vocabulary:
     """Words that are too hard yet, behind the unknown token (CLIMB, Diehl Martinez et al. 2023).
 
-    With g the pace, V the size of the vocabulary and the part of speech by its number in
+    With g the schedule, V the size of the vocabulary and the part of speech by its number in
     :data:`polymask_language.tokenizers.TAGS`, a token is too hard
 
     * by ``ids``, if ``id > g V``: ids of a trained vocabulary nearly are ranks of frequency;
@@ -61,14 +61,20 @@ class Vocabulary:
 
     Args:
         by: what makes a token hard.
-        pace: g, a share in [0, 1].
+        schedule: g, a share in [0, 1].
         vocabulary: how many ids there are.
         special_ids: ids that are no content.
         unknown_id: id that stands for words that are not known.
     """
 
     def __init__(
-        self, *, by: By, pace: Pace, vocabulary: int, special_ids: Sequence[int], unknown_id: int | None
+        self,
+        *,
+        by: By,
+        schedule: Schedule,
+        vocabulary: int,
+        special_ids: Sequence[int],
+        unknown_id: int | None,
     ) -> None:
         if by not in ("ids", "part-of-speech", "both"):
             raise UserError(f"words={by!r}: choose 'ids', 'part-of-speech' or 'both'")
@@ -77,7 +83,7 @@ class Vocabulary:
                 "words that are not known yet stand behind an unknown token, and this vocabulary has none: "
                 "train one (--data.vocab bpe), or leave its curriculum out (--words null)"
             )
-        self.by, self.pace, self.size = by, pace, vocabulary
+        self.by, self.schedule, self.size = by, schedule, vocabulary
         self.special_ids, self.unknown_id = tuple(special_ids), unknown_id
 
     def hard(self, ids: Tensor, batch: Batch, step: Step) -> Tensor:
@@ -86,7 +92,7 @@ class Vocabulary:
         Raises:
             UserError: it goes by parts of speech, and the batch tells none.
         """
-        share, last = self.pace(step), len(TAGS) - 1
+        share, last = self.schedule(step), len(TAGS) - 1
         if share >= 1:
             return torch.zeros_like(ids, dtype=torch.bool)
         if self.by == "ids":
@@ -112,29 +118,29 @@ class Vocabulary:
 class EasyFirst:
     """The easier part of the training samples, a growing one (CLIMB, Diehl Martinez et al. 2023).
 
-    Samples whose difficulty is above the percentile of the pace have no weight, all others the same; of
+    Samples whose difficulty is above the percentile of the schedule have no weight, all others the same; of
     those as hard as the percentile all are drawn, so that where many are equally hard (sources), they come
     all at once. When everything is drawn, plain epochs go on.
 
     Args:
         difficulty: ``[samples]``.
-        pace: share of the samples, in [0, 1].
+        schedule: share of the samples, in [0, 1].
     """
 
-    def __init__(self, difficulty: Tensor, pace: Pace) -> None:
-        self.difficulty, self.pace = difficulty.double(), pace
+    def __init__(self, difficulty: Tensor, schedule: Schedule) -> None:
+        self.difficulty, self.schedule = difficulty.double(), schedule
         self._sorted = self.difficulty.sort().values
 
     def cutoff(self, step: Step) -> float:
         """Difficulty of the hardest samples that are drawn: a percentile, with linear interpolation."""
-        place = min(self.pace(step), 1.0) * (len(self._sorted) - 1)
+        place = min(self.schedule(step), 1.0) * (len(self._sorted) - 1)
         low = int(place)
         high = min(low + 1, len(self._sorted) - 1)
         return float(torch.lerp(self._sorted[low], self._sorted[high], place - low))
 
     def __call__(self, step: Step) -> Tensor | None:
         """float32 ``[samples]``, 0 or 1; None once all are drawn."""
-        if self.pace(step) >= 1:
+        if self.schedule(step) >= 1:
             return None
         return (self.difficulty <= self.cutoff(step)).float()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from polymask import Tokens
-from polymask.protocols import Shown
+from polymask.protocols import Media
 from polymask.report.drawing import HIDDEN
 from polymask_language.vocabulary import Vocabulary
 
@@ -19,7 +19,7 @@ _COLOUR = f"rgb({_RGB})"
 
 def compare(
     tokenizer_file: str | None, tokens: Tokens, hidden: Tensor, guess: Tensor, caption: str
-) -> dict[str, Sequence[Shown]]:
+) -> dict[str, Sequence[Media]]:
     """A column of a report: the text with what was hidden of it, and what was predicted there.
 
     Args:
@@ -41,7 +41,7 @@ def compare_classes(
     true: Tensor,
     guess: Tensor,
     names: Sequence[str],
-) -> dict[str, Sequence[Shown]]:
+) -> dict[str, Sequence[Media]]:
     """A column of a report: hidden words with their classes, and the classes that were predicted.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Tokens, UserError
-from polymask.protocols import Shown
+from polymask.protocols import Media
 from polymask.types import Fact
 from polymask_language.display import compare
 from polymask_language.tokenizers import TAGS
@@ -59,7 +59,7 @@ class TokenId(nn.Module):
         assert tokens.ids is not None
         return tokens.ids
 
-    def show(self, prediction: Tensor, tokens: Tokens, mask: Mask) -> Mapping[str, Sequence[Shown]]:
+    def show(self, prediction: Tensor, tokens: Tokens, mask: Mask) -> Mapping[str, Sequence[Media]]:
         """Columns of a report: hidden words with what was predicted in their place."""
         guess = prediction.argmax(-1)
         return compare(self.tokenizer_file, tokens, mask.hidden, guess, "hidden words, predictions beside")

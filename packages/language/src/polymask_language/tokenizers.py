@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, Tokens, UserError, functional
 from polymask.data import valid_of
 from polymask.protocols import Masking, Target
 from polymask.types import Fact
@@ -176,4 +176,4 @@ def draw(
         document = torch.zeros_like(position[..., 0]) if document is None else document
         position = torch.stack([position[..., 0], batch["word"].to(position.dtype), document], dim=-1)
     offered = dataclasses.replace(tokens, valid=valid, position=position)
-    return pieces.draw(masking, offered, batch, step, score, stream)
+    return functional.draw_mask(masking, offered, batch, step, score, stream)

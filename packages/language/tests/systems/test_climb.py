@@ -14,13 +14,12 @@ from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
-from polymask.config import TrainOptions
-from polymask.pacing import Pace
+from polymask.schedules import Schedule
+from polymask.training.options import TrainOptions
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
 from polymask_language.curricula import EasyFirst, Vocabulary, difficulty_of, every_word
-from polymask_language.datasets.base import TextDataset
-from polymask_language.datasets.lines import lines
+from polymask_language.datasets.lines import Lines
 from polymask_language.maskings import Rates
 from polymask_language.systems.climb import CLASSES
 
@@ -48,7 +47,7 @@ def batch_of(system: Any, n: int = 8) -> dict[str, Tensor]:
 def at(share: float, by: Any = "ids", **options: Any) -> Vocabulary:
     """A vocabulary that stays at one share."""
     settings = {"vocabulary": V, "special_ids": SPECIAL, "unknown_id": UNKNOWN, **options}
-    return Vocabulary(by=by, pace=Pace(share, share), **settings)
+    return Vocabulary(by=by, schedule=Schedule(share, share), **settings)
 
 
 def test_evaluations_ask_the_host() -> None:
@@ -124,7 +123,7 @@ def test_any_language_system_sees_and_says_known_words_alone(host: str) -> None:
     assert torch.equal(restricted, torch.where(free > 0.5 * V, UNKNOWN, free))
     assert max(int(x.max()) for x in seen) > 0.5 * V
     if host == "mlm":  # a mask token stays one
-        shown = inner.corrupt(system.tokenizer(batch), inner.masks(batch, STEP)["mask"], batch, STEP)
+        shown = inner.corrupt(system.tokenizer(batch), inner.masks(batch, STEP)["mask"].mask, batch, STEP)
         assert (shown == 4).any()
 
 
@@ -145,7 +144,7 @@ def test_classes_are_never_taken_for_words() -> None:
     objective = system.class_objective
     system.class_objective = lambda x, y, mask: said.append(y[mask.hidden]) or objective(x, y, mask)
     system.classify(batch, STEP)
-    mask = system.masks(batch, STEP)["word classes"]
+    mask = system.masks(batch, STEP)["word classes"].mask
     assert torch.equal(said[0], batch["part_of_speech"][mask.hidden]) and said[0].max() > 4
 
 
@@ -173,7 +172,7 @@ def drawn(curriculum: EasyFirst, samples: int, steps: int, batch_size: int = 20)
 def test_samples_are_drawn_alike_up_to_the_percentile() -> None:
     difficulty = torch.randn(400, generator=torch.Generator().manual_seed(0))
     share = 0.3
-    easy = EasyFirst(difficulty, Pace(share, share))
+    easy = EasyFirst(difficulty, Schedule(share, share))
     cutoff = float(np.percentile(difficulty.double().numpy(), 100 * share))
     assert easy.cutoff(STEP) == pytest.approx(cutoff)
     found = drawn(easy, 400, 1500)
@@ -189,14 +188,14 @@ def test_samples_are_drawn_alike_up_to_the_percentile() -> None:
 
 def test_once_all_are_drawn_plain_epochs_go_on() -> None:
     difficulty = torch.arange(200.0)
-    pace = Pace(0.5, 1.0, "step", (0.0, 0.5))
-    found, plain = drawn(EasyFirst(difficulty, pace), 200, 40), drawn(lambda step: None, 200, 40)  # type: ignore[arg-type]
+    schedule = Schedule(0.5, 1.0, "step", (0.0, 0.5))
+    found, plain = drawn(EasyFirst(difficulty, schedule), 200, 40), drawn(lambda step: None, 200, 40)  # type: ignore[arg-type]
     assert found[:20].max() < 100
     assert torch.equal(found[20:], plain[20:]) and not torch.equal(found[:20], plain[:20])
 
 
 def test_sources_come_a_level_at_a_time() -> None:
-    easy = EasyFirst(torch.tensor([1.0] * 50 + [2.0] * 30 + [3.0] * 20), Pace(0.0, 1.0))
+    easy = EasyFirst(torch.tensor([1.0] * 50 + [2.0] * 30 + [3.0] * 20), Schedule(0.0, 1.0))
     open_at = [int(easy(Step(k, 100)).sum()) for k in range(100)]  # type: ignore[union-attr]
     assert sorted(set(open_at)) == [50, 80, 100]
     assert open_at.index(80) == 51  # interpolation between levels admits nothing: 2 is above 1.5
@@ -205,7 +204,7 @@ def test_sources_come_a_level_at_a_time() -> None:
 def test_what_a_data_set_tells_of_its_samples(tmp_path: Path) -> None:
     rare, common = "the zebra quacks oddly", "the cat and the dog and the cat and the dog"
     (tmp_path / "text.txt").write_text("\n".join([common] * 40 + [rare] + ["the dog"] * 40))
-    data = TextDataset(lines(source=str(tmp_path / "text.txt")), vocab_size=300, test=0.0)
+    data = Lines(source=str(tmp_path / "text.txt"), vocab_size=300, test=0.0)
     file = data.provides["difficulty_file"]
     samples = data.split("train")
     ids = [sample["text"][1:-1] for sample in samples]  # type: ignore[attr-defined]
@@ -315,7 +314,7 @@ def test_the_loss_is_the_sum_of_its_units_and_each_reaches_the_encoder() -> None
 def test_the_loss_of_classes_is_that_of_hidden_tokens_with_nothing_else_seen() -> None:
     system = windowed()
     batch = batch_of(system)
-    tokens, mask = system.tokenizer(batch), system.masks(batch, STEP)["word classes"]
+    tokens, mask = system.tokenizer(batch), system.masks(batch, STEP)["word classes"].mask
     states = system.see(tokens, mask, batch, STEP).values
     logits, classes = system.class_head(states), system.class_target(batch, tokens)
     expected = F.cross_entropy(logits[mask.hidden], classes[mask.hidden])
@@ -379,12 +378,12 @@ def test_an_untied_head_has_weights_of_its_own() -> None:
 def test_what_it_shows() -> None:
     system = make(words="ids", least=0.1, window=(0.25, 0.5), words_curve="linear")
     batch = batch_of(system)
-    words, classes = system.pictures(batch, STEP).values()
+    words, classes = system.preview(batch, STEP).media.values()
     masks = system.masks(batch, STEP)
     assert [sum(row.hidden) for row in classes] == masks["word classes"].hidden.sum(1).tolist()
     assert any("(NOUN)" in row._repr_html_() for row in classes) and len(words) == 8
     hard = masks["unknown words"].hidden
-    assert torch.equal(hard, system.tokenizer(batch).valid & (batch["text"] > system.words.pace(STEP) * V))
+    assert torch.equal(hard, system.tokenizer(batch).valid & (batch["text"] > system.words.schedule(STEP) * V))
     assert system.schedule(Step(375, 1000)) == {
         "host loss": 1.0,
         "classes loss": 1.0,

@@ -73,7 +73,7 @@ def test_masked_loss_is_that_of_clean_targets_and_masked_input() -> None:
     system = make(**{"masking.ratio": 0.3})
     batch = batch_of(system)
     tokens = system.tokenizer(batch)
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     before = batch["text"].clone()
     loss = system(batch, STEP)["next token"]
     assert torch.equal(batch["text"], before)
@@ -88,19 +88,19 @@ def test_masked_loss_is_that_of_clean_targets_and_masked_input() -> None:
 def test_ratio_is_exact_and_the_last_input_is_never_masked() -> None:
     system = make()
     batch = {"text": torch.full((400, 64), 7), "id": torch.arange(400)}
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
     assert (hidden.sum(1) == round(62 * 0.15)).all()
     assert not hidden[:, -2:].any() and hidden[:, :-2].any(0).all()
     assert len(torch.unique(hidden, dim=0)) == 400
     padded = batch | {"text_length": torch.tensor([30, 64] * 200)}
-    hidden = system.masks(padded, STEP)["mask"].hidden
+    hidden = system.masks(padded, STEP)["mask"].mask.hidden
     assert not hidden[::2, 28:].any() and hidden[::2, 27].any()
 
 
 def test_patterns_recur_and_are_shared() -> None:
     system = make(patterns=51)
     batch = {"text": torch.full((3, 64), 7), "id": torch.arange(3)}
-    drawn = [system.masks(batch, Step(i, 200))["mask"].hidden for i in range(120)]
+    drawn = [system.masks(batch, Step(i, 200))["mask"].mask.hidden for i in range(120)]
     assert all((hidden == hidden[:1]).all() for hidden in drawn)
     assert len(torch.unique(torch.stack([hidden[0] for hidden in drawn]), dim=0)) == 51
     assert torch.equal(drawn[3], drawn[54])
@@ -109,7 +109,7 @@ def test_patterns_recur_and_are_shared() -> None:
 def test_nothing_masked_and_nothing_later_reaches_a_prediction() -> None:
     system = make(**{"masking.ratio": 0.3})
     batch = batch_of(system)
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     row, place = 0, int(mask.hidden[0].nonzero()[3])
     other = batch | {"text": batch["text"].clone()}
     other["text"][row, place] = 5 + (batch["text"][row, place] - 4) % 91
@@ -134,11 +134,11 @@ def test_mask_token_learns_as_an_input_and_is_never_a_target() -> None:
     assert head.grad[system.mask_id].any()
     with torch.no_grad():
         head[system.mask_id] -= 0.1 * head.grad[system.mask_id]
-        logits = states(system, batch_of(system), system.masks(batch_of(system), STEP)["mask"])
+        logits = states(system, batch_of(system), system.masks(batch_of(system), STEP)["mask"].mask)
     after = logits.softmax(-1)[..., system.mask_id].sum()
     with torch.no_grad():
         head[system.mask_id] += 0.1 * head.grad[system.mask_id]
-    before = states(system, batch_of(system), system.masks(batch_of(system), STEP)["mask"])
+    before = states(system, batch_of(system), system.masks(batch_of(system), STEP)["mask"].mask)
     assert after < before.softmax(-1)[..., system.mask_id].sum()
 
 
@@ -176,7 +176,7 @@ def test_fine_tuning_scores_responses_clean_and_masked_ones_again() -> None:
     system = make(**{"masking.ratio": 0.1})
     batch = responses(system)
     tokens = system.tokenizer(batch)
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     response = batch["response"] & tokens.valid
     assert not (mask.hidden & ~response).any()
     assert mask.hidden.sum(1).tolist() == [6, 6, 0]
@@ -198,7 +198,7 @@ def test_without_a_masking_it_is_plain_next_token_prediction() -> None:
     for batch in (batch_of(system), responses(system)):
         system.masking = nothing
         torch.testing.assert_close(plain(batch, STEP)["next token"], system(batch, STEP)["next token"])
-        assert not plain.masks(batch, STEP)["mask"].hidden.any()
+        assert not plain.masks(batch, STEP)["mask"].mask.hidden.any()
 
 
 def test_short_responses_are_read_once_and_long_ones_by_the_option() -> None:

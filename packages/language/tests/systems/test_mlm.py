@@ -72,7 +72,7 @@ def test_head_runs_on_hidden_tokens_alone() -> None:
     system.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     batch = batch_of(system)
     system(batch, STEP)
-    assert seen == [int(system.masks(batch, STEP)["mask"].hidden.sum(1).max())] and seen[0] < 6
+    assert seen == [int(system.masks(batch, STEP)["mask"].mask.hidden.sum(1).max())] and seen[0] < 6
 
 
 @pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (1.0, 0.0, 0.0)])
@@ -97,7 +97,7 @@ def test_no_special_token_and_no_padding_is_hidden() -> None:
     batch = batch_of(system)
     batch["text"][:, 0], batch["text"][:, 5] = 2, 3
     tokens = system.tokenizer(batch)
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
     assert not hidden[:, [0, 5]].any() and not hidden[~tokens.valid].any()
     content = tokens.valid.sum(1) - 2
     assert torch.equal(hidden.sum(1), (content * 0.9 + 0.5).floor().long())
@@ -143,8 +143,8 @@ def test_pictures_show_what_was_hidden_and_escape() -> None:
 
     system = make()
     batch = batch_of(system)
-    (shown,) = system.pictures(batch, STEP).values()
-    hidden = system.masks(batch, STEP)["mask"].hidden
+    (shown,) = system.preview(batch, STEP).media.values()
+    hidden = system.masks(batch, STEP)["mask"].mask.hidden
     assert [sum(words.hidden) for words in shown] == hidden.sum(1).tolist()
     words = Words([" <b>", " a", " b"], [True, True, False], [" x", " a", " c"])
     page = words._repr_html_()

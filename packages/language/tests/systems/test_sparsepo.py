@@ -224,7 +224,7 @@ def test_a_mask_that_died_teaches_nothing_and_says_so_once() -> None:
     batch = pairs(system)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert system.gauges(batch, STEP)["dead pairs"] == 0
+        assert system.monitor(batch, STEP)["dead pairs"] == 0
     with torch.no_grad():
         system.masking.mixer.weight.abs_().neg_()
     loss = system(batch, STEP)["preference"]
@@ -232,11 +232,11 @@ def test_a_mask_that_died_teaches_nothing_and_says_so_once() -> None:
     assert float(loss.detach()) == pytest.approx(math.log(2))
     assert not any(p.grad.any() for p in system.parameters() if p.grad is not None)
     with pytest.warns(UserWarning, match="masks have died"):
-        found = system.gauges(batch, STEP)
+        found = system.monitor(batch, STEP)
     assert found["dead pairs"] == 1 and found["terms that count"] == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        system.gauges(batch, STEP)
+        system.monitor(batch, STEP)
 
 
 def half_gone(request: Any) -> Mask:
@@ -250,7 +250,7 @@ def test_a_pair_is_dead_where_neither_of_its_responses_weighs_anything() -> None
     system = make(masking=half_gone)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert float(system.gauges(pairs(system), STEP)["dead pairs"]) == pytest.approx(0.4)
+        assert float(system.monitor(pairs(system), STEP)["dead pairs"]) == pytest.approx(0.4)
 
 
 def test_positive_mixers_are_alive_and_published_ones_may_be_born_dead() -> None:

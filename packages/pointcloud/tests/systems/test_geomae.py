@@ -323,7 +323,7 @@ def test_it_beats_guesses_that_know_nothing_on_unseen_clouds() -> None:
 
 def test_pictures_show_predicted_centroids_where_occupied_and_normals() -> None:
     system, batch = make(), clouds((200, 120))
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     assert len(columns) == 5 and all(len(shown) == 2 for shown in columns.values())
     tokens, mask, _ = known(system, batch)
     term, guess = next(iter(system.predict(tokens, mask).items()))

@@ -15,7 +15,7 @@ from polymask import Batch, Request, Step, Tokens, UserError
 from polymask.data import open_data, sample_of
 from polymask.maskings import Random
 from polymask.report import views
-from polymask.training.watch import SPREAD, spread_and_rank
+from polymask.training.collapse import SPREAD, spread_and_rank
 from polymask_pointcloud.colours import Colours
 from polymask_pointcloud.datasets.draw import by_token
 from polymask_pointcloud.maskings import Hierarchy
@@ -384,13 +384,13 @@ def test_targets_collapse_without_a_teacher_and_keep_apart_with_one() -> None:
 
 def test_what_the_teacher_says_of_cells_is_watched_at_every_level() -> None:
     system, batch = build(), clouds()
-    latents = system.latents(batch, STEP)
+    latents = system.monitor(batch, STEP)
     assert list(latents) == ["target 0", "target 1", "target 2"]
     assert [x.shape[1] for x in latents.values()] == [8, 16, 24]
     assert all(spread_and_rank(x)[0] > SPREAD for x in latents.values())
     for parameter in system.teacher.parameters():
         parameter.data.zero_()
-    assert all(spread_and_rank(x)[0] < SPREAD for x in system.latents(batch, STEP).values())
+    assert all(spread_and_rank(x)[0] < SPREAD for x in system.monitor(batch, STEP).values())
 
 
 # ------------------------------------------------------------------ the whole
@@ -468,7 +468,7 @@ def test_look_draws_moved_clouds_with_what_is_hidden_of_them_in_colour() -> None
 
 def test_pictures_show_what_is_hidden_and_colours_of_features() -> None:
     system, batch = build().eval(), clouds(2)
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     assert len(columns) == 5 and all(len(column) == 2 for column in columns.values())
     view = system.view(batch, STEP, 0)
     sample = view.cells.levels[0].sample
@@ -504,7 +504,7 @@ def test_masking_and_network_serve_another_system() -> None:
     )
     batch = clouds()
     assert isinstance(system.masking, Hierarchy) and system.masking.stride == 2
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     tokens = system.tokenizer(batch)
     index = ((tokens.position.double() * 0.1 + 1) / 0.25).floor().long()
     shares, met = states(mask.hidden, tokens.valid, index // 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def logits(block: Any, x: Tensor) -> Tensor:
@@ -30,3 +30,55 @@ def keep_top(logits_BHQK: Tensor, k: int) -> Tensor:
     with torch.no_grad():
         best = logits_BHQK.topk(k, dim=-1, sorted=False).indices
         return torch.full_like(logits_BHQK, -torch.inf).scatter(-1, best, 0.0)
+
+
+def add_bias(bias: Tensor | None, more: Tensor) -> Tensor:
+    """One attention bias on top of another.
+
+    Args:
+        bias: bool, float or None, as the blocks of an encoder take it.
+        more: float, of the full batch.
+    """
+    if bias is None:
+        return more
+    if bias.dtype == torch.bool:
+        return torch.where(bias, more, -torch.inf)
+    return more + bias.to(more.dtype)
+
+
+class Gate(nn.Module):
+    """How far each site is open as a key, log(sigmoid) of one linear map of its state.
+
+    Args:
+        dim: width of the states.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, 2.0)  # open to 0.88
+
+    def forward(self, z_BND: Tensor) -> Tensor:
+        """``[B, N, D]`` to the logarithm of gates in (0, 1), float32 ``[B, N]``."""
+        logit: Tensor = self.linear(F.layer_norm(z_BND, z_BND.shape[-1:]))
+        return F.logsigmoid(logit[..., 0].float())
+
+
+def gate_bias(gate: nn.Module, pairs_BQK: Tensor, prefix: int, x: Tensor) -> Tensor:
+    """What attention adds so that some queries see some keys through a gate.
+
+    The logarithm of a gate added to a logit multiplies the attention by the gate and scales the row back
+    to one, in any kernel.
+
+    Args:
+        gate: from the states of the keys to the logarithm of their gates.
+        pairs_BQK: bool ``[B, R + N, R + N]``, which query sees which key through its gate.
+        prefix: R, leading tokens without a gate.
+        x: ``[B, R + N, D]``, the input of the block.
+
+    Returns:
+        ``[B, 1, R + N, R + N]``, of the dtype of ``x``.
+    """
+    log_gate_BK = F.pad(gate(x[:, prefix:]), (prefix, 0))
+    return torch.where(pairs_BQK[:, None], log_gate_BK[:, None, None, :], 0.0).to(x.dtype)

@@ -46,7 +46,6 @@ class ConvViT(nn.Module):
         conv_mlp_ratio: width of their feed-forward layers over their width (ConvMAE: 4; DMJD: 8).
     """
 
-    presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2, "conv_dims": (8, 16), "conv_depths": (1, 1)}}
     needs_grid = False
     downsample = 1
     prefix = 0

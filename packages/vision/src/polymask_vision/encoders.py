@@ -63,7 +63,6 @@ class ViT(nn.Module):
         layer_scale: initial value of LayerScale, or None for none.
     """
 
-    presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2}}
     downsample = 1
     needs_grid = False
 
@@ -195,7 +194,6 @@ class Swin(nn.Module):
         drop_path: stochastic depth rate of the last block.
     """
 
-    presets = {"tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2}}
     needs_grid = True
     prefix = 0
 

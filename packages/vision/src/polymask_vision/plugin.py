@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
-from polymask_vision.presets import MAE, SIMMIM
+from polymask_vision import presets
 
 POLYMASK_API = "1.0"
 
@@ -19,6 +19,7 @@ def polymask_register_tokenizers() -> Iterable[Part]:
         Part(
             name="patches",
             target="polymask_vision.tokenizers:Patches",
+            presets=presets.PATCHES,
             summary="square patches of raw pixels, any image size and channel count",
             modality="image",
             tags=frozenset({"invertible"}),
@@ -32,6 +33,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="vit",
             target="polymask_vision.encoders:ViT",
+            presets=presets.VIT,
             summary="timm's Vision Transformer on any subset of tokens",
             paper="Dosovitskiy et al. 2020, arXiv 2010.11929",
             modality="image",
@@ -39,6 +41,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="conv-vit",
             target="polymask_vision.convvit:ConvViT",
+            presets=presets.CONV_VIT,
             summary="convolutions that see no hidden pixel, then a Transformer, on any subset of tokens",
             paper="Gao et al. 2022, arXiv 2205.03892",
             modality="image",
@@ -46,6 +49,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="resnet",
             target="polymask_vision.resnet:ResNet",
+            presets=presets.RESNET,
             summary="timm's ResNet on the picture its patches make, whole grids only",
             paper="He et al. 2015, arXiv 1512.03385",
             modality="image",
@@ -54,6 +58,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="swin",
             target="polymask_vision.encoders:Swin",
+            presets=presets.SWIN,
             summary="timm's Swin Transformer, hierarchical, whole grids only",
             paper="Liu et al. 2021, arXiv 2103.14030",
             modality="image",
@@ -89,6 +94,7 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="attention",
             target="polymask_vision.scores:Attention",
+            presets=presets.ATTENTION,
             summary="attention a frozen Transformer pays to each patch, a score to hide by",
             modality="image",
             tags=frozenset({"score"}),
@@ -192,7 +198,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mae",
             target="polymask.systems.mae:MAE",
-            presets=MAE,
+            presets=presets.MAE,
             summary="encode the visible quarter, regress the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377",
             modality="image",
@@ -208,6 +214,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="hpm",
             target="polymask_vision.systems.hpm:HPM",
+            presets=presets.HPM,
             summary="mae that learns which patches it will fail at and hides those",
             paper="Wang et al. 2023, arXiv 2304.05919",
             modality="image",
@@ -225,6 +232,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mixedae",
             target="polymask_vision.systems.mixedae:MixedAE",
+            presets=presets.MIXEDAE,
             summary="mae of mixed images, whose encoder finds out which patches belong together",
             paper="Chen et al. 2023, arXiv 2303.17152",
             modality="image",
@@ -240,6 +248,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mto",
             target="polymask_vision.systems.mto:MTO",
+            presets=presets.MTO,
             summary="optimises the mask token of a host, simmim or mae",
             paper="Choi et al. 2024, arXiv 2404.08330",
             modality="image",
@@ -248,7 +257,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="colormae",
             target="polymask.systems.mae:MAE",
-            presets=MAE,
+            presets=presets.MAE,
             summary="vision/mae with masks from filtered noise, by default blobs of one size",
             paper="Hinojosa et al. 2024, arXiv 2407.13036",
             modality="image",
@@ -264,6 +273,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="dmjd",
             target="polymask_vision.systems.dmjd:DMJD",
+            presets=presets.DMJD,
             summary="two views that hide what the other shows, a head for hidden and one for visible tokens",
             paper="Ma et al. 2022, arXiv 2301.00230",
             modality="image",
@@ -284,6 +294,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mfm",
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
+            presets=presets.MFM,
             summary="predict the frequencies that a filter took from the whole picture",
             paper="Xie et al. 2022, arXiv 2206.07706",
             modality="image",
@@ -298,7 +309,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="simmim",
             target="polymask.systems.simmim:SimMIM",
-            presets=SIMMIM,
+            presets=presets.SIMMIM,
             summary="mask tokens in the encoder's input, raw pixels by one linear layer",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="image",

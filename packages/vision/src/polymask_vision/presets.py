@@ -1,27 +1,48 @@
-"""Sizes and training of systems that core has for any modality, for images. Strings and numbers only."""
+"""Presets of all parts of vision: sizes and training. Strings and numbers only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-Presets = Mapping[str, Mapping[str, Any]]
+from polymask.config import as_host_preset
+
+Options = Mapping[str, Any]
+Presets = Mapping[str, Options]
+
+# ------------------------------------------------------------------------------- shared groups
+
+_IMAGENET: Options = {"data.size": 224, "data.augment": "crop-flip", "tokenizer.patch_size": 16}
+_VIT_B: Options = {"encoder.dim": 768, "encoder.depth": 12, "encoder.heads": 12}
+_VIT_SMALL: Options = {"encoder.dim": 128, "encoder.depth": 4, "encoder.heads": 4}
+_VIT_TINY: Options = {"encoder.dim": 32, "encoder.depth": 2, "encoder.heads": 2}
+_DECODER_B: Options = {"decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16}
+
+# images of 28 to 64 pixels, minutes on two cores
+_SMALL: Options = {
+    "tokenizer.patch_size": 4,
+    **_VIT_SMALL,
+    "steps": 2000,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.05,
+}
+
+# what the conformance suite builds
+_TINY: Options = {"tokenizer.patch_size": 4, **_VIT_TINY, "steps": 10, "batch_size": 8}
+
+# ------------------------------------------------------------------------------------- systems
 
 MAE: Presets = {
     # ViT-B, the command recommended by the authors' repository (PRETRAIN.md)
     "paper": {
-        "data.size": 224,
-        "data.augment": "crop-flip",
+        **_IMAGENET,
         "data.crop_scale": (0.2, 1.0),
-        "tokenizer.patch_size": 16,
-        "encoder.dim": 768,
-        "encoder.depth": 12,
-        "encoder.heads": 12,
+        **_VIT_B,
         "masking.ratio": 0.75,
         "target.patch_norm": True,
-        "decoder_dim": 512,
-        "decoder_depth": 8,
-        "decoder_heads": 16,
+        **_DECODER_B,
         "epochs": 800,
         "warmup_epochs": 40,
         "batch_size": 4096,
@@ -29,105 +50,161 @@ MAE: Presets = {
         "betas": (0.9, 0.95),
         "weight_decay": 0.05,
     },
-    # images of 28 to 64 pixels, minutes on two cores
-    "small": {
-        "tokenizer.patch_size": 4,
-        "encoder.dim": 128,
-        "encoder.depth": 4,
-        "encoder.heads": 4,
-        "decoder_dim": 64,
-        "decoder_depth": 1,
-        "decoder_heads": 4,
-        "steps": 2000,
-        "batch_size": 64,
-        "lr": 1e-3,
-        "betas": (0.9, 0.95),
-        "weight_decay": 0.05,
-    },
-    # what the conformance suite builds
-    "tiny": {
-        "tokenizer.patch_size": 4,
-        "encoder.dim": 32,
-        "encoder.depth": 2,
-        "encoder.heads": 2,
-        "decoder_dim": 32,
-        "decoder_depth": 2,
-        "decoder_heads": 2,
-        "steps": 10,
-        "batch_size": 8,
-    },
+    "small": {**_SMALL, "decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4},
+    "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
+}
+
+_SIMMIM_TRAINING: Options = {"betas": (0.9, 0.999), "weight_decay": 0.05, "clip": 5.0}
+_SIMMIM_PAPER: Options = {
+    "data.augment": "crop-flip",
+    "data.crop_scale": (0.67, 1.0),
+    "masking.ratio": 0.6,
+    "warmup_epochs": 10,
+    "batch_size": 2048,
+    "min_lr": 4e-5,
+    **_SIMMIM_TRAINING,
 }
 
 SIMMIM: Presets = {
     # ViT-B, 800 epochs. The paper's rates are per 512 samples, those here per 256; its rate drops
     # tenfold at epoch 700, ours reaches the same end by a cosine
     "paper": {
-        "data.size": 224,
-        "data.augment": "crop-flip",
-        "data.crop_scale": (0.67, 1.0),
-        "tokenizer.patch_size": 16,
-        "encoder.dim": 768,
-        "encoder.depth": 12,
-        "encoder.heads": 12,
+        **_SIMMIM_PAPER,
+        **_IMAGENET,
+        **_VIT_B,
         "encoder.positions": "relative",
         "encoder.layer_scale": 0.1,
         "encoder.drop_path": 0.1,
-        "masking.ratio": 0.6,
         "masking.cell": 2,
         "epochs": 800,
-        "warmup_epochs": 10,
-        "batch_size": 2048,
         "base_lr": 5e-5,
-        "min_lr": 4e-5,
-        "betas": (0.9, 0.999),
-        "weight_decay": 0.05,
-        "clip": 5.0,
     },
     # Swin-B, 100 epochs
     "paper-swin": {
+        **_SIMMIM_PAPER,
         "data.size": 192,
-        "data.augment": "crop-flip",
-        "data.crop_scale": (0.67, 1.0),
         "tokenizer.patch_size": 4,
         "encoder": "vision/swin",
         "encoder.dim": 128,
         "encoder.depths": (2, 2, 18, 2),
         "encoder.heads": (4, 8, 16, 32),
         "encoder.window": 6,
-        "masking.ratio": 0.6,
         "masking.cell": 8,
         "epochs": 100,
-        "warmup_epochs": 10,
-        "batch_size": 2048,
         "base_lr": 1e-4,
-        "min_lr": 4e-5,
-        "betas": (0.9, 0.999),
-        "weight_decay": 0.05,
-        "clip": 5.0,
     },
-    # images of 28 to 64 pixels, minutes on two cores; single patches are hidden, since a grid
-    # of 7 x 7 does not divide into cells
-    "small": {
-        "tokenizer.patch_size": 4,
-        "masking.cell": 1,
-        "encoder.dim": 128,
-        "encoder.depth": 4,
-        "encoder.heads": 4,
-        "steps": 2000,
-        "batch_size": 64,
-        "lr": 1e-3,
-        "betas": (0.9, 0.999),
-        "weight_decay": 0.05,
-        "clip": 5.0,
-    },
-    # what the conformance suite builds
-    "tiny": {
-        "tokenizer.patch_size": 4,
-        "masking.cell": 1,
-        "encoder.dim": 32,
-        "encoder.depth": 2,
-        "encoder.heads": 2,
-        "steps": 10,
-        "batch_size": 8,
-    },
+    # images of 28 to 64 pixels; single patches are hidden, since a grid of 7 x 7 does not divide into cells
+    "small": {**_SMALL, "masking.cell": 1, **_SIMMIM_TRAINING},
+    "tiny": {**_TINY, "masking.cell": 1},
 }
+
+# MAE's sizes and training: the two are to be compared. The averages of the paper reach back as far
+# in shares of the run
+_HPM_SMALL: Options = {**MAE["small"], "momentum": 0.9, "final_momentum": 0.99}
+
+HPM: Presets = {
+    # ViT-B, the longer of the published recipes (PRETRAIN.md)
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.2, 1.0),
+        **_VIT_B,
+        **_DECODER_B,
+        "momentum_rise": 0.125,
+        "epochs": 800,
+        "warmup_epochs": 40,
+        "batch_size": 2048,
+        "base_lr": 1.5e-4,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    "small": _HPM_SMALL,
+    # the loss of the ranker alone, at small size; to any other preset add these two options
+    "prediction-only": {**_HPM_SMALL, "masking": "core/random", "scoring": "none"},
+    "tiny": MAE["tiny"],
+}
+
+DMJD: Presets = {
+    # ConViT-B, PRETRAIN.md of the release
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.5, 1.0),
+        "encoder": "vision/conv-vit",
+        **_VIT_B,
+        "encoder.depth": 11,
+        **_DECODER_B,
+        "epochs": 400,
+        "warmup_epochs": 20,
+        "batch_size": 512,
+        # 6e-4 per 256 images, over the 0.6 of their tokens that one view alone predicts
+        "base_lr": 1e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    # MAE's sizes and training: the two are to be compared; single patches are hidden, since a grid
+    # of 7 x 7 does not divide into cells
+    "small": {**MAE["small"], "masking.masking.cell": 1},
+    "tiny": MAE["tiny"],
+}
+
+
+def _like_mae(preset: str) -> dict[str, Any]:
+    """MAE's sizes and training: the two are to be compared. The ratio follows from the group."""
+    return {key: value for key, value in MAE[preset].items() if key != "masking.ratio"}
+
+
+_NAIVE: Options = {"attention": "plain", "segments": False, "contrast": 0.0}
+
+MIXEDAE: Presets = {
+    "paper": _like_mae("paper"),
+    "naive": {**_like_mae("paper"), **_NAIVE},
+    "small": _like_mae("small"),
+    "small-naive": {**_like_mae("small"), **_NAIVE},
+    "tiny": {**_like_mae("tiny"), "masking.group": 2},
+}
+
+# 300 epochs. The paper's rates are per 512 samples, those here per 256
+_MFM_PAPER: Options = {
+    **_IMAGENET,
+    "data.crop_scale": (0.2, 1.0),
+    "masking.radius": 16 / 224,
+    "epochs": 300,
+    "warmup_epochs": 20,
+    "batch_size": 2048,
+    "base_lr": 1.5e-4,
+    "min_lr": 1e-5,
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.05,
+    "clip": 3.0,
+}
+
+MFM: Presets = {
+    # ViT-B
+    "paper": {**_MFM_PAPER, **_VIT_B, "masking.low_pass": 0.5},
+    # ResNet-50
+    "paper-resnet": {
+        **_MFM_PAPER,
+        "tokenizer.patch_size": 32,
+        "encoder": "vision/resnet",
+        "masking.low_pass": 0.3,
+    },
+    "small": {**_SMALL, "clip": 3.0},
+    "tiny": _TINY,
+}
+
+MTO: Presets = {
+    "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
+    "paper-mae": as_host_preset("vision/mae", MAE["paper"]),
+    "small": as_host_preset("vision/simmim", SIMMIM["small"]),
+    # gates stand between blocks, so the decoder needs a second one
+    "small-mae": as_host_preset("vision/mae", {**MAE["small"], "decoder_depth": 2}),
+    "tiny": as_host_preset("vision/simmim", SIMMIM["tiny"]),
+}
+
+# ----------------------------------------------------- other parts, as the conformance suite builds them
+
+PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
+VIT: Presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2}}
+CONV_VIT: Presets = {"tiny": {**VIT["tiny"], "conv_dims": (8, 16), "conv_depths": (1, 1)}}
+RESNET: Presets = {"tiny": {"depths": (1, 1, 1), "width": 8, "bottleneck": False, "small_stem": True}}
+SWIN: Presets = {"tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2}}
+ATTENTION: Presets = {"tiny": {"model": "test_vit", "pretrained": False}}

@@ -33,9 +33,6 @@ class ResNet(nn.Module):
         drop_path: stochastic depth rate of the last block.
     """
 
-    presets = {
-        "tiny": {"depths": (1, 1, 1), "width": 8, "bottleneck": False, "small_stem": True},
-    }
     needs_grid = True
     prefix = 0
 

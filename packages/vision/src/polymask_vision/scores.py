@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
-from polymask.trunk import add_bias
 from polymask.types import Fact
-from polymask_vision.attention import logits
+from polymask_vision.attention import add_bias, logits
 
 
 class Variance(nn.Module):
@@ -84,7 +83,6 @@ class Attention(nn.Module):
         key: entry of the batch that holds the images.
     """
 
-    presets = {"tiny": {"model": "test_vit", "pretrained": False}}
     dim = 1
 
     def __init__(

@@ -26,7 +26,6 @@ class Patches(nn.Module):
     """
 
     key = "image"
-    presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
 
     def __init__(
         self, *, size: Fact[int | tuple[int, int]] = 224, channels: Fact[int] = 3, patch_size: int = 16

@@ -35,7 +35,7 @@ def pictures(n: int, seed: int) -> dict[str, Tensor]:
 
 def test_green_noise_hides_three_quarters_by_default_and_the_rest_is_mae() -> None:
     system, batch = make(), pictures(4, 0)
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     assert isinstance(system.masking, Color) and system.masking.colors == Color(color="green").colors
     assert mask.visible == 16 and (mask.hidden.sum(1) == 48).all()
     mae = make("vision/mae", masking=lambda request: system.masking(request))
@@ -50,5 +50,5 @@ def test_green_noise_hides_three_quarters_by_default_and_the_rest_is_mae() -> No
 def test_masks_know_nothing_of_the_picture() -> None:
     system, batch = make(), pictures(4, 0)
     other = {**batch, "image": torch.randn_like(batch["image"], requires_grad=True)}
-    masks = [system.masks(b, STEP)["mask"].hidden for b in (batch, other)]
+    masks = [system.masks(b, STEP)["mask"].mask.hidden for b in (batch, other)]
     assert torch.equal(masks[0], masks[1]) and not masks[1].requires_grad

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Mask, Step, UserError, build, pieces
-from polymask.pieces import see
+from polymask import Mask, Step, UserError, build, functional
+from polymask.functional import encode_visible
 from polymask_vision.encoders import Swin
 
 TINY = {
@@ -48,7 +48,7 @@ def hidden(system: Any, batch: dict[str, Tensor], step: Step = STEP) -> Tensor:
     """Masks of both views: bool ``[2, B, N]``."""
     masks = system.masks(batch, step)
     assert list(masks) == ["view 1", "view 2"]
-    return torch.stack([mask.hidden for mask in masks.values()])
+    return torch.stack([view.mask.hidden for view in masks.values()])
 
 
 # ------------------------------------------------------------------------------------- the masks
@@ -116,7 +116,9 @@ def test_every_prediction_meets_the_target_of_its_own_token(monkeypatch: pytest.
     target = Numbers()(batch, system.tokenizer(batch))
     monkeypatch.setattr(system.encoder, "prefix", 1)
     monkeypatch.setattr(
-        pieces, "see", lambda encoder, tokens, mask: nn.functional.pad(mask.keep(target), (0, 0, 1, 0))
+        functional,
+        "encode_visible",
+        lambda encoder, tokens, mask: nn.functional.pad(mask.keep(target), (0, 0, 1, 0)),
     )
     system.head = nn.Identity()
     system.decoder = Answer(target)
@@ -140,8 +142,8 @@ def test_losses_are_means_over_both_views() -> None:
     tokens = system.tokenizer(batch)
     target = system.target(batch, tokens)
     rows, seen = [], []
-    for mask in system.masks(batch, STEP).values():
-        encoded = see(system.encoder, tokens, mask)
+    for mask in (view.mask for view in system.masks(batch, STEP).values()):
+        encoded = encode_visible(system.encoder, tokens, mask)
         truth = mask.invert().keep(target)
         rows.append((system.decoder(encoded, mask, tokens.position) - truth).square().mean(-1))
         gap = (system.head(encoded[:, 1:]) - mask.keep(target)).abs()
@@ -191,13 +193,13 @@ def test_without_weight_there_is_no_visible_head() -> None:
 def test_hidden_pixels_reach_no_prediction(sizes: dict[str, Any]) -> None:
     system, batch = make(sizes=sizes).eval(), images()
     width = system.tokenizer.provides["in_dim"]
-    for mask in system.masks(batch, STEP).values():
+    for mask in (view.mask for view in system.masks(batch, STEP).values()):
         pixels = system.tokenizer.inverse(mask.hidden[..., None].expand(-1, -1, width))
         other = torch.where(pixels, torch.randn_like(batch["image"]), batch["image"])
         answers = []
         for image in (batch["image"], other):
             tokens = system.tokenizer({"image": image})
-            encoded = see(system.encoder, tokens, mask)
+            encoded = encode_visible(system.encoder, tokens, mask)
             answers.append((system.decoder(encoded, mask, tokens.position), system.head(encoded)))
         assert torch.equal(answers[0][0], answers[1][0]) and torch.equal(answers[0][1], answers[1][1])
 
@@ -226,13 +228,13 @@ def test_combinations_that_cannot_work_are_refused() -> None:
 
 def test_pictures_show_both_views() -> None:
     system, batch = make(), images()
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     assert list(columns) == ["original", "view 1: visible", "view 2: visible"]
     both = hidden(system, batch)
     for column, view in zip(list(columns.values())[1:], both, strict=True):
         pixels = system.tokenizer.inverse(view[..., None].expand(-1, -1, 48))
         assert torch.equal(column, torch.where(pixels, 0.0, batch["image"]))
-    assert len(make(target="vision/pixels").pictures(batch, STEP)) == 5
+    assert len(make(target="vision/pixels").preview(batch, STEP).media) == 5
 
 
 @pytest.mark.parametrize("sizes", [TINY, CONV], ids=["vit", "conv-vit"])

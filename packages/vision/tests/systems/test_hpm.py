@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from polymask import Mask, Step, Tokens, UserError, build
+from polymask.functional import encode_visible
 from polymask.maskings import TopScore
 from polymask.objectives import MSE
 from polymask.objectives.ranking import Pairwise
-from polymask.pieces import see
 from polymask_vision.encoders import Swin
 
 TINY = {
@@ -67,7 +67,7 @@ def test_other_evidence_can_be_mined(score: str) -> None:
     system = make(score=score, masking={"name": "core/top-score", "ratio": 0.25, "hard": 1.0})
     batch = images()
     batch["image"][:, :, :8, :8] *= 5
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     assert (mask.hidden.nonzero()[:, 1] == torch.tensor([0, 1, 4, 5]).repeat(4)).all()
     assert system.teacher is None
 
@@ -136,7 +136,7 @@ def test_losses_are_those_of_what_was_hidden() -> None:
     system, batch = make(), images()
     tokens = system.tokenizer(batch)
     mask = system.draw(tokens, batch, STEP)
-    encoded = see(system.encoder, tokens, mask)
+    encoded = encode_visible(system.encoder, tokens, mask)
     cost = (
         (system.decoder(encoded, mask, tokens.position) - mask.invert().keep(tokens.values)).square().mean(-1)
     )
@@ -192,7 +192,7 @@ def trained() -> tuple[Any, dict[str, Tensor], Tokens]:
 @torch.no_grad()
 def costs(system: Any, tokens: Tokens, mask: Mask) -> tuple[Tensor, Tensor]:
     """Of the hidden patches: their error, and what the student's ranker says."""
-    encoded = see(system.encoder, tokens, mask)
+    encoded = encode_visible(system.encoder, tokens, mask)
     truth = mask.invert().keep(tokens.values)
     error = (system.decoder(encoded, mask, tokens.position) - truth).square().mean(-1)
     return error, system.ranker(encoded, mask, tokens.position)[..., 0]
@@ -272,10 +272,12 @@ def test_prediction_only_masks_at_random_and_keeps_no_teacher() -> None:
     system: Any = build("vision/hpm", preset="prediction-only", facts=facts)
     mae: Any = build("vision/mae", preset="small", facts=facts)
     batch = images(size=28, channels=1)
-    assert torch.equal(system.masks(batch, STEP)["mask"].hidden, mae.masks(batch, STEP)["mask"].hidden)
+    assert torch.equal(
+        system.masks(batch, STEP)["mask"].mask.hidden, mae.masks(batch, STEP)["mask"].mask.hidden
+    )
     assert system.teacher is None
     assert set(system(batch, STEP)) == {"reconstruction", "ranking"}
-    assert "thought hard" not in " ".join(system.pictures(batch, STEP))
+    assert "thought hard" not in " ".join(system.preview(batch, STEP).media)
 
 
 class Words(nn.Module):
@@ -330,7 +332,7 @@ def test_rows_of_unequal_length_are_scored_as_alone(scoring: str) -> None:
 
 def test_pictures_show_where_it_thinks_it_is_hard() -> None:
     system, batch = make(), images()
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     assert [caption.split()[0] for caption in columns] == ["original", "visible", "hidden", "thought"]
     heat = system.tokenizer({"image": list(columns.values())[3]}).values
     assert torch.equal(heat.amin(-1), heat.amax(-1))  # one brightness per patch

@@ -280,7 +280,7 @@ def test_a_score_decides_what_is_hidden() -> None:
     system = make(score="vision/variance", masking={"name": "core/top-score", "ratio": 0.25})
     batch = images()
     batch["image"][:, :, :8, :8] *= 5
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     assert (mask.hidden.nonzero()[:, 1] == torch.tensor([0, 1, 4, 5]).repeat(4)).all()
     assert system(batch, STEP)["reconstruction"].isfinite()
 
@@ -349,7 +349,7 @@ def test_rows_of_unequal_length_cost_what_they_cost_alone() -> None:
     total, hidden = 0.0, 0
     for i, n in enumerate(lengths):
         alone = {"word": words[i : i + 1, :n], "length": torch.tensor([n]), "id": torch.tensor([i])}
-        count = int(system.masks(alone, STEP)["mask"].hidden.sum())
+        count = int(system.masks(alone, STEP)["mask"].mask.hidden.sum())
         total += system(alone, STEP)["reconstruction"].item() * count
         hidden += count
     assert loss.item() == pytest.approx(total / hidden, rel=1e-5)
@@ -357,7 +357,7 @@ def test_rows_of_unequal_length_cost_what_they_cost_alone() -> None:
     padding = torch.arange(9) >= batch["length"][:, None]
     batch["word"] = torch.where(padding[..., None], torch.full_like(words, 1e4), words)
     torch.testing.assert_close(system(batch, STEP)["reconstruction"], loss)
-    assert system.pictures(batch, STEP) == {}
+    assert system.preview(batch, STEP).media == {}
 
 
 # ------------------------------------------------------------------------------ encode, pictures
@@ -375,9 +375,9 @@ def test_encode_hides_nothing_and_ignores_time() -> None:
 @pytest.mark.parametrize("patch_norm", [True, False])
 def test_pictures_show_original_visible_and_predicted(patch_norm: bool) -> None:
     system, batch = make(**{"target.patch_norm": patch_norm}), images()
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     original, visible, predicted = columns.values()
-    removed = hidden_pixels(system, system.masks(batch, STEP)["mask"])
+    removed = hidden_pixels(system, system.masks(batch, STEP)["mask"].mask)
     assert torch.equal(original, batch["image"])
     assert torch.equal(visible, torch.where(removed, 0.0, original))
     assert torch.equal(predicted[~removed], original[~removed])
@@ -389,12 +389,12 @@ def test_pictures_of_a_perfect_prediction_are_the_original(monkeypatch: pytest.M
     system, batch = make(), images()
     target = system.target(batch, system.tokenizer(batch))
     monkeypatch.setattr(system, "predict", lambda tokens, mask: mask.invert().keep(target))
-    predicted = list(system.pictures(batch, STEP).values())[2]
+    predicted = list(system.preview(batch, STEP).media.values())[2]
     torch.testing.assert_close(predicted, batch["image"])
 
 
 def test_a_target_that_cannot_be_undone_gives_two_pictures() -> None:
-    assert list(make(target="vision/variance").pictures(images(), STEP)) == ["original", "visible"]
+    assert list(make(target="vision/variance").preview(images(), STEP).media) == ["original", "visible"]
 
 
 # ----------------------------------------------------------------------------- compile, training

@@ -46,7 +46,7 @@ def images(n: int = 8, seed: int = 0, size: int = 16) -> dict[str, Tensor]:
 
 def test_the_input_is_the_papers_recipe_written_out() -> None:
     system, batch = make(), images()
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     mean, std = (torch.tensor(FACTS[k])[:, None, None] for k in ("mean", "std"))
     kept = ~mask.hidden.view(-1, 1, 16, 16)
     spectrum = fftshift(fft2(batch["image"] * std + mean), dim=(-2, -1))
@@ -58,7 +58,7 @@ def test_the_input_is_the_papers_recipe_written_out() -> None:
 
 def test_both_filters_together_give_the_picture_back() -> None:
     x = images()["image"]
-    mask = make().draw(images(), STEP)
+    mask = make().draw_bins(images(), STEP)
     low, high = (spectra.band_pass(x, m, 2) for m in (mask, mask.invert()))
     torch.testing.assert_close(low + high, x, atol=1e-5, rtol=0)
     for part, m in ((low, mask), (high, mask.invert())):
@@ -68,7 +68,7 @@ def test_both_filters_together_give_the_picture_back() -> None:
 def test_clipping_is_there_and_costs_what_it_costs() -> None:
     """A high-passed picture has zero mean: half of it is clipped away, and puts energy back."""
     system, batch = make(**{"masking.low_pass": 0}), images(32)
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     shown = system.corrupt(batch, mask, STEP) * system.std + system.mean
     assert shown.min() == 0 and (shown == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
     back = spectra.spectrum(shown, 2).abs().flatten(2)
@@ -79,7 +79,7 @@ def test_clipping_is_there_and_costs_what_it_costs() -> None:
 
 
 def test_low_and_high_mix_in_a_batch() -> None:
-    hidden = make().draw(images(64), STEP).hidden.sum(1)
+    hidden = make().draw_bins(images(64), STEP).hidden.sum(1)
     assert set(hidden.tolist()) == {37, 256 - 37}
     chance = make(**{"masking.low_pass": 0.3}).draw(
         {"image": images(1)["image"].expand(2000, -1, -1, -1)}, STEP
@@ -93,7 +93,7 @@ def test_the_encoder_sees_the_filtered_picture_and_all_of_it() -> None:
     seen: list[Tensor] = []
     system.encoder.vit.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     system(batch, STEP)
-    shown = system.corrupt(batch, system.draw(batch, STEP), STEP)
+    shown = system.corrupt(batch, system.draw_bins(batch, STEP), STEP)
     assert torch.equal(seen[0], system.tokenizer({"image": shown}).values) and seen[0].shape[1] == 16
     assert not [name for name, _ in system.named_parameters() if "mask_token" in name]
 
@@ -101,7 +101,7 @@ def test_the_encoder_sees_the_filtered_picture_and_all_of_it() -> None:
 def test_what_was_hidden_does_not_reach_the_prediction() -> None:
     """Before the clipping, which is not linear: a change of hidden frequencies alone changes nothing."""
     system, batch = make({"size": (16, 16), "channels": 3}).eval(), images()
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     other = spectra.band_pass(3 * torch.randn_like(batch["image"]), mask.invert(), 2)
     changed = {**batch, "image": batch["image"] + other}
     one, two = (system.predict(b, system.corrupt(b, mask, STEP)) for b in (batch, changed))
@@ -115,7 +115,7 @@ def test_what_was_hidden_does_not_reach_the_prediction() -> None:
 
 def test_the_loss_is_the_papers_formula() -> None:
     system, batch = make(), images()
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     guess = system.predict(batch, system.corrupt(batch, mask, STEP))
     spectrum = [fftshift(fft2(x, norm="ortho"), dim=(-2, -1)) for x in (guess, batch["image"])]
     distance = (spectrum[0] - spectrum[1]).abs()
@@ -126,7 +126,7 @@ def test_the_loss_is_the_papers_formula() -> None:
 
 def test_visible_frequencies_of_the_prediction_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     system, batch = make(), images()
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     noise = torch.randn_like(batch["image"])
     for part, free in ((mask, True), (mask.invert(), False)):
         wrong = batch["image"] + spectra.band_pass(noise, part, 2)
@@ -146,7 +146,7 @@ def test_every_parameter_learns() -> None:
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_baselines_score_all_bins_and_draw_no_mask(corruption: str) -> None:
     system, batch = make(corruption=corruption), images()
-    assert system.masks(batch, STEP) == {} and len(system.pictures(batch, STEP)) == 6
+    assert system.masks(batch, STEP) == {} and len(system.preview(batch, STEP).media) == 6
     shown = system.corrupt(batch, None, STEP)
     pictures = shown * system.std + system.mean
     assert pictures.min() >= 0 and pictures.max() <= 1
@@ -176,7 +176,7 @@ def test_it_learns_what_copying_the_input_cannot_know() -> None:
     held_out = batch(100_000, 256)
     system.eval()
     with torch.no_grad():
-        mask = system.draw(held_out, STEP)
+        mask = system.draw_bins(held_out, STEP)
         guess = system.bins(system.predict(held_out, system.corrupt(held_out, mask, STEP)))
         truth = system.bins(held_out["image"])
         for low_pass in (True, False):
@@ -221,10 +221,10 @@ def test_a_windowed_encoder_predicts_pixels_at_their_places() -> None:
 
 def test_any_masking_of_bins_is_made_symmetric() -> None:
     system, batch = make(masking={"name": "core/random", "ratio": 0.5}), images()
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     assert torch.equal(spectra.mirrored(mask, (16, 16)).hidden, mask.hidden)
     assert system(batch, STEP)["spectrum"].isfinite()
-    shown = system.masks(batch, STEP)["hidden frequencies"]
+    shown = system.masks(batch, STEP)["hidden frequencies"].mask
     assert torch.equal(shown.hidden.flatten(1), mask.hidden)
 
 
@@ -272,7 +272,7 @@ def test_signals_of_one_axis_are_filtered_along_it() -> None:
     )
     batch = {"audio": torch.randn(4, 32), "id": torch.arange(4)}
     system(batch, STEP)["spectrum"].backward()
-    mask = system.draw(batch, STEP)
+    mask = system.draw_bins(batch, STEP)
     assert mask.hidden.shape == (4, 32) and (~mask.hidden).sum().item() == 4 * 13
     shown = torch.fft.fft(system.corrupt(batch, mask, STEP)).abs()
     assert shown[:, 7:26].max() < 1e-4 < shown[:, :7].min()

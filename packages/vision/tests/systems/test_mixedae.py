@@ -38,7 +38,7 @@ def images(n: int = 8, size: int = 16) -> dict[str, Tensor]:
 
 
 def drawn(system: Any, batch: dict[str, Tensor]) -> tuple[Tokens, Any]:
-    return system.tokenizer(batch), system.masks(batch, STEP)["mask"]
+    return system.tokenizer(batch), system.masks(batch, STEP)["mask"].mask
 
 
 # ------------------------------------------------------------------------------ mixing, unmixing
@@ -90,7 +90,7 @@ def test_images_left_over_are_left_out() -> None:
     more["image"][:8] = whole["image"]
     for name, loss in system(whole, STEP).items():
         assert torch.equal(system(more, STEP)[name], loss)
-    assert next(iter(system.pictures(more, STEP).values())).shape[0] == 8
+    assert next(iter(system.preview(more, STEP).media.values())).shape[0] == 8
     with pytest.raises(UserError, match="mixes 4 images, and this batch has 3"):
         system(images(3), STEP)
 
@@ -99,10 +99,10 @@ def test_full_mixing_shows_every_patch_once() -> None:
     system, batch = make(full=True), images()
     masks = system.masks(batch, STEP)
     assert list(masks) == [f"mixture {i}" for i in (1, 2, 3, 4)]
-    assert (torch.stack([~mask.hidden for mask in masks.values()]).sum(0) == 1).all()
+    assert (torch.stack([~view.mask.hidden for view in masks.values()]).sum(0) == 1).all()
     tokens = system.tokenizer(batch)
     target = system.target(batch, tokens)
-    each = [system.score_mixture(tokens, mask, target) for mask in masks.values()]
+    each = [system.score_mixture(tokens, view.mask, target) for view in masks.values()]
     for name, loss in system(batch, STEP).items():
         torch.testing.assert_close(loss, torch.stack([terms[name] for terms in each]).mean())
 
@@ -207,7 +207,7 @@ def test_the_naive_baseline_is_mixing_alone() -> None:
     assert naive.segment_tokens is None and naive.attention == "plain"
     batch = {"image": torch.randn(4, 1, 28, 28), "id": torch.arange(4)}
     assert set(naive(batch, STEP)) == {"reconstruction"}
-    assert naive.by_depth(batch, STEP) == {}
+    assert naive.preview(batch, STEP).lines == {}
 
 
 # --------------------------------------------------------------------------- the right neighbours
@@ -215,7 +215,7 @@ def test_the_naive_baseline_is_mixing_alone() -> None:
 
 def test_share_of_keys_of_the_same_image() -> None:
     system, batch = make(**{"encoder.heads": 1}), images()
-    told, untold = system.by_depth(batch, STEP).items()
+    told, untold = system.preview(batch, STEP).lines.items()
     assert told[0] == "Keys of the same image, by chance 0.20"
     assert untold[0] == "Keys of the same image without segments, by chance 0.20"
     for _, line in (told, untold):
@@ -226,7 +226,7 @@ def test_share_of_keys_of_the_same_image() -> None:
         for block in system.encoder.blocks:
             eye = torch.eye(32)
             block.attn.qkv.weight.copy_(torch.cat([eye, eye, 0 * eye]))
-    lines = list(system.by_depth(batch, STEP).values())
+    lines = list(system.preview(batch, STEP).lines.values())
     assert lines[0][2:].min() > 0.99
     assert lines[1][2:].max() < 0.6
 
@@ -245,7 +245,7 @@ def test_contrast_teaches_attention_to_find_the_same_image() -> None:
         held_out, found = shades(generator), []
         for index in range(240):
             if index in (0, 239):
-                found += [line[-1].item() for line in system.by_depth(held_out, STEP).values()]
+                found += [line[-1].item() for line in system.preview(held_out, STEP).lines.values()]
             loss = torch.stack([*system(shades(generator), Step(index, 240)).values()]).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -270,7 +270,7 @@ def test_encode_is_the_encoder_on_whole_images() -> None:
 
 def test_pictures_show_the_mixed_image() -> None:
     system, batch = make(), images()
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     original, mixed, visible, predicted = columns.values()
     assert list(columns)[:3] == ["original", "mixed", "visible"]
     assert torch.equal(original, batch["image"])

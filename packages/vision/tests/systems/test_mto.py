@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,9 +13,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from polymask import Mask, Step, System, UserError, build
-from polymask.trunk import heterogeneity, profile
+from polymask_vision.attention import Gate, gate_bias
 from polymask_vision.encoders import ViT
-from polymask_vision.systems.mto import Gate, recalibrated
+from polymask_vision.heterogeneity import heterogeneity
 
 ENCODER = {"tokenizer.patch_size": 4, "encoder.dim": 32, "encoder.depth": 3, "encoder.heads": 2}
 HOSTS: dict[str, dict[str, Any]] = {
@@ -42,6 +44,18 @@ def gates_at(system: Any, value: float) -> None:
     """All gates at one value, whatever the states."""
     for gate in system.gates:
         nn.init.constant_(gate.linear.bias, value)
+
+
+def recorded(system: Any, batch: dict[str, Tensor]) -> Any:
+    """Mask, embedding and states of one forward pass."""
+    return system.watch(system.host, batch, STEP)[1]
+
+
+def profile(system: Any, batch: dict[str, Tensor], temperature: float = 0.1) -> Tensor:
+    """Heterogeneity at the embedding and behind each block."""
+    record = recorded(system, batch)
+    sites = [*record.embedded, *(x[:, system.prefix :] for x in record.states[1:])]
+    return torch.stack([heterogeneity(x, record.mask, temperature) for x in sites])
 
 
 def gradients(system: Any, term: str) -> dict[str, Tensor]:
@@ -89,16 +103,16 @@ def test_encoding_and_pictures() -> None:
     system, batch = make(), images()
     assert torch.equal(system.encode(batch).values, system.host.encode(batch).values)
     assert torch.equal(
-        system.masks(batch, STEP)["mask"].hidden, system.host.masks(batch, STEP)["mask"].hidden
+        system.masks(batch, STEP)["mask"].mask.hidden, system.host.masks(batch, STEP)["mask"].mask.hidden
     )
     gates_at(system, 40.0)
     for ours, theirs in zip(
-        system.pictures(batch, STEP).items(), system.host.pictures(batch, STEP).items(), strict=True
+        system.preview(batch, STEP).media.items(), system.host.preview(batch, STEP).media.items(), strict=True
     ):
         assert ours[0] == theirs[0]
         torch.testing.assert_close(ours[1], theirs[1])
     gates_at(system, -4.0)
-    predicted = [list(x.pictures(batch, STEP).values())[2] for x in (system, system.host)]
+    predicted = [list(x.preview(batch, STEP).media.values())[2] for x in (system, system.host)]
     assert not torch.allclose(*predicted, rtol=1e-4)
 
 
@@ -131,7 +145,7 @@ def test_a_gate_scales_attention_and_rows_are_scaled_back() -> None:
     nn.init.normal_(gate.linear.weight)
     value = F.pad(gate.double()(x[:, 1:]).exp().double(), (1, 0), value=1.0)
     assert value.min() < 0.5 < value.max()
-    ours = recalibrated(block, gate, pairs, 1, x, None)
+    ours = block(x, attn_mask=gate_bias(gate, pairs, 1, x))
     torch.testing.assert_close(ours, reference(block, value, pairs, x), rtol=1e-6, atol=1e-6)
 
 
@@ -141,7 +155,7 @@ def test_a_shut_gate_hides_mask_tokens_from_visible_ones_alone() -> None:
     nn.init.constant_(gate.linear.bias, -100.0)
     other = x.clone()
     other[:, 1:][mask.hidden] += torch.randn(10, 16).double()
-    ours, theirs = (recalibrated(block, gate, pairs, 1, z, None) for z in (x, other))
+    ours, theirs = (block(z, attn_mask=gate_bias(gate, pairs, 1, z)) for z in (x, other))
     same = (ours - theirs).abs().amax(-1) < 1e-12
     assert same[:, 1:][~mask.hidden].all()
     # masked queries and the class token see them as ever
@@ -156,21 +170,19 @@ def test_visible_queries_alone_see_mask_tokens_through_gates(name: str) -> None:
     """Shut in the whole system: behind the first block, hidden sites and the class token are the host's."""
     system, batch = make(name), images()
     gates_at(system, -100.0)
-    ours, theirs = (
-        trunk.blocks[0](trunk.x, attn_mask=trunk.bias)
-        for trunk in (system.trunk(batch, STEP), system.host.trunk(batch, STEP))
-    )
-    trunk = system.trunk(batch, STEP)
-    same = (ours - theirs).abs().amax(-1) < 1e-5
-    assert same[:, : trunk.prefix].all()
-    assert torch.equal(same[:, trunk.prefix :], trunk.mask.hidden)
+    ours = recorded(system, batch)
+    theirs = recorded(make(name, **OFF), batch)
+    assert torch.equal(ours.states[0], theirs.states[0])
+    same = (ours.states[1] - theirs.states[1]).abs().amax(-1) < 1e-5
+    assert same[:, : system.prefix].all()
+    assert torch.equal(same[:, system.prefix :], ours.mask.hidden)
 
 
 def test_nothing_hidden_is_the_plain_block() -> None:
     block, _, pairs, x = block_and_pairs()
     gate = Gate(16).double()
     torch.testing.assert_close(
-        recalibrated(block, gate, torch.zeros_like(pairs), 1, x, None), block(x, attn_mask=None)
+        block(x, attn_mask=gate_bias(gate, torch.zeros_like(pairs), 1, x)), block(x, attn_mask=None)
     )
 
 
@@ -221,7 +233,7 @@ def test_sparsity_reaches_every_gate_and_depth_every_block(name: str) -> None:
 @BOTH
 def test_terms_are_the_measure_by_depth(name: str) -> None:
     system, batch = make(name, temperature=0.2), images()
-    line = profile(system.trunk(batch, STEP), 0.2)
+    line = profile(system, batch, 0.2)
     losses = system(batch, STEP)
     torch.testing.assert_close(losses["embedding"], 0.1 * (1 - line[0]))
     weight = torch.tensor([1.0, 2.0, 3.0])
@@ -230,12 +242,13 @@ def test_terms_are_the_measure_by_depth(name: str) -> None:
 
 def test_the_embedding_is_measured_before_positions_with_one_vector() -> None:
     system, batch = make(), images()
-    trunk = system.trunk(batch, STEP)
+    record = recorded(system, batch)
+    (embedded,), mask = record.embedded, record.mask
     tokens = system.tokenizer(batch)
     e, z = system.host.mask_token, system.encoder.embed(tokens.values)
-    assert torch.equal(trunk.embedded[trunk.mask.hidden], e.expand(int(trunk.mask.hidden.sum()), -1))
+    assert torch.equal(embedded[mask.hidden], e.expand(int(mask.hidden.sum()), -1))
     rows = []
-    for row, hidden in zip(z, trunk.mask.hidden, strict=True):
+    for row, hidden in zip(z, mask.hidden, strict=True):
         p = (F.cosine_similarity(e[None], row[~hidden]) / 0.1).softmax(0)
         rows.append(-(p * p.log()).sum() / torch.tensor(float((~hidden).sum())).log())
     singular = torch.stack(rows).mean()
@@ -294,7 +307,7 @@ def test_mask_tokens_commit_with_depth_and_more_so_with_the_terms() -> None:
             ).sum().backward()
             optimizer.step()
         with torch.no_grad():
-            return profile(system.trunk(held_out, STEP))
+            return profile(system, held_out)
 
     alone, optimised = line(**OFF), line(embedding=0.1, depth=0.1, sparsity=0.01)
     assert alone[0] == alone.max() and alone[1:].max() < alone[0] - 0.05
@@ -304,11 +317,37 @@ def test_mask_tokens_commit_with_depth_and_more_so_with_the_terms() -> None:
 
 def test_visible_embeddings_are_watched() -> None:
     system, batch = make(), images()
-    trunk = system.trunk(batch, STEP)
-    assert torch.equal(system.latents(batch, STEP)["embedding"], trunk.mask.keep(trunk.embedded))
+    record = recorded(system, batch)
+    (embedded,) = record.embedded
+    assert torch.equal(system.monitor(batch, STEP)["embedding"], record.mask.keep(embedded))
 
 
 # ------------------------------------------------------------------------------ parts that swap
+
+
+def test_the_preview_draws_the_measure_by_depth() -> None:
+    system, batch = make(), images()
+    ((title, line),) = system.preview(batch, STEP).lines.items()
+    assert title.startswith("Heterogeneity of mask tokens")
+    torch.testing.assert_close(line, profile(system, batch).detach())
+    assert system.record is None and system.host.preview(batch, STEP).lines == {}
+
+
+def test_hooks_are_silent_outside_and_follow_a_copy() -> None:
+    system, batch = make(), images()
+    gates_at(system, -4.0)
+    alone = system.host(batch, STEP)["reconstruction"]
+    twin = copy.deepcopy(system)
+    for gate in twin.gates:
+        nn.init.constant_(gate.linear.bias, 40.0)
+    torch.testing.assert_close(twin(batch, STEP)["reconstruction"], alone)
+    assert not torch.allclose(system(batch, STEP)["reconstruction"], alone, rtol=1e-6)
+    with (
+        pytest.raises(RuntimeError),
+        mock.patch.object(type(system.host), "predict", side_effect=RuntimeError),
+    ):
+        system(batch, STEP)
+    assert system.record is None
 
 
 def test_what_cannot_work_is_refused() -> None:

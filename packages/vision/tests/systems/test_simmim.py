@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Step, build
-from polymask.pieces import unfold
+from polymask.functional import unfold
 from polymask.positions import coordinates
 from polymask_vision.positions import RelativeBias
 
@@ -399,9 +399,9 @@ def test_encode_of_a_hierarchical_encoder_is_a_coarser_grid() -> None:
 @ENCODERS
 def test_pictures_show_original_visible_and_predicted(options: dict[str, Any]) -> None:
     system, batch = make(options).eval(), images()
-    columns = system.pictures(batch, STEP)
+    columns = system.preview(batch, STEP).media
     original, visible, predicted = columns.values()
-    mask = system.masks(batch, STEP)["mask"]
+    mask = system.masks(batch, STEP)["mask"].mask
     hidden = hidden_pixels(system, mask)
     guess = system.tokenizer.inverse(system.predict(system.tokenizer(batch), mask))
     assert torch.equal(original, batch["image"])
@@ -411,7 +411,7 @@ def test_pictures_show_original_visible_and_predicted(options: dict[str, Any]) -
 
 
 def test_a_target_that_cannot_be_undone_gives_two_pictures() -> None:
-    assert list(make(target="vision/variance").pictures(images(), STEP)) == ["original", "visible"]
+    assert list(make(target="vision/variance").preview(images(), STEP).media) == ["original", "visible"]
 
 
 def test_a_soft_mask_blends_and_weighs() -> None:

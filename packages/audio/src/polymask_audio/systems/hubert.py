@@ -1,19 +1,19 @@
 """HuBERT: masked prediction of hidden units (Hsu et al. 2021, arXiv 2106.07447).
 
-With what it takes to exchange the units, as Chen et al. 2024 (arXiv 2409.10788) study.
+With exchangeable targets, as Chen et al. 2024 (arXiv 2409.10788) study them.
 
-Hide spans of frames behind one learned vector, run the whole sequence through a Transformer, and tell
-for every hidden frame which cluster it falls into: the cosine between its projection and a learned
-embedding of each cluster, over a temperature, is the logit.
+Mask spans of frames with one learned vector, run the whole sequence through a Transformer, and predict
+the cluster of every masked frame: the logit is the cosine between its projection and a learned
+embedding of the cluster, over a temperature.
 
     polymask pretrain audio/hubert --preset small --data prompts
 
-What is predicted is the target's affair: clusters of MFCCs in the first iteration, of a layer of the
-model before in the second; a target of several streams (layers, or stages of a residual quantiser) has
-one head for each, and the loss is their mean: summed, as in the released code, J streams would be J
-times as loud beside the feature penalty. Guessing by the frequency of the labels costs their entropy,
-at most ln K of K clusters; more clusters raise it, so losses of different targets do not compare.
-Where the study's internals are not published (how layers and stages are weighted), streams count alike.
+The target is pluggable: clusters of MFCCs in the first iteration, of a layer of the previous model in the
+second. A target of several streams (layers, or stages of a residual quantiser) has one head per stream, and
+the loss is their mean; summed, as in the released code, J streams would weigh J times as much against the
+feature penalty. Guessing by label frequency costs the entropy of the labels, at most ln K of K clusters; more
+clusters raise it, so losses of different targets do not compare. The study does not publish how layers and
+stages are weighted; here streams weigh alike.
 
 Against the released code: the penalty on features counts real frames only, and masks come from
 audio/hubert-span, which trims rows to one count only with ``--masking.trim true``.
@@ -23,15 +23,14 @@ Shapes: B samples, N tokens, D encoder width, C channels of the convolutions, J 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask_audio import units
 from polymask_audio.display import compare, silence
 
@@ -54,56 +53,6 @@ class HuBERT(System):
         feature_gradient: factor on the gradient that reaches these convolutions.
         layer: block whose output ``encode`` gives, from 1; None for the encoder's output.
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Base, second iteration, 960 h of LibriSpeech; 32 times at most 87.5 s of sound per step
-        "paper": {
-            "tokenizer": "audio/waveform",
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "encoder.dropout": 0.1,
-            "encoder.layer_drop": 0.05,
-            "masking.trim": True,
-            "steps": 400_000,
-            "warmup_steps": 32_000,
-            "batch_size": 256,
-            "lr": 5e-4,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 10.0,
-        },
-        # seconds of speech, minutes on two cores: spectra in place of the convolutions
-        "small": {
-            "tokenizer": "audio/mel-frames",
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "encoder.kernel": 32,
-            "encoder.groups": 8,
-            "code_dim": 64,
-            "steps": 2000,
-            "batch_size": 32,
-            "lr": 1e-3,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 10.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "encoder.conv_dim": 8,
-            "encoder.kernel": 8,
-            "encoder.groups": 4,
-            "encoder.dropout": 0.0,
-            "masking.length": 2,
-            "code_dim": 16,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,
@@ -152,7 +101,7 @@ class HuBERT(System):
         nn.init.normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         x_BND, penalty = self.embed(tokens)
@@ -168,9 +117,8 @@ class HuBERT(System):
             losses["features"] = self.feature_penalty * penalty
         return losses
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
-        """One mask per sample."""
-        return pieces.confirm_hard("hubert", self.masking, pieces.draw(self.masking, tokens, batch, step))
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
+        return functional.require_hard_mask("hubert", self.masking, super().draw(tokens, batch, step, stream))
 
     def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """Embedded tokens ``[B, N, D]``, and the mean square of features where convolutions make them."""
@@ -195,7 +143,7 @@ class HuBERT(System):
         """Features of the unmasked input: of a block, by default that of the option ``layer``."""
         layer = self.layer if layer is None else layer
         if layer is None:
-            return pieces.encode(self.tokenizer, self.encoder, batch)
+            return functional.encode(self.tokenizer, self.encoder, batch)
         tokens = self.tokenizer(batch)
         states = self.encoder.layers(self.encoder.embed(tokens.values), tokens.position, tokens.valid)
         x, r = states[layer - 1], self.encoder.prefix
@@ -204,17 +152,12 @@ class HuBERT(System):
         )
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         encoded = self.encoder(
             mask.fill(self.embed(tokens)[0], self.mask_token), tokens.position, tokens.valid
         )
         guess, labels = self.logits(encoded).argmax(-1), units.read("hubert", self.target, batch, tokens)
-        return {
-            **silence(self.tokenizer, batch, mask),
-            **compare(labels, guess, mask, tokens, self.target.dim),
-        }
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+        shown = compare(labels, guess, mask, tokens, self.target.dim)
+        return Preview({**silence(self.tokenizer, batch, mask), **shown})

@@ -1,39 +1,38 @@
 """OpenBEATs: a fully open-source general-purpose audio encoder (Bharadwaj et al. 2025, arXiv 2507.14129).
 
-Drop three quarters of the patches of a spectrogram, encode those that are left, and tell for each
-dropped one which acoustic token it is; then distil the encoder into the tokenizer of the next round.
+Drop three quarters of the patches of a spectrogram, encode the others, and predict the acoustic token of
+every dropped patch; then distil the encoder into the tokenizer of the next round.
 
     polymask pretrain audio/openbeats --preset small --data prompts
     polymask recipe audio/openbeats --data prompts --rounds 2
 
-The tokens of the first round are codes nearest to a frozen random projection, as in BEATs (Chen et al.
-2022, arXiv 2212.09058). What makes those of later rounds is audio/openbeats-tokenizer. Chance costs
+The tokens of the first round are the codes nearest to a frozen random projection, as in BEATs (Chen et al.
+2022, arXiv 2212.09058); those of later rounds come from audio/openbeats-tokenizer. Chance costs
 ln K of K tokens; label smoothing alone costs 1.02 of K = 1,024.
 
-The predictor is given the place of every patch it is asked about. In the released code place comes from
-relative bias alone, and with that off, the default of its classes, all hidden patches of a sample get
-one answer. Encoder and predictor are plain Transformers with fixed positions in the whole grid here;
+The predictor gets the position of every patch that it predicts. In the released code position comes from
+relative bias alone; without that bias, the default of its classes, all masked patches of a sample get the
+same prediction. Encoder and predictor are plain Transformers with fixed positions in the whole grid here;
 published are DeepNorm, gated relative bias and a convolution over the visible patches, whose distances
 are ranks among those, not places.
 
-``forward`` compiles as one graph with sounds of one length (``--data.seconds``); of several, how many
-patches are left is asked of the device. The tokenizer's does with any.
+``forward`` compiles as one graph if all recordings have one length (``--data.seconds``); otherwise it waits
+for the device to count the visible patches. The tokenizer's compiles with any lengths.
 
 Shapes: B samples, N tokens, M of them hidden, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, pieces
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.config import relative_to_run
 from polymask.decoders import LightDecoder
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask_audio.display import compare
 
@@ -52,56 +51,7 @@ class OpenBEATs(System):
         predictor_heads: its attention heads (paper: 12).
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Base. The batch is published in frames (420,000 of frames and tokens), not in clips, and the
-        # learning rate is not among what could be read: both are of BEATs' order
-        "paper": {
-            "tokenizer.mels": 128,
-            "tokenizer.patch_size": 16,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "masking.ratio": 0.75,
-            "predictor_dim": 768,
-            "predictor_depth": 3,
-            "predictor_heads": 12,
-            "steps": 400_000,
-            "warmup_steps": 32_000,
-            "batch_size": 256,
-            "lr": 5e-4,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 1.0,
-        },
-        # seconds of sound, minutes on two cores
-        "small": {
-            "tokenizer.mels": 64,
-            "tokenizer.patch_size": 8,
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "predictor_dim": 64,
-            "predictor_depth": 2,
-            "predictor_heads": 4,
-            "steps": 2000,
-            "batch_size": 32,
-            "lr": 1e-3,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 1.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "predictor_dim": 32,
-            "predictor_depth": 2,
-            "predictor_heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
+    leaves_out = True
 
     def __init__(
         self,
@@ -116,47 +66,33 @@ class OpenBEATs(System):
         predictor_heads: int = 12,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("openbeats", encoder)
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective = masking, objective
         self.predictor = LightDecoder.behind(
             encoder, tokenizer, target.dim, dim=predictor_dim, depth=predictor_depth, heads=predictor_heads
         )
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         logits_BMK = self.predict(tokens, mask)
         hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
-        return {"tokens": pieces.account(self.objective, logits_BMK, hidden)}
-
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
-        """One mask per sample."""
-        mask = pieces.draw(self.masking, tokens, batch, step)
-        return pieces.confirm_hard("openbeats", self.masking, mask)
+        return {"tokens": functional.masked_loss(self.objective, logits_BMK, hidden)}
 
     def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Logits ``[B, M, K]`` at the hidden patches, from the visible ones."""
-        logits_BMK: Tensor = self.predictor(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+        logits_BMK: Tensor = self.predictor(
+            functional.encode_visible(self.encoder, tokens, mask), mask, tokens.position
+        )
         return logits_BMK
 
-    @property
-    def stack(self) -> LightDecoder:
-        return self.predictor
-
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask, true = self.draw(tokens, batch, step), self.target(batch, tokens)
         guess = mask.invert().restore(self.predict(tokens, mask).argmax(-1)[..., None], true.new_zeros(1))
-        seen = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, tokens.values)
-        return {**seen, **compare(true, guess[..., 0], mask, tokens, self.target.dim)}
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+        seen = functional.reconstruction(self.tokenizer, self.target, tokens, mask, tokens.values)
+        return Preview({**seen, **compare(true, guess[..., 0], mask, tokens, self.target.dim)})
 
 
 def openbeats(stage: Stage, /, *, rounds: int = 2, preset: str = "small") -> None:

@@ -1,7 +1,7 @@
 """The tokenizer of OpenBEATs (Bharadwaj et al. 2025, arXiv 2507.14129), distilled from an encoder.
 
-Name each patch by the nearest of a book of codes, and choose encoder and codes so that a decoder can
-tell from the names what a frozen teacher makes of the patches; nothing is hidden.
+Assign each patch the nearest code of a codebook, and learn encoder and codes so that a decoder can predict
+the features of a frozen teacher from the codes; nothing is masked.
 
     polymask pretrain audio/openbeats-tokenizer --preset small --data prompts --target.run RUN
 
@@ -15,13 +15,12 @@ Shapes: B samples, N tokens, C code width, K codes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Losses, Mask, Step, System, Tokens, UserError, functional
 from polymask.blocks import Block
 from polymask.positions import SinCos
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
@@ -32,7 +31,7 @@ from polymask_audio.encoders import ViT
 
 
 class OpenBEATsTokenizer(System):
-    """Vector quantisation that a teacher's features can be told from.
+    """Vector quantisation from which a teacher's features can be predicted.
 
     Args:
         tokenizer: cuts sound into patches, as the teacher's does.
@@ -48,55 +47,6 @@ class OpenBEATsTokenizer(System):
         decoder_depth: blocks of the decoder, as wide as the encoder (paper: 3).
         decoder_heads: its attention heads (paper: 12).
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "tokenizer.mels": 128,
-            "tokenizer.patch_size": 16,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "steps": 400_000,
-            "warmup_steps": 32_000,
-            "batch_size": 256,
-            "lr": 5e-5,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 1.0,
-        },
-        # seconds of sound, minutes on two cores
-        "small": {
-            "tokenizer.mels": 64,
-            "tokenizer.patch_size": 8,
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "codes": 256,
-            "code_dim": 32,
-            "commitment": 1.25,
-            "decoder_depth": 1,
-            "decoder_heads": 4,
-            "steps": 1000,
-            "batch_size": 32,
-            "lr": 1e-3,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 1.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "codes": 16,
-            "code_dim": 8,
-            "commitment": 0.3,
-            "decoder_depth": 1,
-            "decoder_heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,
@@ -124,7 +74,7 @@ class OpenBEATsTokenizer(System):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, target.dim)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         z_BNC = self.quantiser.points(tokens)
         real = torch.ones_like(z_BNC[..., 0], dtype=torch.bool) if tokens.valid is None else tokens.valid
@@ -161,7 +111,7 @@ class OpenBEATsTokenizer(System):
         return features
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.quantiser.encoder, batch)
+        return functional.encode(self.tokenizer, self.quantiser.encoder, batch)
 
 
 class Quantiser(nn.Module):
@@ -254,8 +204,6 @@ class Distilled(Frozen):
     Raises:
         UserError: no such run, one of another system, or one on tokens of another kind.
     """
-
-    presets = {"tiny": {"run": "random:8"}}
 
     def __init__(self, *, run: str | None = None, in_dim: Fact[int] = 256) -> None:
         if run is None:

@@ -1,24 +1,24 @@
 """SPEAR: a unified SSL framework for speech and audio (Yang et al. 2025, arXiv 2510.25955).
 
-Hide spans of log-mel spectra and bands of their filters, and tell of every frame which code each of N
-codebooks gives it. The codebooks add up to the features of a frozen teacher, so N codes of 256 are a
-finer target than clusters; a teacher of speech teaches all sounds, a teacher of other sounds those too.
+Mask spans of log-mel spectra and bands of their filters, and predict the codes of every frame in N
+codebooks. The codebooks add up to the features of a frozen teacher, so N codes of 256 are a finer target
+than clusters. A speech teacher supervises all recordings, an audio teacher also those that are not speech.
 
     polymask pretrain audio/spear --preset small --data words
     polymask recipe audio/spear --data words
     polymask recipe audio/spear --data prompts --data.label kind --audio_teacher mel
 
 The recipe fits the codebooks (``polymask_audio.fitting.fit_multi``); without it several random
-projections stand in for a teacher. Which sounds are speech the data tells (``batch["speech"]``; all where it
-does not). Chance costs ln K: 5.55 of 256 codes. The loss counts visible frames like hidden ones, as all
+projections stand in for a teacher. The data says which recordings are speech (``batch["speech"]``; all if it
+is missing). Chance costs ln K: 5.55 of 256 codes. The loss counts visible frames like hidden ones, as all
 published runs do: there it distils, at hidden frames it predicts; ``--visible_weight 0`` scores hidden
 ones alone. On ``words`` the preset ``small`` takes minutes on two cores.
 
-Another sound of the batch is mixed into a stretch of some, and codes are exchanged there as often as the
-other sound is the louder part (token mixing). It keeps its own times here and is the row before in the
-batch; noise from recordings is not mixed in. The published encoder is a Zipformer on spectra 10 ms apart
-which halves their rate; here tokens are 20 ms apart, and spans half as many tokens. Frames beyond the end
-of a teacher's are taught its last one, where released code leaves them out.
+Another recording of the batch is mixed into a stretch of some, and codes are exchanged there as often as the
+other recording is louder (token mixing). It keeps its own times here and is the previous row of the batch;
+recorded noise is not mixed in. The published encoder is a Zipformer on spectra 10 ms apart
+which halves their rate; here tokens are 20 ms apart, and spans half as many tokens. Frames after
+the teacher's last one get the codes of that one, where released code leaves them out.
 
 Shapes: B samples, N tokens, C numbers of a token, J codebooks, K codes of each.
 """
@@ -26,15 +26,27 @@ Shapes: B samples, N tokens, C numbers of a token, J codebooks, K codes of each.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    MaskView,
+    Preview,
+    Request,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    functional,
+)
 from polymask.config import relative_to_run
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer, sample_ids
+from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer, sample_ids
 from polymask.recipes import Stage
 from polymask_audio import units
 from polymask_audio.display import compare, silence
@@ -60,60 +72,6 @@ class SPEAR(System):
         stretch: shortest and longest part of a sound to be mixed into.
         snr: lowest and highest ratio of the two, in decibels.
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Large, of 300 s of sound per GPU and step; Zipformer's sizes for a plain Transformer, and
-        # AdamW's usual rate for ScaledAdam's, which does not carry over
-        "paper": {
-            "tokenizer.mels": 128,
-            "encoder.dim": 1024,
-            "encoder.depth": 11,
-            "encoder.heads": 8,
-            "encoder.mlp_ratio": 3.0,
-            "audio_weight": 0.25,
-            "steps": 500_000,
-            "warmup_steps": 20_000,
-            "batch_size": 256,
-            "lr": 5e-4,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 10.0,
-        },
-        # seconds of sound, minutes on two cores
-        "small": {
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "encoder.kernel": 32,
-            "encoder.groups": 8,
-            "channel_masking.length": 12,
-            "steps": 2000,
-            "batch_size": 32,
-            "lr": 1e-3,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 10.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "encoder.kernel": 8,
-            "encoder.groups": 4,
-            "encoder.dropout": 0.0,
-            "target.codes": 8,
-            "target.codebooks": 2,
-            "audio_target": "audio/random-projection",
-            "audio_target.codes": 4,
-            "audio_target.seed": 1,
-            "masking.length": 2,
-            "channel_masking.length": 3,
-            "mixing": 0.5,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,
@@ -155,11 +113,11 @@ class SPEAR(System):
         self.head = _classifiers(encoder, target)
         self.audio_head = None if audio_target is None else _classifiers(encoder, audio_target)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mixture = None if self.mixing is None else self.mixing(batch, step)
         heard = tokens if mixture is None else self.tokenizer(mixture.batch)
-        mask, channels = self.draw(heard, batch, step)
+        mask, channels = self.draw(heard, batch, step), self.draw_channels(heard, batch, step)
         encoded = self.encode_corrupted(heard, mask, channels)
 
         def labels_BNJ(target: Target) -> Tensor:
@@ -176,13 +134,15 @@ class SPEAR(System):
             losses["audio"] = self.audio_weight * counted.mean(loss_BN * other_B1)
         return losses
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> tuple[Mask, Mask | None]:
-        """Which frames are hidden, and which numbers ``[B, C]`` of all frames are 0."""
-        mask = pieces.confirm_hard("spear", self.masking, pieces.draw(self.masking, tokens, batch, step))
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
+        return functional.require_hard_mask("spear", self.masking, super().draw(tokens, batch, step, stream))
+
+    def draw_channels(self, tokens: Tokens, batch: Batch, step: Step) -> Mask | None:
+        """Which numbers ``[B, C]`` of all frames are set to 0; None for none."""
         if self.channel_masking is None:
-            return mask, None
+            return None
         width = tokens.values.shape[2]
-        return mask, self.channel_masking(Request(sample_ids(batch), width, step, grid=(width,), stream=1))
+        return self.channel_masking(Request(sample_ids(batch), width, step, grid=(width,), stream=1))
 
     def encode_corrupted(self, tokens: Tokens, mask: Mask, channels: Mask | None) -> Tensor:
         """Output ``[B, N, D]`` of the encoder, which gets all frames; time is hidden last."""
@@ -193,19 +153,16 @@ class SPEAR(System):
         encoded = self.encoder(self.encoder.embed(values_BNC), tokens.position, tokens.valid)
         return encoded[:, self.encoder.prefix :]
 
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
     def example(self, n: int, seed: int = 0) -> Batch:
         """Input of random sounds, every other one speech."""
         return {**self.tokenizer.example(n, seed), "speech": torch.arange(n) % 2 == 0}
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
-        mask, channels = self.draw(tokens, batch, step)
+        mask, channels = self.draw(tokens, batch, step), self.draw_channels(tokens, batch, step)
         encoded = self.encode_corrupted(tokens, mask, channels)
-        columns: dict[str, Tensor | Sequence[Shown]] = dict(silence(self.tokenizer, batch, mask))
+        columns: dict[str, Tensor | Sequence[Media]] = dict(silence(self.tokenizer, batch, mask))
         for name, head, target in (
             ("", self.head, self.target),
             (" of the audio teacher", self.audio_head, self.audio_target),
@@ -215,14 +172,15 @@ class SPEAR(System):
                 true = units.read("spear", target, batch, tokens)
                 shown = compare(true, guess, mask, tokens, target.dim)
                 columns |= {f"{caption}{name}": column for caption, column in shown.items()}
-        return columns
+        return Preview(columns)
 
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        mask, channels = self.draw(self.tokenizer(batch), batch, step)
-        if channels is None:
-            return {"time": mask}
-        # one below the other, the lowest on top
-        return {"time": mask, "channels ↓": Mask(channels.hidden[:, :, None])}
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        tokens = self.tokenizer(batch)
+        views = {"time": MaskView(self.draw(tokens, batch, step), tokens)}
+        channels = self.draw_channels(tokens, batch, step)
+        if channels is not None:  # one below the other, the lowest on top
+            views["channels ↓"] = MaskView(Mask(channels.hidden[:, :, None]))
+        return views
 
 
 def _classifiers(encoder: Encoder, target: Target) -> nn.Linear:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from polymask.cli.terminal import HelpFormatter, show_value
 from polymask.config import UNSET, Option, PartConfig
-from polymask.config.resolve import presets_of
 from polymask.parts import Part
 from polymask.registry import Registry
 
@@ -98,7 +97,7 @@ def run_options(
     """Data, preset and configuration file, as help shows them; presets are known once the system is."""
     data = tree.options.get("data")
     chosen = data.name if isinstance(data, PartConfig) else None
-    presets = f": {', '.join(presets_of(part)) or 'there is none'}" if part else ""
+    presets = f": {', '.join(part.presets) or 'there is none'}" if part else ""
     return {
         "data": Option("data", str, chosen, f"which data: {data_for(part, registry)}", "NAME[:SOURCE]"),
         "preset": Option("preset", str, preset, f"named group of options{presets}", "NAME"),

@@ -365,8 +365,8 @@ def resolve_part(
     resolver = _Resolver(
         registry.within(part.modality) if part else registry, part.full_name if part else name, inner
     )
-    if part is not None and preset is not None and preset not in presets_of(part):
-        names = ", ".join(sorted(presets_of(part))) or "none"
+    if part is not None and preset is not None and preset not in part.presets:
+        names = ", ".join(sorted(part.presets)) or "none"
         raise UserError(f"{part.full_name} has no preset {preset!r}; it has {names}")
     given = [replace(source, options=nest(source.options)) for source in sources]
     tree = resolver.part(part, given, preset, extra or {})
@@ -407,7 +407,7 @@ class _Resolver:
         if part is not None:
             known = {**options_of(part), **known}
             declared = [Source(f"defaults of {part.full_name}", nest(part.defaults))]
-            if preset in presets_of(part):
+            if preset in part.presets:
                 declared.append(Source(f"preset {preset!r}", self._of(part, preset, known)))
             sources = [*declared, *sources]
         self.all |= {f"{prefix}{name}": option for name, option in known.items()}
@@ -442,7 +442,7 @@ class _Resolver:
         """A part's preset; where it is built inside another one, without data and training."""
         return {
             key: value
-            for key, value in nest(presets_of(part)[preset]).items()
+            for key, value in nest(part.presets[preset]).items()
             if key in known or key not in RUN_LEVEL
         }
 
@@ -551,10 +551,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         there = result.get(key)
         result[key] = merge(there, value) if isinstance(there, dict) and isinstance(value, Mapping) else value
     return result
-
-
-def presets_of(part):
-    return {**getattr(part.load(), "presets", {}), **part.presets}  # TEMP
 
 
 def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from polymask.data import Dataset, Samples, collate, sample_of
 from polymask.errors import UserError
-from polymask.protocols import Batch, System
+from polymask.protocols import Batch
+from polymask.systems.base import System
 
 Extractor = Callable[[Batch], Tensor]
 """Vectors ``[B, D]`` of a batch."""

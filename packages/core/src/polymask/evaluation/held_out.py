@@ -13,8 +13,11 @@ from polymask.errors import UserError
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.evaluation.scores import Score
-from polymask.protocols import Batch, Masking, System
+from polymask.protocols import Batch, Masking
 from polymask.step import Step
+from polymask.supervision import labels_for, with_labels
+from polymask.systems.base import System
+from polymask.slots import filled
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -40,24 +43,30 @@ class HeldOut:
         self.masking, self.limit, self.batch_size, self.seed = masking, limit, batch_size, seed
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        if not hasattr(run.system, "masking"):
+        if _masked_by(run.system) is None:
             raise UserError(f"{run.name} draws no mask by a masking that could be exchanged")
         for row, system in ((TRAINED, run.system), (UNTRAINED, run.untrained())):
             with evaluating(system):
                 losses = self._losses(system, run.data)
             yield Score.mean(row, "held-out loss", losses)
 
-    def _losses(self, system: Any, data: Dataset) -> list[float]:
+    def _losses(self, system: System, data: Dataset) -> list[float]:
         """The loss of each batch."""
-        own: Masking = system.masking
-        system.masking = self.masking
+        owner: Any = _masked_by(system)
+        own: Masking = owner.masking
+        owner.masking = self.masking
         try:
             return [
                 float(sum(system(batch, Step(0, 1, self.seed)).values()))
                 for batch in batches(system, data, self.limit, self.batch_size)
             ]
         finally:
-            system.masking = own
+            owner.masking = own
+
+
+def _masked_by(system: System) -> System | None:
+    """The system, or the one that it hosts, whose slot ``masking`` is filled."""
+    return next((owner for owner, slot, _ in filled(system, "maskings") if slot == "masking"), None)
 
 
 def batches(system: System, data: Dataset, limit: int | None, batch_size: int) -> Iterator[Batch]:
@@ -65,11 +74,11 @@ def batches(system: System, data: Dataset, limit: int | None, batch_size: int) -
 
     What is left over after the last full batch is left out, unless it is all there is.
     """
-    samples = data.split("test")
+    samples, labels = data.split("test"), labels_for(system, data, "test")
     spaced = evenly(len(samples), limit)
     # samples often lie in order of class; batches are to be alike
     order = torch.randperm(len(spaced), generator=torch.Generator().manual_seed(0)).tolist()
     picked = Picked(samples, [spaced[i] for i in order])
     device = next(system.parameters()).device
     for batch in DataLoader(picked, batch_size, collate_fn=collate, drop_last=len(spaced) > batch_size):
-        yield {key: value.to(device) for key, value in batch.items()}
+        yield with_labels({key: value.to(device) for key, value in batch.items()}, labels)

@@ -52,7 +52,7 @@ class Disjoint:
         self.masking, self.views, self.prediction = masking, views, prediction
         ratios = [inner.ratio]
         if isinstance(masking, Scheduled) and masking.option == "ratio":
-            ratios = [masking.pace.start, masking.pace.end]
+            ratios = [masking.schedule.start, masking.schedule.end]
         for ratio in ratios:
             self._check(ratio)
 

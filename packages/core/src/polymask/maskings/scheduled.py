@@ -6,8 +6,8 @@ import copy
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.pacing import Curve, Pace
 from polymask.protocols import Masking, Request
+from polymask.schedules import Curve, Schedule
 from polymask.step import Step
 
 
@@ -22,7 +22,7 @@ class Scheduled:
         option: which of its numeric options.
         start: value up to the beginning of the window.
         end: value from the end of the window.
-        curve: how fast the way is gone: ``linear``; ``cosine``, slow at both ends; ``square`` and
+        curve: the shape of the change: ``linear``; ``cosine``, slow at both ends; ``square`` and
             ``exp``, late; ``root`` and ``log``, early; ``step``, all at the end.
         window: shares of the run between which the option changes.
     """
@@ -44,12 +44,12 @@ class Scheduled:
                 f"it has {', '.join(numeric) or 'none'}"
             )
         self.masking, self.option = masking, option
-        self.pace = Pace(start, end, curve, window)
+        self.schedule = Schedule(start, end, curve, window)
         self._tried = False
 
     def value(self, step: Step) -> float:
         """The option's value at a step."""
-        return self.pace(step)
+        return self.schedule(step)
 
     def at(self, step: Step) -> Masking:
         """The inner masking as it is at a step."""
@@ -58,7 +58,7 @@ class Scheduled:
     def __call__(self, request: Request) -> Mask:
         if not self._tried:
             # An end that is impossible for these sites shall not be found out hours later.
-            for value in (self.pace.start, self.pace.end):
+            for value in (self.schedule.start, self.schedule.end):
                 self._with(value)(request)
             self._tried = True
         return self.at(request.step)(request)

@@ -21,6 +21,8 @@ from polymask.maskings._choose import (
 )
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Request
+from polymask.schedules import Schedule
+from polymask.step import Step
 
 
 class TopScore(Ranking):
@@ -60,7 +62,7 @@ class TopScore(Ranking):
         bits = request.step.bits(request.ids, request.sites, request.stream)
         evidence = score.detach() if self.largest else -score.detach()
         keys = unique_keys(bits, torch.where(evidence.isnan(), -math.inf, evidence))
-        hard = self._hard(request.step.progress)
+        hard = self._hard(request.step)
         if request.valid is None:
             top = hide_last(keys, share(hard, hidden_count(self.ratio, request.sites, self.rounding)))
         else:
@@ -69,8 +71,5 @@ class TopScore(Ranking):
         rest = unique_keys(bits)
         return torch.where(top.hidden, rest + ABOVE, rest)
 
-    def _hard(self, progress: float) -> float:
-        if not isinstance(self.hard, tuple):
-            return self.hard
-        start, end = self.hard
-        return start + (end - start) * progress
+    def _hard(self, step: Step) -> float:
+        return Schedule(*self.hard)(step) if isinstance(self.hard, tuple) else self.hard

@@ -28,7 +28,7 @@ from polymask.report.curves import Curves, line_of
 from polymask.run import CHECKPOINT, Run
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
-from polymask.training.rehearsal import rehearse
+from polymask.training.sanity_check import sanity_check
 
 PLAN = "comparison.json"
 
@@ -92,7 +92,7 @@ def compare(
         first = out / f"{names[label]}-seed{seeds[0]}"
         if not (first / CHECKPOINT).exists():
             run = Run.create(configs[label], first, data=data)
-            rehearse(label, run.system, run.data, seeds[0])
+            sanity_check(label, run.system, run.data, seeds[0])
             data = run.data
     if stored is None or stored.get("probe") != plain(probe):
         for outdated in out.glob("*/probe.json"):

@@ -16,13 +16,14 @@ from polymask.config.resolve import nest
 from polymask.data import Dataset, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
-from polymask.protocols import Masking, System, Target, Tokenizer
+from polymask.protocols import Masking, Target, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, sheet
 from polymask.report.statistics import MaskStatistics
 from polymask.report.templates import flat
 from polymask.step import Step
+from polymask.systems.base import System
 
 SUFFIXES = ("png", "svg", "pdf")
 

@@ -20,7 +20,6 @@ from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.evaluation.scores import Scores, read_scores
 from polymask.files import read_yaml
-from polymask.protocols import Batch, System
 from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
@@ -32,7 +31,6 @@ from polymask.run import Run
 from polymask.step import Step
 from polymask.training.metrics import read_metrics
 from polymask.training.trainer import plan_of
-from polymask.trunk import profile
 
 SAMPLES, SIDE = 8, 168
 
@@ -183,15 +181,15 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
         for i in range(len(batch["id"])):
             for caption, shown in data.present(sample_of(batch, i)).items():
                 page.displays.setdefault(caption, []).append(shown._repr_html_())
-    columns = system.pictures(batch, step)
-    for caption, values in columns.items():
+    preview = system.preview(batch, step)
+    for caption, values in preview.media.items():
         if isinstance(values, Tensor):
             page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
         else:
             page.displays[caption] = [x._repr_html_() for x in values]
-    if not columns:
-        page.missing["reconstructions"] = "This system draws no pictures of its own."
-    for title, line in _by_depth(system, batch, step).items():
+    if not preview.media:
+        page.missing["reconstructions"] = "This system shows nothing of its own."
+    for title, line in preview.lines.items():
         made, axes = charts.panel(2.9, 2.2)
         charts.curves(charts.style(axes, PAGE, "block"), PAGE, range(len(line)), {title: line.tolist()})
         page.depth.append(Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block")))
@@ -209,15 +207,6 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
             made, axes = charts.panel(2.9, 2.2, *((0.05, 0.1) if is_map else ()))
             draw(axes, PAGE, found)
             page.mask_charts[name].append(Chart(title, note, charts.svg(made, f"{title}, {name}, {note}")))
-
-
-def _by_depth(system: System, batch: Batch, step: Step) -> dict[str, Tensor]:
-    """Lines over the embedding and the blocks, by title."""
-    trunk = system.trunk(batch, step)
-    lines = dict(system.by_depth(batch, step))
-    if trunk is not None and trunk.mask.hidden.dtype == torch.bool:
-        lines["Heterogeneity of mask tokens, 1 is unlike all"] = profile(trunk)
-    return lines
 
 
 def _environment(page: Page, folder: Path) -> None:

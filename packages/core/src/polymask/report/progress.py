@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from polymask.evaluation.result import METHODS
-from polymask.protocols import System
 from polymask.report import charts
 from polymask.report.charts import PAGE
 from polymask.step import Step
-from polymask.training.watch import RANK, SPREAD
+from polymask.systems.base import System
+from polymask.training.collapse import RANK, SPREAD
 
 SPEED = ("lr", "grad_norm", "seconds", "samples_per_second", "data_wait", "padding")
 """Columns of ``metrics.csv`` that are neither losses nor measures of features."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import pieces
+from polymask import functional
 from polymask.data import Dataset, Drawn, Samples, collate, sample_of
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.protocols import Batch, Masking, System, Target, Tokenizer
+from polymask.protocols import Batch, Masking, Target, Tokenizer
 from polymask.report.drawing import Pixels, blank, overlay, scale, to_pixels
 from polymask.report.statistics import MaskStatistics, describe
 from polymask.step import Step
+from polymask.systems.base import System
 from polymask.tokens import Tokens
 
 
@@ -87,7 +87,7 @@ def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = No
     def views(batch: Batch, step: Step) -> dict[str, View]:
         tokens = tokenizer(batch)
         return {
-            name: _view(pieces.draw(masking, tokens, batch, step, score, stream), tokens)
+            name: _view(functional.draw_mask(masking, tokens, batch, step, score, stream), tokens)
             for stream, name in enumerate(names)
         }
 
@@ -95,16 +95,11 @@ def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = No
 
 
 def of_system(system: System) -> Viewer:
-    """Views of what a system's ``forward`` would hide; none where it hides nothing of the kind."""
+    """Views of the masks that a system's ``forward`` draws."""
 
     def views(batch: Batch, step: Step) -> dict[str, View]:
-        tokenizer: Any = getattr(system, "tokenizer", lambda batch: None)
-        masks, made = system.masks(batch, step), system.inputs(batch, step)
-        tokens = tokenizer(batch) if masks.keys() - made.keys() else None
-        return {
-            name: _view(mask, tokens) if name not in made else _view(mask, tokenizer(made[name]), made[name])
-            for name, mask in masks.items()
-        }
+        masks = system.masks(batch, step)
+        return {name: _view(found.mask, found.tokens, found.batch) for name, found in masks.items()}
 
     return views
 

@@ -1,32 +1,26 @@
 """MAE: Masked Autoencoders Are Scalable Vision Learners (He et al. 2021, arXiv 2111.06377).
 
 Drop a random 75 % of the patches, encode only those that are left, and let a small decoder with
-one learned mask token regress the pixels of the dropped ones.
+one learned mask token predict the pixels of the dropped ones.
 
     polymask pretrain vision/mae --preset small --data fashion-mnist
 
 The target is each patch normalised by its own mean and variance, as in the paper's recommended
 command; ``--target.patch_norm false`` gives raw pixels. Predicting zero then costs (n - 1) / n for
-n numbers per patch, so a loss below 1 is where learning starts. Mask tokens inside the encoder, the
-paper's ablation, are what vision/simmim does.
+n numbers per patch: learning starts at a loss below 1. For mask tokens inside the encoder, the
+paper's ablation, see vision/simmim.
 
-Shapes: B samples, N tokens, K of them visible, M hidden, D encoder width, T target width, P axes.
+Shapes: B samples, N tokens, M of them hidden, T target width.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from polymask import pieces
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.decoders import LightDecoder
-from polymask.mask import Mask
-from polymask.protocols import Batch, Encoder, Masking, Objective, System, Target, Tokenizer
-from polymask.step import Step
-from polymask.tokens import Tokens
-from polymask.trunk import Trunk
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 
 
 class MAE(System):
@@ -44,6 +38,8 @@ class MAE(System):
         decoder_heads: attention heads of the decoder (paper: 16).
     """
 
+    leaves_out = True
+
     def __init__(
         self,
         *,
@@ -58,69 +54,27 @@ class MAE(System):
         decoder_heads: int = 16,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("mae", encoder)
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective, self.score = masking, objective, score
-        self.decoder = LightDecoder.behind(
-            encoder, tokenizer, target.dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
-        )
+        size = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
+        self.decoder = LightDecoder.behind(encoder, tokenizer, target.dim, **size)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        return self.account(batch, tokens, mask, self.predict(tokens, mask))
-
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
-        """One mask per sample."""
-        mask = pieces.draw(self.masking, tokens, batch, step, self.score)
-        return pieces.confirm_hard("mae", self.masking, mask)
+        hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
+        prediction_BMT = self.predict(tokens, mask)
+        return {"reconstruction": functional.masked_loss(self.objective, prediction_BMT, hidden)}
 
     def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Predictions ``[B, M, T]`` at the hidden tokens, from the visible ones."""
-        prediction_BMT: Tensor = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
+        encoded = functional.encode_visible(self.encoder, tokens, mask)
+        prediction_BMT: Tensor = self.decoder(encoded, mask, tokens.position)
         return prediction_BMT
 
-    def account(self, batch: Batch, tokens: Tokens, mask: Mask, prediction_BMT: Tensor) -> dict[str, Tensor]:
-        """The loss of a prediction at the hidden tokens."""
-        hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
-        return {"reconstruction": pieces.account(self.objective, prediction_BMT, hidden)}
-
-    @property
-    def stack(self) -> LightDecoder:
-        return self.decoder
-
-    def trunk(self, batch: Batch, step: Step) -> Trunk:
-        tokens = self.tokenizer(batch)
-        mask = self.draw(tokens, batch, step)
-        embedded, x, bias = self.decoder.begin(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
-
-        def answer(x: Tensor) -> Tensor:
-            return self.decoder.answer(x, mask, tokens.position)
-
-        return Trunk(
-            mask=mask,
-            embedded=embedded,
-            x=x,
-            bias=bias,
-            prefix=self.decoder.prefix,
-            blocks=tuple(self.decoder.blocks),
-            losses=lambda x: self.account(batch, tokens, mask, answer(x)),
-            pictures=lambda x: self.show(tokens, mask, answer(x)),
-        )
-
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Any]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        return self.show(tokens, mask, self.predict(tokens, mask))
-
-    def show(self, tokens: Tokens, mask: Mask, prediction_BMT: Tensor) -> dict[str, Any]:
-        """Pictures of a prediction at the hidden tokens."""
-        prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-        return pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+        prediction_BNT = functional.at_hidden(self.predict(tokens, mask), mask)
+        return Preview(functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT))

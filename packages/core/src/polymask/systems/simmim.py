@@ -19,17 +19,11 @@ downsamples by r along each axis; T target width, F = r^P T.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from polymask import pieces
-from polymask.mask import Mask
-from polymask.protocols import Batch, Encoder, Masking, Objective, System, Target, Tokenizer
-from polymask.step import Step
-from polymask.tokens import Tokens
-from polymask.trunk import Trunk
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 
 
 class SimMIM(System):
@@ -61,70 +55,21 @@ class SimMIM(System):
         axes = len(tokenizer.provides.get("grid") or ())
         self.head = nn.Linear(encoder.out_dim, encoder.downsample**axes * target.dim)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        tokens = self.tokenizer(batch)
-        mask = self.draw(tokens, batch, step)
-        return self.account(batch, tokens, mask, self.predict(tokens, mask))
-
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
-        """One mask per sample."""
-        return pieces.draw(self.masking, tokens, batch, step, self.score)
-
-    def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
-        """Predictions ``[B, N, T]`` at all tokens; the encoder adds positions after substitution."""
-        x_BND = self.substitute(tokens, mask)
-        return self.answer(self.encoder(x_BND, tokens.position, tokens.valid), tokens)
-
-    def substitute(self, tokens: Tokens, mask: Mask) -> Tensor:
-        """Embedded tokens ``[B, N, D]``, the mask token in place of hidden ones."""
-        return mask.fill(self.encoder.embed(tokens.values), self.mask_token)
-
-    def answer(self, encoded: Tensor, tokens: Tokens) -> Tensor:
-        """The encoder's output to predictions ``[B, N, T]``."""
-        z_BLD = encoded[:, self.encoder.prefix :]
-        return pieces.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample)
-
-    def account(self, batch: Batch, tokens: Tokens, mask: Mask, prediction_BNT: Tensor) -> dict[str, Tensor]:
-        """The loss of a prediction at all tokens."""
-        target_BNT = self.target(batch, tokens)
-        return {"reconstruction": self.objective(prediction_BNT, target_BNT, mask)}
-
-    @property
-    def stack(self) -> Encoder:
-        return self.encoder
-
-    def trunk(self, batch: Batch, step: Step) -> Trunk | None:
-        encoder: Any = self.encoder
-        if not hasattr(encoder, "begin"):
-            return None
-        tokens = self.tokenizer(batch)
-        mask = self.draw(tokens, batch, step)
-        embedded = self.substitute(tokens, mask)
-        x, bias = encoder.begin(embedded, tokens.position, tokens.valid)
-
-        def answer(x: Tensor) -> Tensor:
-            return self.answer(encoder.norm(x), tokens)
-
-        return Trunk(
-            mask=mask,
-            embedded=embedded,
-            x=x,
-            bias=bias,
-            prefix=encoder.prefix,
-            blocks=tuple(encoder.blocks),
-            losses=lambda x: self.account(batch, tokens, mask, answer(x)),
-            pictures=lambda x: pieces.reconstruction(self.tokenizer, self.target, tokens, mask, answer(x)),
-        )
-
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
-    @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Any]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         prediction_BNT = self.predict(tokens, mask)
-        return pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+        return {"reconstruction": self.objective(prediction_BNT, self.target(batch, tokens), mask)}
 
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+    def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
+        """Predictions ``[B, N, T]`` at all tokens; the encoder adds positions after substitution."""
+        x_BND = mask.fill(self.encoder.embed(tokens.values), self.mask_token)
+        z_BLD = self.encoder(x_BND, tokens.position, tokens.valid)[:, self.encoder.prefix :]
+        return functional.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample)
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        tokens = self.tokenizer(batch)
+        mask = self.draw(tokens, batch, step)
+        prediction_BNT = self.predict(tokens, mask)
+        return Preview(functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT))

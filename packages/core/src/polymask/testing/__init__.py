@@ -15,8 +15,8 @@ kind and its tags (``TAGS``), and each is documented where it is defined. Three 
     def test_part(check):
         check()
 
-A part is built at its preset ``"tiny"`` where it has one (a class attribute ``presets``, or the
-declaration's): options with which it builds in milliseconds. Its input is what a tokenizer of its
+A part is built at the preset ``"tiny"`` of its declaration where it has one: options with which it builds in
+milliseconds. Its input is what a tokenizer of its
 modality gives as ``example``.
 """
 

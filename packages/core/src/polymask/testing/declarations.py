@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from polymask.config import resolve_part
-from polymask.config.resolve import DATA, TRAINING, presets_of
+from polymask.config.resolve import DATA, TRAINING
 from polymask.parts import KINDS
 from polymask.testing.subject import Subject
 from polymask.testing.suite import check, require
@@ -49,7 +49,7 @@ def check_part_documents_its_options(subject: Subject) -> None:
 @check()
 def check_part_presets_name_options(subject: Subject) -> None:
     """Its defaults and presets set options that exist, to values that fit, in slots filled by parts that exist."""
-    for preset in (None, *presets_of(subject.part)):
+    for preset in (None, *subject.part.presets):
         extra = {**TRAINING, "data": DATA} if subject.part.kind == "systems" else {}
         found = resolve_part(subject.part, registry=subject.registry, preset=preset, extra=extra)
         wrong = [line for line in found.wrong if " needs a " not in line]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.protocols import Batch, System
+from polymask.protocols import Batch
 from polymask.step import Step
+from polymask.systems.base import System
 from polymask.testing.subject import Subject, seeded
 
 STEPS = 30

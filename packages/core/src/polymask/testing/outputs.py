@@ -1,4 +1,4 @@
-"""Checks of what systems show of themselves: features, masks, pictures; and of what they look at.
+"""Checks of the outputs of systems beside the loss: features, masks, previews, monitored values.
 
 Tag: ``sees-hidden`` (hidden content reaches the prediction on purpose).
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from polymask.mask import Mask
 from polymask.protocols import Batch
 from polymask.slots import filled, substitute
+from polymask.systems.base import MaskView
 from polymask.testing.loop import FIRST, built, loss
 from polymask.testing.subject import Subject, rows, seeded
 from polymask.testing.suite import Skip, check, require
@@ -51,7 +52,8 @@ def check_system_predicts_without_looking(subject: Subject) -> None:
     if target is None or not hasattr(tokenizer, "inverse") or not hasattr(system, "masking"):
         raise Skip("needs the slots tokenizer (with an inverse), masking and target")
     assert tokenizer is not None
-    masks, tokens = [*system.masks(batch, FIRST).values()], tokenizer(batch)
+    masks = [view.mask for view in system.masks(batch, FIRST).values()]
+    tokens = tokenizer(batch)
     if len(masks) != 1 or masks[0].hidden.shape != tokens.shape or masks[0].hidden.dtype != torch.bool:
         raise Skip("draws no single mask over the tokens")
     noise = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(3))
@@ -90,24 +92,25 @@ class _Spy:
 
 @check("systems")
 def check_system_masks(subject: Subject) -> None:
-    """``masks`` gives the masks that ``forward`` draws at that step, one row per sample.
+    """``masks`` gives views of the masks that ``forward`` draws at that step, one row per sample.
 
     Where ``forward`` changes what was drawn before it hides anything, it is the changed mask: drawn in the
-    first place, it gives the same loss. With the tag ``more-masks`` it gives others beside. ``inputs`` gives
-    what masks of the same names are over, site for site.
+    first place, it gives the same loss. With the tag ``more-masks`` it gives others beside. A view of tokens
+    has one site per token.
     """
     system, batch = built(subject)
-    shown = system.masks(batch, FIRST)
-    if not shown:
+    views = system.masks(batch, FIRST)
+    if not views:
         raise Skip("shows no masks")
-    for name, made in system.inputs(batch, FIRST).items():
-        require(name in shown, f"inputs() has {name!r}, and masks() has {', '.join(shown)}")
-        tokenizer: Any = system.tokenizer
-        sites, masked = tuple(tokenizer(made).shape), tuple(shown[name].hidden.flatten(1).shape)
-        require(sites == masked, f"inputs()[{name!r}] has {sites} tokens, masks()[{name!r}] {masked} sites")
-    for name, mask in shown.items():
-        require(isinstance(mask, Mask), f"masks()[{name!r}] is {type(mask).__name__}, not polymask.Mask")
-        require(len(mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(mask.hidden)} rows")
+    for name, view in views.items():
+        require(isinstance(view, MaskView), f"masks()[{name!r}] is {type(view).__name__}, not MaskView")
+        require(
+            len(view.mask.hidden) == len(batch["id"]), f"masks()[{name!r}] has {len(view.mask.hidden)} rows"
+        )
+        if view.tokens is not None:
+            sites, masked = tuple(view.tokens.shape), tuple(view.mask.hidden.flatten(1).shape)
+            require(sites == masked, f"masks()[{name!r}] has {sites} tokens and {masked} sites")
+    shown = {name: view.mask for name, view in views.items()}
     spies = [(owner, slot, _Spy(getattr(owner, slot))) for owner, slot, _ in filled(system, "maskings")]
     for owner, slot, spy in spies:
         substitute(owner, slot, spy)
@@ -130,20 +133,39 @@ def check_system_masks(subject: Subject) -> None:
 
 
 @check("systems")
-def check_system_pictures(subject: Subject) -> None:
-    """``pictures`` gives finite columns, or HTML, of one row per sample, and moves nothing."""
+def check_system_preview(subject: Subject) -> None:
+    """``preview`` gives finite images or HTML, one row per sample, and lines; it changes nothing."""
     system, batch = built(subject)
     system.eval()
     state = copy.deepcopy(system.state_dict())
-    columns = system.pictures(batch, FIRST)
-    if not columns:
-        raise Skip("draws no pictures")
-    for caption, column in columns.items():
-        require(len(column) == len(batch["id"]), f"{caption!r} has {len(column)} rows")
-        if not isinstance(column, torch.Tensor):
-            require(all(isinstance(x._repr_html_(), str) for x in column), f"{caption!r} is no HTML")
+    preview = system.preview(batch, FIRST)
+    if not preview.media and not preview.lines:
+        raise Skip("shows nothing")
+    for caption, media in preview.media.items():
+        require(len(media) == len(batch["id"]), f"{caption!r} has {len(media)} rows")
+        if not isinstance(media, torch.Tensor):
+            require(all(isinstance(x._repr_html_(), str) for x in media), f"{caption!r} is no HTML")
             continue
-        require(column.isfinite().all(), f"{caption!r} is not finite")
-        require(not column.requires_grad, f"{caption!r} carries gradient")
+        require(media.isfinite().all(), f"{caption!r} is not finite")
+        require(not media.requires_grad, f"{caption!r} carries gradient")
+    for title, line in preview.lines.items():
+        require(line.dim() == 1 and not line.requires_grad, f"{title!r} is no line of numbers")
     moved = [name for name, x in system.state_dict().items() if not torch.equal(x, state[name])]
-    require(not moved, f"drawing pictures changes {', '.join(moved)}")
+    require(not moved, f"preview changes {', '.join(moved)}")
+
+
+@check("systems")
+def check_system_monitor(subject: Subject) -> None:
+    """``monitor`` gives finite scalars, and features ``[B, D]`` or ``[B, N, D]``; it changes nothing."""
+    system, batch = built(subject)
+    system.eval()
+    state = copy.deepcopy(system.state_dict())
+    with torch.no_grad():
+        found = system.monitor(batch, FIRST)
+    if not found:
+        raise Skip("monitors nothing")
+    for name, value in found.items():
+        require(value.dim() in (0, 2, 3), f"{name!r} is {list(value.shape)}, no scalar and no features")
+        require(value.isfinite().all(), f"{name!r} is not finite")
+    moved = [name for name, x in system.state_dict().items() if not torch.equal(x, state[name])]
+    require(not moved, f"monitor changes {', '.join(moved)}")

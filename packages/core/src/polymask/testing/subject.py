@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from polymask.config import PartConfig, Source, options_of, resolve_part
-from polymask.config.resolve import merge, nest, presets_of
-from polymask.parts import Part, slot_kind
+from polymask.config.resolve import merge, nest
+from polymask.parts import Part
 from polymask.protocols import Batch, Tokenizer
 from polymask.registry import Registry
 from polymask.tokens import Tokens
@@ -71,8 +71,8 @@ class Subject:
     """A part under test.
 
     It is built at its preset ``"tiny"`` where it has one, and so is every part in its slots. Its
-    input is what a tokenizer of its modality gives as :meth:`polymask.protocols.Tokenizer.example`
-    (a system's is that of its own tokenizers), so a new modality needs nothing here.
+    input is the :meth:`polymask.protocols.Tokenizer.example` of a tokenizer of its modality (for a system,
+    its own ``example``), so a new modality needs nothing here.
 
     Args:
         part: declaration, as a registry gives it.
@@ -136,14 +136,9 @@ class Subject:
         return self.tokenizer(self.batch(n, seed))
 
     def batch_for(self, system: Any, n: int = 4, seed: int = 0) -> Batch:
-        """Input for a system: its own ``example`` where it has one, else that of its tokenizers."""
-        if hasattr(system, "example"):
-            return with_ids(system.example(n, seed), n, seed)
-        batch: Batch = {}
-        for slot in self.parameters:
-            if slot_kind(slot) == "tokenizers":
-                batch |= getattr(system, slot).example(n, seed)
-        return with_ids(batch, n, seed)
+        """Random input for a system, with labels of ten classes and -1 where it is supervised."""
+        batch = with_ids(system.example(n, seed), n, seed)
+        return batch | {"label": batch["id"] % 11 - 1} if system.supervised else batch
 
     def _build(self, part: Part) -> Any:
         return self._tiny(part, {}).build()
@@ -153,7 +148,7 @@ class Subject:
         missing = [name for name, option in options_of(part).items() if option.slot == "tokenizers"]
         missing = [name for name in missing if name not in nest(part.defaults)]
         sources = Source("stand-ins", {name: StandIn() for name in missing}), Source("arguments", options)
-        preset = "tiny" if "tiny" in presets_of(part) else None
+        preset = "tiny" if "tiny" in part.presets else None
         found = resolve_part(part, *sources, registry=self.registry, preset=preset, inner="tiny")
         return found.require()
 

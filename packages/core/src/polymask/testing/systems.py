@@ -44,6 +44,19 @@ def check_system_terms(subject: Subject) -> None:
 
 
 @check("systems")
+def check_system_forward_without_grad(subject: Subject) -> None:
+    """``forward`` runs where gradients are disabled, in evaluation mode, and gives finite terms."""
+    system, batch = built(subject)
+    system.eval()
+    try:
+        with torch.no_grad():
+            terms = system(batch, FIRST)
+    except RuntimeError as error:
+        require(False, f"forward fails without gradients, differentiate under torch.enable_grad(): {error}")
+    require(all(term.isfinite() for term in terms.values()), "a term is not finite without gradients")
+
+
+@check("systems")
 def check_system_trains_every_parameter(subject: Subject) -> None:
     """Every trainable parameter gets gradient, except exactly those named in ``unused``."""
     system, batch = built(subject)
@@ -185,7 +198,7 @@ def check_system_loss_is_a_mean(subject: Subject) -> None:
         f"the loss is {whole:.6f}, of its halves {halves[0]:.6f} and {halves[1]:.6f}",
     )
     padded = any(valid_of(batch, key) is not None for key in batch)  # longer samples count more
-    if not padded and all(mask.count is not None for mask in system.masks(batch, FIRST).values()):
+    if not padded and all(view.mask.count is not None for view in system.masks(batch, FIRST).values()):
         mean = (halves[0] + halves[1]) / 2
         require(
             torch.allclose(whole, mean, rtol=1e-3, atol=1e-6),

@@ -30,10 +30,17 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
         samples: a split of a data set.
         seed: of the augmentation.
         lengths: int64 ``[samples]`` where they differ in length.
+        labels: int64 ``[samples]``, which become ``"label"``, for supervised systems.
     """
 
-    def __init__(self, samples: Samples, seed: int, lengths: torch.Tensor | None = None) -> None:
-        self.samples, self.seed, self.lengths = samples, seed, lengths
+    def __init__(
+        self,
+        samples: Samples,
+        seed: int,
+        lengths: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> None:
+        self.samples, self.seed, self.lengths, self.labels = samples, seed, lengths, labels
         self.random = getattr(samples, "random", True)
 
     def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
@@ -56,7 +63,8 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
         return found
 
     def _read(self, sample: int) -> dict[str, torch.Tensor]:
-        return {**self.samples[sample], "id": torch.tensor(sample)}
+        label = {} if self.labels is None else {"label": self.labels[sample]}
+        return {**self.samples[sample], **label, "id": torch.tensor(sample)}
 
 
 class Loader:

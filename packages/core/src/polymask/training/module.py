@@ -8,9 +8,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from polymask.accounting import counting
-from polymask.protocols import Batch, System
+from polymask.loss_reduction import counting
+from polymask.protocols import Batch
 from polymask.step import Step
+from polymask.systems.base import System
 from polymask.training.loader import Keyed, Loader, workers_for
 from polymask.training.optimiser import make_optimiser
 from polymask.training.order import Batches, mix

@@ -11,8 +11,8 @@ from torch import nn
 
 from polymask.config import TrainOptions
 from polymask.errors import UserError
-from polymask.protocols import System
 from polymask.step import Step
+from polymask.systems.base import System
 
 _UNDECAYED = re.compile(r"(^|[._])pos(ition(al)?s?)?([._]|$)|(bias|tokens?)$")
 

@@ -6,7 +6,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from polymask.protocols import System
+from polymask.systems.base import System
 
 
 class Sharded(ModelParallelStrategy):

@@ -23,8 +23,10 @@ from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.errors import UserError
 from polymask.files import write_json
 from polymask.run import CHECKPOINT, Run, read_checkpoint, system_weights
+from polymask.supervision import labels_for
 from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
+from polymask.training.collapse import CollapseMonitor
 from polymask.training.guard import Guard
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Meter, MetricsFile, Watching, read_metrics
@@ -33,7 +35,6 @@ from polymask.training.plan import Plan, make_plan
 from polymask.training.probes import Probes
 from polymask.training.progress import ProgressLine
 from polymask.training.signals import Signals
-from polymask.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def fit(
     system, data, options, folder = run.system, run.data, run.training, run.folder
     with _quiet():
         samples = data.split("train", augment=True)
-        watches: list[Watching] = [Watch(data, every=10 * options.log_every)]
+        watches: list[Watching] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
             watches.append(Probes(data, every=options.probe_every))
         guard, signals = Guard(folder / "failed", options.log_every), Signals(options.log_every)
@@ -110,7 +111,8 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
-        module = Training(system.train(), Keyed(samples, options.seed, lengths), plan)
+        labels = labels_for(system, data, "train")
+        module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
         if options.compile:
             system.compile()
         try:

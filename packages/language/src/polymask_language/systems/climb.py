@@ -43,8 +43,8 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
 from polymask.config import as_host_preset
-from polymask.pacing import Curve, Pace
-from polymask.protocols import Masking, Objective, Shown, Target
+from polymask.protocols import Masking, Media, Objective, Target
+from polymask.schedules import Curve, Schedule
 from polymask.types import Fact
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import (
@@ -173,7 +173,7 @@ class CLIMB(System):
                 )
             self.words = Vocabulary(
                 by=words,
-                pace=Pace(least, 1.0, words_curve, window),
+                schedule=Schedule(least, 1.0, words_curve, window),
                 vocabulary=self.ids,
                 special_ids=self.special_ids,
                 unknown_id=unknown_id,
@@ -182,7 +182,7 @@ class CLIMB(System):
         self.samples: EasyFirst | None = None
         if order is not None:
             difficulty = difficulty_of(difficulty_file, order, sources)
-            self.samples = EasyFirst(difficulty, Pace(least, 1.0, order_curve, window))
+            self.samples = EasyFirst(difficulty, Schedule(least, 1.0, order_curve, window))
         self.class_target, self.class_masking = class_target, class_masking
         self.class_score, self.class_objective = class_score, class_objective
         self.class_head = ClassHead(self.encoder.out_dim, class_target.dim) if class_window else None
@@ -246,9 +246,9 @@ class CLIMB(System):
     def schedule(self, step: Step) -> dict[str, float]:
         found = {f"{name} loss": float(self.units.active(name, step)) for name in self.units.windows}
         if self.samples is not None:
-            found["samples drawn"] = self.samples.pace(step)
+            found["samples drawn"] = self.samples.schedule(step)
         if self.words is not None:
-            found["vocabulary known"] = self.words.pace(step)
+            found["vocabulary known"] = self.words.schedule(step)
         return found
 
     @property
@@ -276,7 +276,7 @@ class CLIMB(System):
         self.host.after_step(step)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Media]]:
         columns = dict(self.host.pictures(batch, step))
         if self.class_head is not None and hasattr(self.class_target, "names"):
             tokens = self.tokenizer(batch)

@@ -39,8 +39,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
-from polymask.protocols import Masking, Objective, Shown, Target, Tokenizer
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional, sample_ids
+from polymask.protocols import Masking, Media, Objective, Target, Tokenizer
 from polymask.types import Fact
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
@@ -202,7 +202,7 @@ class MEAP(System):
             batch = {**batch, "id": torch.zeros_like(sample_ids(batch))}
             step = dataclasses.replace(step, index=step.index % self.patterns)
         mask = draw(self.masking, tokens, batch, step, self.special_ids, self.score, allowed=allowed)
-        return pieces.confirm_hard("meap", self.masking, mask)
+        return functional.require_hard_mask("meap", self.masking, mask)
 
     def corrupt(self, tokens: Tokens, mask: Mask) -> Tensor:
         """The ids that the encoder sees, ``[B, N]``; the targets stay as they are."""
@@ -252,10 +252,10 @@ class MEAP(System):
         return self.encoder.logits(states_BD).float().log_softmax(-1)
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         states_BND = self.see(self.known(self.corrupt(tokens, mask), batch, step), tokens)

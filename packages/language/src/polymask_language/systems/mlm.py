@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, pieces, sample_ids
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask import Batch, Mask, Step, System, Tokens, functional, sample_ids
+from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
 from polymask.types import Fact
 from polymask_language.corruption import corrupt
 from polymask_language.curricula import Known, every_word
@@ -140,7 +140,7 @@ class MLM(System):
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample over its content."""
         mask = draw(self.masking, tokens, batch, step, self.special_ids, self.score)
-        return pieces.confirm_hard("mlm", self.masking, mask)
+        return functional.require_hard_mask("mlm", self.masking, mask)
 
     def corrupt(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tensor:
         """The ids that the encoder sees, ``[B, N]``."""
@@ -186,10 +186,10 @@ class MLM(System):
         return torch.where(content, nats, torch.nan)
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         states_BND = self.see(self.corrupt(tokens, mask, batch, step), tokens)

@@ -33,8 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
-from polymask.protocols import Encoder, Masking, Objective, Shown, Tokenizer
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional, sample_ids
+from polymask.protocols import Encoder, Masking, Media, Objective, Tokenizer
 from polymask.types import Fact
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import Known, every_word
@@ -219,7 +219,7 @@ class PROP(System):
         for k, side in enumerate(sides):
             tokens, document = self.tokenizer(side), side["segment"] == 1
             mask = draw(self.masking, tokens, side, step, self.special_ids, stream=k, allowed=document)
-            masks.append(pieces.confirm_hard("prop", self.masking, mask))
+            masks.append(functional.require_hard_mask("prop", self.masking, mask))
         return masks
 
     def corrupt(self, side: Batch, mask: Mask, step: Step, stream: int) -> Tensor:
@@ -273,9 +273,9 @@ class PROP(System):
         return dataclasses.replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
         sides = self.pair(batch, step)
-        columns: dict[str, Sequence[Shown]] = {}
+        columns: dict[str, Sequence[Media]] = {}
         for k, (side, mask) in enumerate(zip(sides, self.draw(sides, step), strict=True)):
             tokens = self.tokenizer(side)
             states_BTD = self.see(self.corrupt(side, mask, step, k), side["segment"], tokens)

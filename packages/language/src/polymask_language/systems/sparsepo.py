@@ -42,8 +42,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
-from polymask.protocols import Masking, Shown, Target, Tokenizer
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
+from polymask.protocols import Masking, Media, Target, Tokenizer
 from polymask.teachers import Frozen
 from polymask.types import Fact
 from polymask_language.display import weighted
@@ -254,12 +254,12 @@ class SparsePO(System):
         }
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
         terms = self.terms(batch, step)
-        columns: dict[str, Sequence[Shown]] = {}
+        columns: dict[str, Sequence[Media]] = {}
         for what, weight in self.named(terms):
             shown = weighted(self.tokenizer_file, terms.tokens, weight, terms.scored)
             half = len(shown) // 2

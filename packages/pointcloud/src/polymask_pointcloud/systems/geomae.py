@@ -40,10 +40,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.objectives import BinaryCrossEntropy
-from polymask.protocols import Encoder, Masking, Objective, Shown, Target, Tokenizer
+from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
 from polymask_pointcloud.pictures import with_normals, with_places
 from polymask_pointcloud.presets import GEOMAE
 from polymask_pointcloud.slots import Given
@@ -118,7 +118,7 @@ class GeoMAE(System):
         decoder_heads: int = 8,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("geomae", encoder)
+        functional.require_subset_encoder("geomae", encoder)
         self.tokenizer, self.encoder, self.masking, self.score = tokenizer, encoder, masking, score
         self.centroid_target, self.occupancy_target = centroid_target, occupancy_target
         self.normal_target, self.curvature_target = normal_target, curvature_target
@@ -162,12 +162,12 @@ class GeoMAE(System):
 
     def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """One mask per sample."""
-        mask = pieces.draw(self.masking, tokens, batch, step, self.score)
-        return pieces.confirm_hard("geomae", self.masking, mask)
+        mask = functional.draw_mask(self.masking, tokens, batch, step, self.score)
+        return functional.require_hard_mask("geomae", self.masking, mask)
 
     def predict(self, tokens: Tokens, mask: Mask) -> dict[Term, Tensor]:
         """Predictions at the hidden tokens, ``[B, M, S, D]`` for each term, from the visible ones."""
-        encoded = pieces.see(self.encoder, tokens, mask)
+        encoded = functional.encode_visible(self.encoder, tokens, mask)
         guesses: dict[Term, Tensor] = {}
         for name, terms in self.terms.items():
             guess_BMT = self.decoders[name](encoded, mask, tokens.position)
@@ -190,13 +190,13 @@ class GeoMAE(System):
         return term.weight * objective(prediction, target, Mask(answer.known.flatten(1)))
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Shown]]:
+    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        hidden, columns = mask.invert(), dict[str, Sequence[Shown]]()
+        hidden, columns = mask.invert(), dict[str, Sequence[Media]]()
         told = {
             term: hidden.restore(x.flatten(2), x.new_zeros(1)).view(*tokens.shape, term.parts, term.width)
             for term, x in self.predict(tokens, mask).items()

@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
 from polymask.blocks import MLP
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.teachers import EMATeacher
@@ -209,8 +209,8 @@ class MSM(System):
         place = motion.undo(place.flatten(0, 1), sample).view(*tokens.shape, 3)
         mask = None
         if self.masking is not None:
-            mask = pieces.draw(self.masking, tokens, batch, step, stream=number)
-            mask = pieces.confirm_hard("msm", self.masking, mask)
+            mask = functional.draw_mask(self.masking, tokens, batch, step, stream=number)
+            mask = functional.require_hard_mask("msm", self.masking, mask)
         return View(tokens, motion, cells, cells.mean(place), mask)
 
     def predict(self, view: View) -> tuple[list[Tensor], list[Tensor]]:
@@ -248,7 +248,7 @@ class MSM(System):
         return found
 
     def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.encoder, batch)
 
     def latents(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """What the teacher says of cells of one view, for each level: ``[S, C]``."""

@@ -17,16 +17,12 @@ Shapes: B samples, N tokens, K of them visible, M hidden, D encoder width, T tar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Losses, MaskView, Preview, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask_vision.presets import MAE
 
 
 class DMJD(System):
@@ -47,34 +43,7 @@ class DMJD(System):
         decoder_heads: attention heads of the decoder (paper: 16).
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # ConViT-B, PRETRAIN.md of the release
-        "paper": {
-            "data.size": 224,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.5, 1.0),
-            "tokenizer.patch_size": 16,
-            "encoder": "vision/conv-vit",
-            "encoder.dim": 768,
-            "encoder.depth": 11,
-            "encoder.heads": 12,
-            "decoder_dim": 512,
-            "decoder_depth": 8,
-            "decoder_heads": 16,
-            "epochs": 400,
-            "warmup_epochs": 20,
-            "batch_size": 512,
-            # 6e-4 per 256 images, over the 0.6 of their tokens that one view alone predicts
-            "base_lr": 1e-3,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
-        # MAE's sizes and training: the two are to be compared; single patches are hidden, since a grid
-        # of 7 x 7 does not divide into cells
-        "small": {**MAE["small"], "masking.masking.cell": 1},
-        # what the conformance suite builds
-        "tiny": MAE["tiny"],
-    }
+    leaves_out = True
 
     def __init__(
         self,
@@ -93,7 +62,6 @@ class DMJD(System):
         decoder_heads: int = 16,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("dmjd", encoder)
         if views != getattr(masking, "views", views):
             raise UserError(
                 f"dmjd draws {views} views, and the masks of {type(masking).__name__} belong together by "
@@ -112,47 +80,43 @@ class DMJD(System):
         )
         self.head = projector(encoder.out_dim, decoder_dim, target.dim) if visible_weight else None
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         target = Tokens(self.target(batch, tokens), tokens.position)
         hidden_losses, visible_losses = [], []
         for view in range(self.views):
             mask = self.draw(tokens, batch, step, view)
-            encoded = pieces.see(self.encoder, tokens, mask)
+            encoded = functional.encode_visible(self.encoder, tokens, mask)
             prediction_BMT = self.decoder(encoded, mask, tokens.position)
-            hidden_losses.append(pieces.account(self.objective, prediction_BMT, mask.invert().keep(target)))
+            hidden_losses.append(
+                functional.masked_loss(self.objective, prediction_BMT, mask.invert().keep(target))
+            )
             if self.head is not None:
                 guess_BKT = self.head(encoded[:, self.encoder.prefix :])
-                visible_losses.append(pieces.account(self.visible_objective, guess_BKT, mask.keep(target)))
+                visible_losses.append(
+                    functional.masked_loss(self.visible_objective, guess_BKT, mask.keep(target))
+                )
         losses = {"hidden": torch.stack(hidden_losses).mean()}
         if visible_losses:
             losses["visible"] = self.visible_weight * torch.stack(visible_losses).mean()
         return losses
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step, view: int) -> Mask:
-        """One mask per sample."""
-        mask = pieces.draw(self.masking, tokens, batch, step, self.score, stream=view)
-        return pieces.confirm_hard("dmjd", self.masking, mask)
-
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        tokens = self.tokenizer(batch)
+        drawn = [self.draw(tokens, batch, step, view) for view in range(self.views)]
+        return {f"view {view}": MaskView(mask, tokens) for view, mask in enumerate(drawn, 1)}
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        tokens = self.tokenizer(batch)
-        columns: dict[str, Tensor] = {}
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        tokens, media = self.tokenizer(batch), dict[str, Tensor]()
         for view in range(self.views):
             mask = self.draw(tokens, batch, step, view)
-            prediction_BMT = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
-            prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-            shown = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+            encoded = functional.encode_visible(self.encoder, tokens, mask)
+            prediction_BNT = functional.at_hidden(self.decoder(encoded, mask, tokens.position), mask)
+            shown = functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
             for caption, column in shown.items():
-                columns[caption if caption == "original" else f"view {view + 1}: {caption}"] = column
-        return columns
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        tokens = self.tokenizer(batch)
-        return {f"view {view + 1}": self.draw(tokens, batch, step, view) for view in range(self.views)}
+                media[caption if caption == "original" else f"view {view + 1}: {caption}"] = column
+        return Preview(media)
 
 
 def projector(in_dim: int, dim: int, out_dim: int) -> nn.Sequential:

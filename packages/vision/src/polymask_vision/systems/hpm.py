@@ -23,18 +23,16 @@ Shapes: B samples, N tokens, M of them hidden, T target width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces
+from polymask import Batch, Losses, Mask, Preview, Request, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.maskings import Disjoint, Random
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
-from polymask_vision.presets import MAE
 
 PASSES = 4
 """Looks that complementary scoring takes; each shows a part in so many."""
@@ -64,37 +62,7 @@ class HPM(System):
         decoder_heads: attention heads of each (paper: 16).
     """
 
-    # MAE's sizes and training: the two are to be compared. The averages of the paper reach back as far
-    # in shares of the run
-    _small: ClassVar[Mapping[str, Any]] = {**MAE["small"], "momentum": 0.9, "final_momentum": 0.99}
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # ViT-B, the longer of the published recipes (PRETRAIN.md)
-        "paper": {
-            "data.size": 224,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.2, 1.0),
-            "tokenizer.patch_size": 16,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "decoder_dim": 512,
-            "decoder_depth": 8,
-            "decoder_heads": 16,
-            "momentum_rise": 0.125,
-            "epochs": 800,
-            "warmup_epochs": 40,
-            "batch_size": 2048,
-            "base_lr": 1.5e-4,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
-        # images of 28 to 64 pixels, minutes on two cores
-        "small": _small,
-        # the loss of the ranker alone, at small size; to any other preset add these two options
-        "prediction-only": {**_small, "masking": "core/random", "scoring": "none"},
-        # what the conformance suite builds
-        "tiny": MAE["tiny"],
-    }
+    leaves_out = True
 
     def __init__(
         self,
@@ -115,7 +83,6 @@ class HPM(System):
         decoder_heads: int = 16,
     ) -> None:
         super().__init__()
-        pieces.confirm_leaves_out("hpm", encoder)
         if not hasattr(objective, "sites"):
             raise UserError(
                 f"hpm ranks patches by what each costs, and {type(objective).__name__} gives one number for "
@@ -151,10 +118,10 @@ class HPM(System):
         """What the teacher is an average of."""
         return nn.ModuleList([self.encoder, self.ranker])  # type: ignore[list-item]
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        encoded = pieces.see(self.encoder, tokens, mask)
+        encoded = functional.encode_visible(self.encoder, tokens, mask)
         prediction_BMT = self.decoder(encoded, mask, tokens.position)
         guess_BM1 = self.ranker(encoded, mask, tokens.position)
         hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
@@ -171,11 +138,10 @@ class HPM(System):
         if self.teacher is not None:
             self.teacher.follow(self.student(), step)
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
-        """One mask per sample."""
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         evidence = self.score if self.teacher is None else self.difficulty(tokens, batch, step)
-        mask = pieces.draw(self.masking, tokens, batch, step, evidence)
-        return pieces.confirm_hard("hpm", self.masking, mask)
+        mask = functional.draw_mask(self.masking, tokens, batch, step, evidence, stream)
+        return functional.require_hard_mask("hpm", self.masking, mask)
 
     @torch.no_grad()
     def difficulty(self, tokens: Tokens, batch: Batch, step: Step) -> Tensor:
@@ -190,7 +156,10 @@ class HPM(System):
                 tokens.valid,
             )
             answer = ranker(
-                pieces.see(encoder, tokens, nothing), nothing, tokens.position, at=nothing.invert()
+                functional.encode_visible(encoder, tokens, nothing),
+                nothing,
+                tokens.position,
+                at=nothing.invert(),
             )
             return nothing.restore(answer.float(), answer.new_zeros(1))[..., 0]
         # the masks of these views share out the sample: each token is seen once and hidden otherwise
@@ -199,29 +168,23 @@ class HPM(System):
         times = torch.zeros_like(total)
         for view in range(PASSES):
             mask = views(Request.of(tokens, batch, step, stream=PASSES + view))
-            answer = ranker(pieces.see(encoder, tokens, mask), mask, tokens.position)
+            answer = ranker(functional.encode_visible(encoder, tokens, mask), mask, tokens.position)
             total = total + mask.invert().restore(answer.float(), answer.new_zeros(1))[..., 0]
             times = times + mask.hidden
         return total / times.clamp(min=1)
 
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        prediction_BMT = self.decoder(pieces.see(self.encoder, tokens, mask), mask, tokens.position)
-        prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-        columns = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+        encoded = functional.encode_visible(self.encoder, tokens, mask)
+        prediction_BNT = functional.at_hidden(self.decoder(encoded, mask, tokens.position), mask)
+        media = functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
         inverse: Any = getattr(self.tokenizer, "inverse", None)
         if inverse is not None and self.teacher is not None:
-            # brightness is the place in the teacher's order, from the darkest to the brightest value
+            # brightness is the rank in the teacher's order, from the darkest to the brightest value
             place_BN = self.difficulty(tokens, batch, step).argsort(1).argsort(1) / tokens.shape[1]
             dark, bright = tokens.values.aminmax()
             heat = torch.lerp(dark, bright, place_BN)[..., None].expand_as(tokens.values)
-            columns["thought hard before masking (bright: hardest)"] = inverse(heat)
-        return columns
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+            media["thought hard before masking (bright: hardest)"] = inverse(heat)
+        return Preview(media)

@@ -24,14 +24,26 @@ Shapes: B samples, C channels, H x W sites of the signal (one axis or more), N t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Request, Step, System, Tokens, UserError, pieces, sample_ids, spectra
-from polymask.maskings.frequency import PAPER
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    MaskView,
+    Preview,
+    Request,
+    Step,
+    System,
+    UserError,
+    functional,
+    sample_ids,
+    spectra,
+)
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.types import Fact
 from polymask_vision.corruptions import CORRUPTIONS
@@ -51,69 +63,6 @@ class MaskedFrequency(System):
             are filtered as they are and never clipped.
         std: per channel, what they were divided by, from the data.
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # ViT-B, 300 epochs. The paper's rates are per 512 samples, those here per 256
-        "paper": {
-            "data.size": 224,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.2, 1.0),
-            "tokenizer.patch_size": 16,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "masking.radius": PAPER,
-            "masking.low_pass": 0.5,
-            "epochs": 300,
-            "warmup_epochs": 20,
-            "batch_size": 2048,
-            "base_lr": 1.5e-4,
-            "min_lr": 1e-5,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-            "clip": 3.0,
-        },
-        # ResNet-50, the same schedule
-        "paper-resnet": {
-            "data.size": 224,
-            "data.augment": "crop-flip",
-            "data.crop_scale": (0.2, 1.0),
-            "tokenizer.patch_size": 32,
-            "encoder": "vision/resnet",
-            "masking.radius": PAPER,
-            "masking.low_pass": 0.3,
-            "epochs": 300,
-            "warmup_epochs": 20,
-            "batch_size": 2048,
-            "base_lr": 1.5e-4,
-            "min_lr": 1e-5,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-            "clip": 3.0,
-        },
-        # images of 28 to 64 pixels, minutes on two cores
-        "small": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "steps": 2000,
-            "batch_size": 64,
-            "lr": 1e-3,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-            "clip": 3.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "tokenizer.patch_size": 4,
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,
@@ -155,14 +104,14 @@ class MaskedFrequency(System):
         self.std: Tensor
         self.head = nn.Linear(encoder.out_dim, encoder.downsample**self.axes * tokenizer.provides["in_dim"])
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         clean_BCHW = batch[self.tokenizer.key]
-        mask = self.draw(batch, step)
+        mask = self.draw_bins(batch, step)
         shown_BCHW = self.corrupt(batch, mask, step)
         guess_BCHW = self.predict(batch, shown_BCHW)
         return {"spectrum": self.objective(self.bins(guess_BCHW), self.bins(clean_BCHW), mask)}
 
-    def draw(self, batch: Batch, step: Step) -> Mask | None:
+    def draw_bins(self, batch: Batch, step: Step) -> Mask | None:
         """One mask per sample over the bins of its spectrum, ``[B, H * W]``; None where all are scored."""
         if self.spoil is not None:
             return None
@@ -192,8 +141,10 @@ class MaskedFrequency(System):
         tokens = self.tokenizer({**batch, self.tokenizer.key: shown_BCHW})
         x_BND = self.encoder.embed(tokens.values)
         z_BLD = self.encoder(x_BND, tokens.position, tokens.valid)[:, self.encoder.prefix :]
-        inverse: Any = self.tokenizer.inverse
-        guess: Tensor = inverse(pieces.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample))
+        tokenizer: Any = self.tokenizer
+        guess: Tensor = tokenizer.inverse(
+            functional.unfold(self.head(z_BLD), tokens.grid, self.encoder.downsample)
+        )
         return guess
 
     def bins(self, x_BCHW: Tensor) -> Tensor:
@@ -202,12 +153,9 @@ class MaskedFrequency(System):
         pairs = torch.view_as_real(flat.reshape(len(flat), -1, flat.shape[-1]))
         return pairs.permute(0, 2, 1, 3).flatten(2)
 
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        clean, mask = batch[self.tokenizer.key], self.draw(batch, step)
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        clean, mask = batch[self.tokenizer.key], self.draw_bins(batch, step)
         shown = self.corrupt(batch, mask, step)
         guess = self.predict(batch, shown)
         columns = {"original": clean, "input": shown, "predicted": guess.float()}
@@ -216,7 +164,7 @@ class MaskedFrequency(System):
             known = spectra.band_pass(clean.float(), mask, self.axes)
             columns["visible frequencies and predicted ones"] = known + missing
         drawn = {f"spectrum, {name}": self._amplitudes(x, clean) for name, x in columns.items()}
-        return {**columns, **drawn} if self.known else columns
+        return Preview({**columns, **drawn} if self.known else columns)
 
     def _amplitudes(self, x: Tensor, clean: Tensor) -> Tensor:
         """Amplitudes on a logarithmic scale that reaches from 1e-3 to 1 of the largest of the original."""
@@ -225,9 +173,9 @@ class MaskedFrequency(System):
         level = (size / most.amax(dim=dims, keepdim=True)).clamp(1e-3, 1).log10() / 3 + 1
         return (level - self.mean) / self.std
 
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        mask = self.draw(batch, step)
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        mask = self.draw_bins(batch, step)
         if mask is None:
             return {}
         size = batch[self.tokenizer.key].shape[-self.axes :]
-        return {"hidden frequencies": Mask(mask.hidden.view(-1, *size))}
+        return {"hidden frequencies": MaskView(Mask(mask.hidden.view(-1, *size)))}

@@ -27,27 +27,29 @@ R tokens of no place, D encoder width, T target width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, pieces, sample_ids
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    MaskView,
+    Preview,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    functional,
+    sample_ids,
+)
 from polymask.decoders import LightDecoder
 from polymask.objectives.contrast import site_contrast
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.trunk import add_bias
-from polymask_vision.attention import keep_top, logits
-from polymask_vision.presets import MAE
-
-NAIVE: Mapping[str, Any] = {"attention": "plain", "segments": False, "contrast": 0.0}
-
-
-def like_mae(preset: str, **own: Any) -> dict[str, Any]:
-    """MAE's sizes and training: the two are to be compared."""
-    return {k: v for k, v in MAE[preset].items() if k != "masking.ratio"} | own
+from polymask_vision.attention import add_bias, keep_top, logits
 
 
 class MixedAE(System):
@@ -72,14 +74,6 @@ class MixedAE(System):
         decoder_depth: blocks of the decoder.
         decoder_heads: attention heads of the decoder.
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": like_mae("paper"),
-        "naive": like_mae("paper", **NAIVE),
-        "small": like_mae("small"),
-        "small-naive": like_mae("small", **NAIVE),
-        "tiny": like_mae("tiny", **{"masking.group": 2}),
-    }
 
     def __init__(
         self,
@@ -129,11 +123,11 @@ class MixedAE(System):
             encoder, tokenizer, target.dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
         )
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         batch = self.groups(batch)
         tokens = self.tokenizer(batch)
         target_BNT = self.target(batch, tokens)
-        masks = [pieces.draw(self.masking, tokens, batch, step, stream=i) for i in range(self.mixtures)]
+        masks = [self.draw(tokens, batch, step, i) for i in range(self.mixtures)]
         terms = [self.score_mixture(tokens, mask, target_BNT) for mask in masks]
         return {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
 
@@ -205,18 +199,27 @@ class MixedAE(System):
         prediction_BMT: Tensor = self.decoder(torch.cat([lead, own], dim=1), mask, position)
         return prediction_BMT
 
-    def encode(self, batch: Batch) -> Tokens:
-        return pieces.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def by_depth(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Share of the keys chosen, oneself left out, that are of the same image: NaN in dense blocks."""
-        if self.attention != "top-k":
-            return {}
+    def preview(self, batch: Batch, step: Step) -> Preview:
         batch = self.groups(batch)
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step)
-        lines = {}
+        mask = self.draw(tokens, batch, step)
+        prediction_BNT = functional.at_hidden(
+            self.unmix(self.mix(tokens, mask)[0], mask, tokens.position), mask
+        )
+        media = functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
+        if "visible" in media:
+            visible = media["visible"]
+            mixed = visible.view(-1, self.images, *visible.shape[1:]).sum(1)
+            original = {"original": media["original"], "mixed": mixed.repeat_interleave(self.images, 0)}
+            media = {**original, **media}
+        return Preview(media, self.sources(tokens, mask))
+
+    def sources(self, tokens: Tokens, mask: Mask) -> dict[str, Tensor]:
+        """Share of the keys chosen, oneself left out, that are of the same image: NaN in dense blocks."""
+        lines: dict[str, Tensor] = {}
+        if self.attention != "top-k":
+            return lines
         for name in ("",) if self.segment_tokens is None else ("", " without segments"):
             _, source_S, opened = self.mix(tokens, mask, segments=not name)
             same = source_S[:, None] == source_S
@@ -227,22 +230,10 @@ class MixedAE(System):
             lines[f"Keys of the same image{name}, by chance {chance:.2f}"] = torch.tensor([torch.nan, *share])
         return lines
 
-    @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        batch = self.groups(batch)
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
         tokens = self.tokenizer(batch)
-        mask = pieces.draw(self.masking, tokens, batch, step)
-        prediction_BMT = self.unmix(self.mix(tokens, mask)[0], mask, tokens.position)
-        prediction_BNT = mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
-        columns = pieces.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT)
-        if "visible" not in columns:
-            return columns
-        visible = columns["visible"]
-        shown = visible.view(-1, self.images, *visible.shape[1:]).sum(1)
-        return {"original": columns["original"], "mixed": shown.repeat_interleave(self.images, 0), **columns}
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        tokens = self.tokenizer(batch)
-        views = range(self.mixtures)
-        drawn = [pieces.draw(self.masking, tokens, batch, step, stream=view) for view in views]
-        return {f"mixture {v + 1}" if len(drawn) > 1 else "mask": mask for v, mask in enumerate(drawn)}
+        drawn = [self.draw(tokens, batch, step, stream) for stream in range(self.mixtures)]
+        return {
+            f"mixture {i}" if len(drawn) > 1 else "mask": MaskView(mask, tokens)
+            for i, mask in enumerate(drawn, 1)
+        }

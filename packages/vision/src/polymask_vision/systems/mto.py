@@ -2,64 +2,63 @@
 
 Masked token optimisation, added to any system that has a mask token: make that vector unlike every
 visible token where it enters, let it commit to some of them as depth grows, and let visible tokens
-learn to ignore mask tokens that tell them nothing.
+learn to ignore mask tokens that carry no information.
 
     polymask pretrain vision/mto --preset small --data fashion-mnist
     polymask pretrain vision/mto --preset small-mae --data fashion-mnist
 
 A step takes about a fifth longer than its host's. The paper claims the host's accuracy in half the epochs,
 so compare curves at equal steps (``polymask compare vision/mto --sparsity ...``), several seeds, never
-one end point; ``polymask report`` draws the measure by depth for the hosts alone, too.
+one end point. ``polymask report`` plots the measure by depth; for a host alone, set all three weights to 0.
 
 Neither the body of the paper nor its code could be read. Verified are the three aims, the names of
 the terms, that the measure is an entropy of masked against visible tokens, highest at the embedding
 and falling with depth, and that low entropy is wanted deep. Every formula and weight below is a
-reconstruction that satisfies this (unverified). Gates, terms and mask token are dropped afterwards:
-where nothing is hidden the blocks are the host's own, and ``encode`` is the host's.
+reconstruction that satisfies this (unverified). ``encode`` is the host's, without gates.
 
-Shapes: B samples, N sites, R tokens of no place before them, D width, L blocks that see mask tokens.
+Shapes: B samples, N sites, R prefix tokens without a site, D width, L blocks that see mask tokens.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError
-from polymask.config import as_host_preset
-from polymask.trunk import Trunk, add_bias, heterogeneity
-from polymask_vision.presets import MAE, SIMMIM
+from polymask import Batch, Host, Losses, Mask, Preview, Step, System, Tokens, UserError
+from polymask.decoders import LightDecoder
+from polymask.functional import require_hard_mask
+from polymask_vision.attention import Gate, add_bias, gate_bias
+from polymask_vision.heterogeneity import heterogeneity
 
-Options = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
-class MTO(System):
+@dataclass(eq=False)
+class Record:
+    """One forward pass of the host: ``[B, N, D]`` before positions, ``[B, R + N, D]`` around each block."""
+
+    mask: Mask
+    embedded: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+
+
+class MTO(Host):
     """A host with its mask token optimised.
 
     Args:
-        host: system whose blocks see mask tokens, all of them of one width: simmim has them in the
-            encoder, mae in the decoder.
+        host: system whose blocks see mask tokens: simmim has them in the encoder, mae in the decoder.
         embedding: weight of 1 - heterogeneity at the embedding, which moves the mask token alone.
         depth: weight of the heterogeneity behind the blocks, the l-th of L counting l / L.
-        sparsity: weight of the mean gate; 0 leaves the gates out. The term as logged over this weight is
+        sparsity: weight of the mean gate; 0 leaves the gates out. The logged term divided by this weight is
             the mean gate: near 0, visible tokens see each other alone.
         temperature: of the similarities that heterogeneity is measured by.
     """
-
-    presets: ClassVar[Mapping[str, Options]] = {
-        "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
-        "paper-mae": as_host_preset("vision/mae", MAE["paper"]),
-        "small": as_host_preset("vision/simmim", SIMMIM["small"]),
-        # gates stand between blocks, so the decoder needs a second one
-        "small-mae": as_host_preset("vision/mae", {**MAE["small"], "decoder_depth": 2}),
-        "tiny": as_host_preset("vision/simmim", SIMMIM["tiny"]),
-    }
 
     def __init__(
         self,
@@ -70,162 +69,111 @@ class MTO(System):
         sparsity: float = 0.01,
         temperature: float = 0.1,
     ) -> None:
-        super().__init__()
-        stack, name = host.stack, type(host).__name__
-        if stack is None:
-            raise UserError(
-                f"mto optimises a mask token, and no blocks of {name} see one: take vision/simmim or mae"
-            )
-        if not hasattr(stack, "begin"):
-            raise UserError(
-                f"mto runs the blocks of {name} one by one, and {type(stack).__name__} does not let it: "
-                "use vision/vit (--host.encoder vision/vit)"
-            )
+        super().__init__(host)
         if min(embedding, depth, sparsity) < 0 or temperature <= 0:
             raise UserError(
                 f"weights must be 0 or more and the temperature above 0, got embedding {embedding}, depth "
                 f"{depth}, sparsity {sparsity}, temperature {temperature}"
             )
-        if sparsity and len(stack.blocks) < 2:
+        stack, last = stack_of(host), len(stack_of(host).blocks) - 1
+        if sparsity and not last:
             raise UserError(
-                f"mto gates what visible tokens take from mask tokens before the last block, and {name} has "
-                "one block that sees them: give it two, or --sparsity 0"
+                f"mto gates what visible tokens take from mask tokens before the last block, and "
+                f"{type(host).__name__} has one block that sees them: give it two, or --sparsity 0"
             )
-        self.host, self.unused = host, {f"host.{n}": why for n, why in host.unused.items()}  # type: ignore[misc]
         self.embedding, self.depth, self.sparsity = embedding, depth, sparsity
         self.temperature = temperature
         # none in the last block: no loss reads visible tokens behind it
-        count = len(stack.blocks) - 1 if sparsity else 0
-        self.gates = nn.ModuleList(Gate(stack.dim) for _ in range(count))
+        self.gates = nn.ModuleList(Gate(stack.dim) for _ in range(last if sparsity else 0))
+        self.prefix: int = stack.prefix
+        self.record: Record | None = None
+        decodes = isinstance(stack, LightDecoder)
+        (stack.filled if decodes else stack).register_forward_pre_hook(self._embed)
+        for i, block in enumerate(stack.blocks):
+            gate = self.gates[i] if i < len(self.gates) else None
+            block.register_forward_pre_hook(functools.partial(self._enter, gate), with_kwargs=True)
+            block.register_forward_hook(functools.partial(self._leave, decodes and i == last))
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        trunk = self.trunk(batch, step)
-        mask, states = trunk.mask, trunk.states()
-        sites = [x[:, trunk.prefix :] for x in (trunk.x, *states)]
-        losses = dict(trunk.losses(states[-1]))
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        losses, record = self.watch(self.host, batch, step)
+        losses, sites = dict(losses), [x[:, self.prefix :] for x in record.states]
         if self.embedding:
-            singular = heterogeneity(trunk.embedded, mask, self.temperature)
+            singular = heterogeneity(record.embedded[0], record.mask, self.temperature)
             losses["embedding"] = self.embedding * (1 - singular)
         if self.depth:
-            left = torch.stack([heterogeneity(z_BND, mask, self.temperature) for z_BND in sites[1:]])
+            left = torch.stack([heterogeneity(z_BND, record.mask, self.temperature) for z_BND in sites[1:]])
             weight = torch.arange(1.0, len(left) + 1, device=left.device)
             losses["depth"] = self.depth * (weight * left).sum() / weight.sum()
         if self.sparsity:
-            gates = [mask.mean(gate(z_BND).exp()) for gate, z_BND in zip(self.gates, sites, strict=False)]
-            losses["sparsity"] = self.sparsity * torch.stack(gates).mean()
+            pairs = zip(self.gates, sites, strict=False)
+            mean = torch.stack([record.mask.mean(gate(z_BND).exp()) for gate, z_BND in pairs]).mean()
+            losses["sparsity"] = self.sparsity * mean
         return losses
 
-    def trunk(self, batch: Batch, step: Step) -> Trunk:
-        """The host's, mask tokens gated off from visible ones in each block but the last."""
-        trunk = self.host.trunk(batch, step)
-        assert trunk is not None
-        mask, lead = trunk.mask, (trunk.prefix, 0)
-        if mask.hidden.dtype != torch.bool:
-            raise UserError("mto needs sites that are hidden or not, and this masking hides them in part")
-        seen, hidden = F.pad(mask.invert().hidden, lead), F.pad(mask.hidden, lead)
-        pairs_BQK = seen[:, :, None] & hidden[:, None, :]
-        gated = [
-            functools.partial(recalibrated, block, gate, pairs_BQK, trunk.prefix)
-            for block, gate in zip(trunk.blocks, self.gates, strict=False)
-        ]
-        return dataclasses.replace(trunk, blocks=(*gated, *trunk.blocks[len(gated) :]))
+    def watch(self, run: Callable[[Batch, Step], Result], batch: Batch, step: Step) -> tuple[Result, Record]:
+        """A forward pass of the host, with gates, and its states."""
+        mask = require_hard_mask("mto", self.masking, self.draw(self.tokenizer(batch), batch, step))
+        self.record = record = Record(mask)
+        try:
+            return run(batch, step), record
+        finally:
+            self.record = None
 
-    @property
-    def stack(self) -> Any:
-        return self.host.stack
+    def _embed(self, stack: nn.Module, args: Any) -> None:
+        if self.record is not None:
+            self.record.embedded.append(args[0])
 
-    @property
-    def tokenizer(self) -> Any:
-        """The host's."""
-        return self.host.tokenizer
+    def _enter(self, gate: nn.Module | None, block: nn.Module, args: Any, options: Any) -> Any:
+        """Gate the hidden sites off from visible queries; run the last block of a decoder on all sites."""
+        if self.record is None:
+            return None
+        x, bias, mask = options.get("context", args[0]), options["attn_mask"], self.record.mask
+        if not self.record.states:
+            self.record.states.append(x)
+        if gate is not None:
+            seen, hidden = (F.pad(sites, (self.prefix, 0)) for sites in (mask.invert().hidden, mask.hidden))
+            pairs_BQK = seen[:, :, None] & hidden[:, None, :]
+            bias = add_bias(bias, gate_bias(gate, pairs_BQK, self.prefix, x))
+        return (x,), {"attn_mask": bias}
 
-    @property
-    def encoder(self) -> Any:
-        """The host's, which is what is kept."""
-        return self.host.encoder
-
-    def encode(self, batch: Batch) -> Tokens:
-        return self.host.encode(batch)
-
-    def example(self, n: int, seed: int = 0) -> Batch:
-        """Random input for the host."""
-        batch: Batch = self.tokenizer.example(n, seed)
-        return batch
+    def _leave(self, picks: bool, block: nn.Module, args: Any, x: Tensor) -> Tensor | None:
+        """Record a block's output; a decoder goes on with the hidden sites of its last one."""
+        if self.record is None:
+            return None
+        self.record.states.append(x)
+        sites = x[:, self.prefix :]
+        return self.record.mask.invert().keep(Tokens(sites, sites)).values if picks else None
 
     @torch.no_grad()
-    def latents(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        shown, record = self.watch(self.host.preview, batch, step)
+        sites = [*record.embedded, *(x[:, self.prefix :] for x in record.states[1:])]
+        line = torch.stack([heterogeneity(x, record.mask) for x in sites])
+        return Preview(shown.media, {**shown.lines, "Heterogeneity of mask tokens, 1 is unlike all": line})
+
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Embedded visible tokens ``[B, K, D]``: were they one point, every mask token would be singular."""
-        trunk = self.trunk(batch, step)
-        embedded = Tokens(trunk.embedded, trunk.embedded[..., :1], valid=trunk.mask.valid)
-        return {"embedding": trunk.mask.keep(embedded).values}
-
-    @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        trunk = self.trunk(batch, step)
-        return trunk.pictures(trunk.states()[-1])
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return self.host.masks(batch, step)
-
-    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
-        return self.host.inputs(batch, step)
-
-    def after_backward(self, step: Step) -> None:
-        self.host.after_backward(step)
-
-    def after_step(self, step: Step) -> None:
-        self.host.after_step(step)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return self.host.parameter_groups()
-
-    def sample_weights(self, step: Step) -> Tensor | None:
-        return self.host.sample_weights(step)
-
-    def schedule(self, step: Step) -> Mapping[str, float]:
-        return self.host.schedule(step)
+        _, record = self.watch(self.host, batch, step)
+        embedded = Tokens(record.embedded[0], record.embedded[0][..., :1], valid=record.mask.valid)
+        return {**self.host.monitor(batch, step), "embedding": record.mask.keep(embedded).values}
 
 
-class Gate(nn.Module):
-    """How far each site is open as a key, log(sigmoid) of one linear map of its state.
+def stack_of(host: System) -> Any:
+    """The one module whose blocks see mask tokens: a decoder, or the encoder of a host with a mask token.
 
-    Args:
-        dim: width of the states.
+    Raises:
+        UserError: there is none, or its blocks take no bias on attention.
     """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.constant_(self.linear.bias, 2.0)  # open to 0.88
-
-    def forward(self, z_BND: Tensor) -> Tensor:
-        """``[B, N, D]`` to the logarithm of gates in (0, 1), float32 ``[B, N]``."""
-        logit: Tensor = self.linear(F.layer_norm(z_BND, z_BND.shape[-1:]))
-        return F.logsigmoid(logit[..., 0].float())
-
-
-def recalibrated(
-    block: Callable[..., Tensor],
-    gate: nn.Module,
-    pairs_BQK: Tensor,
-    prefix: int,
-    x: Tensor,
-    attn_mask: Tensor | None,
-) -> Tensor:
-    """A block in which some queries see some keys through a gate.
-
-    The logarithm of a gate added to a logit multiplies the attention by the gate and scales the row back
-    to one, in whatever kernel.
-
-    Args:
-        block: called as ``block(x, attn_mask=...)``.
-        gate: gives the gates of the keys from their states.
-        pairs_BQK: bool ``[B, R + N, R + N]``, which query sees which key so.
-        prefix: R, tokens of no place, which have no gate.
-        x: ``[B, R + N, D]``.
-        attn_mask: what else attention adds.
-    """
-    log_gate_BK = F.pad(gate(x[:, prefix:]), (prefix, 0))
-    bias_BHQK = torch.where(pairs_BQK[:, None], log_gate_BK[:, None, None, :], 0.0).to(x.dtype)
-    return block(x, attn_mask=add_bias(attn_mask, bias_BHQK))
+    decoders = [module for module in host.modules() if isinstance(module, LightDecoder)]
+    stack = decoders[0] if len(decoders) == 1 else getattr(host, "encoder", None)
+    if len(decoders) > 1 or not (decoders or hasattr(host, "mask_token")):
+        name = type(host).__name__
+        raise UserError(
+            f"mto optimises a mask token, and no blocks of {name} see one: take vision/simmim or mae"
+        )
+    if not decoders and not hasattr(stack, "begin"):
+        raise UserError(
+            f"mto changes attention from block to block, and {type(stack).__name__} does not let it: "
+            "use vision/vit (--host.encoder vision/vit)"
+        )
+    return stack

@@ -93,10 +93,10 @@ def default_folder(config: RunConfig) -> Path:
 def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
     from polymask.run import Run
     from polymask.training import fit
-    from polymask.training.rehearsal import rehearse
+    from polymask.training.sanity_check import sanity_check
 
     run = Run.create(config, folder)
-    rehearse(run.name, run.system, run.data, config.training.seed)
+    sanity_check(run.name, run.system, run.data, config.training.seed)
     if _rank() == 0:
         assert config.data is not None
         say(f"{'resuming' if resume else 'training'} {run.name} on {config.data.name} in {folder}")

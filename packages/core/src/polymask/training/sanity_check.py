@@ -1,4 +1,4 @@
-"""A rehearsal: what cannot work fails before training, and before anything is written."""
+"""What cannot work fails before training, and before anything is written."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import torch
 
 from polymask.data import Dataset, collate
 from polymask.errors import UserError
-from polymask.protocols import System
 from polymask.step import Step
+from polymask.supervision import labels_for, with_labels
+from polymask.systems.base import System
 
 
-def rehearse(name: str, system: System, data: Dataset, seed: int = 0) -> None:
-    """Run a system forward on two samples, or as many as it takes.
+def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> None:
+    """Run a system forward on two training samples, or on as many as it needs at least.
 
-    Neither weights, buffers nor global generators change.
+    Gradients are enabled, so that systems that differentiate in ``forward`` run as they do in training; there
+    is no backward pass. Weights, buffers and global generators stay as they are.
 
     Args:
         name: of the system, for messages.
-        system: what to try.
-        data: what it is to be trained on.
+        system: the system to try.
+        data: the data set to train it on.
         seed: of the run.
 
     Raises:
         UserError: it does not work, with the reason.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
             samples = data.split("train")
             if len(samples) == 0:
                 raise UserError("the data set has no training samples")
             ids = list(range(min(max(2, system.least_batch), len(samples))))
             batch = {**collate([samples[i] for i in ids]), "id": torch.tensor(ids)}
             system.eval()
-            system(batch, Step(0, 1, seed))
+            system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed))
     except UserError:
         raise
     # Whatever goes wrong here is about these parts together on this data, and nothing is lost yet.

@@ -1,7 +1,7 @@
-"""Watches the encoder's features for collapse: all samples mapped to one point, or to one line.
+"""Checks features for collapse: all samples mapped to one point, or to one line.
 
-A system that predicts what a network of its own computes can reach a loss of zero so, and the
-loss alone does not tell.
+A system that predicts the output of a network that it trains can reach a loss of zero that way, and the loss
+alone does not show it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from torch import Tensor
 
 from polymask.data import Dataset, collate
 from polymask.evaluation.features import evaluating
+from polymask.supervision import labels_for, with_labels
 from polymask.training.module import Training
 
 SPREAD, RANK = 0.01, 1.5
 """Below these, features are called collapsed."""
 
 
-class Watch:
-    """Measures the features of some samples, always the same ones, without augmentation.
+class CollapseMonitor:
+    """Measures the features of some training samples, the same ones each time, without augmentation.
 
-    Adds ``feature_std`` and ``feature_rank`` to a row, and ``<name>_std`` and ``<name>_rank`` for
-    each entry of the system's ``latents(batch, step)``, where it has such a method: features
-    ``[B, D]`` or ``[B, N, D]`` that it predicts. Warns once about each that collapses. What the system's
-    ``gauges(batch, step)`` says of itself, where it has that method, is added as ``<name>_gauge``: numbers
-    by name, scalars.
+    Adds ``feature_std`` and ``feature_rank`` of the encoder's features to a row, and what the system's
+    ``monitor(batch, step)`` returns: scalars as ``<name>_gauge``, and ``<name>_std`` and ``<name>_rank`` of
+    features ``[B, D]`` or ``[B, N, D]``. Warns once about each that collapses.
 
     Args:
         data: whose training samples are measured.
@@ -46,20 +45,19 @@ class Watch:
         if not self._batch:
             samples = self.data.split("train")
             self.size = min(self.size, len(samples))
-            self._batch = collate([{**samples[i], "id": torch.tensor(i)} for i in range(self.size)])
+            batch = collate([{**samples[i], "id": torch.tensor(i)} for i in range(self.size)])
+            self._batch = with_labels(batch, labels_for(module.system, self.data, "train"))
         batch = trainer.strategy.batch_to_device(self._batch)
         with evaluating(module.system, module.device), trainer.precision_plugin.forward_context():
-            found: dict[str, Tensor] = {"feature": module.system.encode(batch).pool()}
-            latents = getattr(module.system, "latents", None)
-            if latents is not None:
-                found |= latents(batch, module.step)
-            gauges = getattr(module.system, "gauges", None)
-            said: dict[str, Tensor] = {} if gauges is None else gauges(batch, module.step)
+            found = {"feature": module.system.encode(batch).pool()} | module.system.monitor(
+                batch, module.step
+            )
         row: dict[str, float] = {}
         for name, value in found.items():
-            row[f"{name}_std"], row[f"{name}_rank"] = spread_and_rank(value)
+            if value.dim():
+                row[f"{name}_std"], row[f"{name}_rank"] = spread_and_rank(value)
         self._warn(row, step)
-        return row | {f"{name}_gauge": float(value) for name, value in said.items()}
+        return row | {f"{name}_gauge": float(value) for name, value in found.items() if not value.dim()}
 
     def _warn(self, row: Mapping[str, float], step: int) -> None:
         for key, value in row.items():

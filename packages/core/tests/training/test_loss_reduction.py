@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polymask import Mask
-from polymask.accounting import counting
+from polymask.loss_reduction import counting
 from polymask.training import read_metrics
 from polymask.training.checkpoint import read
 

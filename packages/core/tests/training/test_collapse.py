@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from polymask.report import progress
+from polymask.training.collapse import spread_and_rank
 from polymask.training.metrics import read_metrics
-from polymask.training.watch import spread_and_rank
 
 
 def test_spread_and_rank_in_closed_form():
@@ -57,7 +57,7 @@ def test_collapse_is_reported_once(toy, tmp_path):
 
 def test_latent_targets_are_measured_too(toy, tmp_path):
     class Latent(toy.Toy):
-        def latents(self, batch, step):
+        def monitor(self, batch, step):
             assert not self.training
             return {"target": self.teacher(batch["x"])}
 
@@ -69,7 +69,7 @@ def test_latent_targets_are_measured_too(toy, tmp_path):
 
 def test_what_a_system_says_of_itself_is_logged_and_is_no_loss(toy, tmp_path):
     class Gauged(toy.Toy):
-        def gauges(self, batch, step):
+        def monitor(self, batch, step):
             assert not self.training and not torch.is_grad_enabled()
             return {"steps behind": torch.tensor(float(step.index)), "samples": torch.tensor(len(batch["x"]))}
 

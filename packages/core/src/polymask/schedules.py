@@ -1,4 +1,4 @@
-"""Pacing: how a number goes from one value to another over a run, for curricula of any kind."""
+"""Schedules: numbers that change over a run, as functions of the step."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CURVES: dict[str, Callable[[float], float]] = {
     "log": lambda p: min(max(1 + math.log(p + math.exp(-10)) / 10, 0.0), 1.0),
     "step": math.floor,
 }
-"""Share of the way gone, in [0, 1], by share of the time gone. ``exp`` and ``log`` with the constant
+"""Share of the change, in [0, 1], by share of the window. ``exp`` and ``log`` with the constant
 10 of Diehl Martinez et al. 2023 (CLIMB, arXiv 2311.08886)."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """A number that goes from ``start`` to ``end`` over a window of the run: a function of the step.
+class Schedule:
+    """A number that goes from ``start`` to ``end`` over a window of the run.
 
     Args:
         start: value up to the beginning of the window.
         end: value from the end of the window.
-        curve: how fast the way is gone, one of :data:`CURVES`.
+        curve: the shape of the change, one of :data:`CURVES`.
         window: shares of the run between which the number changes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What many systems do alike: draw a mask over tokens, encode a whole input, show a reconstruction."""
+"""What many systems do alike: draw a mask, encode visible tokens or all, score and show predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polymask.step import Step
 from polymask.tokens import Tokens
 
 
-def draw(
+def draw_mask(
     masking: Masking,
     tokens: Tokens,
     batch: Batch,
@@ -26,16 +26,15 @@ def draw(
     """One mask per sample over its tokens.
 
     Args:
-        masking: what decides.
+        masking: decides what to hide.
         tokens: the tokens to hide some of.
-        batch: where the tokens came from; sample ids and scores are computed from it.
+        batch: the batch of these tokens, for sample ids and scores.
         step: the source of time and chance.
-        score: what the masking is to go by: a target of width 1, or the scores, ``[B, N]``.
-        stream: tells apart several draws of one step.
+        score: evidence for the masking: a target of width 1, or the scores, ``[B, N]``.
+        stream: separates several draws of one step.
 
     Raises:
-        UserError: the score has more than one number per token, or the masking draws masks over
-            something other than these tokens.
+        UserError: the score has more than one number per token, or the mask is not over these tokens.
     """
     evidence = None
     if isinstance(score, Tensor):
@@ -57,7 +56,7 @@ def draw(
     return mask
 
 
-def confirm_leaves_out(system: str, encoder: Encoder) -> None:
+def require_subset_encoder(system: str, encoder: Encoder) -> None:
     """Refuse an encoder of whole grids in a system that encodes visible tokens alone.
 
     Raises:
@@ -70,29 +69,34 @@ def confirm_leaves_out(system: str, encoder: Encoder) -> None:
         )
 
 
-def confirm_hard(system: str, masking: Masking, mask: Mask) -> Mask:
-    """The mask, if it hides tokens or keeps them.
+def require_hard_mask(system: str, masking: Masking, mask: Mask) -> Mask:
+    """The mask, if each token is hidden or not.
 
     Raises:
-        UserError: it hides them in part.
+        UserError: it hides tokens in part.
     """
     if mask.hidden.dtype != torch.bool:
         raise UserError(
-            f"{system} leaves hidden tokens out, and {type(masking).__name__} hides them in part: "
+            f"{system} needs tokens that are hidden or not, and {type(masking).__name__} hides them in part: "
             "use a masking that hides or keeps, or simmim with this one"
         )
     return mask
 
 
-def see(encoder: Encoder, tokens: Tokens, mask: Mask) -> Tensor:
+def encode_visible(encoder: Encoder, tokens: Tokens, mask: Mask) -> Tensor:
     """The visible tokens alone, encoded: ``[B, prefix + K, out_dim]``."""
     seen = mask.keep(tokens)
     return encoder(encoder.embed(seen.values), seen.position, seen.valid)
 
 
-def account(objective: Objective, prediction: Tensor, target: Tokens) -> Tensor:
-    """The loss at tokens that were kept, ``[B, K, T]`` each; what pads shorter rows does not count."""
+def masked_loss(objective: Objective, prediction: Tensor, target: Tokens) -> Tensor:
+    """The loss at tokens that a mask kept, ``[B, K, T]`` each; the padding of shorter rows does not count."""
     return objective(prediction, target.values, None if target.valid is None else Mask(target.valid))
+
+
+def at_hidden(prediction_BMT: Tensor, mask: Mask) -> Tensor:
+    """Predictions at the hidden tokens put in their places: ``[B, N, T]``, 0 at visible tokens."""
+    return mask.invert().restore(prediction_BMT, prediction_BMT.new_zeros(1))
 
 
 def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
@@ -119,14 +123,14 @@ def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
 def reconstruction(
     tokenizer: Tokenizer, target: Target, tokens: Tokens, mask: Mask, prediction: Tensor
 ) -> dict[str, Any]:
-    """Pictures of what was there, what was left of it and what was predicted in its place.
+    """The original, what is visible of it, and the prediction in its place, as media of a preview.
 
     Args:
-        tokenizer: turns tokens back into pictures where it has ``inverse``, or into displays where it has
-            ``show``; else there are none.
-        target: turns predictions into tokens where it has ``invert``; else they are not shown.
+        tokenizer: turns tokens back into images where it has ``inverse``, or into displays where it has
+            ``show``; else there is nothing to show.
+        target: turns predictions into tokens where it has ``invert``; else predictions are not shown.
         tokens: the whole input.
-        mask: what was hidden of it.
+        mask: the mask over these tokens.
         prediction: ``[B, N, T]``, read at hidden tokens only.
 
     Returns:
@@ -156,7 +160,7 @@ def reconstruction(
 
 
 def unfold(z_BLF: Tensor, grid: tuple[int, ...] | None, down: int) -> Tensor:
-    """Coarse outputs, each holding the predictions of the fine tokens it covers, at those tokens.
+    """Predictions of coarse outputs, one for each fine token that they cover, at the fine tokens.
 
     Args:
         z_BLF: ``[B, L, down**P * T]`` over the coarse grid.

@@ -1,4 +1,4 @@
-"""Heterogeneity in closed form, and blocks that are run one by one."""
+"""Heterogeneity in closed form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask
-from polymask.trunk import Trunk, add_bias, heterogeneity, profile
+from polymask_vision.attention import add_bias
+from polymask_vision.heterogeneity import heterogeneity
 
 
 def masked(rows: int = 3, sites: int = 10, hidden: int = 4) -> Mask:
@@ -121,20 +122,3 @@ def test_biases_add_up() -> None:
     assert add_bias(None, more) is more
     assert torch.equal(add_bias(real, more), torch.where(real, more, -torch.inf))
     assert torch.equal(add_bias(torch.ones(1, 2, 3, 3), more), (more + 1).expand(-1, 2, -1, -1))
-
-
-def test_profile_starts_at_the_embedding_and_leaves_out_what_has_no_place() -> None:
-    embedded, mask, lead = states(), masked(), 9 * torch.ones(3, 2, 8)
-
-    def block(x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        assert attn_mask is not None
-        return x * attn_mask
-
-    flip = torch.tensor([1.0, -1.0] * 4)
-    trunk = Trunk(
-        mask, embedded, torch.cat([lead, embedded.square()], 1), flip, 2, (block, block), dict, dict
-    )
-    sites = (embedded, embedded.square() * flip, embedded.square())
-    expected = torch.stack([heterogeneity(x, mask, 0.3) for x in sites])
-    torch.testing.assert_close(profile(trunk, 0.3), expected)
-    assert [x.shape for x in trunk.states()] == [(3, 12, 8)] * 2
