@@ -68,11 +68,9 @@ def export(
     Raises:
         UserError: the encoder has no such format, or cannot be expressed in it.
     """
-    if isinstance(source, str | Path):
-        source = Run.open(source)
-    if isinstance(source, Run):
-        source, facts = source.system, {**source.facts, **(facts or {})}
-    features = _features(source, dict(facts or {}))
+    run = Run.open(source) if isinstance(source, str | Path) else source
+    system, known = (run.system, run.facts) if isinstance(run, Run) else (run, {})
+    features = _features(system, {**known, **(facts or {})})
     available = _exporters(features)
     if format not in available:
         encoder, choices = type(features.encoder).__name__, " or ".join(available)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polymask.data import Dataset, Split
+from polymask.data import Dataset, SplitName
 from polymask.errors import UserError
 from polymask.protocols import Batch
 from polymask.systems.base import System
 
 
-def labels_for(system: System, data: Dataset, split: Split) -> Tensor | None:
+def labels_for(system: System, data: Dataset, split: SplitName) -> Tensor | None:
     """The labels of a split if a system needs them: int64 ``[samples]``, -1 where unknown; else None.
 
     Raises:

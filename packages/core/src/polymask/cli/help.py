@@ -63,26 +63,23 @@ def _collect(groups: Groups, tree: PartConfig, path: str = "", purpose: str = ""
     part, prefix = tree.part, f"{path}." if path else ""
     title = f"{path or part.kind.removesuffix('s')}: {part.full_name}, {part.summary}" if part else "options"
     if part and path:
-        name = Option(
-            "name", str, part.full_name, f"{purpose.rstrip('.')}; --{path} NAME chooses another", "NAME"
-        )
-        groups.setdefault(title, {})[f"{prefix}name"] = (name, part.full_name)
+        text = f"{purpose.rstrip('.')}; --{path} NAME chooses another"
+        slot_name = Option("name", str, help=text, shown="NAME")
+        groups.setdefault(title, {})[f"{prefix}name"] = (slot_name, part.full_name)
     inner = []
     for name, option in tree.known.items():
         value = tree.options.get(name, option.default)
         if isinstance(value, PartConfig):
             inner.append((value, f"{prefix}{name}", option.help))
-        elif name != "data":
-            shown = Option(name, help=option.help, shown="NAME") if option.slot else option
-            groups.setdefault(option.group or title, {})[f"{prefix}{name}"] = (
-                shown,
-                None if option.slot else value,
-            )
+        elif option.slot and name != "data":
+            empty = Option(name, help=option.help, shown="NAME")
+            groups.setdefault(option.group or title, {})[f"{prefix}{name}"] = (empty, None)
+        elif not option.slot:
+            groups.setdefault(option.group or title, {})[f"{prefix}{name}"] = (option, value)
     for child, slot, text in inner:
         _collect(groups, child, slot, text)
-    for last in ("training",):
-        if not path and last in groups:
-            groups[last] = groups.pop(last)
+    if not path and "training" in groups:  # the longest goes last
+        groups["training"] = groups.pop("training")
 
 
 def data_for(part: Part | None, registry: Registry) -> str:

@@ -261,8 +261,8 @@ class _Module:
         where = self.find(name)
         if where is None:
             raise _Unreadable(name)
-        module, node = where
-        return Any if isinstance(node, ast.ClassDef | Function) else evaluate(node, module)
+        place, node = where
+        return Any if isinstance(node, ast.ClassDef | Function) else evaluate(node, place)
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -283,7 +283,8 @@ def _module(name: str) -> _Module | None:
 def _path(name: str) -> Path | None:
     """The file of a module. Asked of Python for the outermost package alone: more would import packages."""
     if (loaded := sys.modules.get(name)) is not None:
-        return Path(loaded.__file__) if getattr(loaded, "__file__", None) else None
+        file = getattr(loaded, "__file__", None)
+        return Path(file) if file else None
     top, *inner = name.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not inner:

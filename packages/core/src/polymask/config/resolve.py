@@ -311,6 +311,7 @@ def resolve_system(
     registry: Registry | None = None,
     training: bool = True,
     extra: Mapping[str, Option] | None = None,
+    check: bool = True,
 ) -> Resolved:
     """Resolve the options of a system, of its data and of its training, in one tree.
 
@@ -319,6 +320,7 @@ def resolve_system(
         registry: where names are looked up; the installed plugins by default.
         training: whether there are training options; without, those of presets and files are passed over.
         extra: options of a verb's own.
+        check: check values against their types; help does without.
 
     Raises:
         UserError: no system is named, or its name, its preset or the name of a part is unknown.
@@ -336,7 +338,7 @@ def resolve_system(
             s if s.label == COMMAND else replace(s, options=_without(TRAINING, s.options)) for s in given
         ]
     known = {"data": DATA, **(TRAINING if training else {}), **(extra or {})}
-    return resolve_part(part, *given, registry=registry, preset=head["preset"], extra=known)
+    return resolve_part(part, *given, registry=registry, preset=head["preset"], extra=known, check=check)
 
 
 def resolve_part(
@@ -347,6 +349,7 @@ def resolve_part(
     extra: Mapping[str, Option] | None = None,
     inner: str | None = None,
     name: str = "",
+    check: bool = True,
 ) -> Resolved:
     """Resolve the options of a part of any kind.
 
@@ -358,12 +361,13 @@ def resolve_part(
         extra: options beside those of the part.
         inner: preset that parts in slots take where they have it, below what the outer one says of them.
         name: of what has the options, for messages, where it is no part.
+        check: check values against their types; help does without.
 
     Raises:
         UserError: the preset or the name of a part is unknown.
     """
     resolver = _Resolver(
-        registry.within(part.modality) if part else registry, part.full_name if part else name, inner
+        registry.within(part.modality) if part else registry, part.full_name if part else name, inner, check
     )
     if part is not None and preset is not None and preset not in part.presets:
         names = ", ".join(sorted(part.presets)) or "none"
@@ -385,11 +389,13 @@ class _Resolver:
         registry: where names are looked up.
         name: of what is resolved, for messages.
         inner: preset of parts in slots.
+        check: whether values are checked.
     """
 
     registry: Registry
     name: str
     inner: str | None = None
+    check: bool = True
     wrong: list[str] = field(default_factory=list)
     all: dict[str, Option] = field(default_factory=dict)
     strangers: list[tuple[str, str, str]] = field(default_factory=list)
@@ -407,11 +413,13 @@ class _Resolver:
         if part is not None:
             known = {**options_of(part), **known}
             declared = [Source(f"defaults of {part.full_name}", nest(part.defaults))]
-            if preset in part.presets:
+            if preset is not None and preset in part.presets:
                 declared.append(Source(f"preset {preset!r}", self._of(part, preset, known)))
             sources = [*declared, *sources]
         self.all |= {f"{prefix}{name}": option for name, option in known.items()}
-        options, origins, filled = {}, {}, {name: [] for name, option in known.items() if option.slot}
+        options: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        filled: dict[str, list[Source]] = {name: [] for name, option in known.items() if option.slot}
         for source in _alternatives(sources, known):
             for name, value in _items(source.options, known):
                 if name not in known:
@@ -487,6 +495,8 @@ class _Resolver:
         return replace(source, options={k: v for k, v in source.options.items() if k in options_of(part)})
 
     def _checked(self, option: Option, value: Any, source: Source, prefix: str) -> Any:
+        if not self.check:
+            return value
         from polymask.config.values import convert
 
         try:

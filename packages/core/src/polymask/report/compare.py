@@ -109,10 +109,10 @@ def compare(
         if progress:
             sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
         training = dataclasses.replace(configs[label].training, seed=seed)
-        run = _Lazy(dataclasses.replace(configs[label], training=training), folder, data)
-        found = _trained(run, probe, turn == 0, progress)
-        scores = [_evaluated(run, one) for one in asked]
-        data = run.data
+        lazy = _Lazy(dataclasses.replace(configs[label], training=training), folder, data)
+        found = _trained(lazy, probe, turn == 0, progress)
+        scores = [_evaluated(lazy, one) for one in asked]
+        data = lazy.data
         values[label].append(_measure(folder, found, scores))
         for one in scores:
             others = [name for name in one.rows if name not in (TRAINED, UNTRAINED)]

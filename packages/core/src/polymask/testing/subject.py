@@ -94,7 +94,8 @@ class Subject:
     @functools.cached_property
     def cls(self) -> type:
         """The class the part names."""
-        return self.part.load()
+        found: type = self.part.load()
+        return found
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

@@ -74,8 +74,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _resolve(command: Command, file: str | None, registry: Registry) -> Resolved:
-    return resolve_system(*sources_of(command, file), registry=registry, extra=OWN)
+def _resolve(command: Command, file: str | None, registry: Registry, check: bool = True) -> Resolved:
+    return resolve_system(*sources_of(command, file), registry=registry, extra=OWN, check=check)
 
 
 def _plain(resolved: Resolved, registry: Registry) -> Options:
@@ -131,7 +131,7 @@ def _help(command: Command, registry: Registry) -> str:
     )
     tree, preset = PartConfig(None, {**OWN, **TRAINING}), None
     if command.words and "," not in command.words[0]:
-        resolved = _resolve(command, command.take("config"), registry)
+        resolved = _resolve(command, command.take("config"), registry, check=False)
         tree, preset = resolved.tree, resolved.preset
     part = tree.part
     name, text = (part.full_name, about(part)) if part else ("SYSTEM", FORMS)

@@ -6,7 +6,7 @@ from polymask.cli.help import help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, warn_broken
 from polymask.cli.verbs.probe import JSON
-from polymask.config import PartConfig, Source, resolve_part
+from polymask.config import PartConfig, Resolved, Source, resolve_part
 from polymask.config.options import table
 from polymask.config.resolve import COMMAND
 from polymask.errors import UserError
@@ -23,22 +23,22 @@ def run(argv: list[str]) -> int:
         raise UserError(f"give a run's folder and what to measure, one of: {names}")
     name = command.words[-1] if command.words else ""  # help may leave the run out
     given = Source(COMMAND, {**command.values, **dict.fromkeys(command.flags, "true")}, text=True)
+    resolved = Resolved(PartConfig(None, {}))
+    if name:
+        part = registry.find("evaluations", name)
+        resolved = resolve_part(part, given, registry=registry, check=not wants_help)
     if wants_help:
-        found = (
-            resolve_part(registry.find("evaluations", name), given, registry=registry).tree if name else None
-        )
         example = f"polymask evaluate runs/mlm-english-1 {name or 'language/perplexity'}"
-        text, tree = f"{__doc__}\n\ninstalled: {names}", found or PartConfig(None, {})
-        print(help_text(f"polymask evaluate RUN {name or 'NAME'}", text, example, tree, table(JSON)))
+        text = f"{__doc__}\n\ninstalled: {names}"
+        print(help_text(f"polymask evaluate RUN {name or 'NAME'}", text, example, resolved.tree, table(JSON)))
         return 0
-    resolved = resolve_part(registry.find("evaluations", name), given, registry=registry)
     from polymask.evaluation import evaluate_run
 
-    found_scores = evaluate_run(command.words[0], resolved.require())
+    found = evaluate_run(command.words[0], resolved.require())
     if as_json:
-        print_json(found_scores.to_json())
+        print_json(found.to_json())
     else:
         from rich.console import Console
 
-        Console().print(found_scores.table())
+        Console().print(found.table())
     return 0

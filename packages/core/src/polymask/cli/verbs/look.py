@@ -52,9 +52,9 @@ def run(argv: list[str]) -> int:
     if not command.words and not wants_help:
         raise UserError("look at what? the first argument should be a masking or a system")
     part = _find(command.words[0], registry) if command.words else None
-    resolved = (
-        _resolve(part, command, registry) if part else Resolved(PartConfig(None, {"data": DATA, **OPTIONS}))
-    )
+    resolved = Resolved(PartConfig(None, {"data": DATA, **OPTIONS}))
+    if part:
+        resolved = _resolve(part, command, registry, check=not wants_help)
     if wants_help:
         print(_help(part, resolved, registry))
         return 0
@@ -62,14 +62,16 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _resolve(part: Part, command: Command, registry: Registry) -> Resolved:
+def _resolve(part: Part, command: Command, registry: Registry, check: bool) -> Resolved:
     if part.kind == "systems":
         sources = sources_of(command, command.take("config"))
-        return resolve_system(*sources, registry=registry, training=False, extra=OPTIONS)
+        return resolve_system(*sources, registry=registry, training=False, extra=OPTIONS, check=check)
     arguments = Source("arguments", {"masking": part.full_name})
     given = Source(COMMAND, command.options(after="the masking"), text=True)
     known, registry = {**SLOTS, **OPTIONS}, registry.within(part.modality)
-    return resolve_part(None, arguments, given, registry=registry, extra=known, name=part.full_name)
+    return resolve_part(
+        None, arguments, given, registry=registry, extra=known, name=part.full_name, check=check
+    )
 
 
 def _draw(resolved: Resolved, registry: Registry, out: str) -> Path:

@@ -41,7 +41,9 @@ def run(argv: list[str]) -> int:
     resume = _resume(command)
     folder = resume or command.take("out")
     file = resume / CONFIG if resume else command.take("config")
-    resolved = resolve_system(*sources_of(command, file, resume is not None), registry=registry)
+    resolved = resolve_system(
+        *sources_of(command, file, resume is not None), registry=registry, check=not wants_help
+    )
     if resume and command.words:
         _same_system(command.words[0], resume, registry)
     if wants_help:

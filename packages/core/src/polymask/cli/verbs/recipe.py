@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
     tree = PartConfig(None, known)
     if part:
         given = Source(COMMAND, command.options(after="the recipe"), text=True)
-        resolved = resolve_part(part, given, registry=registry, extra=known)
+        resolved = resolve_part(part, given, registry=registry, extra=known, check=not wants_help)
         tree = resolved.tree
     if wants_help or not part:
         first = {
