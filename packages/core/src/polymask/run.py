@@ -1,12 +1,13 @@
 """A run: its folder, its configuration, its data and its system, made once and handed on.
 
-    run = Run.create(RunConfig.resolve({"system": "vision/mae", "preset": "small", "data": "fashion"}), "runs/mae")
+    config = RunConfig.resolve({"system": "vision/mae", "preset": "small", "data": "fashion"})
+    run = Run.create(config, "runs/mae")
     fit(run)
     probe(run)
     write_report(run)
 
-``config.yaml`` and ``checkpoints/last.ckpt`` in the folder are the whole run: :meth:`Run.open` builds it again in
-another process.
+``config.yaml`` and ``checkpoints/last.ckpt`` in the folder are the whole run: :meth:`Run.open` builds it again
+in another process.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ class Run:
 
         Args:
             config: of the run.
-            folder: of the run, which options may begin with (:data:`polymask.config.RUN`); nothing is written yet.
-            data: a data set to train on in place of what the configuration names: one's own, or one that is open.
+            folder: of the run, which options may begin with (:data:`polymask.config.RUN`). Nothing is
+                written yet.
+            data: an open data set, one's own for example, instead of the one that the configuration names.
 
         Raises:
             UserError: no data is named, or something cannot be built.
@@ -94,8 +96,8 @@ class Run:
             registry: where names are looked up; the installed plugins by default.
 
         Raises:
-            UserError: no run there, one of a system built in Python, or a checkpoint that is missing, damaged or
-                of another system.
+            UserError: no run there, one of a system built in Python, or a checkpoint that is missing,
+                damaged or of another system.
         """
         folder = Path(folder)
         config = RunConfig.load(folder, registry)
@@ -118,8 +120,8 @@ class Run:
         """
         if self._data is None:
             raise UserError(
-                f"{self.folder} was trained on a data set of its user's own, which no name opens again: give it to "
-                "polymask.run.Run.open(folder, data=...)"
+                f"{self.folder} was trained on a data set given in Python, which no name opens again: "
+                "give it, Run.open(folder, data=...)"
             )
         return self._data
 

@@ -14,7 +14,7 @@ FACT = "fact"
 Fact = Annotated[T, FACT]
 """An option that is filled from what the data or the tokenizer says of itself, unless somebody sets it.
 
-``in_dim: Fact[int]`` takes the fact ``in_dim``. Options of other types are never filled, whatever they are called.
+``in_dim: Fact[int]`` takes the fact ``in_dim``. Options of other types are never filled, whatever their name.
 """
 
 

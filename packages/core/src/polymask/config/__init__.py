@@ -6,20 +6,17 @@ Nothing here imports torch, so that help, lists and checks of a configuration co
 from polymask.config.options import UNSET, Option, options_of
 from polymask.config.resolve import (
     CONFIG,
-    RUN,
-    PartConfig,
     Resolved,
     RunConfig,
     Source,
     as_host_preset,
     build,
-    built_from,
-    plain,
     relative_to_run,
     resolve_part,
     resolve_system,
 )
 from polymask.config.training import TrainOptions
+from polymask.config.tree import RUN, PartConfig, built_from, plain
 
 __all__ = [
     "CONFIG",

@@ -1,9 +1,9 @@
 """The options of a part, read from its source: nothing is imported, so that help is there at once.
 
-A constructor's keyword-only signature is its configuration. Its parameters, their types and defaults, and what
-the docstring says of each are taken from the syntax tree of the module. Names in annotations and defaults are
-followed through assignments and imports; what cannot be followed is of type ``Any``. A part without a source
-file (of a notebook, of a test) is imported and inspected instead.
+A constructor's keyword-only signature is its configuration. Its parameters, their types and defaults, and
+what the docstring says of each are read from the syntax tree of the module. Names in annotations and defaults
+are followed through assignments and imports; what cannot be followed is of type ``Any``. A part without a
+source file (of a notebook, of a test) is imported and inspected instead.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """One configuration, resolved once: names, types and ranges of all options, and where each value came from.
 
-A configuration is made of sources laid over each other: declared defaults < preset < file < command line. Options
-are nested by slot, ``{"masking": {"name": "core/block", "ratio": 0.5}, "decoder_dim": 64}``; dotted keys mean the
-same. Another part in a slot drops what was set of the one before, at any depth.
+Sources are laid over each other: declared defaults < preset < file < command line. Options are nested by
+slot, ``{"masking": {"name": "core/block", "ratio": 0.5}, "decoder_dim": 64}``; dotted keys mean the same.
+Another part in a slot drops what was set of the one before, at any depth.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +16,19 @@ from typing import Any
 
 from polymask.config.options import UNSET, Option, inspect_options, options_of
 from polymask.config.training import ALTERNATIVES, TrainOptions
+from polymask.config.tree import RUN, PartConfig, plain, resolve_path
 from polymask.errors import UserError
 from polymask.files import read_yaml
 from polymask.parts import Part, slot_kind
 from polymask.registry import Registry, default_registry
 
 CONFIG = "config.yaml"
-RUN = "{run}"
-"""At the beginning of an option: the folder of the run, so that what lies beside it is found where both are moved."""
+
+COMMAND = "command line"
+"""Label of the options given there."""
 
 DATA = Option("data", help="which data", shown="NAME[:SOURCE]")
-_BUILD_ORDER = ("tokenizers", "encoders", "targets", "maskings", "objectives", "systems")
+
 _SIZED = ("encoders", "systems")
 """Kinds whose presets are sizes: one put in place of a preset's takes its own preset of that name."""
 
@@ -52,7 +53,7 @@ class Source:
 
         Args:
             path: of the file.
-            resume: the run beside the file goes on; without, paths relative to it are written out for another run.
+            resume: the run beside the file goes on; without, paths relative to it are written out.
 
         Raises:
             UserError: there is no such file, or it is something else.
@@ -60,123 +61,10 @@ class Source:
         options = read_yaml(Path(path))
         return cls(f"file {path}", options if resume else resolve_path(options, Path(path).parent))
 
-
-@dataclass(frozen=True)
-class PartConfig:
-    """A part that was chosen, and what was set of its options.
-
-    Args:
-        part: the part; None for what a verb makes of options of its own.
-        known: the options there are.
-        options: what was set, checked; a slot holds a PartConfig, an object, or None where it is left empty.
-        origins: where each value comes from.
-    """
-
-    part: Part | None
-    known: Mapping[str, Option]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)
-
     @property
-    def name(self) -> str:
-        """Full name of the part."""
-        return self.part.full_name if self.part else ""
-
-    @property
-    def slots(self) -> dict[str, str]:
-        """Options that take parts, with the kind each takes, in the order in which they are built."""
-        found = {name: option.slot for name, option in self.known.items() if option.slot}
-        return {name: kind for order in _BUILD_ORDER for name, kind in found.items() if kind == order}
-
-    def only(self, names: Iterable[str]) -> PartConfig:
-        """The same with some of the options alone."""
-        kept = set(names)
-        known = {name: option for name, option in self.known.items() if name in kept}
-        return replace(self, known=known, options={k: v for k, v in self.options.items() if k in kept})
-
-    def plain(self, defaults: bool = True) -> dict[str, Any]:
-        """As nested mappings of plain values, with the name of the part.
-
-        Args:
-            defaults: write out what constructors have as defaults; never what facts fill.
-        """
-        values: dict[str, Any] = {"name": self.name} if self.part else {}
-        for name, option in self.known.items():
-            value = self.options.get(name, UNSET)
-            if isinstance(value, PartConfig):
-                values[name] = value.plain(defaults)
-            elif value is not UNSET:
-                values[name] = plain(value)
-            elif defaults and option.default is not UNSET and not option.fact:
-                values[name] = plain(option.default)
-        return values
-
-    def build(self, facts: Mapping[str, Any] | None = None) -> Any:
-        """Build the part: those in its slots first, then itself.
-
-        Facts flow along data -> tokenizer -> the rest: an option of a type :data:`polymask.types.Fact` that nobody
-        set takes the fact of its name. What ``text_tokenizer`` says of itself is told to the slots that begin with
-        ``text_`` alone.
-
-        Raises:
-            UserError: a part cannot be imported, or its constructor refuses a value.
-        """
-        assert self.part is not None
-        facts = dict(facts or {})
-        arguments: dict[str, Any] = {}
-        told: dict[str, dict[str, Any]] = {"": facts}
-        for slot in self.slots:
-            own = told.setdefault(slot.rpartition("_")[0], {})
-            given = self.options.get(slot)
-            if isinstance(given, PartConfig):
-                given = given.build({**facts, **own})
-            own.update(getattr(given, "provides", {}))
-            if slot in self.options:
-                arguments[slot] = given
-        arguments |= {name: value for name, value in self.options.items() if name not in arguments}
-        for name, option in self.known.items():
-            if option.fact and name not in arguments and name in facts:
-                arguments[name] = facts[name]
-        return construct(self.part, arguments, facts.get(RUN))
-
-
-def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> Any:
-    """Call the constructor of a part; the object remembers what it was built from, see :func:`built_from`.
-
-    Raises:
-        UserError: the constructor refuses a value.
-    """
-    values = {name: resolve_path(value, folder) for name, value in arguments.items()}
-    target, *prepare = part.load_all()
-    try:
-        if prepare:
-            own = options_of(replace(part, prepare=""))
-            found = target(**{name: value for name, value in values.items() if name in own})
-            built = prepare[0](found, **{name: v for name, v in values.items() if name not in own})
-        else:
-            built = target(**values)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{part.full_name}: {error}") from error
-    with contextlib.suppress(AttributeError):  # a part with __slots__
-        built._polymask_built_from = part.full_name, dict(arguments)
-    return built
-
-
-def built_from(built: Any) -> dict[str, Any] | None:
-    """Name and arguments of a part that was built by name, those in its slots and facts included, else None."""
-    name, arguments = getattr(built, "_polymask_built_from", ("", {}))
-    if not name:
-        return None
-    options: dict[str, Any] = {"name": name}
-    for name, value in arguments.items():
-        if slot_kind(name) and value is not None:
-            value = built_from(value)
-            if value is None:  # given as an object: nobody knows what it was built from
-                return None
-        options[name] = value
-    return options
+    def is_preset(self) -> bool:
+        """Whether the options are a preset's, which may ask more of the data than it has."""
+        return self.label.startswith("preset ")
 
 
 @dataclass(frozen=True)
@@ -187,20 +75,24 @@ class Resolved:
         tree: the options, by part.
         preset: that was chosen.
         wrong: what cannot be, in words.
+        notes: what to tell the user, in words.
     """
 
     tree: PartConfig
     preset: str | None = None
     wrong: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def require(self) -> PartConfig:
-        """The options, if nothing is wrong.
+        """The options, if nothing is wrong; warns of what there is to note.
 
         Raises:
-            UserError: something is; says the first of it.
+            UserError: something is wrong; says the first of it.
         """
         if self.wrong:
             raise UserError(self.wrong[0])
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
         return self.tree
 
 
@@ -225,8 +117,8 @@ class RunConfig:
         """Resolve a configuration.
 
         Args:
-            sources: lowest first; each holds ``system``, ``preset``, ``data`` (``"name"``, ``"name:source"`` or a
-                mapping with a ``name``), training options by name, and all else for the system.
+            sources: lowest first; each holds ``system``, ``preset``, ``data`` (``"name"``, ``"name:source"``
+                or a mapping with a ``name``), training options by name, and all else for the system.
             registry: where names are looked up; the installed plugins by default.
 
         Raises:
@@ -291,19 +183,16 @@ def build(
         preset: named group of options, e.g. ``"small"``.
         facts: what is known about the data, e.g. ``{"size": (28, 28), "channels": 1}``.
         registry: where names are looked up; the installed plugins by default.
-        options: constructor options; slots by name (``masking="core/block"``), by object, or as mappings with a
-            ``name``; dotted keys in a ``**{"masking.ratio": 0.5}``.
+        options: constructor options; slots by name (``masking="core/block"``), by object, or as mappings with
+            a ``name``; dotted keys in a ``**{"masking.ratio": 0.5}``.
 
     Raises:
         UserError: unknown names or options, or values that a constructor refuses.
     """
     registry = registry or default_registry()
     part = registry.find(kind, name)
-    return (
-        resolve_part(part, Source("arguments", options), registry=registry, preset=preset)
-        .require()
-        .build(facts)
-    )
+    resolved = resolve_part(part, Source("arguments", options), registry=registry, preset=preset)
+    return resolved.require().build(facts)
 
 
 def resolve_system(
@@ -333,10 +222,8 @@ def resolve_system(
         raise UserError(f"which system? give one of {systems}")
     part = registry.find("systems", head["system"])
     given = [replace(source, options=_without(head, source.options)) for source in given]
-    if not training:
-        given = [
-            s if s.label == COMMAND else replace(s, options=_without(TRAINING, s.options)) for s in given
-        ]
+    if not training:  # presets and files may say how to train, and are passed over; the command line may not
+        given = [s if s.text else replace(s, options=_without(TRAINING, s.options)) for s in given]
     known = {"data": DATA, **(TRAINING if training else {}), **(extra or {})}
     return resolve_part(part, *given, registry=registry, preset=head["preset"], extra=known, check=check)
 
@@ -366,19 +253,15 @@ def resolve_part(
     Raises:
         UserError: the preset or the name of a part is unknown.
     """
-    resolver = _Resolver(
-        registry.within(part.modality) if part else registry, part.full_name if part else name, inner, check
-    )
     if part is not None and preset is not None and preset not in part.presets:
         names = ", ".join(sorted(part.presets)) or "none"
         raise UserError(f"{part.full_name} has no preset {preset!r}; it has {names}")
+    if part is not None:
+        registry, name = registry.within(part.modality), part.full_name
+    resolver = _Resolver(registry, name, inner, check)
     given = [replace(source, options=nest(source.options)) for source in sources]
     tree = resolver.part(part, given, preset, extra or {})
-    return Resolved(tree, preset, [*resolver.unknown(), *resolver.wrong])
-
-
-COMMAND = "command line"
-"""Label of what was given there."""
+    return Resolved(tree, preset, [*resolver.refusals(), *resolver.wrong], resolver.notes)
 
 
 @dataclass
@@ -397,8 +280,9 @@ class _Resolver:
     inner: str | None = None
     check: bool = True
     wrong: list[str] = field(default_factory=list)
-    all: dict[str, Option] = field(default_factory=dict)
-    strangers: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    known: dict[str, Option] = field(default_factory=dict)
+    unknown: list[tuple[str, str, str]] = field(default_factory=list)
 
     def part(
         self,
@@ -409,64 +293,54 @@ class _Resolver:
         path: str = "",
     ) -> PartConfig:
         """A part and, in turn, those in its slots."""
-        known, prefix = dict(extra), f"{path}." if path else ""
-        if part is not None:
-            known = {**options_of(part), **known}
-            declared = [Source(f"defaults of {part.full_name}", nest(part.defaults))]
-            if preset is not None and preset in part.presets:
-                declared.append(Source(f"preset {preset!r}", self._of(part, preset, known)))
-            sources = [*declared, *sources]
-        self.all |= {f"{prefix}{name}": option for name, option in known.items()}
+        name, prefix = part.full_name if part else self.name, f"{path}." if path else ""
+        known = {**(options_of(part) if part else {}), **extra}
+        self.known |= {f"{prefix}{key}": option for key, option in known.items()}
         options: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        filled: dict[str, list[Source]] = {name: [] for name, option in known.items() if option.slot}
-        for source in _alternatives(sources, known):
-            for name, value in _items(source.options, known):
-                if name not in known:
-                    self.strangers.append(
-                        (f"{prefix}{name}", source.label, part.full_name if part else self.name)
-                    )
-                elif name in filled:
-                    filled[name].append(replace(source, options={"": value}))
+        slots: dict[str, list[Source]] = {key: [] for key, option in known.items() if option.slot}
+        for source in _alternatives([*self._declared(part, preset, known), *sources], known):
+            for key, value in _items(source.options, known):
+                if key in slots:
+                    slots[key].append(replace(source, options={"": value}))
+                elif key in known:
+                    options[key] = self._checked(known[key], value, source, prefix)
+                    origins[key] = source.label
                 else:
-                    options[name], origins[name] = (
-                        self._checked(known[name], value, source, prefix),
-                        source.label,
-                    )
-        for name, given in filled.items():
-            value = self._slot(known[name], given, preset, f"{prefix}{name}")
+                    self.unknown.append((f"{prefix}{key}", source.label, name))
+        for key, given in slots.items():
+            value = self._slot(known[key], given, preset, f"{prefix}{key}")
             if value is not UNSET:
-                options[name] = value
-            if (
-                value in (UNSET, None)
-                and known[name].default is UNSET
-                and name != "data"
-                and part is not None
-            ):
-                self.wrong.append(f"{part.full_name} needs a {name}: give --{prefix}{name} NAME")
+                options[key] = value
+            if part and key != "data" and value in (UNSET, None) and known[key].default is UNSET:
+                self.wrong.append(f"{name} needs a {key}: give --{prefix}{key} NAME")
         return PartConfig(part, known, options, origins)
 
-    def _of(self, part: Part, preset: str, known: Mapping[str, Option]) -> dict[str, Any]:
-        """A part's preset; where it is built inside another one, without data and training."""
-        return {
-            key: value
-            for key, value in nest(part.presets[preset]).items()
-            if key in known or key not in RUN_LEVEL
-        }
+    def _declared(self, part: Part | None, preset: str | None, known: Mapping[str, Option]) -> list[Source]:
+        """A part's defaults and, over them, its preset; inside another part without data and training."""
+        if part is None:
+            return []
+        declared = [Source(f"defaults of {part.full_name}", nest(part.defaults))]
+        if preset is not None and preset in part.presets:
+            options = nest(part.presets[preset])
+            options = {k: v for k, v in options.items() if k in known or k not in RUN_LEVEL}
+            declared.append(Source(f"preset {preset!r}", options))
+        return declared
 
     def _slot(self, option: Option, given: Sequence[Source], preset: str | None, path: str) -> Any:
         """What fills a slot: a part with its options, an object, or nothing."""
-        chosen: Part | Any = UNSET
+        chosen: Any = UNSET
         kept: list[Source] = []
         replaced = False
         assert option.slot is not None
         for source in given:
             value = source.options[""]
             if not isinstance(value, Mapping):
+                if isinstance(value, list | int | float):
+                    self.wrong.append(f"--{path} takes NAME, got {value!r}")
                 chosen, kept = value, []
                 continue
-            value = dict(value)
-            name = value.pop("name", None)
+            name = value.get("name")
             if name in ("none", "null"):
                 chosen, kept = None, []
             elif name is not None:
@@ -475,24 +349,37 @@ class _Resolver:
                     # what was set before any part was named holds for whichever it is
                     kept = kept if chosen is UNSET else []
                     replaced, chosen = isinstance(chosen, Part), part
-            if value:
-                kept.append(replace(source, options=value))
+            if value.keys() > {"name"} or name is None:
+                kept.append(replace(source, options=_without(("name",), value)))
         if isinstance(chosen, Part):
-            if chosen.kind == "datasets":
-                kept = [self._known_to(chosen, source) for source in kept]
-            own = preset if replaced and chosen.kind in _SIZED else self.inner
-            return self.part(chosen, kept, own, {}, path)
-        asked = [source for source in kept if not source.label.startswith("preset")]
+            kept = [self._fitting(chosen, source) for source in kept]
+            return self.part(chosen, kept, self._preset_of(chosen, preset, replaced, path), {}, path)
+        asked = [source for source in kept if source.options and not source.is_preset]
         if asked and chosen in (UNSET, None):
             inner = next(iter(flatten(asked[0].options)))
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
         return chosen
 
-    def _known_to(self, part: Part, source: Source) -> Source:
-        """What a preset asks of its data, without what this data set does not have."""
-        if not source.label.startswith("preset"):
+    def _preset_of(self, part: Part, preset: str | None, replaced: bool, path: str) -> str | None:
+        """The preset of a part in a slot, where the part that a preset chose was replaced by it."""
+        if preset is None or not replaced or part.kind not in _SIZED:
+            return self.inner
+        if preset not in part.presets:
+            self.notes.append(
+                f"preset {preset!r} gives no sizes for {part.full_name}: its own defaults hold; "
+                f"--help lists them under --{path}"
+            )
+        return preset
+
+    def _fitting(self, part: Part, source: Source) -> Source:
+        """What a preset asks of the data, without what this data set does not have."""
+        missing = [key for key in source.options if key not in options_of(part)]
+        if part.kind != "datasets" or not source.is_preset or not missing:
             return source
-        return replace(source, options={k: v for k, v in source.options.items() if k in options_of(part)})
+        self.notes.append(
+            f"{part.full_name} has no {', '.join(missing)}, which the preset asks for: left out"
+        )
+        return replace(source, options=_without(missing, source.options))
 
     def _checked(self, option: Option, value: Any, source: Source, prefix: str) -> Any:
         if not self.check:
@@ -502,25 +389,26 @@ class _Resolver:
         try:
             return convert(option.type, value, source.text)
         except ValueError as error:
-            bare = " (what an option without a value means)" if source.text and value == "true" else ""
             rule = f" {error}" if str(error) else ""
-            self.wrong.append(f"--{prefix}{option.name} takes {option.type_name}{rule}, got {value!r}{bare}")
+            bare = " (what an option without a value means)" if source.text and value == "true" else ""
+            place = "" if source.text else f" (from the {source.label})"
+            self.wrong.append(
+                f"--{prefix}{option.name} takes {option.type_name}{rule}, got {value!r}{bare}{place}"
+            )
             return value
 
-    def unknown(self) -> Iterator[str]:
+    def refusals(self) -> Iterator[str]:
         """What to say of options that there are not."""
-        for key, label, name in self.strangers:
+        for key, label, name in self.unknown:
             owner, _, last = key.rpartition(".")
-            close = difflib.get_close_matches(key, self.all, n=2, cutoff=0.6)
-            close = close or [known for known in self.all if known.rpartition(".")[2] == last][:3]
-            whose = f"{name}, the {owner}," if owner else name
-            lines = [f"{whose} has no option --{key} (from the {label})"]
+            close = difflib.get_close_matches(key, self.known, n=2, cutoff=0.6)
+            close = close or [known for known in self.known if known.rpartition(".")[2] == last][:3]
+            siblings = [known for known in self.known if owner and known.rpartition(".")[0] == owner]
+            lines = [f"{name}{f', the {owner},' if owner else ''} has no option --{key} (from the {label})"]
             if close:
                 lines.append(f"did you mean {' or '.join(f'--{known}' for known in close)}?")
-            siblings = [known for known in self.all if owner and known.rpartition(".")[0] == owner]
-            lines.append(
-                f"it has {', '.join(f'--{k}' for k in siblings)}" if siblings else "--help lists all options"
-            )
+            listed = ", ".join(f"--{known}" for known in siblings)
+            lines.append(f"it has {listed}" if siblings else "--help lists all options")
             yield "\n".join(lines)
 
 
@@ -538,7 +426,7 @@ def nest(options: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys made nested, names of parts made mappings: the one form used from here on."""
     result: dict[str, Any] = {}
     for key, value in options.items():
-        head, _, rest = key.partition(".")
+        head, _, rest = str(key).partition(".")
         kind = slot_kind(head)
         if rest:
             value = nest({rest: value})
@@ -574,17 +462,6 @@ def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def plain(value: Any) -> Any:
-    """Numbers, strings, lists and mappings only, as YAML and JSON have them."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
 def as_host_preset(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
     """A host's preset as one of the system that hosts it.
 
@@ -599,22 +476,6 @@ def as_host_preset(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
 def relative_to_run(name: str) -> str:
     """How an option names something beside the folder of the run, wherever both are moved later."""
     return f"{RUN}/../{name}"
-
-
-def resolve_path(value: Any, folder: str | os.PathLike[str] | None) -> Any:
-    """An option that begins with :data:`RUN` as a path below that folder, in nested options too; any other as it is.
-
-    Raises:
-        UserError: no folder is known.
-    """
-    if isinstance(value, Mapping):
-        return {key: resolve_path(item, folder) for key, item in value.items()}
-    if not isinstance(value, str) or not value.startswith(RUN):
-        return value
-    if folder is None:
-        raise UserError(f"{value}: there is no run yet whose folder {RUN} could stand for; give a path")
-    # the run's folder need not be there yet, so ".." is not for the file system to follow
-    return os.path.normpath(f"{os.fspath(folder)}{value.removeprefix(RUN)}")
 
 
 def _items(options: Mapping[str, Any], known: Mapping[str, Option]) -> Iterator[tuple[str, Any]]:

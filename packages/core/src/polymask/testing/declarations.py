@@ -48,7 +48,7 @@ def check_part_documents_its_options(subject: Subject) -> None:
 
 @check()
 def check_part_presets_name_options(subject: Subject) -> None:
-    """Its defaults and presets set options that exist, to values that fit, in slots filled by parts that exist."""
+    """Its defaults and presets set options that exist, to values of their types."""
     for preset in (None, *subject.part.presets):
         extra = {**TRAINING, "data": DATA} if subject.part.kind == "systems" else {}
         found = resolve_part(subject.part, registry=subject.registry, preset=preset, extra=extra)

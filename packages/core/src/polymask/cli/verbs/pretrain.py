@@ -174,6 +174,7 @@ def _help(registry: Registry, resolved: Resolved | None = None) -> str:
     part, preset = tree.part, resolved.preset if resolved else None
     data = "vision/digits" if "vision/digits" in data_for(part, registry) else "NAME"
     name = part.full_name if part else "SYSTEM"
-    example = f"polymask pretrain {part.full_name if part else 'vision/mae'} --preset small --data {data} --steps 300"
+    shown = part.full_name if part else "vision/mae"
+    example = f"polymask pretrain {shown} --preset small --data {data} --steps 300"
     first = {**run_options(part, tree, preset, registry), **own}
     return help_text(f"polymask pretrain {name}", about(part) if part else FORMS, example, tree, first)
