@@ -19,7 +19,7 @@ from polymask.parts import Part
 from polymask.protocols import Masking, System, Target, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.report import views
-from polymask.report.drawing import Pixels, sheet
+from polymask.report.drawing import Pixels, frames, sheet
 from polymask.report.statistics import MaskStatistics
 from polymask.report.templates import flat
 from polymask.step import Step
@@ -93,7 +93,7 @@ def look(
             a mapping with a ``name``; by default what most systems of that modality use.
         score: target that gives the evidence, for maskings that hide by score.
         preset: of the system, when given by name.
-        samples: columns of the picture.
+        samples: columns of the picture; a clip takes one for each frame that is shown.
         draws: rows of masks, at steps spread over a run.
         total: steps of that run.
         masks: how many masks the statistics are of.
@@ -152,7 +152,8 @@ def examine(
     else:
         viewer, title = _masking_viewer(what, part, title, source, options, tokenizer, score, registry)
     held_out, _ = views.held_out(source)
-    batch = views.batch_of(held_out, evenly(len(held_out), samples))
+    (first,) = views.pictures_of(source, views.batch_of(held_out, [0]), 168)
+    batch = views.batch_of(held_out, evenly(len(held_out), max(1, samples // frames(first))))
     originals = views.pictures_of(source, batch, 168)
     rows: dict[str, list[Pixels]] = {}
     at = Step(total // 2, total, seed)
@@ -179,7 +180,8 @@ def draw(sight: Sight, path: Path) -> Path:
     panels = {name: panels_of(found) for name, found in sight.statistics.items()}
     columns = max(3, *map(len, panels.values()))
     wide = 3.05 * columns
-    upper = min(wide - 0.9, 1.6 * len(sight.originals)) * picture.shape[0] / picture.shape[1] + 0.3
+    across = max(sum(map(frames, row)) for row in shown.values())
+    upper = min(wide - 0.9, 1.6 * across) * picture.shape[0] / picture.shape[1] + 0.3
     lower, head = 2.3 * len(sight.statistics), 0.65
     made = charts.figure(wide, head + upper + lower)
     inch = 1 / made.get_figheight()
