@@ -56,8 +56,8 @@ def train(folder, system):
 
 def pictures(page):
     """Pixels of the pictures of a page, by what they show."""
-    found = re.findall(r'<img src="data:image/png;base64,([^"]*)" alt="([^"]*)"', page)
-    return {html.unescape(alt): imread(io.BytesIO(base64.b64decode(data))) for data, alt in found}
+    images = re.findall(r'<img src="data:image/png;base64,([^"]*)" alt="([^"]*)"', page)
+    return {html.unescape(alt): imread(io.BytesIO(base64.b64decode(data))) for data, alt in images}
 
 
 def test_a_report_shows_clips_as_film_strips(clips, tmp_path):
@@ -79,14 +79,14 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_stands(clips, tmp_
     run = train(tmp_path / "run", "clips/faulty")
     with pytest.warns(UserWarning, match="could not be drawn") as warned:
         page = write_report(run).read_text()
-    told = " ".join(html.unescape(page).split())
-    for text in (
+    text = " ".join(html.unescape(page).split())
+    for message in (
         "'channels first' of clips/faulty could not be drawn: UserError: cannot draw a tensor of shape "
         "[3, 8, 16, 16]: give a picture [H, W] or [C, H, W], or a clip [T, C, H, W], time first",
         "Masks of clips/faulty could not be drawn: KeyError: 'no masks here'",
     ):
-        assert text in told
-        assert any(text in str(warning.message) for warning in warned)
+        assert message in text
+        assert any(message in str(warning.message) for warning in warned)
     assert list(pictures(page)) == ["samples"]
     assert "What the encoder learned" in page and "Configuration" in page
 

@@ -35,11 +35,11 @@ def test_what_is_neither_a_picture_nor_a_clip_is_refused(shape):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_clip_becomes_at_most_eight_frames(length, shown, channels):
     clip = torch.rand(length, channels, 4, 6)
-    found = to_pixels(clip)
-    assert found.shape == (len(shown), 4, 6, 3) and frames(found) == len(shown)
-    for frame, t in zip(found, shown, strict=True):
+    pixels = to_pixels(clip)
+    assert pixels.shape == (len(shown), 4, 6, 3) and frames(pixels) == len(shown)
+    for frame, t in zip(pixels, shown, strict=True):
         assert np.array_equal(frame, to_pixels(clip[t]))
-    assert np.array_equal(scale(found, 12)[0], scale(found[0], 12)) and frames(found[0]) == 1
+    assert np.array_equal(scale(pixels, 12)[0], scale(pixels[0], 12)) and frames(pixels[0]) == 1
 
 
 def test_small_pictures_stay_crisp_and_large_ones_are_averaged():

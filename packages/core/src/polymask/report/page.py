@@ -220,11 +220,11 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
 def _masks(page: Page, run: Run, samples: Samples, batch: Batch, step: Step) -> None:
     viewer = views.of_system(run.system)
     originals = views.pictures_of(run.data, batch, SIDE)
-    found = viewer(batch, step)
-    if not found:
+    masks = viewer(batch, step)
+    if not masks:
         page.missing["masks"] = "This system offers no masks to draw."
         return
-    for name, view in found.items():
+    for name, view in masks.items():
         with _catching(page, "masks", f"Mask {name!r} of {page.title}"):
             page.masks[name] = _strip(view.pixels(run.data, batch, originals))
     for name, statistics in views.statistics_of(viewer, samples, step).items():
