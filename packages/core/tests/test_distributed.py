@@ -53,8 +53,8 @@ def contrast(embedding: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    found: list[dict[str, Tensor]] = run(__file__, "shared", tmp_path_factory.mktemp("two"))
-    return found
+    results: list[dict[str, Tensor]] = run(__file__, "shared", tmp_path_factory.mktemp("two"))
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def one() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["gathered", "transposed", "ids", "flags", "memory"])
 def test_every_process_has_the_rows_of_all(one: Any, two: Any, name: str) -> None:
-    for found in two:
-        assert torch.equal(found[name], one[name]) and found[name].dtype == one[name].dtype
+    for result in two:
+        assert torch.equal(result[name], one[name]) and result[name].dtype == one[name].dtype
 
 
 def test_a_process_may_have_no_rows(one: Any, two: Any) -> None:
-    assert all(torch.equal(found["none of rank 0"], one["gathered"][OWN[1]]) for found in two)
+    assert all(torch.equal(result["none of rank 0"], one["gathered"][OWN[1]]) for result in two)
 
 
 def test_a_loss_over_all_rows_has_the_gradient_of_one_process(one: Any, two: Any) -> None:
@@ -78,16 +78,16 @@ def test_a_loss_over_all_rows_has_the_gradient_of_one_process(one: Any, two: Any
 
 
 def test_own_rows_get_what_the_losses_of_all_processes_send(one: Any, two: Any) -> None:
-    for found, own in zip(two, OWN, strict=True):
-        torch.testing.assert_close(found["leaf"], 2 * one["leaf"][own])
+    for result, own in zip(two, OWN, strict=True):
+        torch.testing.assert_close(result["leaf"], 2 * one["leaf"][own])
 
 
 def test_a_mean_is_the_same_everywhere_and_leaves_its_input(tmp_path: Path) -> None:
-    found = run(__file__, "averaged", tmp_path)
-    for _, average in found:
+    results = run(__file__, "averaged", tmp_path)
+    for _, average in results:
         assert torch.equal(average, torch.tensor([[0.5, 2.0], [1.5, 3.0]]))
         assert not average.requires_grad
-    assert not torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(results[0][0], results[1][0])
 
 
 def averaged() -> tuple[Tensor, Tensor]:

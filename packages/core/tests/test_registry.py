@@ -396,7 +396,7 @@ def test_a_system_of_two_modalities_takes_parts_of_both_and_they_of_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "remedy"),
     [
         ("language/folder", "\nno plugin called language is installed: pip install polymask-language"),
         ("nobody/folder", "\nno plugin called nobody is installed\n"),
@@ -404,16 +404,16 @@ def test_a_system_of_two_modalities_takes_parts_of_both_and_they_of_it() -> None
         ("folders", None),
     ],
 )
-def test_a_name_of_a_plugin_that_is_missing_says_so(name: str, told: str | None) -> None:
+def test_a_name_of_a_plugin_that_is_missing_says_so(name: str, remedy: str | None) -> None:
     registry = Registry(environ={}, entries=[])
     declare_folder(registry, "vision", "image")
     with pytest.raises(UserError, match=f"no dataset is called '{name}'") as caught:
         registry.find("datasets", name)
-    assert told in str(caught.value) if told else "no plugin called" not in str(caught.value)
+    assert remedy in str(caught.value) if remedy else "no plugin called" not in str(caught.value)
 
 
 def test_first_party_plugins_are_in_the_package_of_that_name() -> None:
     """The message above tells what to install; the names are those of the installed entry points."""
-    for found in entry_points(group="polymask"):
-        if found.dist is not None and found.dist.name.startswith("polymask-"):
-            assert found.dist.name == f"polymask-{found.name}" and found.name in FIRST_PARTY
+    for entry_point in entry_points(group="polymask"):
+        if entry_point.dist is not None and entry_point.dist.name.startswith("polymask-"):
+            assert entry_point.dist.name == f"polymask-{entry_point.name}" and entry_point.name in FIRST_PARTY

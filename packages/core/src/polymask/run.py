@@ -6,8 +6,8 @@
     probe(run)
     write_report(run)
 
-``config.yaml`` and ``checkpoints/last.ckpt`` in the folder are the whole run: :meth:`Run.open` builds it again
-in another process.
+``config.yaml`` and ``checkpoints/last.ckpt`` in the folder are the whole run; :meth:`Run.open` builds it
+again in another process.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 
@@ -99,6 +100,21 @@ def test_sites_in_one_column_are_a_line_from_the_top():
     share, row = axes.lines[0].get_data()
     assert share.tolist() == found.coverage.flatten().tolist() == sorted(share, reverse=True)
     assert row.tolist() == list(range(12)) and axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
+def test_coverage_on_three_axes_is_slices_with_gaps():
+    """Of 16 slices every second: eight in three rows of three, the last place empty."""
+    hidden = torch.rand(40, 16 * 2 * 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = describe(hidden, (16, 2, 3))
+    _, axes = charts.panel(3, 2)
+    title, _, draw = panels_of(found)[0]
+    draw(axes, PAGE, found)
+    shown = np.ma.filled(axes.collections[0].get_array().reshape(3 * 3 - 1, 3 * 4 - 1), np.nan)
+    assert title == "Coverage by position, in slices"
+    for k in range(8):
+        top, left = k // 3 * 3, k % 3 * 4
+        assert np.array_equal(shown[top : top + 2, left : left + 3], found.coverage[2 * k])
+    assert np.isnan(shown).sum() == shown.size - 8 * 6
 
 
 def test_no_two_lines_look_alike():

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from polymask.training.options import TrainOptions
 from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
 from polymask.schedules import Schedule
-from polymask.training.options import TrainOptions
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
 from polymask_language.curricula import EasyFirst, Vocabulary, difficulty_of, every_word
@@ -383,7 +383,9 @@ def test_what_it_shows() -> None:
     assert [sum(row.hidden) for row in classes] == masks["word classes"].hidden.sum(1).tolist()
     assert any("(NOUN)" in row._repr_html_() for row in classes) and len(words) == 8
     hard = masks["unknown words"].hidden
-    assert torch.equal(hard, system.tokenizer(batch).valid & (batch["text"] > system.words.schedule(STEP) * V))
+    assert torch.equal(
+        hard, system.tokenizer(batch).valid & (batch["text"] > system.words.schedule(STEP) * V)
+    )
     assert system.schedule(Step(375, 1000)) == {
         "host loss": 1.0,
         "classes loss": 1.0,

@@ -148,7 +148,7 @@ def plain(value: Any) -> Any:
 
 
 def resolve_path(value: Any, folder: str | os.PathLike[str] | None) -> Any:
-    """An option that begins with :data:`RUN` as a path below that folder, nested ones too; others as they are.
+    """An option that begins with :data:`RUN` as a path below that folder, also nested; others as they are.
 
     Raises:
         UserError: no folder is known.

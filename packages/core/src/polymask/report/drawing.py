@@ -1,4 +1,8 @@
-"""Samples and masks as arrays of pixels: float ``[H, W, 3]`` in [0, 1]."""
+"""Samples and masks as arrays of pixels: float ``[H, W, 3]`` in [0, 1], or ``[F, H, W, 3]`` for a clip.
+
+Time comes first everywhere: a clip is ``[T, C, H, W]``, as in torchvision, and a mask over it is
+``[time, rows, columns]``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from polymask.data import evenly
+from polymask.errors import UserError
+
 Pixels = npt.NDArray[np.float64]
 
 HIDDEN = (0.16, 0.45, 0.60)
@@ -19,25 +26,47 @@ HIDDEN = (0.16, 0.45, 0.60)
 STRENGTH = 0.72
 """How much of a hidden site is that colour."""
 
+FRAMES = 8
+"""How many frames of a clip are shown at most."""
+
 
 def to_pixels(picture: Tensor) -> Pixels:
     """Something that can be drawn as colours.
 
     Args:
         picture: ``[H, W]``, or ``[C, H, W]`` with one channel (grey), two (grey mean), or three
-            and more (the first three as red, green, blue); in [0, 1], clipped.
+            and more (the first three as red, green, blue); or a clip ``[T, C, H, W]`` with one or three
+            channels, of which at most :data:`FRAMES` evenly spaced frames are kept; in [0, 1], clipped.
+
+    Returns:
+        ``[H, W, 3]``, or ``[F, H, W, 3]`` for a clip.
+
+    Raises:
+        UserError: another shape.
     """
     x = picture.detach().double().cpu()
+    if x.dim() == 4 and x.shape[1] in (1, 3):
+        return np.stack([to_pixels(x[t]) for t in evenly(len(x), FRAMES)])
     x = x[None] if x.dim() == 2 else x
     if x.dim() != 3:
-        raise ValueError(f"a picture is [H, W] or [C, H, W], got {list(picture.shape)}")
+        raise UserError(
+            f"cannot draw a tensor of shape {list(picture.shape)}: give a picture [H, W] or [C, H, W], "
+            "or a clip [T, C, H, W], time first, with 1 or 3 channels"
+        )
     x = x[:3] if len(x) >= 3 else x.mean(dim=0, keepdim=True).expand(3, -1, -1)
     pixels: Pixels = x.nan_to_num(0.5).clamp(0, 1).permute(1, 2, 0).numpy()
     return pixels
 
 
+def frames(pixels: Pixels) -> int:
+    """How many pictures lie side by side: 1, or the frames of a clip."""
+    return len(pixels) if pixels.ndim == 4 else 1
+
+
 def scale(pixels: Pixels, side: int) -> Pixels:
-    """Enlarged by a whole factor (crisp pixels), or averaged down, to about ``side`` pixels wide."""
+    """Enlarged by a whole factor (crisp pixels), or averaged down, to frames about ``side`` pixels wide."""
+    if pixels.ndim == 4:
+        return np.stack([scale(frame, side) for frame in pixels])
     height, width = pixels.shape[:2]
     if max(height, width) <= side:
         factor = max(1, round(side / max(height, width)))
@@ -54,9 +83,16 @@ def overlay(pixels: Pixels, hidden: Tensor) -> Pixels:
 
     Args:
         pixels: the picture, already of the size it is shown in.
-        hidden: ``[rows, columns]``, or ``[columns]`` for sites along the width (further axes in
-            front count as rows); bool, or float in [0, 1] for a soft mask.
+        hidden: ``[rows, columns]``, or ``[columns]`` for sites along the width; bool, or float in [0, 1]
+            for a soft mask. With ``[time, rows, columns]`` each frame gets the sites of its time, and a
+            picture becomes a clip. Further axes in front count as time.
     """
+    if hidden.dim() > 2:
+        slots = hidden.flatten(0, -3)
+        clip = pixels if pixels.ndim == 4 else [pixels] * min(len(slots), FRAMES)
+        return np.stack([overlay(x, slots[k * len(slots) // len(clip)]) for k, x in enumerate(clip)])
+    if pixels.ndim == 4:
+        return np.stack([overlay(frame, hidden) for frame in pixels])
     height, width = pixels.shape[:2]
     grid = hidden.double().cpu().numpy().reshape(-1, hidden.shape[-1])
     row = np.arange(height) * grid.shape[0] // height
@@ -78,21 +114,23 @@ def overlay(pixels: Pixels, hidden: Tensor) -> Pixels:
     return result
 
 
-def blank(height: int, width: int) -> Pixels:
-    """A plain background for samples that have no picture."""
-    return np.full((height, width, 3), 0.93)
+def blank(*size: int) -> Pixels:
+    """A plain background for samples that have no picture: ``[*size, 3]``."""
+    return np.full((*size, 3), 0.93)
 
 
 def sheet(rows: Sequence[Sequence[Pixels]], gap: int = 8) -> npt.NDArray[np.float64]:
-    """Pictures of equal size in rows and columns, float ``[H, W, 4]``; nothing between them."""
-    height, width = rows[0][0].shape[:2]
+    """Pictures in rows and columns, float ``[H, W, 4]``; a clip is a film strip; nothing between them."""
+    cells = [[sheet([list(x)], gap=2) if x.ndim == 4 else x for x in row] for row in rows]
+    height, width = (max(x.shape[axis] for row in cells for x in row) for axis in (0, 1))
     columns = max(len(row) for row in rows)
     canvas = np.zeros((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 4))
-    for r, row in enumerate(rows):
+    for r, row in enumerate(cells):
         for c, pixels in enumerate(row):
             top, left = r * (height + gap), c * (width + gap)
-            canvas[top : top + height, left : left + width, :3] = pixels
-            canvas[top : top + height, left : left + width, 3] = 1
+            cell = canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+            cell[..., 3] = 1
+            cell[..., : pixels.shape[2]] = pixels
     return canvas
 
 

@@ -19,7 +19,7 @@ from polymask.evaluation.features import evaluating
 from polymask.protocols import Masking, Target, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.report import views
-from polymask.report.drawing import Pixels, sheet
+from polymask.report.drawing import Pixels, frames, sheet
 from polymask.report.statistics import MaskStatistics
 from polymask.report.templates import flat
 from polymask.step import Step
@@ -89,7 +89,7 @@ def look(
         tokenizer: what cuts the data into sites, when ``what`` is a masking; by default what most systems of
             that modality use.
         score: target that gives the evidence, for maskings that hide by score.
-        samples: columns of the picture.
+        samples: columns of the picture; a clip takes one for each frame that is shown.
         draws: rows of masks, at steps spread over a run.
         total: steps of that run.
         masks: how many masks the statistics are of.
@@ -137,7 +137,8 @@ def examine(
         cut = tokenizer or usual_tokenizer(data, default_registry()).build(data.provides)
         viewer = views.of_masking(what, cut, score)
     held_out, _ = views.held_out(data)
-    batch = views.batch_of(held_out, evenly(len(held_out), samples))
+    (first,) = views.pictures_of(data, views.batch_of(held_out, [0]), 168)
+    batch = views.batch_of(held_out, evenly(len(held_out), max(1, samples // frames(first))))
     originals = views.pictures_of(data, batch, 168)
     rows: dict[str, list[Pixels]] = {}
     at = Step(total // 2, total, seed)
@@ -187,7 +188,8 @@ def draw(sight: Sight, path: Path) -> Path:
     panels = {name: panels_of(found) for name, found in sight.statistics.items()}
     columns = max(3, *map(len, panels.values()))
     wide = 3.05 * columns
-    upper = min(wide - 0.9, 1.6 * len(sight.originals)) * picture.shape[0] / picture.shape[1] + 0.3
+    across = max(sum(map(frames, row)) for row in shown.values())
+    upper = min(wide - 0.9, 1.6 * across) * picture.shape[0] / picture.shape[1] + 0.3
     lower, head = 2.3 * len(sight.statistics), 0.65
     made = charts.figure(wide, head + upper + lower)
     inch = 1 / made.get_figheight()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import torch
 from torch import Tensor
 
 from polymask.config import CONFIG, RunConfig
-from polymask.data import Presented, evenly, sample_of
+from polymask.data import Presented, Samples, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.evaluation.scores import Scores, read_scores
 from polymask.files import read_yaml
+from polymask.protocols import Batch
 from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
@@ -33,6 +36,9 @@ from polymask.training.metrics import read_metrics
 from polymask.training.trainer import plan_of
 
 SAMPLES, SIDE = 8, 168
+
+CLIPS = 4
+"""How many samples are shown where each is a clip and takes a row."""
 
 
 @dataclass
@@ -178,35 +184,57 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     samples, page.samples = views.held_out(data)
     batch = views.batch_of(samples, evenly(len(samples), SAMPLES))
     if isinstance(data, Presented):
-        for i in range(len(batch["id"])):
-            for caption, shown in data.present(sample_of(batch, i)).items():
-                page.displays.setdefault(caption, []).append(shown._repr_html_())
-    preview = system.preview(batch, step)
-    for caption, values in preview.media.items():
-        if isinstance(values, Tensor):
-            page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
-        else:
-            page.displays[caption] = [x._repr_html_() for x in values]
-    if not preview.media:
-        page.missing["reconstructions"] = "This system shows nothing of its own."
-    for title, line in preview.lines.items():
-        made, axes = charts.panel(2.9, 2.2)
-        charts.curves(charts.style(axes, PAGE, "block"), PAGE, range(len(line)), {title: line.tolist()})
-        page.depth.append(Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block")))
-    viewer = views.of_system(system)
-    originals = views.pictures_of(data, batch, SIDE)
-    for name, view in viewer(batch, step).items():
-        page.masks[name] = _strip(view.pixels(data, batch, originals))
-    if not page.masks:
+        with _catching(page, "pictures", "What the data set presents"):
+            for i in range(len(batch["id"])):
+                for caption, shown in data.present(sample_of(batch, i)).items():
+                    page.displays.setdefault(caption, []).append(shown._repr_html_())
+    with _catching(page, "reconstructions", f"Pictures of {page.title}"):
+        preview = system.preview(batch, step)
+        for caption, values in preview.media.items():
+            with _catching(page, "reconstructions", f"{caption!r} of {page.title}"):
+                if isinstance(values, Tensor):
+                    page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
+                else:
+                    page.displays[caption] = [x._repr_html_() for x in values]
+        if not preview.media:
+            page.missing["reconstructions"] = "This system shows nothing of its own."
+        for title, line in preview.lines.items():
+            made, axes = charts.panel(2.9, 2.2)
+            charts.curves(charts.style(axes, PAGE, "block"), PAGE, range(len(line)), {title: line.tolist()})
+            chart = Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block"))
+            page.depth.append(chart)
+    with _catching(page, "masks", f"Masks of {page.title}"):
+        _masks(page, run, samples, batch, step)
+
+
+def _masks(page: Page, run: Run, samples: Samples, batch: Batch, step: Step) -> None:
+    viewer = views.of_system(run.system)
+    originals = views.pictures_of(run.data, batch, SIDE)
+    masks = viewer(batch, step)
+    if not masks:
         page.missing["masks"] = "This system offers no masks to draw."
         return
-    for name, found in views.statistics_of(viewer, samples, step).items():
+    for name, view in masks.items():
+        with _catching(page, "masks", f"Mask {name!r} of {page.title}"):
+            page.masks[name] = _strip(view.pixels(run.data, batch, originals))
+    for name, statistics in views.statistics_of(viewer, samples, step).items():
         page.mask_charts[name] = []
-        for title, note, draw in panels_of(found):
-            is_map = draw is coverage and found.coverage.ndim > 1  # which has no labels at its axes
+        for title, note, draw in panels_of(statistics):
+            is_map = draw is coverage and statistics.coverage.ndim > 1  # which has no labels at its axes
             made, axes = charts.panel(2.9, 2.2, *((0.05, 0.1) if is_map else ()))
-            draw(axes, PAGE, found)
+            draw(axes, PAGE, statistics)
             page.mask_charts[name].append(Chart(title, note, charts.svg(made, f"{title}, {name}, {note}")))
+
+
+@contextmanager
+def _catching(page: Page, place: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong in drawing is said on the page and on the terminal; the rest is drawn."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{what} could not be drawn: {type(error).__name__}: {error}"
+        page.missing[place] = f"{page.missing[place]} {text}".strip()
+        warnings.warn(f"{text} (the rest of the report is complete)", stacklevel=1)
 
 
 def _environment(page: Page, folder: Path) -> None:
@@ -218,7 +246,9 @@ def _environment(page: Page, folder: Path) -> None:
 
 
 def _strip(pictures: list[Pixels]) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(sheet([pictures], gap=16))).decode()
+    """Pictures side by side, or the film strips of some clips one below the other, as a data URI."""
+    rows = [[clip] for clip in pictures[:CLIPS]] if pictures[0].ndim == 4 else [pictures]
+    return "data:image/png;base64," + base64.b64encode(png(sheet(rows, gap=16))).decode()
 
 
 def _set(value: Mapping[str, Any]) -> dict[str, str]:

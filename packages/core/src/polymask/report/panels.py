@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from polymask.data import evenly
 from polymask.report.charts import Ink, style
+from polymask.report.drawing import FRAMES
 from polymask.report.statistics import MaskStatistics
+
+FloatArray = npt.NDArray[np.float64]
 
 COVERAGE = LinearSegmentedColormap.from_list(
     "coverage", ("#b8612c", "#ecc9a8", "#f4f3f0", "#a9cbdc", "#22688c")
@@ -37,7 +43,7 @@ def panels_of(found: MaskStatistics) -> list[Panel]:
         else f"{low:,} to {high:,} of {sites:,} sites"
     )
     panels = [
-        Panel("Coverage by position", found.verdict, coverage),
+        Panel(f"Coverage by position{', in slices' * (found.coverage.ndim > 2)}", found.verdict, coverage),
         Panel("Hidden share", hidden, ratios),
     ]
     if found.neighbour_correlation is not None:
@@ -52,6 +58,8 @@ def panels_of(found: MaskStatistics) -> list[Panel]:
 
 def coverage(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
     """How often each site is hidden: colours around the mean, or a line where sites form a line.
+
+    Sites on three axes are shown as slices along the first, from left to right and from top to bottom.
 
     The colours reach at least 0.1, and five standard deviations of what chance alone does, to
     either side, so that a uniform masking looks uniform.
@@ -74,7 +82,7 @@ def coverage(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
         axes.invert_yaxis()
         return
     style(axes, ink)
-    share = share.reshape(-1, share.shape[-1])
+    share = share if share.ndim == 2 else _slices(share)
     mesh = axes.pcolormesh(
         share, cmap=COVERAGE, vmin=mean - reach, vmax=mean + reach, edgecolors="face", linewidth=0.3
     )
@@ -88,6 +96,16 @@ def coverage(axes: Axes, ink: Ink, found: MaskStatistics) -> None:
     bar.set_ticks([low, mean, high], labels=[f"{low:.2f}", f"{mean:.2f} mean", f"{high:.2f}"])
     bar.ax.tick_params(labelsize=8, colors=ink.muted, length=0)
     bar.outline.set_visible(False)
+
+
+def _slices(share: FloatArray) -> FloatArray:
+    """Evenly spaced slices ``[rows, columns]`` of ``[..., rows, columns]`` in one array, NaN between."""
+    slices = share.reshape(-1, *share.shape[-2:])
+    slices = slices[evenly(len(slices), FRAMES)]
+    columns = math.ceil(len(slices) ** 0.5)
+    tiles = np.pad(slices, ((0, -len(slices) % columns), (0, 1), (0, 1)), constant_values=np.nan)
+    rows = [np.concatenate(tiles[k : k + columns], axis=1) for k in range(0, len(tiles), columns)]
+    return np.concatenate(rows)[:-1, :-1]
 
 
 def ratios(axes: Axes, ink: Ink, found: MaskStatistics) -> None:

@@ -51,11 +51,11 @@ class View:
             pictures: of them, as :func:`pictures_of` draws them.
         """
         if self.made is not None:
-            batch, pictures = self.made, pictures_of(data, self.made, max(p.shape[1] for p in pictures))
+            batch, pictures = self.made, pictures_of(data, self.made, max(p.shape[-2] for p in pictures))
         if isinstance(data, Drawn) and self.tokens is not None:
             return [self._drawn(data, sample_of(batch, i), i) for i in range(len(pictures))]
         return [
-            overlay(picture if self.on_picture else blank(*picture.shape[:2]), self._real(self.hidden, i))
+            overlay(picture if self.on_picture else blank(*picture.shape[:-1]), self._real(self.hidden, i))
             for i, picture in enumerate(pictures)
         ]
 
@@ -134,7 +134,7 @@ def batch_of(samples: Samples, index: Sequence[int]) -> Batch:
 
 
 def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
-    """The samples of a batch as pictures about ``side`` pixels wide, blank where data has no pictures.
+    """The samples of a batch as pictures or clips about ``side`` pixels wide, blank where data has neither.
 
     Those that the data set draws itself keep their size.
     """

@@ -145,7 +145,7 @@ class Subject:
         return self._tiny(part, {}).build()
 
     def _tiny(self, part: Part, options: Mapping[str, Any]) -> PartConfig:
-        """A part and those in its slots at their presets ``"tiny"``, stand-ins for tokenizers nobody chose."""
+        """A part and those in its slots at preset ``"tiny"``, stand-ins for tokenizers nobody chose."""
         missing = [name for name, option in options_of(part).items() if option.slot == "tokenizers"]
         missing = [name for name in missing if name not in nest(part.defaults)]
         sources = Source("stand-ins", {name: StandIn() for name in missing}), Source("arguments", options)

@@ -62,7 +62,7 @@ def fit(
 ) -> FitResult:
     """Train the system of a run, in place, on the training split of its data, augmented.
 
-    Writes ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``checkpoints/last.ckpt`` into the folder.
+    Writes ``config.yaml``, ``environment.json``, ``metrics.csv`` and ``checkpoints/last.ckpt``.
 
     Args:
         run: to be trained.
