@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from polymask import functional
 from polymask.mask import Mask
 from polymask.parts import slot_kind
-from polymask.protocols import Batch, Encoder, Losses, Masking, Media, Target, Tokenizer
+from polymask.protocols import Batch, Encoder, Losses, Media, Target, Tokenizer
 from polymask.step import Step
 from polymask.tokens import Tokens
 
@@ -77,7 +77,8 @@ class System(nn.Module):
 
     tokenizer: Tokenizer
     encoder: Encoder
-    masking: Masking
+    masking: Any
+    """A Masking; None in systems that may run without one."""
     score: Target | None
 
     def __setattr__(self, name: str, value: Any) -> None:
