@@ -68,7 +68,13 @@ class Vocabulary:
     """
 
     def __init__(
-        self, *, by: By, schedule: Schedule, vocabulary: int, special_ids: Sequence[int], unknown_id: int | None
+        self,
+        *,
+        by: By,
+        schedule: Schedule,
+        vocabulary: int,
+        special_ids: Sequence[int],
+        unknown_id: int | None,
     ) -> None:
         if by not in ("ids", "part-of-speech", "both"):
             raise UserError(f"words={by!r}: choose 'ids', 'part-of-speech' or 'both'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -15,8 +15,6 @@ from polymask.parts import slot_kind
 from polymask.protocols import Batch, Encoder, Losses, Media, Target, Tokenizer
 from polymask.step import Step
 from polymask.tokens import Tokens
-
-Capability = TypeVar("Capability")
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +189,8 @@ class Host(System):
     """
 
     host: System
+    tokenizer: Any
+    encoder: Any
 
     def __init__(self, host: System) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ for _name in HOOKS:
     setattr(Host, _name, _passed_on(_name))
 
 
-def implementing(system: System, protocol: type[Capability]) -> Capability | None:
+def implementing(system: System, protocol: type[Any]) -> Any:
     """The system itself, or the one that it hosts, if it has a capability; None if neither has.
 
     Args:
