@@ -30,9 +30,6 @@ class Adapter(nn.Module):
         length: most tokens of a sequence.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {"dim": 32, "depth": 2, "heads": 2, "dropout": 0.0}
-    }
     prefix = 0
     downsample = 1
     needs_grid = False

@@ -13,6 +13,8 @@ from polymask import UserError
 from polymask.evaluation import Score
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.systems.base import implementing
+from polymask_language.capabilities import PredictsNext
 from polymask_language.perplexity import Perplexity
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class Facts:
         Raises:
             UserError: no causal language model, or no room for text between the facts.
         """
-        if not hasattr(run.system, "following"):
+        if implementing(run.system, PredictsNext) is None:
             raise UserError(
                 f"{run.config['system']} does not say what comes next: use a causal language model, such as "
                 "language/meap"

@@ -22,6 +22,8 @@ from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import accuracy_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.systems.base import implementing
+from polymask_language.capabilities import ScoresTokens
 from polymask_language.perplexity import log_shares
 from polymask_language.speech import tag
 from polymask_language.tokenizers import TAGS, maskable
@@ -74,7 +76,7 @@ class MinimalPairs:
 
     def __call__(self, run: Run) -> Iterator[Score]:
         data: Any = run.data
-        if not hasattr(run.system, "surprise") or not hasattr(data, "corpus"):
+        if implementing(run.system, ScoresTokens) is None or not hasattr(data, "corpus"):
             raise UserError(
                 f"minimal pairs need a language model on a data set of language; {run.config['system']} says "
                 "nothing about single tokens, or its data has no text: use language/mlm or language/meap"

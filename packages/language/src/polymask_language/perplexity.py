@@ -17,6 +17,8 @@ from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import Z
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.systems.base import implementing
+from polymask_language.capabilities import ScoresTokens
 from polymask_language.words import load_statistics
 
 if TYPE_CHECKING:
@@ -43,17 +45,17 @@ class Perplexity:
         self.limit, self.stride, self.batch_size = limit, stride, batch_size
 
     def __call__(self, run: Run) -> Iterator[Score]:
-        system: Any = run.system
-        if not hasattr(system, "surprise"):
+        language: ScoresTokens | None = implementing(run.system, ScoresTokens)
+        if language is None:
             raise UserError(
                 f"{run.config['system']} says nothing about single tokens: use a language model, such as "
                 "language/mlm or language/meap"
             )
         samples = run.data.split("test")
         picked = Picked(samples, evenly(len(samples), self.limit))
-        name = system.perplexity
+        name = language.perplexity
         shares = log_shares(run.data.provides.get("statistics_file"))
-        for row, model in ((TRAINED, system), (UNTRAINED, run.untrained())):
+        for row, model in ((TRAINED, run.system), (UNTRAINED, run.untrained())):
             with evaluating(model):
                 nats, tokens, rival = self._measure(model, picked, shares)
             yield Score(row, name, *interval(nats, tokens))

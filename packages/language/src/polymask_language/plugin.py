@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
-from polymask_language.presets import MAE
+from polymask_language import presets
 
 POLYMASK_API = "1.0"
 
@@ -20,6 +20,7 @@ def polymask_register_tokenizers() -> Iterable[Part]:
         Part(
             name="tokens",
             target="polymask_language.tokenizers:TokenIds",
+            presets=presets.TOKEN_IDS,
             summary="ids of a vocabulary, of one document or several packed into a sequence",
             modality="text",
             tags=frozenset({"invertible"}),
@@ -33,6 +34,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="transformer",
             target="polymask_language.encoders:Transformer",
+            presets=presets.ENCODER,
             summary="BERT, RoBERTa or ModernBERT of transformers, built or loaded, on any subset of tokens",
             paper="Devlin et al. 2018, arXiv 1810.04805",
             modality="text",
@@ -40,6 +42,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="causal",
             target="polymask_language.encoders:Causal",
+            presets=presets.ENCODER,
             summary="GPT-2 or Llama of transformers, built or loaded, on any subset of tokens",
             paper="Radford et al. 2019; Touvron et al. 2023, arXiv 2302.13971",
             modality="text",
@@ -104,6 +107,7 @@ def polymask_register_maskings() -> Iterable[Part]:
         Part(
             name="learned-weight",
             target="polymask_language.weights:LearnedWeight",
+            presets=presets.LEARNED_WEIGHT,
             summary="a learned, sparse weight on each term of a loss, read off a frozen model's states",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",
@@ -120,6 +124,7 @@ def polymask_register_maskings() -> Iterable[Part]:
         Part(
             name="constant-weight",
             target="polymask_language.weights:ConstantWeight",
+            presets=presets.CONSTANT_WEIGHT,
             summary="one weight for all terms of a loss: none is left out, or all are",
             modality="text",
             tags=frozenset({"soft", "fixed", "shared", "uniform", "variable-count"}),
@@ -214,6 +219,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mlm",
             target="polymask_language.systems.mlm:MLM",
+            presets=presets.MLM,
             summary="predict hidden words from both sides: BERT's masked language modelling",
             paper="Devlin et al. 2018, arXiv 1810.04805",
             modality="text",
@@ -228,6 +234,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="climb",
             target="polymask_language.systems.climb:CLIMB",
+            presets=presets.CLIMB,
             summary="curricula over words, samples and objectives, around any language system",
             paper="Diehl Martinez et al. 2023, arXiv 2311.08886",
             modality="text",
@@ -245,10 +252,10 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mae",
             target="polymask.systems.mae:MAE",
+            presets=presets.MAE,
             summary="encode the visible words alone, predict the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377",
             modality="text",
-            presets=MAE,
             defaults={
                 "tokenizer": "language/tokens",
                 "encoder": "language/transformer",
@@ -261,6 +268,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="meap",
             target="polymask_language.systems.meap:MEAP",
+            presets=presets.MEAP,
             summary="predict the next token of a text some of whose tokens are masked",
             paper="Zhuang et al. 2025, arXiv 2502.07490",
             modality="text",
@@ -275,6 +283,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="prop",
             target="polymask_language.systems.prop:PROP",
+            presets=presets.PROP,
             summary="tell which of two sets of words a document is likelier to hold, beside masked words",
             paper="Ma et al. 2020, arXiv 2010.10137",
             modality="text",
@@ -289,6 +298,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="sparsepo",
             target="polymask_language.systems.sparsepo:SparsePO",
+            presets=presets.SPARSEPO,
             summary="align a language model by pairs of responses, a learned weight on every token",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",

@@ -14,6 +14,7 @@ from polymask.data import collate, evenly
 from polymask.evaluation import Score
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask_language.systems.sparsepo import SparsePO
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -53,7 +54,7 @@ class Preference:
         Raises:
             UserError: the run aligned nothing.
         """
-        if not hasattr(run.system, "terms"):
+        if not isinstance(run.system, SparsePO):
             raise UserError(
                 f"{run.config['system']} has no policy and reference to compare: use language/sparsepo"
             )

@@ -1,61 +1,178 @@
-"""Sizes and training of systems of text. Strings and numbers only."""
+"""Presets of all parts of language: sizes and training. Strings and numbers only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-Presets = Mapping[str, Mapping[str, Any]]
+from polymask.config import as_host_preset
+
+Options = Mapping[str, Any]
+Presets = Mapping[str, Options]
+
+# ------------------------------------------------------------------------------- shared groups
+
+# BERT-base on 512 tokens
+_BERT: Options = {"data.length": 512, "encoder.dim": 768, "encoder.depth": 12, "encoder.heads": 12}
+_BERT_TRAINING: Options = {
+    "steps": 1_000_000,
+    "batch_size": 256,
+    "lr": 1e-4,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.01,
+    "warmup_steps": 10_000,
+}
+_DEPTH_4: Options = {"encoder.dim": 128, "encoder.depth": 4, "encoder.heads": 4}
+
+# glosses of WordNet, minutes on two cores
+_SMALL: Options = {
+    "data.length": 48,
+    "data.vocab_size": 2048,
+    "encoder.architecture": "modernbert",
+    **_DEPTH_4,
+    "encoder.dropout": 0.0,
+    "steps": 3000,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "betas": (0.9, 0.98),
+    "weight_decay": 0.01,
+    "clip": 1.0,
+}
+
+# what the conformance suite builds
+_TINY: Options = {"encoder.dim": 32, "encoder.depth": 2, "encoder.heads": 2, "steps": 10, "batch_size": 8}
+
+# ------------------------------------------------------------------------------------- systems
 
 MAE: Presets = {
-    # nobody published it for text as it is: the encoder of BERT-base, the decoder of MAE, and 40 % hidden
+    # nobody published it for text as it is: the encoder of BERT-base, the decoder of MAE, and 40 % masked
     # (Wettig et al. 2022, arXiv 2202.08005)
     "paper": {
-        "data.length": 512,
-        "encoder.dim": 768,
-        "encoder.depth": 12,
-        "encoder.heads": 12,
+        **_BERT,
         "masking.ratio": 0.4,
         "decoder_dim": 512,
         "decoder_depth": 8,
         "decoder_heads": 16,
-        "steps": 1_000_000,
+        **_BERT_TRAINING,
+    },
+    "small": {**_SMALL, "masking.ratio": 0.4, "decoder_dim": 128, "decoder_depth": 1, "decoder_heads": 4},
+    "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
+}
+
+MLM: Presets = {
+    "paper": {
+        **_BERT,
+        "data.vocab": "wordpiece",
+        "data.vocab_size": 30522,
+        "masking.ratio": 0.15,
+        **_BERT_TRAINING,
+    },
+    "small": {**_SMALL, "masking.ratio": 0.15},
+    "tiny": _TINY,
+}
+
+MEAP: Presets = {
+    # 1.1 billion weights, of the shape of TinyLlama
+    "paper": {
+        "data.length": 4096,
+        "data.vocab_size": 32000,
+        "data.pack": True,
+        "encoder.architecture": "llama",
+        "encoder.dim": 2048,
+        "encoder.depth": 24,
+        "encoder.heads": 32,
+        "encoder.kv_heads": 2,
+        "encoder.dropout": 0.0,
+        "encoder.tied": False,
+        "masking.ratio": 0.15,
+        "steps": 190_000,
         "batch_size": 256,
-        "lr": 1e-4,
-        "betas": (0.9, 0.999),
+        "lr": 4e-4,
+        "min_lr": 4e-5,
+        "warmup_steps": 19_000,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+        "clip": 1.0,
+    },
+    # glosses of WordNet, packed, minutes on two cores
+    "small": {
+        "data.length": 64,
+        "data.pack": True,
+        "encoder.architecture": "llama",
+        **_DEPTH_4,
+        "encoder.dropout": 0.0,
+        "masking.ratio": 0.15,
+        "steps": 2000,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "weight_decay": 0.05,
+        "clip": 1.0,
+    },
+    # fine-tuning of a model: --encoder.pretrained NAME, and data that has responses
+    "sft": {
+        "data.pack": False,
+        "masking.ratio": 0.1,
+        "epochs": 3,
+        "batch_size": 64,
+        "lr": 1e-5,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    },
+    "tiny": {**_TINY, "encoder.architecture": "llama", "encoder.dropout": 0.0},
+}
+
+PROP: Presets = {
+    # BERT-base, whose weights the paper starts from: --encoder.pretrained bert-base-uncased
+    "paper": {
+        **_BERT,
+        "masking.ratio": 0.15,
+        "masking.most": 60,
+        "epochs": 1,
+        "batch_size": 80,
+        "accumulate": 5,
+        "lr": 2e-5,
         "weight_decay": 0.01,
-        "warmup_steps": 10_000,
+    },
+    "small": {**_SMALL, "encoder.init_std": 0.09, "masking.ratio": 0.15, "preference": "logistic"},
+    "tiny": {**_TINY, "preference": "logistic"},
+}
+
+CLIMB: Presets = {
+    "paper": {
+        **as_host_preset(
+            "language/mlm",
+            {
+                "data.length": 128,
+                "data.pack": True,
+                "data.tags": True,
+                "encoder.architecture": "roberta-prelayernorm",
+                "encoder.dim": 256,
+                "encoder.depth": 8,
+                "encoder.heads": 8,
+                "encoder.mlp_ratio": 8,
+                "masking.ratio": 0.15,
+                "shares": (0.9, 0.1, 0.0),
+                "tied": False,
+                "steps": 400_000,
+                "warmup_steps": 100_000,
+                "batch_size": 128,
+                "lr": 1e-3,
+                "betas": (0.9, 0.999),
+                "weight_decay": 0.01,
+            },
+        ),
+        "class_window": (0.0, 0.125),
     },
     # glosses of WordNet, minutes on two cores
     "small": {
-        "data.length": 48,
-        "data.vocab_size": 2048,
-        "encoder.architecture": "modernbert",
-        "encoder.dim": 128,
-        "encoder.depth": 4,
-        "encoder.heads": 4,
-        "encoder.dropout": 0.0,
-        "masking.ratio": 0.4,
-        "decoder_dim": 128,
-        "decoder_depth": 1,
-        "decoder_heads": 4,
-        "steps": 3000,
-        "batch_size": 64,
-        "lr": 1e-3,
-        "betas": (0.9, 0.98),
-        "weight_decay": 0.01,
-        "clip": 1.0,
+        **as_host_preset("language/mlm", {**MLM["small"], "data.tags": True, "shares": (0.9, 0.1, 0.0)}),
+        "host_window": (0.0, 1.0),
     },
     # what the conformance suite builds
     "tiny": {
-        "encoder.dim": 32,
-        "encoder.depth": 2,
-        "encoder.heads": 2,
-        "decoder_dim": 32,
-        "decoder_depth": 2,
-        "decoder_heads": 2,
-        "steps": 10,
-        "batch_size": 8,
+        **as_host_preset("language/mlm", {**MLM["tiny"], "data.tags": True}),
+        "order": None,
+        "host_window": (0.0, 1.0),
     },
 }
 
@@ -99,3 +216,10 @@ SPARSEPO: Presets = {
         "batch_size": 8,
     },
 }
+
+# ----------------------------------------------------- other parts, as the conformance suite builds them
+
+TOKEN_IDS: Presets = {"tiny": {"vocabulary": 96, "length": 24}}
+ENCODER: Presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2, "dropout": 0.0}}
+CONSTANT_WEIGHT: Presets = {"tiny": {"weight": 0.5}}
+LEARNED_WEIGHT: Presets = {"tiny": {"width": 32, "layers": 2}}

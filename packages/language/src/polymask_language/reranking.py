@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import System, Tokens, UserError
+from polymask.systems.base import implementing
+from polymask_language.capabilities import RanksDocuments
 from polymask_language.joining import join
 from polymask_language.vocabulary import Vocabulary
 
@@ -38,7 +40,7 @@ class Reranker(nn.Module):
             "pad_id": vocabulary.pad_id,
             "length": length,
         }
-        if not hasattr(system, "relevance"):
+        if implementing(system, RanksDocuments) is None:
             if vocabulary.start_id is None or vocabulary.end_id is None:
                 raise UserError("a query and a document need a vocabulary with tokens for start and end")
             with torch.random.fork_rng(devices=[]):

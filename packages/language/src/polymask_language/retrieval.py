@@ -11,6 +11,8 @@ from torch import Tensor
 
 from polymask import System, UserError
 from polymask.data import collate, evenly
+from polymask.systems.base import implementing
+from polymask_language.capabilities import RanksDocuments
 from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, recall, reciprocal_rank
 from polymask_language.reranking import Reranker, fine_tune, padded
 
@@ -164,9 +166,11 @@ class Retrieval:
             lexical: ``[Q, D]`` scores of the first stage.
         """
         device = next((p.device for p in system.parameters()), torch.device("cpu"))
-        relevance: Callable[[Tensor, Tensor], Tensor] | None = getattr(system, "relevance", None)
+        relevance: Callable[[Tensor, Tensor], Tensor] | None = None
         if isinstance(system, Reranker):
             relevance = system
+        elif ranking := implementing(system, RanksDocuments):
+            relevance = ranking.relevance
         if relevance is None:
             q, d = (
                 self._features(system, vocabulary, length, texts, device) for texts in (queries, documents)

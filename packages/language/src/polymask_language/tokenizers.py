@@ -44,7 +44,6 @@ class TokenIds(nn.Module):
     """
 
     key = "text"
-    presets = {"tiny": {"vocabulary": 96, "length": 24}}
 
     def __init__(
         self,

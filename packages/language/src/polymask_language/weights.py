@@ -28,8 +28,6 @@ class ConstantWeight:
         weight: of each term, 0 or more.
     """
 
-    presets = {"tiny": {"weight": 0.5}}
-
     def __init__(self, *, weight: float = 1.0) -> None:
         if weight < 0:
             raise UserError(f"weight must be 0 or more, got {weight}")
@@ -63,7 +61,6 @@ class LearnedWeight(nn.Module):
         mixer: signs at the start, ``positive`` or ``symmetric`` (the published).
     """
 
-    presets = {"tiny": {"width": 32, "layers": 2}}
     taps = ("block",)
 
     def __init__(

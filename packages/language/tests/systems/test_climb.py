@@ -21,6 +21,7 @@ from polymask.training.plan import make_plan
 from polymask_language.curricula import EasyFirst, Vocabulary, difficulty_of, every_word
 from polymask_language.datasets.lines import Lines
 from polymask_language.maskings import Rates
+from polymask_language.presets import CLIMB as CLIMB_PRESETS
 from polymask_language.systems.climb import CLASSES
 
 V, SPECIAL, UNKNOWN = 96, (0, 1, 2, 3, 4), 1
@@ -240,7 +241,7 @@ def test_words_of_a_class_are_hidden_at_a_rate_of_their_own() -> None:
     batch = {**system.tokenizer.example(3000), "id": torch.arange(3000)}
     batch["text"][:, 0], batch["text"][:, 7] = 2, 3
     tokens = system.tokenizer(batch)
-    mask = system.draw(tokens, batch, STEP)
+    mask = system.draw_classes(tokens, batch, STEP)
     content = tokens.valid & (tokens.ids > 4)
     assert torch.equal(mask.valid, content) and not mask.hidden[~content].any()
     listed = batch["part_of_speech"] < 2
@@ -273,7 +274,7 @@ def test_every_row_has_something_hidden_and_something_left() -> None:
 
 
 def test_shares_are_ninety_and_ten_of_words_and_the_usual_of_classes() -> None:
-    presets = type(make()).presets
+    presets = CLIMB_PRESETS
     assert presets["paper"]["host.shares"] == presets["small"]["host.shares"] == (0.9, 0.1, 0.0)
     assert not {k for k in presets["paper"] if k.startswith("class") and "shares" in k}
 
@@ -315,7 +316,7 @@ def test_the_loss_of_classes_is_that_of_hidden_tokens_with_nothing_else_seen() -
     system = windowed()
     batch = batch_of(system)
     tokens, mask = system.tokenizer(batch), system.masks(batch, STEP)["word classes"].mask
-    states = system.see(tokens, mask, batch, STEP).values
+    states = system.class_states(tokens, mask, batch, STEP).values
     logits, classes = system.class_head(states), system.class_target(batch, tokens)
     expected = F.cross_entropy(logits[mask.hidden], classes[mask.hidden])
     torch.testing.assert_close(system(batch, STEP)["word classes"], expected)
@@ -380,9 +381,9 @@ def test_what_it_shows() -> None:
     batch = batch_of(system)
     words, classes = system.preview(batch, STEP).media.values()
     masks = system.masks(batch, STEP)
-    assert [sum(row.hidden) for row in classes] == masks["word classes"].hidden.sum(1).tolist()
+    assert [sum(row.hidden) for row in classes] == masks["word classes"].mask.hidden.sum(1).tolist()
     assert any("(NOUN)" in row._repr_html_() for row in classes) and len(words) == 8
-    hard = masks["unknown words"].hidden
+    hard = masks["unknown words"].mask.hidden
     assert torch.equal(
         hard, system.tokenizer(batch).valid & (batch["text"] > system.words.schedule(STEP) * V)
     )
@@ -391,7 +392,7 @@ def test_what_it_shows() -> None:
         "classes loss": 1.0,
         "vocabulary known": pytest.approx(0.55),
     }
-    assert isinstance(masks["unknown words"], Mask)
+    assert isinstance(masks["unknown words"].mask, Mask)
 
 
 def test_a_host_that_does_not_ask_for_words_is_refused() -> None:

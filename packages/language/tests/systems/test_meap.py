@@ -198,7 +198,7 @@ def test_without_a_masking_it_is_plain_next_token_prediction() -> None:
     for batch in (batch_of(system), responses(system)):
         system.masking = nothing
         torch.testing.assert_close(plain(batch, STEP)["next token"], system(batch, STEP)["next token"])
-        assert not plain.masks(batch, STEP)["mask"].mask.hidden.any()
+        assert plain.masks(batch, STEP) == {}
 
 
 def test_short_responses_are_read_once_and_long_ones_by_the_option() -> None:

@@ -186,7 +186,7 @@ def test_only_whole_words_of_the_document_are_hidden_and_each_row_by_itself(
 ) -> None:
     system = system_of(data, masking=Words(ratio=0.4, most=8))
     sides = system.pair(batch, STEP)
-    masks = system.draw(sides, STEP)
+    masks = system.draw_sides(sides, STEP)
     for side, mask in zip(sides, masks, strict=True):
         assert not mask.hidden[side["segment"] == 0].any()
         special = torch.isin(side["text"], torch.tensor([0, 1, 2, 3, 4]))
@@ -198,10 +198,10 @@ def test_only_whole_words_of_the_document_are_hidden_and_each_row_by_itself(
         shown = system.corrupt(side, mask, STEP, 0)
         assert torch.equal(shown[~mask.hidden], side["text"][~mask.hidden])
     assert any((a != b) for a, b in zip(*(m.hidden[:, 8:20].tolist() for m in masks), strict=True))
-    shown = system.inputs(batch, STEP)
-    for (name, mask), side in zip(system.masks(batch, STEP).items(), sides, strict=True):
-        assert torch.equal(shown[name]["text"], side["text"])
-        assert mask.hidden.shape == side["text"].shape
+    for view, side in zip(system.masks(batch, STEP).values(), sides, strict=True):
+        assert torch.equal(view.batch["text"], side["text"])
+        assert torch.equal(view.tokens.ids, side["text"])
+        assert view.mask.hidden.shape == side["text"].shape
 
 
 def test_packed_documents_and_data_without_words_are_refused(data: TextDataset, batch: Batch) -> None:
@@ -237,7 +237,7 @@ def test_the_hinge_on_the_softmax_is_twice_a_sigmoid(data: TextDataset) -> None:
 def test_the_loss_of_words_is_that_of_hidden_ones_in_all_rows(data: TextDataset, batch: Batch) -> None:
     system = system_of(data)
     sides = system.pair(batch, STEP)
-    masks = system.draw(sides, STEP)
+    masks = system.draw_sides(sides, STEP)
     total, count = 0.0, 0
     for k, (side, mask) in enumerate(zip(sides, masks, strict=True)):
         states = system.see(system.corrupt(side, mask, STEP, k), side["segment"], system.tokenizer(side))

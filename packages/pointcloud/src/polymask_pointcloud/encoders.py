@@ -60,7 +60,6 @@ class Transformer(nn.Module):
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
     """
 
-    presets = {"tiny": {"dim": 24, "depth": 2, "heads": 2}}
     prefix = 0
     downsample = 1
     needs_grid = False

@@ -70,8 +70,6 @@ class Hierarchy:
         cell_size: of the finest cell; for other tokens one token unit.
     """
 
-    presets = {"tiny": {"stride": 2}}
-
     def __init__(
         self,
         *,

@@ -22,7 +22,6 @@ class Chamfer(SiteMean):
     """
 
     # sites of the conformance suite are 8 numbers wide
-    presets = {"tiny": {"coordinates": 2}}
 
     def __init__(self, *, squared: bool = True, coordinates: int = 3) -> None:
         if coordinates < 1:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polymask.hookspecs import hookimpl
 from polymask.parts import Part
-from polymask_pointcloud.presets import MAE
+from polymask_pointcloud import presets
 
 POLYMASK_API = "1.0"
 
@@ -19,6 +19,7 @@ def polymask_register_tokenizers() -> Iterable[Part]:
         Part(
             name="groups",
             target="polymask_pointcloud.tokenizers:Groups",
+            presets=presets.GROUPS,
             summary="the nearest points of centres that cover the cloud",
             paper="Pang et al. 2022, arXiv 2203.06604",
             modality="points",
@@ -26,12 +27,14 @@ def polymask_register_tokenizers() -> Iterable[Part]:
         Part(
             name="voxels",
             target="polymask_pointcloud.tokenizers:Voxels",
+            presets=presets.VOXELS,
             summary="occupied cubes of a box",
             modality="points",
         ),
         Part(
             name="pillars",
             target="polymask_pointcloud.tokenizers:Pillars",
+            presets=presets.PILLARS,
             summary="occupied columns of a box",
             paper="Lang et al. 2019, arXiv 1812.05784",
             modality="points",
@@ -45,6 +48,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="transformer",
             target="polymask_pointcloud.encoders:Transformer",
+            presets=presets.TRANSFORMER,
             summary="a small PointNet per token, then timm's blocks, on any subset of tokens",
             paper="Pang et al. 2022, arXiv 2203.06604",
             modality="points",
@@ -52,6 +56,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         Part(
             name="unet",
             target="polymask_pointcloud.unet:UNet",
+            presets=presets.UNET,
             summary="convolutions over occupied voxels of growing size and back, attention at the coarsest",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",
@@ -106,6 +111,7 @@ def polymask_register_objectives() -> Iterable[Part]:
         Part(
             name="chamfer",
             target="polymask_pointcloud.objectives:Chamfer",
+            presets=presets.CHAMFER,
             summary="distance between sets of points, whatever their order",
             paper="Fan et al. 2017, arXiv 1612.00603",
             modality="points",
@@ -133,6 +139,7 @@ def polymask_register_maskings() -> Iterable[Part]:
         Part(
             name="hierarchy",
             target="polymask_pointcloud.maskings:Hierarchy",
+            presets=presets.HIERARCHY,
             summary="whole coarse cells of space, with all that is in them",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",
@@ -181,10 +188,10 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mae",
             target="polymask.systems.mae:MAE",
+            presets=presets.MAE,
             summary="encode the visible groups, predict the points of the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377; of points: Pang et al. 2022, arXiv 2203.06604",
             modality="points",
-            presets=MAE,
             defaults={
                 "tokenizer": "pointcloud/groups",
                 "encoder": "pointcloud/transformer",
@@ -197,6 +204,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="geomae",
             target="polymask_pointcloud.systems.geomae:GeoMAE",
+            presets=presets.GEOMAE,
             summary="tell the geometry of hidden pillars: centroids, occupancy, normals and curvature",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
@@ -221,6 +229,7 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="msm",
             target="polymask_pointcloud.systems.msm:MSM",
+            presets=presets.MSM,
             summary="predict an averaged network's features of another view, at every level of a U-Net",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",

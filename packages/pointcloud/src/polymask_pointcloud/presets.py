@@ -1,4 +1,4 @@
-"""Sizes and training of systems. Strings and numbers only."""
+"""Presets of all parts of point clouds: sizes and training. Strings and numbers only."""
 
 from __future__ import annotations
 
@@ -120,3 +120,60 @@ GEOMAE: Presets = {
         "batch_size": 8,
     },
 }
+
+MSM: Presets = {
+    # ScanNet at 2 cm, units of a metre
+    "paper": {
+        "tokenizer.voxel": 0.02,
+        "tokenizer.neighbours": 1,
+        "tokenizer.low": (-10.24, -10.24, -5.12),
+        "tokenizer.high": (10.24, 10.24, 5.12),
+        "encoder.drop_path": 0.4,
+        "crop": 0.6,
+        "epochs": 1800,
+        "warmup_epochs": 60,
+        "batch_size": 12,
+        "lr": 1.5e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    # objects in the unit sphere, minutes on two cores
+    "small": {
+        "tokenizer.voxel": 0.125,
+        "tokenizer.neighbours": 2,
+        "tokenizer.low": (-1.2, -1.2, -1.2),
+        "tokenizer.high": (1.2, 1.2, 1.2),
+        "encoder.down_dims": (16, 32, 64),
+        "encoder.up_dims": (16, 32, 64),
+        "encoder.depth": 1,
+        "encoder.attention": 1,
+        "momentum": 0.97,
+        "jitter": 0.01,
+        "steps": 400,
+        "batch_size": 16,
+        "lr": 1e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    # what the conformance suite builds
+    "tiny": {
+        "tokenizer.voxel": 0.25,
+        "tokenizer.neighbours": 2,
+        "encoder.down_dims": (16, 24),
+        "encoder.up_dims": (16, 24),
+        "encoder.depth": 1,
+        "encoder.attention": 1,
+        "encoder.attention_depth": 1,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
+# other parts, as the conformance suite builds them
+GROUPS: Presets = {"tiny": {"groups": 16, "neighbours": 8}}
+VOXELS: Presets = {"tiny": {"voxel": 0.5, "neighbours": 4}}
+PILLARS: Presets = {"tiny": {"pillar": 0.5, "neighbours": 8}}
+TRANSFORMER: Presets = {"tiny": {"dim": 24, "depth": 2, "heads": 2}}
+UNET: Presets = {"tiny": {"down_dims": (16, 24), "up_dims": (16, 24), "depth": 1, "attention_depth": 1}}
+HIERARCHY: Presets = {"tiny": {"stride": 2}}
+CHAMFER: Presets = {"tiny": {"coordinates": 2}}

@@ -89,8 +89,6 @@ class Groups(_Points):
         neighbours: points per group.
     """
 
-    presets = {"tiny": {"groups": 16, "neighbours": 8}}
-
     def __init__(self, *, features: Fact[int] = 0, groups: int = 64, neighbours: int = 32) -> None:
         super().__init__(features, neighbours)
         if groups < 2:
@@ -126,8 +124,6 @@ class Voxels(_Points):
         low: lower corner of the box; points outside it are left out.
         high: upper corner.
     """
-
-    presets = {"tiny": {"voxel": 0.5, "neighbours": 4}}
 
     def __init__(
         self,
@@ -177,7 +173,6 @@ class Pillars(Voxels):
     """
 
     axes = 2
-    presets = {"tiny": {"pillar": 0.5, "neighbours": 8}}
 
     def __init__(
         self,

@@ -54,7 +54,6 @@ class UNet(nn.Module):
         drop_path: stochastic depth rate of every block, per sample.
     """
 
-    presets = {"tiny": {"down_dims": (16, 24), "up_dims": (16, 24), "depth": 1, "attention_depth": 1}}
     prefix = 0
     downsample = 1
     needs_grid = False

@@ -285,7 +285,7 @@ def test_a_cell_that_only_one_view_has_is_not_scored() -> None:
     _, found = system.match(one, other, 0)
     assert 0.1 < found.double().mean() < 0.95
     # what the teacher says of cells that nothing is matched to makes no difference
-    spied = system.look
+    spied = system.teach
 
     def look(view: Any) -> list[Tensor]:
         targets = spied(view)
@@ -302,7 +302,7 @@ def test_a_cell_that_only_one_view_has_is_not_scored() -> None:
 
     assert len(one.cells.levels[0]) != len(other.cells.levels[0])
     before = system(batch, STEP)
-    system.look = look  # type: ignore[method-assign]
+    system.teach = look  # type: ignore[method-assign]
     after = system(batch, STEP)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -367,7 +367,7 @@ def test_targets_collapse_without_a_teacher_and_keep_apart_with_one() -> None:
     def spreads(taught: bool) -> list[float]:
         system = build(masking=None, momentum=0.9)
         if not taught:  # both views by one network, drawn to each other
-            system.look = lambda view: [Normalised()(x) for x in system.predict(view)[0]]  # type: ignore
+            system.teach = lambda view: [Normalised()(x) for x in system.predict(view)[0]]  # type: ignore
             system.objective = lambda x, y, mask: (1 - F.cosine_similarity(x, y, dim=-1)).mean()
             system.heads = nn.ModuleList(nn.Identity() for _ in system.heads)
         optimizer = torch.optim.Adam([p for p in system.parameters() if p.requires_grad], lr=3e-3)
@@ -376,7 +376,7 @@ def test_targets_collapse_without_a_teacher_and_keep_apart_with_one() -> None:
             sum(system(batch, Step(index, 30, 0)).values()).backward()  # type: ignore[union-attr]
             optimizer.step()
             system.after_step(Step(index, 30, 0))
-        return [spread_and_rank(x)[0] for x in system.look(system.view(batch, STEP, 0))]
+        return [spread_and_rank(x)[0] for x in system.teach(system.view(batch, STEP, 0))]
 
     for taught, alone in zip(spreads(True), spreads(False), strict=True):
         assert taught > 0.15 and taught > 3 * alone
@@ -430,19 +430,21 @@ def cell(place: Tensor) -> Tensor:
 def test_masks_are_over_the_tokens_of_the_inputs_of_their_names(crop: float) -> None:
     """Those of moved clouds, by which a picture tells what of them is hidden."""
     system, batch = build(crop=crop), clouds()
-    masks, inputs = system.masks(batch, STEP), system.inputs(batch, STEP)
-    assert list(masks) == list(inputs) == ["view 1", "view 2"]
-    for number, name in enumerate(masks):
-        view, tokens = system.view(batch, STEP, number), system.tokenizer(inputs[name])
+    shown = system.masks(batch, STEP)
+    assert list(shown) == ["view 1", "view 2"]
+    for number, name in enumerate(shown):
+        mask, inputs = shown[name].mask, shown[name].batch
+        view, tokens = system.view(batch, STEP, number), system.tokenizer(inputs)
+        assert torch.equal(shown[name].tokens.values, tokens.values)
         assert torch.equal(tokens.values, view.tokens.values)
         assert torch.equal(tokens.position, view.tokens.position)
-        assert view.mask is not None and torch.equal(masks[name].hidden, view.mask.hidden)
-        assert tokens.shape == masks[name].hidden.shape != system.tokenizer(batch).shape
+        assert view.mask is not None and torch.equal(mask.hidden, view.mask.hidden)
+        assert tokens.shape == mask.hidden.shape != system.tokenizer(batch).shape
         for row in range(4):
-            cloud = sample_of(inputs[name], row)["points"]
+            cloud = sample_of(inputs, row)["points"]
             assert len(cloud) == round(crop * len(sample_of(batch, row)["points"]))
             real = tokens.valid[row]
-            hidden = masks[name].hidden[row, real]
+            hidden = mask.hidden[row, real]
             own = Tokens(tokens.values[row, real][None], tokens.position[row, real][None])
             coloured = by_token(cloud, own, hidden).bool()
             gone = {tuple(x) for x in cell(own.position[0] * UNIT)[hidden].tolist()}

@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from polymask import functional
 from polymask.mask import Mask
 from polymask.parts import slot_kind
-from polymask.protocols import Batch, Encoder, Losses, Masking, Media, Target, Tokenizer
+from polymask.protocols import Batch, Encoder, Losses, Media, Target, Tokenizer
 from polymask.step import Step
 from polymask.tokens import Tokens
-
-Capability = TypeVar("Capability")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,8 @@ class System(nn.Module):
 
     tokenizer: Tokenizer
     encoder: Encoder
-    masking: Masking
+    masking: Any
+    """A Masking; None in systems that may run without one."""
     score: Target | None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -190,6 +189,8 @@ class Host(System):
     """
 
     host: System
+    tokenizer: Any
+    encoder: Any
 
     def __init__(self, host: System) -> None:
         super().__init__()
@@ -218,7 +219,7 @@ for _name in HOOKS:
     setattr(Host, _name, _passed_on(_name))
 
 
-def implementing(system: System, protocol: type[Capability]) -> Capability | None:
+def implementing(system: System, protocol: type[Any]) -> Any:
     """The system itself, or the one that it hosts, if it has a capability; None if neither has.
 
     Args:

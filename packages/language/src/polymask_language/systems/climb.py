@@ -35,17 +35,18 @@ Shapes: B samples, N tokens, K hidden ones of a row at most, D width, C classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, sample_ids
-from polymask.config import as_host_preset
-from polymask.protocols import Masking, Media, Objective, Target
+from polymask import Batch, Host, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, sample_ids
+from polymask.protocols import Masking, Objective, Target
 from polymask.schedules import Curve, Schedule
+from polymask.systems.base import implementing
 from polymask.types import Fact
+from polymask_language.capabilities import LimitsWords
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import (
     SPOKEN_FIRST,
@@ -60,14 +61,13 @@ from polymask_language.curricula import (
 )
 from polymask_language.display import compare_classes
 from polymask_language.heads import ClassHead
-from polymask_language.systems.mlm import MLM
 from polymask_language.tokenizers import draw, maskable
 
 CLASSES = 16
 """Stream of the masks of word classes, away from those of hosts."""
 
 
-class CLIMB(System):
+class CLIMB(Host):
     """A language system with curricula over words, samples and objectives.
 
     Args:
@@ -91,47 +91,6 @@ class CLIMB(System):
         tokenizer_file: the vocabulary of the data, to show words by.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            **as_host_preset(
-                "language/mlm",
-                {
-                    "data.length": 128,
-                    "data.pack": True,
-                    "data.tags": True,
-                    "encoder.architecture": "roberta-prelayernorm",
-                    "encoder.dim": 256,
-                    "encoder.depth": 8,
-                    "encoder.heads": 8,
-                    "encoder.mlp_ratio": 8,
-                    "masking.ratio": 0.15,
-                    "shares": (0.9, 0.1, 0.0),
-                    "tied": False,
-                    "steps": 400_000,
-                    "warmup_steps": 100_000,
-                    "batch_size": 128,
-                    "lr": 1e-3,
-                    "betas": (0.9, 0.999),
-                    "weight_decay": 0.01,
-                },
-            ),
-            "class_window": (0.0, 0.125),
-        },
-        # glosses of WordNet, minutes on two cores
-        "small": {
-            **as_host_preset(
-                "language/mlm", {**MLM.presets["small"], "data.tags": True, "shares": (0.9, 0.1, 0.0)}
-            ),
-            "host_window": (0.0, 1.0),
-        },
-        # what the conformance suite builds
-        "tiny": {
-            **as_host_preset("language/mlm", {**MLM.presets["tiny"], "data.tags": True}),
-            "order": None,
-            "host_window": (0.0, 1.0),
-        },
-    }
-
     def __init__(
         self,
         *,
@@ -153,20 +112,16 @@ class CLIMB(System):
         difficulty_file: Fact[str | None] = None,
         tokenizer_file: Fact[str | None] = None,
     ) -> None:
-        super().__init__()
+        super().__init__(host)
         if not 0 < least <= 1:
             raise UserError(f"least must be a share above 0 and up to 1, got {least}")
         self.units = Windows({"host": host_window, "classes": class_window})
-        self.host, self.unused = host, {f"host.{n}": why for n, why in host.unused.items()}  # type: ignore[misc]
-        # what evaluations and pictures ask language systems for
-        for name in ("surprise", "perplexity", "following", "relevance", "inputs"):
-            if hasattr(host, name):
-                setattr(self, name, getattr(host, name))
         self.words: Vocabulary | None = None
         facts = self.tokenizer.provides
         self.mask_id, self.special_ids, self.ids = facts["mask_id"], facts["special_ids"], facts["vocabulary"]
         if words is not None:
-            if not hasattr(host, "known"):
+            limited: LimitsWords | None = implementing(host, LimitsWords)
+            if limited is None:
                 raise UserError(
                     f"{type(host).__name__} does not ask which words are known: host mlm, meap or prop, or "
                     "leave the curriculum over words out (--words null)"
@@ -178,7 +133,7 @@ class CLIMB(System):
                 special_ids=self.special_ids,
                 unknown_id=unknown_id,
             )
-            host.known = self.words  # type: ignore[assignment]
+            limited.known = self.words
         self.samples: EasyFirst | None = None
         if order is not None:
             difficulty = difficulty_of(difficulty_file, order, sources)
@@ -188,7 +143,7 @@ class CLIMB(System):
         self.class_head = ClassHead(self.encoder.out_dim, class_target.dim) if class_window else None
         self.tokenizer_file = tokenizer_file
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         losses: dict[str, Tensor] = {}
         if self.units.active("host", step):
             losses |= self.host(batch, step)
@@ -199,20 +154,20 @@ class CLIMB(System):
     def classify(self, batch: Batch, step: Step) -> Tensor:
         """The loss of the classes of hidden words, on a masked copy of the batch of its own."""
         tokens = self.tokenizer(batch)
-        mask = self.draw(tokens, batch, step)
+        mask = self.draw_classes(tokens, batch, step)
         classes_BN = self.class_target(batch, tokens)
-        hidden = mask.invert().keep(self.see(tokens, mask, batch, step))
+        hidden = mask.invert().keep(self.class_states(tokens, mask, batch, step))
         wanted = mask.invert().keep(dataclasses.replace(tokens, values=classes_BN))
         assert self.class_head is not None and hidden.valid is not None
         return self.class_objective(self.class_head(hidden.values), wanted.values, Mask(hidden.valid))
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw_classes(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """The mask of word classes."""
         return draw(
             self.class_masking, tokens, batch, step, self.special_ids, self.class_score, stream=CLASSES
         )
 
-    def see(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tokens:
+    def class_states(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tokens:
         """States ``[B, N, D]`` of the copy, hidden words and unknown ones replaced."""
         assert tokens.ids is not None
         shown_BN = corrupt(
@@ -251,38 +206,15 @@ class CLIMB(System):
             found["vocabulary known"] = self.words.schedule(step)
         return found
 
-    @property
-    def tokenizer(self) -> Any:
-        """The host's."""
-        return self.host.tokenizer
-
-    @property
-    def encoder(self) -> Any:
-        """The host's, which is what is kept, with the host's head."""
-        return self.host.encoder
-
-    def encode(self, batch: Batch) -> Tokens:
-        return self.host.encode(batch)
-
-    def example(self, n: int, seed: int = 0) -> Batch:
-        """Random input for the host."""
-        batch: Batch = self.tokenizer.example(n, seed)
-        return batch
-
-    def after_backward(self, step: Step) -> None:
-        self.host.after_backward(step)
-
-    def after_step(self, step: Step) -> None:
-        self.host.after_step(step)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor | Sequence[Media]]:
-        columns = dict(self.host.pictures(batch, step))
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        shown = self.host.preview(batch, step)
+        media = dict(shown.media)
         if self.class_head is not None and hasattr(self.class_target, "names"):
             tokens = self.tokenizer(batch)
-            mask = self.draw(tokens, batch, step)
-            guess_BN = self.class_head(self.see(tokens, mask, batch, step).values).argmax(-1)
-            columns |= compare_classes(
+            mask = self.draw_classes(tokens, batch, step)
+            guess_BN = self.class_head(self.class_states(tokens, mask, batch, step).values).argmax(-1)
+            media |= compare_classes(
                 self.tokenizer_file,
                 tokens,
                 mask.hidden,
@@ -290,13 +222,14 @@ class CLIMB(System):
                 guess_BN,
                 self.class_target.names,
             )
-        return columns
+        return Preview(media, shown.lines)
 
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        found, tokens = dict(self.host.masks(batch, step)), self.tokenizer(batch)
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        views, tokens = dict(self.host.masks(batch, step)), self.tokenizer(batch)
         if self.class_head is not None:
-            found["word classes"] = self.draw(tokens, batch, step)
+            views["word classes"] = MaskView(self.draw_classes(tokens, batch, step), tokens)
         if self.words is not None:
             content = maskable(tokens, self.special_ids)
-            found["unknown words"] = Mask(self.words.hard(tokens.ids, batch, step) & content, None, content)
-        return found
+            unknown = Mask(self.words.hard(tokens.ids, batch, step) & content, None, content)
+            views["unknown words"] = MaskView(unknown, tokens)
+        return views

@@ -32,15 +32,25 @@ V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, functional, sample_ids
-from polymask.protocols import Masking, Media, Objective, Target, Tokenizer
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    Preview,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    functional,
+    sample_ids,
+)
+from polymask.protocols import Masking, Objective, Target, Tokenizer
 from polymask.types import Fact
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
@@ -66,66 +76,7 @@ class MEAP(System):
 
     perplexity = "perplexity"
     known: Known
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # 1.1 billion weights, of the shape of TinyLlama
-        "paper": {
-            "data.length": 4096,
-            "data.vocab_size": 32000,
-            "data.pack": True,
-            "encoder.architecture": "llama",
-            "encoder.dim": 2048,
-            "encoder.depth": 24,
-            "encoder.heads": 32,
-            "encoder.kv_heads": 2,
-            "encoder.dropout": 0.0,
-            "encoder.tied": False,
-            "masking.ratio": 0.15,
-            "steps": 190_000,
-            "batch_size": 256,
-            "lr": 4e-4,
-            "min_lr": 4e-5,
-            "warmup_steps": 19_000,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-            "clip": 1.0,
-        },
-        # glosses of WordNet, packed, minutes on two cores
-        "small": {
-            "data.length": 64,
-            "data.pack": True,
-            "encoder.architecture": "llama",
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "encoder.dropout": 0.0,
-            "masking.ratio": 0.15,
-            "steps": 2000,
-            "batch_size": 64,
-            "lr": 2e-3,
-            "weight_decay": 0.05,
-            "clip": 1.0,
-        },
-        # fine-tuning of a model: --encoder.pretrained NAME, and data that has responses
-        "sft": {
-            "data.pack": False,
-            "masking.ratio": 0.1,
-            "epochs": 3,
-            "batch_size": 64,
-            "lr": 1e-5,
-            "weight_decay": 0.0,
-            "clip": 1.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.architecture": "llama",
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "encoder.dropout": 0.0,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
+    encoder: Causal
 
     def __init__(
         self,
@@ -155,7 +106,7 @@ class MEAP(System):
         self.long, self.patterns, self.tokenizer_file = long, patterns, tokenizer_file
         self.known = every_word
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         assert tokens.ids is not None
         mask = self.draw(tokens, batch, step)
@@ -171,7 +122,7 @@ class MEAP(System):
         states_BND = self.see(self.known(shown_BN, batch, step), tokens)
         assert tokens.ids is not None
         words = dataclasses.replace(tokens, ids=self.known(tokens.ids, batch, step))
-        return {"next token": self.account(states_BND, words, scored_BN)}
+        return {"next token": self.next_token_loss(states_BND, words, scored_BN)}
 
     def scored(self, tokens: Tokens, batch: Batch) -> Tensor:
         """Where the next token is to be predicted: of the same document, no padding. Bool ``[B, N]``."""
@@ -184,7 +135,7 @@ class MEAP(System):
             scored[:, :-1] &= document[:, 1:] == document[:, :-1]
         return scored
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         """One mask per sample over its content, or over long responses where there are responses.
 
         The last token that something is predicted from is never masked.
@@ -201,7 +152,7 @@ class MEAP(System):
         if self.patterns is not None:
             batch = {**batch, "id": torch.zeros_like(sample_ids(batch))}
             step = dataclasses.replace(step, index=step.index % self.patterns)
-        mask = draw(self.masking, tokens, batch, step, self.special_ids, self.score, allowed=allowed)
+        mask = draw(self.masking, tokens, batch, step, self.special_ids, self.score, stream, allowed)
         return functional.require_hard_mask("meap", self.masking, mask)
 
     def corrupt(self, tokens: Tokens, mask: Mask) -> Tensor:
@@ -214,7 +165,7 @@ class MEAP(System):
         x_BND: Tensor = self.encoder(self.encoder.embed(ids_BN[..., None]), tokens.position, tokens.valid)
         return x_BND
 
-    def account(self, states_BND: Tensor, tokens: Tokens, scored_BN: Tensor) -> Tensor:
+    def next_token_loss(self, states_BND: Tensor, tokens: Tokens, scored_BN: Tensor) -> Tensor:
         """The loss of the next token after each place that is scored."""
         assert tokens.ids is not None
         following = Tokens(states_BND, tokens.position, ids=tokens.ids.roll(-1, dims=1))
@@ -251,25 +202,14 @@ class MEAP(System):
         states_BD = states_BND[torch.arange(len(last), device=last.device), last]
         return self.encoder.logits(states_BD).float().log_softmax(-1)
 
-    def encode(self, batch: Batch) -> Tokens:
-        return functional.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         states_BND = self.see(self.known(self.corrupt(tokens, mask), batch, step), tokens)
         guess = self.encoder.logits(states_BND).argmax(-1).roll(1, dims=1)
-        return compare(
-            self.tokenizer_file,
-            tokens,
-            mask.hidden,
-            guess,
-            "words masked in the input, predicted from before",
-        )
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+        caption = "words masked in the input, predicted from those before"
+        return Preview(compare(self.tokenizer_file, tokens, mask.hidden, guess, caption))
 
 
 def ahead(here_BN: Tensor) -> Tensor:

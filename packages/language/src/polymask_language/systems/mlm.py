@@ -25,15 +25,24 @@ Shapes: B samples, N tokens, K hidden ones of a row at most, D width, V vocabula
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import Batch, Mask, Step, System, Tokens, functional, sample_ids
-from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    Preview,
+    Step,
+    System,
+    Tokens,
+    functional,
+    sample_ids,
+)
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Fact
 from polymask_language.corruption import corrupt
 from polymask_language.curricula import Known, every_word
@@ -60,48 +69,6 @@ class MLM(System):
 
     perplexity = "pseudo-perplexity"
     known: Known
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "data.length": 512,
-            "data.vocab": "wordpiece",
-            "data.vocab_size": 30522,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "masking.ratio": 0.15,
-            "steps": 1_000_000,
-            "batch_size": 256,
-            "lr": 1e-4,
-            "betas": (0.9, 0.999),
-            "weight_decay": 0.01,
-            "warmup_steps": 10_000,
-        },
-        # glosses of WordNet, minutes on two cores
-        "small": {
-            "data.length": 48,
-            "data.vocab_size": 2048,
-            "encoder.architecture": "modernbert",
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "encoder.dropout": 0.0,
-            "masking.ratio": 0.15,
-            "steps": 3000,
-            "batch_size": 64,
-            "lr": 1e-3,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 1.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,
@@ -126,7 +93,7 @@ class MLM(System):
         vocabulary = tokenizer.provides["vocabulary"]
         self.head = TiedHead(encoder) if tied else ClassHead(encoder.out_dim, vocabulary)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         states_BND = self.see(self.corrupt(tokens, mask, batch, step), tokens)
@@ -137,9 +104,9 @@ class MLM(System):
         logits_BKV = self.head(hidden.values, self.encoder)
         return {"words": self.objective(logits_BKV, hidden.ids, Mask(hidden.valid))}
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         """One mask per sample over its content."""
-        mask = draw(self.masking, tokens, batch, step, self.special_ids, self.score)
+        mask = draw(self.masking, tokens, batch, step, self.special_ids, self.score, stream)
         return functional.require_hard_mask("mlm", self.masking, mask)
 
     def corrupt(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tensor:
@@ -185,16 +152,11 @@ class MLM(System):
             )
         return torch.where(content, nats, torch.nan)
 
-    def encode(self, batch: Batch) -> Tokens:
-        return functional.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         states_BND = self.see(self.corrupt(tokens, mask, batch, step), tokens)
         guess = self.head(states_BND, self.encoder).argmax(-1)
-        return compare(self.tokenizer_file, tokens, mask.hidden, guess, "hidden words, predictions beside")
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+        caption = "masked words, predictions beside them"
+        return Preview(compare(self.tokenizer_file, tokens, mask.hidden, guess, caption))

@@ -26,14 +26,26 @@ V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, functional, sample_ids
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    MaskView,
+    Preview,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    functional,
+    sample_ids,
+)
 from polymask.protocols import Encoder, Masking, Media, Objective, Tokenizer
 from polymask.types import Fact
 from polymask_language.corruption import STREAM, corrupt
@@ -73,50 +85,6 @@ class PROP(System):
     """
 
     known: Known
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # BERT-base, whose weights the paper starts from: --encoder.pretrained bert-base-uncased
-        "paper": {
-            "data.length": 512,
-            "encoder.dim": 768,
-            "encoder.depth": 12,
-            "encoder.heads": 12,
-            "masking.ratio": 0.15,
-            "masking.most": 60,
-            "epochs": 1,
-            "batch_size": 80,
-            "accumulate": 5,
-            "lr": 2e-5,
-            "weight_decay": 0.01,
-        },
-        # glosses of WordNet, minutes on two cores
-        "small": {
-            "data.length": 48,
-            "data.vocab_size": 2048,
-            "encoder.architecture": "modernbert",
-            "encoder.dim": 128,
-            "encoder.depth": 4,
-            "encoder.heads": 4,
-            "encoder.dropout": 0.0,
-            "encoder.init_std": 0.09,
-            "masking.ratio": 0.15,
-            "preference": "logistic",
-            "steps": 3000,
-            "batch_size": 64,
-            "lr": 1e-3,
-            "betas": (0.9, 0.98),
-            "weight_decay": 0.01,
-            "clip": 1.0,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "encoder.dim": 32,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "preference": "logistic",
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
 
     def __init__(
         self,
@@ -171,12 +139,12 @@ class PROP(System):
         nn.init.normal_(self.segment.weight, std=float(embedding_of(encoder).detach().std()))
         # only differences of scores count: a bias of the last layer would get no gradient
         last = nn.Linear(dim, 1, bias=False)
-        self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Dropout(dropout), last)
+        self.scorer = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Dropout(dropout), last)
         self.known = every_word
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         sides = self.pair(batch, step)
-        masks = self.draw(sides, step)
+        masks = self.draw_sides(sides, step)
         shown = [
             self.corrupt(side, mask, step, k) for k, (side, mask) in enumerate(zip(sides, masks, strict=True))
         ]
@@ -213,7 +181,7 @@ class PROP(System):
         samples = {"id": sample_ids(batch)}
         return {**likelier, **samples}, {**other, **samples}
 
-    def draw(self, sides: Sequence[Batch], step: Step) -> list[Mask]:
+    def draw_sides(self, sides: Sequence[Batch], step: Step) -> list[Mask]:
         """A mask over the document of each row; sets stay visible."""
         masks = []
         for k, side in enumerate(sides):
@@ -243,7 +211,7 @@ class PROP(System):
 
     def judge(self, states_BTD: Tensor) -> Tensor:
         """How well set and document go together, float32 ``[B]``: what the first token says."""
-        scores: Tensor = self.score(states_BTD[:, 0])[:, 0].float()
+        scores: Tensor = self.scorer(states_BTD[:, 0])[:, 0].float()
         return scores
 
     def prefer(self, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
@@ -273,21 +241,23 @@ class PROP(System):
         return dataclasses.replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         sides = self.pair(batch, step)
         columns: dict[str, Sequence[Media]] = {}
-        for k, (side, mask) in enumerate(zip(sides, self.draw(sides, step), strict=True)):
+        for k, (side, mask) in enumerate(zip(sides, self.draw_sides(sides, step), strict=True)):
             tokens = self.tokenizer(side)
             states_BTD = self.see(self.corrupt(side, mask, step, k), side["segment"], tokens)
             guess = self.head(states_BTD[:, self.encoder.prefix :], self.encoder).argmax(-1)
             columns |= compare(
                 self.tokenizer_file, tokens, mask.hidden, guess, f"{SIDES[k]}, then the document"
             )
-        return columns
+        return Preview(columns)
 
-    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
-        """Documents behind their sets of words."""
-        return dict(zip(SIDES, self.pair(batch, step), strict=True))
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return dict(zip(SIDES, self.draw(self.pair(batch, step), step), strict=True))
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        """Masks over the documents behind their sets of words."""
+        sides = self.pair(batch, step)
+        masks = self.draw_sides(sides, step)
+        return {
+            name: MaskView(mask, self.tokenizer(side), side)
+            for name, mask, side in zip(SIDES, masks, sides, strict=True)
+        }

@@ -32,24 +32,23 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
+from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError
 from polymask.protocols import Masking, Media, Target, Tokenizer
 from polymask.teachers import Frozen
 from polymask.types import Fact
 from polymask_language.display import weighted
 from polymask_language.encoders import Causal
 from polymask_language.pairs import REJECTED, stack, unstack
-from polymask_language.presets import SPARSEPO
 from polymask_language.taps import Taps, recording
 from polymask_language.tokenizers import draw
 
@@ -98,7 +97,7 @@ class SparsePO(System):
         tokenizer_file: the vocabulary of the data, to show words by.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = SPARSEPO
+    encoder: Causal
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class SparsePO(System):
         self.tokenizer_file = tokenizer_file
         self._told = False
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         terms = self.terms(batch, step)
         worth_R = (terms.reward_weight * terms.reward + terms.divergence_weight * terms.divergence).sum(1)
         chosen, rejected = worth_R.chunk(2)
@@ -231,7 +230,7 @@ class SparsePO(System):
         self.encoder.eval()
         return self
 
-    def gauges(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """How many pairs are told apart, how many terms count at all and how much, how many pairs do not."""
         terms = self.terms(batch, step)
         weight = torch.stack([terms.reward_weight, terms.divergence_weight])
@@ -253,11 +252,8 @@ class SparsePO(System):
             "dead pairs": dead,
         }
 
-    def encode(self, batch: Batch) -> Tokens:
-        return functional.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         terms = self.terms(batch, step)
         columns: dict[str, Sequence[Media]] = {}
         for what, weight in self.named(terms):
@@ -265,15 +261,19 @@ class SparsePO(System):
             half = len(shown) // 2
             sides = {"chosen": shown[:half], "rejected": shown[half:]}
             columns |= {f"{side}, weight of each {what}": rows for side, rows in sides.items()}
-        return columns
+        return Preview(columns)
 
     @torch.no_grad()
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
         terms, n = self.terms(batch, step), len(batch[self.tokenizer.key])
+        chosen, rejected = unstack(terms.rows)
+        sides = (("chosen", slice(n), chosen), ("rejected", slice(n, None), rejected))
         return {
-            f"{side}, each {what}": Mask(weight[part], None, terms.scored[part])
+            f"{side}, each {what}": MaskView(
+                Mask(weight[part], None, terms.scored[part]), self.tokenizer(rows), rows
+            )
             for what, weight in self.named(terms)
-            for side, part in {"chosen": slice(n), "rejected": slice(n, None)}.items()
+            for side, part, rows in sides
         }
 
     def named(self, terms: Terms) -> Iterator[tuple[str, Tensor]]:

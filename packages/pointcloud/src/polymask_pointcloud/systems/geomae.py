@@ -1,8 +1,8 @@
 """GeoMAE: Masked Geometric Target Prediction for point clouds (Tian et al. 2023, arXiv 2305.08808).
 
-Hide 70 % of the occupied pillars, encode those that are left, and have two decoders tell the geometry of
-the hidden ones: where the points of each lie (centroids and occupancy of its slots, at several scales) and
-how the surface around each runs (its normal and its curvature).
+Hide 70 % of the occupied pillars, encode the others, and let two decoders predict the geometry of the hidden
+ones: where the points of each lie (centroids and occupancy of its slots, at several scales) and how the
+surface around each runs (its normal and its curvature).
 
     polymask pretrain pointcloud/geomae --preset small --data shapes
 
@@ -25,9 +25,9 @@ it differs from the paper, options bring it back:
 - it scores surfaces of one or two places, which have none: ``--normal_target.least 1``, and of curvature.
 
 A step of ``small``, 16 shapes, takes some 0.3 seconds on a core, 1.6 times that of ``pointcloud/mae`` of the
-same tokens (its preset ``small-voxels``); a sixth of it goes into finding the answers. What several targets
-start from, slots and the shape around a token, is found once. How many tokens a batch has is asked of the
-device, so ``forward`` does not compile as one graph, except with groups of clouds of one length.
+same tokens (its preset ``small-voxels``); a sixth of it computes the targets. What several targets share,
+slots and the shape around a token, is computed once. ``forward`` waits for the device to count the tokens of
+a batch, so it does not compile as one graph, except with groups of clouds of one length.
 
 Shapes: B samples, N tokens, M of them hidden, S parts of a token, D numbers about each, T of all of them.
 """
@@ -40,12 +40,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.objectives import BinaryCrossEntropy
 from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
 from polymask_pointcloud.pictures import with_normals, with_places
-from polymask_pointcloud.presets import GEOMAE
 from polymask_pointcloud.slots import Given
 from polymask_pointcloud.targets import Answers, answers_of, keep_answers, parts_of
 
@@ -92,7 +91,7 @@ class GeoMAE(System):
         decoder_heads: attention heads of each.
     """
 
-    presets = GEOMAE
+    leaves_out = True
 
     def __init__(
         self,
@@ -118,7 +117,6 @@ class GeoMAE(System):
         decoder_heads: int = 8,
     ) -> None:
         super().__init__()
-        functional.require_subset_encoder("geomae", encoder)
         self.tokenizer, self.encoder, self.masking, self.score = tokenizer, encoder, masking, score
         self.centroid_target, self.occupancy_target = centroid_target, occupancy_target
         self.normal_target, self.curvature_target = normal_target, curvature_target
@@ -148,22 +146,17 @@ class GeoMAE(System):
             decoder.embed, decoder.mask_token = first.embed, first.mask_token
             self.decoders[name] = decoder
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         guesses = self.predict(tokens, mask)
         answers = keep_answers(self.answers(batch, tokens), tokens, mask.invert())
-        return {term.name: self.account(term, guesses[term], answers[term]) for term in guesses}
+        return {term.name: self.score_term(term, guesses[term], answers[term]) for term in guesses}
 
     def target(self, kind: str) -> Target:
         """What is asked of a kind of terms."""
         target: Target = getattr(self, f"{kind}_target")
         return target
-
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
-        """One mask per sample."""
-        mask = functional.draw_mask(self.masking, tokens, batch, step, self.score)
-        return functional.require_hard_mask("geomae", self.masking, mask)
 
     def predict(self, tokens: Tokens, mask: Mask) -> dict[Term, Tensor]:
         """Predictions at the hidden tokens, ``[B, M, S, D]`` for each term, from the visible ones."""
@@ -183,17 +176,14 @@ class GeoMAE(System):
         told = {kind: answers_of(self.target(kind), given) for kind in {term.kind for term in terms}}
         return {term: told[term.kind][term.scale] for term in terms}
 
-    def account(self, term: Term, guess_BMSD: Tensor, answer: Answers) -> Tensor:
+    def score_term(self, term: Term, guess_BMSD: Tensor, answer: Answers) -> Tensor:
         """The weighted loss over all parts in the batch of which something is known."""
         prediction, target = guess_BMSD.flatten(1, 2), answer.values.flatten(1, 2)
         objective: Objective = getattr(self, f"{term.kind}_objective")
         return term.weight * objective(prediction, target, Mask(answer.known.flatten(1)))
 
-    def encode(self, batch: Batch) -> Tokens:
-        return functional.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Media]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
         hidden, columns = mask.invert(), dict[str, Sequence[Media]]()
@@ -220,10 +210,7 @@ class GeoMAE(System):
                 columns["predicted normals: in the same colours"] = with_normals(
                     batch, tokens, mask, x[:, :, 0]
                 )
-        return columns
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": self.draw(self.tokenizer(batch), batch, step)}
+        return Preview(columns)
 
 
 def terms_of(kind: str, target: Target, weights: Sequence[float]) -> list[Term]:

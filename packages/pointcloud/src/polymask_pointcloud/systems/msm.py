@@ -1,8 +1,8 @@
 """MSM: Masked Scene Modeling (Hermosilla et al. 2025, arXiv 2504.06719).
 
-A U-Net sees one view of a cloud without the voxels of some coarse cells, gets tokens for those at the
-coarsest level of its decoder first, and at every level predicts what a moving average of itself makes of the
-same places in another view, which that sees whole.
+A U-Net encodes one view of a cloud without the voxels of some coarse cells; its decoder starts with mask
+tokens for these at the coarsest level, and predicts at every level the features that a moving average of the
+network has at the same places of another view, which that teacher sees whole.
 
     polymask pretrain pointcloud/msm --preset small --data shapes
 
@@ -31,15 +31,15 @@ Shapes: B samples, K tokens, M cells of a level, S of them scored, C width of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
+from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
 from polymask.blocks import MLP
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.teachers import EMATeacher
@@ -61,6 +61,7 @@ class View:
     """A view of a batch, and what of it is hidden.
 
     Args:
+        batch: the clouds, moved.
         tokens: voxels.
         motion: what moved it.
         cells: that its tokens lie in.
@@ -68,6 +69,7 @@ class View:
         mask: which tokens are hidden; None where nothing is.
     """
 
+    batch: Batch
     tokens: Tokens
     motion: Motion
     cells: Cells
@@ -94,54 +96,6 @@ class MSM(System):
         feature_names: of what stands beside the place of a point, from the data; normals turn.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # ScanNet at 2 cm, units of a metre
-        "paper": {
-            "tokenizer.voxel": 0.02,
-            "tokenizer.neighbours": 1,
-            "tokenizer.low": (-10.24, -10.24, -5.12),
-            "tokenizer.high": (10.24, 10.24, 5.12),
-            "encoder.drop_path": 0.4,
-            "crop": 0.6,
-            "epochs": 1800,
-            "warmup_epochs": 60,
-            "batch_size": 12,
-            "lr": 1.5e-3,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
-        # objects in the unit sphere, minutes on two cores
-        "small": {
-            "tokenizer.voxel": 0.125,
-            "tokenizer.neighbours": 2,
-            "tokenizer.low": (-1.2, -1.2, -1.2),
-            "tokenizer.high": (1.2, 1.2, 1.2),
-            "encoder.down_dims": (16, 32, 64),
-            "encoder.up_dims": (16, 32, 64),
-            "encoder.depth": 1,
-            "encoder.attention": 1,
-            "momentum": 0.97,
-            "jitter": 0.01,
-            "steps": 400,
-            "batch_size": 16,
-            "lr": 1e-3,
-            "betas": (0.9, 0.95),
-            "weight_decay": 0.05,
-        },
-        # what the conformance suite builds
-        "tiny": {
-            "tokenizer.voxel": 0.25,
-            "tokenizer.neighbours": 2,
-            "encoder.down_dims": (16, 24),
-            "encoder.up_dims": (16, 24),
-            "encoder.depth": 1,
-            "encoder.attention": 1,
-            "encoder.attention_depth": 1,
-            "steps": 10,
-            "batch_size": 8,
-        },
-    }
-
     def __init__(
         self,
         *,
@@ -167,7 +121,7 @@ class MSM(System):
             )
         self.tokenizer, self.masking, self.objective = tokenizer, masking, objective
         unet: Any = encoder
-        self.encoder = unet
+        self.encoder: Any = unet
         self.channels: int = tokenizer.provides["channels"]
         self.move = Views(
             features=feature_names, turn=turn, tilt=tilt, flip=flip, scale=scale, jitter=jitter, crop=crop
@@ -179,12 +133,12 @@ class MSM(System):
             self.mask_tokens = nn.ParameterList(nn.Parameter(0.02 * torch.randn(dim)) for dim in dims)
         self.teacher = EMATeacher(unet, momentum=momentum, final=final_momentum)
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         one, other = self.view(batch, step, 0), self.view(batch, step, 1)
         losses: dict[str, Tensor] = {}
         for here, there in ((one, other), (other, one)):
             predictions, hidden = self.predict(here)
-            targets = self.look(there)
+            targets = self.teach(there)
             for level, head in enumerate(self.heads):
                 at, scored = self.match(here, there, level)
                 scored = (scored & hidden[level]).nonzero()[:, 0]
@@ -209,9 +163,9 @@ class MSM(System):
         place = motion.undo(place.flatten(0, 1), sample).view(*tokens.shape, 3)
         mask = None
         if self.masking is not None:
-            mask = functional.draw_mask(self.masking, tokens, batch, step, stream=number)
+            mask = self.draw(tokens, batch, step, number)
             mask = functional.require_hard_mask("msm", self.masking, mask)
-        return View(tokens, motion, cells, cells.mean(place), mask)
+        return View(moved, tokens, motion, cells, cells.mean(place), mask)
 
     def predict(self, view: View) -> tuple[list[Tensor], list[Tensor]]:
         """What the student makes of each level, ``[M, C]``, and which cells it has not seen, ``[M]``.
@@ -231,7 +185,7 @@ class MSM(System):
         return self.encoder.up(encoded, seen, view.cells, list(self.mask_tokens)), unseen
 
     @torch.no_grad()
-    def look(self, view: View) -> list[Tensor]:
+    def teach(self, view: View) -> list[Tensor]:
         """What the teacher makes of each level of the whole view, normalised: ``[M, C]`` float32."""
         teacher: Any = self.teacher.module
         encoded = teacher.down(teacher.embed(view.tokens.values), view.cells)
@@ -247,34 +201,32 @@ class MSM(System):
         )
         return found
 
-    def encode(self, batch: Batch) -> Tokens:
-        return functional.encode(self.tokenizer, self.encoder, batch)
-
-    def latents(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """What the teacher says of cells of one view, for each level: ``[S, C]``."""
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The teacher's features of cells of one view, for each level: ``[S, C]``."""
         found = {}
-        for level, x in enumerate(self.look(self.view(batch, step, 0))):
+        for level, x in enumerate(self.teach(self.view(batch, step, 0))):
             some = torch.arange(min(len(x), WATCHED), device=x.device) * len(x) // min(len(x), WATCHED)
             found[f"target {level}"] = x[some]
         return found
 
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        views = (self.view(batch, step, number) for number in (0, 1))
-        return {f"view {i}": view.mask for i, view in enumerate(views, 1) if view.mask is not None}
-
-    def inputs(self, batch: Batch, step: Step) -> dict[str, Batch]:
-        """The clouds that :meth:`masks` are over, as the student sees them: moved, shaken and cut out."""
-        return {f"view {i + 1}": self.move(batch, step, i, self.tokenizer.key)[0] for i in (0, 1)}
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        """Masks over the clouds that the student sees: moved, shaken and cut out."""
+        views = [self.view(batch, step, number) for number in (0, 1)]
+        return {
+            f"view {i}": MaskView(view.mask, view.tokens, view.batch)
+            for i, view in enumerate(views, 1)
+            if view.mask is not None
+        }
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Sequence[Cloud]]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         """The first view, and at the finest and coarsest level what is to be predicted and what was.
 
         Both views are shown where they came from; features are colours, the same in both.
         """
         one, other = self.view(batch, step, 0), self.view(batch, step, 1)
         predictions, hidden = self.predict(one)
-        targets = self.look(other)
+        targets = self.teach(other)
         unseen = {"visible": ~hidden[0], "hidden": hidden[0]}
         columns: dict[str, Sequence[Cloud]] = {
             "view 1 and what is hidden of it": by_cell(one.cells, one.place[0], unseen)
@@ -293,4 +245,4 @@ class MSM(System):
             columns[f"{size}: what is predicted where view 1 is hidden"] = by_cell(
                 one.cells, one.place[0], parts, {"predicted": guess}, level
             )
-        return columns
+        return Preview(columns)
