@@ -182,9 +182,13 @@ WAVEFORM: Presets = {"tiny": {"rate": 1600}}
 MEL_FRAMES: Presets = {"tiny": {"rate": 1600, "mels": 16}}
 MEL_PATCHES: Presets = {"tiny": {**MEL_FRAMES["tiny"], "patch_size": 4, "window_ms": 40.0, "hop_ms": 10.0}}
 TRANSFORMER: Presets = {
-    "tiny": {"dim": 32, "depth": 2, "heads": 2, "conv_dim": 8, "kernel": 8, "groups": 4, "dropout": 0.0}
+    "small": {"dim": 128, "depth": 4, "heads": 4, "kernel": 32, "groups": 8},
+    "tiny": {"dim": 32, "depth": 2, "heads": 2, "conv_dim": 8, "kernel": 8, "groups": 4, "dropout": 0.0},
 }
-VIT: Presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2}}
+VIT: Presets = {
+    "small": {"dim": 128, "depth": 4, "heads": 4},
+    "tiny": {"dim": 32, "depth": 2, "heads": 2},
+}
 LOG_MEL: Presets = {"tiny": {"mels": 8}}
 TEACHER: Presets = {"tiny": {"model": "mfcc"}}
 CLUSTERS: Presets = {"tiny": {"file": "random:8"}}

@@ -87,8 +87,7 @@ class Facts:
         """
         if implementing(run.system, PredictsNext) is None:
             raise UserError(
-                f"{run.config['system']} does not say what comes next: use a causal language model, such as "
-                "language/meap"
+                f"{run.name} does not say what comes next: use a causal language model, such as language/meap"
             )
         data: Any = run.data
         length = self.length or int(data.provides["length"])

@@ -78,7 +78,7 @@ class MinimalPairs:
         data: Any = run.data
         if implementing(run.system, ScoresTokens) is None or not hasattr(data, "corpus"):
             raise UserError(
-                f"minimal pairs need a language model on a data set of language; {run.config['system']} says "
+                f"minimal pairs need a language model on a data set of language; {run.name} says "
                 "nothing about single tokens, or its data has no text: use language/mlm or language/meap"
             )
         kinds = self.pairs([data.corpus.texts[i] for i in data.documents["test"].tolist()])

@@ -48,7 +48,7 @@ class Perplexity:
         language: ScoresTokens | None = implementing(run.system, ScoresTokens)
         if language is None:
             raise UserError(
-                f"{run.config['system']} says nothing about single tokens: use a language model, such as "
+                f"{run.name} says nothing about single tokens: use a language model, such as "
                 "language/mlm or language/meap"
             )
         samples = run.data.split("test")

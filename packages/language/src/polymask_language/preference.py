@@ -55,9 +55,7 @@ class Preference:
             UserError: the run aligned nothing.
         """
         if not isinstance(run.system, SparsePO):
-            raise UserError(
-                f"{run.config['system']} has no policy and reference to compare: use language/sparsepo"
-            )
+            raise UserError(f"{run.name} has no policy and reference to compare: use language/sparsepo")
         samples = run.data.split("test")
         picked = Picked(samples, evenly(len(samples), self.limit))
         untrained = run.untrained()

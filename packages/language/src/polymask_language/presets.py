@@ -220,6 +220,9 @@ SPARSEPO: Presets = {
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 TOKEN_IDS: Presets = {"tiny": {"vocabulary": 96, "length": 24}}
-ENCODER: Presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2, "dropout": 0.0}}
+ENCODER: Presets = {
+    "small": {"dim": 128, "depth": 4, "heads": 4, "dropout": 0.0},
+    "tiny": {"dim": 32, "depth": 2, "heads": 2, "dropout": 0.0},
+}
 CONSTANT_WEIGHT: Presets = {"tiny": {"weight": 0.5}}
 LEARNED_WEIGHT: Presets = {"tiny": {"width": 32, "layers": 2}}

@@ -173,7 +173,13 @@ MSM: Presets = {
 GROUPS: Presets = {"tiny": {"groups": 16, "neighbours": 8}}
 VOXELS: Presets = {"tiny": {"voxel": 0.5, "neighbours": 4}}
 PILLARS: Presets = {"tiny": {"pillar": 0.5, "neighbours": 8}}
-TRANSFORMER: Presets = {"tiny": {"dim": 24, "depth": 2, "heads": 2}}
-UNET: Presets = {"tiny": {"down_dims": (16, 24), "up_dims": (16, 24), "depth": 1, "attention_depth": 1}}
+TRANSFORMER: Presets = {
+    "small": {"dim": 96, "depth": 4, "heads": 4},
+    "tiny": {"dim": 24, "depth": 2, "heads": 2},
+}
+UNET: Presets = {
+    "small": {"down_dims": (16, 32, 64), "up_dims": (16, 32, 64), "depth": 1, "attention": 1},
+    "tiny": {"down_dims": (16, 24), "up_dims": (16, 24), "depth": 1, "attention_depth": 1},
+}
 HIERARCHY: Presets = {"tiny": {"stride": 2}}
 CHAMFER: Presets = {"tiny": {"coordinates": 2}}

@@ -203,8 +203,21 @@ MTO: Presets = {
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
-VIT: Presets = {"tiny": {"dim": 32, "depth": 2, "heads": 2}}
-CONV_VIT: Presets = {"tiny": {**VIT["tiny"], "conv_dims": (8, 16), "conv_depths": (1, 1)}}
-RESNET: Presets = {"tiny": {"depths": (1, 1, 1), "width": 8, "bottleneck": False, "small_stem": True}}
-SWIN: Presets = {"tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2}}
+VIT: Presets = {
+    "small": {"dim": 128, "depth": 4, "heads": 4},
+    "tiny": {"dim": 32, "depth": 2, "heads": 2},
+}
+CONV_VIT: Presets = {
+    "small": {**VIT["small"], "conv_dims": (32, 64), "conv_depths": (1, 1)},
+    "tiny": {**VIT["tiny"], "conv_dims": (8, 16), "conv_depths": (1, 1)},
+}
+_BASIC: Options = {"bottleneck": False, "small_stem": True}
+RESNET: Presets = {
+    "small": {"depths": (2, 2, 2), "width": 32, **_BASIC},
+    "tiny": {"depths": (1, 1, 1), "width": 8, **_BASIC},
+}
+SWIN: Presets = {
+    "small": {"dim": 64, "depths": (2, 2), "heads": (2, 4), "window": 4},
+    "tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2},
+}
 ATTENTION: Presets = {"tiny": {"model": "test_vit", "pretrained": False}}
