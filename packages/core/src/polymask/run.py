@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -199,7 +198,7 @@ def _open_data(
     if not spec:
         raise UserError("no data: give --data NAME, e.g. --data vision/digits or --data folder:photos")
     part = registry.find("datasets", str(spec).partition(":")[0])
-    parameters = inspect.signature(registry.load(part)).parameters
+    parameters = wiring.parameters_of(part, registry)
     ignored = [key for key in options if key not in parameters and key not in asked]
     if ignored:
         warnings.warn(
