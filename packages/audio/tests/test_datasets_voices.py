@@ -37,8 +37,8 @@ def stand_in(tmp_path: Path) -> Path:
 
 
 def names(data: Dataset, split: str) -> list[str]:
-    portion = data.splits[split]  # type: ignore[attr-defined]
-    return [portion.source.name(i) for i in portion.index.tolist()]
+    names: list[str] = data.splits[split].names()  # type: ignore[attr-defined]
+    return names
 
 
 def test_words_are_tested_on_a_voice_that_training_lacks(stand_in: Path) -> None:

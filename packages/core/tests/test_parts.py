@@ -108,3 +108,12 @@ def test_slots_are_known_by_the_end_of_a_parameter_name(parameter: str, kind: st
 
 def test_every_slot_takes_a_kind_that_exists() -> None:
     assert set(SLOTS.values()) <= set(KINDS)
+
+
+def test_what_prepares_is_named_like_a_target() -> None:
+    assert Part(**GOOD).prepare == ""
+    assert Part(**GOOD, prepare="acme.data:Images").prepare == "acme.data:Images"
+    with pytest.raises(ValueError, match="prepare 'acme.Images' is not 'package.module:Class'"):
+        Part(**GOOD, prepare="acme.Images")
+    with pytest.raises(TypeError, match="Part.prepare must be a string"):
+        Part(**GOOD, prepare=object)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from polymask import UserError
-from polymask.data import Split, Splits, divide, whole
+from polymask import UserError, build
+from polymask.data import Split, Splits, as_dataset, divide, whole
+from polymask.evaluation.probe import labels_of
+from polymask.training import TrainOptions, fit
 from polymask_vision.datasets.base import Arrays, ImageDataset
 from polymask_vision.datasets.prepare import Preparation
 
@@ -185,3 +188,50 @@ def test_only_readable_pictures_are_looked_at() -> None:
     assert prepared(whole(Numbers(3, broken=(0, 2)), None)).size == (4, 4)
     with pytest.raises(UserError, match=r"none of the images can be read; picture 2: .*fire"):
         prepared(whole(Numbers(3, broken=(0, 1, 2)), None))
+
+
+# ------------------------------------------------------------------------------------------- views
+
+
+def test_two_views_are_two_augmentations_of_one_image() -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    found = Splits(train=whole(Arrays(images)), test=whole(Arrays(images)))
+    one, two = (ImageDataset(found, augment="crop-flip", views=views) for views in (1, 2))
+    torch.manual_seed(0)
+    first = one.split("train", augment=True)[1]
+    torch.manual_seed(0)
+    both = two.split("train", augment=True)[1]
+    assert set(first) == {"image"} and set(both) == {"image", "other"}
+    assert torch.equal(first["image"], both["image"])
+    assert both["other"].shape == both["image"].shape and not torch.equal(both["other"], both["image"])
+    plain = two.split("test")[1]
+    assert torch.equal(plain["image"], plain["other"]) and torch.equal(
+        plain["image"], one.split("test")[1]["image"]
+    )
+
+
+def test_other_numbers_of_views_are_refused_and_equal_views_are_told() -> None:
+    for views in (0, 3):
+        with pytest.raises(UserError, match=f"views={views}: a sample has 1 view of an image, or 2"):
+            dataset(Numbers(3), views=views)
+    with pytest.warns(UserWarning, match="both views of an image are the same; choose an augment"):
+        data = dataset(Numbers(3), views=2)
+    sample = data.split("train", augment=True)[2]
+    assert torch.equal(sample["image"], sample["other"])
+
+
+def test_what_a_reader_suggests_counts_where_nothing_is_set_and_it_fits() -> None:
+    source = whole(Numbers(3))
+    found = Splits(train=source, test=source, suggested={"mean": (0.3,), "std": (0.2,)})
+    assert ImageDataset(found).provides["mean"] == (0.3,)
+    assert ImageDataset(found, mean=(0.1,), std=(0.2,)).provides["mean"] == (0.1,)
+    assert ImageDataset(found, channels=3).provides["mean"] == (0.485, 0.456, 0.406)
+
+
+def test_samples_of_ones_own_can_be_trained_on(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
+    data = as_dataset([(x, i % 2) for i, x in enumerate(images)])
+    system = build("vision/mae", preset="tiny", facts=data.provides)
+    options = TrainOptions(steps=2, batch_size=4, accelerator="cpu")
+    assert fit(system, data, options, tmp_path / "run", progress=False)
+    assert labels_of(data)[0].unique().tolist() == [0, 1]

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from polymask import UserError
+from polymask.cli import main
 from polymask.data import open_data
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -246,3 +247,13 @@ def test_nothing_usable_is_said_clearly(tmp_path: Path) -> None:
 def test_a_home_folder_may_be_short(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(classes.parent))
     assert open_data(f"vision/folder:~/{classes.name}").classes == ["blue", "green", "red"]
+
+
+def test_help_shows_the_options_of_reader_and_preparation(
+    classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "vision/mae", "--data", f"folder:{classes}", "--help"]) == 0
+    text = capsys.readouterr().out
+    own, prepared = text.index("data: vision/folder"), text.index("data, prepared by ImageDataset")
+    assert own < text.index("--data.test") < prepared < text.index("--data.crop_scale")
+    assert text.count("--data.size") == 1

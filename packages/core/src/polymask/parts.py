@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ A system (or a part made of parts) that has a parameter of such a name gets it b
 """
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MODALITY = re.compile(r"[a-z0-9-]+(\+[a-z0-9-]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -92,22 +94,32 @@ class Part:
                 raise ValueError(f"Part {self.name!r}: {key} {value!r} is not 'package.module:Class'")
         if not isinstance(self.modality, str):
             raise TypeError(f"Part {self.name!r}: modality must be a string, got {self.modality!r}")
-        if not all(_NAME.fullmatch(one) for one in self.modality.split("+")):
+        if not _MODALITY.fullmatch(self.modality):
             raise ValueError(
                 f"Part {self.name!r}: modality {self.modality!r} is not like 'image', 'image+text' or 'any'"
             )
         if isinstance(self.tags, str):
             raise TypeError(f"Part {self.name!r}: tags is one string, {self.tags!r}; give a set of strings")
-        groups = {"defaults": self.defaults, "presets": self.presets}
-        if isinstance(self.presets, Mapping):
-            groups |= {f"preset {name!r}": options for name, options in self.presets.items()}
-        for what, value in groups.items():
+        for what, value in {"defaults": self.defaults, "presets": self.presets}.items():
             if not isinstance(value, Mapping):
                 raise TypeError(f"Part {self.name!r}: {what} must map option names to values, got {value!r}")
-        presets = {name: MappingProxyType(dict(options)) for name, options in self.presets.items()}
+        presets = {}
+        for name, options in self.presets.items():
+            if not isinstance(options, Mapping):
+                raise TypeError(
+                    f"Part {self.name!r}: preset {name!r} must map option names to values, got {options!r}"
+                )
+            presets[name] = MappingProxyType(dict(options))
         object.__setattr__(self, "tags", frozenset(self.tags))
         object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
         object.__setattr__(self, "presets", MappingProxyType(presets))
+
+    def of(self, plugin: str, kind: str) -> Part:
+        """The same part, as a plugin has declared it."""
+        declared = copy.copy(self)
+        object.__setattr__(declared, "plugin", plugin)
+        object.__setattr__(declared, "kind", kind)
+        return declared
 
     @property
     def full_name(self) -> str:

@@ -153,7 +153,7 @@ class Registry:
                         raise TypeError(f"{caller.name} returned {part!r}, which is not a polymask.Part")
                     if (kind, part.name) in parts:
                         raise ValueError(f"{record.module} declares {kind} {part.name!r} twice")
-                    parts[kind, part.name] = dataclasses.replace(part, plugin=record.name, kind=kind)
+                    parts[kind, part.name] = part.of(record.name, kind)
         return list(parts.values())
 
     def _fail(self, record: PluginRecord, error: BaseException, status: Status) -> None:

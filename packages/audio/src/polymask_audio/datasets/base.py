@@ -110,7 +110,7 @@ class AudioDataset(FileDataset[Recordings]):
         return self.cut.lengths(source.frames[index], source.rates[index])
 
     def picture(self, x: Tensor) -> Tensor:
-        """The log-mel spectrogram of sound ``[T]``, or one that is given as ``[frames, mels]``.
+        """The log-mel spectrogram of audio ``[T]``, or one that is given as ``[frames, mels]``.
 
         Returns:
             ``[mels, frames]`` in [0, 1], high frequencies on top.
@@ -122,7 +122,7 @@ class AudioDataset(FileDataset[Recordings]):
         return ((x - low) / (high - low).clamp(min=1e-12)).float().T.flip(0)
 
     def present(self, sample: Mapping[str, Tensor]) -> dict[str, Sound]:
-        """The sound, to play."""
+        """The audio, to play."""
         return {"sound": Sound(sample[self.key], self.cut.rate)}
 
     def draw(
@@ -187,7 +187,7 @@ def _among(some: Sequence[str], classes: Sequence[str] | None) -> Tensor:
 
 
 def _noisy(sound: Tensor, decibels: float, name: str) -> Tensor:
-    """Sound ``[T]`` with white noise, always the same for one name, kept within [-1, 1]."""
+    """Audio ``[T]`` with white noise, always the same for one name, kept within [-1, 1]."""
     seed = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest())
     noise = torch.randn(len(sound), generator=torch.Generator().manual_seed(seed))
     return (sound + noise * sound.square().mean().sqrt() * 10 ** (-decibels / 20)).clamp(-1, 1)

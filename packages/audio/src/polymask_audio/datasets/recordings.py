@@ -32,7 +32,7 @@ class Header:
 
 
 class Recordings:
-    """Stretches of sound files, each read when it is asked for.
+    """Stretches of audio files, each read when it is asked for.
 
     Args:
         root: the folder that ``files`` are relative to.
@@ -84,7 +84,7 @@ def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
-        BadSample: it is empty, silent from end to end, broken, or no sound.
+        BadSample: it is empty, silent from end to end, broken, or no audio.
     """
     try:
         if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
@@ -128,7 +128,7 @@ def reason(error: Exception) -> str:
 
 
 def write_tone(path: Path, pitch: float, *, seconds: float, rate: int) -> None:
-    """A file of a tone, with its folders; for stand-ins."""
+    """A file of a tone, with its folders; for examples."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(round(seconds * rate)) / rate
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * pitch * time), rate)

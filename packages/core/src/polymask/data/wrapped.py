@@ -220,9 +220,7 @@ def _tensor(found: Any, name: str, where: str) -> Tensor:
     if not isinstance(x, Tensor):
         advice = "give a tensor (torchvision's ToImage makes one of an image)"
         if isinstance(x, str):
-            advice = (
-                "text takes a vocabulary: open it as a data set of polymask-language, file:PATH or jsonl:PATH"
-            )
+            advice = "text needs a vocabulary: open it with polymask-language, as file:PATH or jsonl:PATH"
         raise UserError(f"{where} has {_article(x)} as {name!r}; {advice}")
     if name == "image":
         x = _image(x, where)

@@ -26,7 +26,7 @@ class Preparation:
         points: points per sample: a random part of larger clouds, and of smaller ones points again; meshes
             are sampled by area. None leaves clouds as they are and takes 2,048 points of a mesh.
         features: names of what stands beside the place of a point: ``"normals"``, ``"colour"``,
-            ``"intensity"``. Clouds without are unreadable.
+            ``"intensity"``. Clouds without are left out.
         normalise: ``"sphere"`` centres on the mean and scales the farthest point to 1, ``"centre"`` centres,
             ``"none"`` leaves places as they are.
         augment: ``"move"`` turns about z, mirrors x and y, and scales, normals with it.

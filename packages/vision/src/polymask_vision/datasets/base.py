@@ -152,14 +152,14 @@ def _shape(
     return size, channels
 
 
-def _headers(portion: Split[Images]) -> Iterator[tuple[tuple[int, int], bool]]:
+def _headers(split: Split[Images]) -> Iterator[tuple[tuple[int, int], bool]]:
     reason, count = "", 0
-    for index in portion.index.tolist():
+    for index in split.index.tolist():
         try:
-            yield header(_read(portion.source, index))
+            yield header(_read(split.source, index))
             count += 1
         except BadSample as error:
-            reason = f"{portion.source.name(index)}: {error}"
+            reason = f"{split.source.name(index)}: {error}"
     if not count:
         raise UserError(f"none of the images can be read; {reason}")
 

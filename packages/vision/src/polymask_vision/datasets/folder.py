@@ -37,7 +37,7 @@ def example_source(folder: Path) -> str:
     for i in range(8):
         path = folder / ("dark", "light")[i % 2] / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (12, 10), (20 * i, 255 * (i % 2), 99)).save(path)
+        Image.new("RGB", (16, 16), (20 * i, 255 * (i % 2), 99)).save(path)
     return str(folder)
 
 

@@ -1,4 +1,4 @@
-"""From a decoded picture to what a system is given: size, augmentation, normalisation, and back."""
+"""From a decoded image to what a system is given: size, augmentation, normalisation, and back."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ IMAGENET_GREY = ((0.459,), (0.226,))
 
 
 class Preparation:
-    """Brings pictures to one size and normalises them.
+    """Brings images to one size and normalises them.
 
-    Without augmentation a picture is scaled to cover the size and cropped around its centre.
+    Without augmentation an image is scaled to cover the size and cropped around its centre.
 
     Args:
         size: height and width, or one number for both.
@@ -33,7 +33,7 @@ class Preparation:
         std: standard deviation per channel.
         augment: ``"none"``; ``"flip"``, left to right with probability 1/2; ``"crop-flip"``, a part of
             random area and shape scaled to size, then the flip (He et al. 2021).
-        crop_scale: smallest and largest area of the part, as shares of the picture (He et al. 2021:
+        crop_scale: smallest and largest area of the part, as shares of the image (He et al. 2021:
             0.2 to 1; Xie et al. 2021, SimMIM: 0.67 to 1).
     """
 
@@ -56,7 +56,7 @@ class Preparation:
         low, high = _two(crop_scale, "crop_scale")
         if not 0 < low <= high <= 1:
             raise UserError(
-                f"crop_scale must be two shares of the picture, 0 < low <= high <= 1, got {low}, {high}"
+                f"crop_scale must be two shares of the image, 0 < low <= high <= 1, got {low}, {high}"
             )
         self.channels = len(mean)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))

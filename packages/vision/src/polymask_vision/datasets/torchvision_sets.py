@@ -42,10 +42,10 @@ def torchvision_set(
 
 
 class Opened:
-    """Pictures of a torchvision data set.
+    """Images of a torchvision data set.
 
     Args:
-        data: its samples are pairs, the picture first.
+        data: its samples are pairs, the image first.
         name: what to call it.
     """
 

@@ -144,14 +144,14 @@ def _index(path: str, image: str | None, label: str) -> _Index:
         with tarfile.open(path, "r:") as tar:
             for key, members in _samples(tar):
                 wanted = (f".{image.lower()}",) if image else ENDINGS
-                picture = next((m for ending, m in members.items() if f".{ending}".endswith(wanted)), None)
-                if picture is None:
+                image_file = next((m for ending, m in members.items() if f".{ending}".endswith(wanted)), None)
+                if image_file is None:
                     continue
-                if not picture.size:
-                    index.skipped.append((picture.name, "empty file"))
+                if not image_file.size:
+                    index.skipped.append((image_file.name, "empty file"))
                     continue
                 index.keys.append(key)
-                index.places.append((picture.offset_data, picture.size))
+                index.places.append((image_file.offset_data, image_file.size))
                 index.classes.append(_class(tar, members.get(file.lower()), entry))
     except (tarfile.TarError, OSError, ValueError) as error:
         index.skipped.append(("", f"{error} (compressed tar files cannot be read at random: unpack them)"))
