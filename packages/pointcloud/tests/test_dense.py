@@ -106,8 +106,9 @@ def test_points_without_a_class_and_padding_are_left_out_and_rows_share_the_rest
 def test_an_encoder_that_knows_scores_one_beside_what_does_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(polymask.run, "open_run", lambda *a, **k: SimpleNamespace(system=Answer(False)))
-    run: Any = SimpleNamespace(system=Answer(True), data=Scenes(), folder=tmp_path)
+    run: Any = SimpleNamespace(
+        system=Answer(True), data=Scenes(), folder=tmp_path, untrained=lambda: Answer(False)
+    )
     scores = {(s.row, s.metric): s.value for s in Dense(points=50)(run)}
     assert scores["pre-trained", "accuracy"] == scores["pre-trained", "mIoU"] == 1
     for row in ("untrained", "raw input", "hand-made"):

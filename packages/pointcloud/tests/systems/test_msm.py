@@ -453,7 +453,7 @@ def test_masks_are_over_the_tokens_of_the_inputs_of_their_names(crop: float) -> 
 
 def test_look_draws_moved_clouds_with_what_is_hidden_of_them_in_colour() -> None:
     data = open_data("pointcloud/shapes")
-    system = polymask.build("pointcloud/msm", "tiny", data.provides).eval()
+    system = polymask.build("pointcloud/msm", preset="tiny", facts=data.provides).eval()
     batch = views.batch_of(data.split("test"), [0, 40])
     pictures = views.pictures_of(data, batch, 168)
     found = views.of_system(system)(batch, STEP)

@@ -176,7 +176,7 @@ def check_dataset_facts_fit_a_tokenizer(subject: Subject) -> None:
     """What it ``provides`` is true: a tokenizer made by it takes its samples."""
     with opened(subject) as data:
         for part in subject.registry.parts("tokenizers"):
-            cls: Any = subject.part.load()
+            cls: Any = part.load()
             if getattr(cls, "key", None) != data.key:
                 continue
             tiny = {k: v for k, v in part.presets.get("tiny", {}).items() if k not in data.provides}
