@@ -88,7 +88,7 @@ def fit(
     """
     options, folder = options or TrainOptions(), Path(folder)
     with _quiet():
-        samples = data.split("train", augment=True)
+        samples, labels = data.split("train", augment=True), labels_for(system, data, "train")
         watches: list[Watching] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
             watches.append(Probes(data, every=options.probe_every))
@@ -119,7 +119,6 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
-        labels = labels_for(system, data, "train")
         module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
         if options.compile:
             system.compile()
