@@ -30,13 +30,12 @@ from evidence import ROOT, SAYS, folder_of, record
 from jsonargparse import auto_cli
 from turns import Contestant, seconds_per_step
 
-from polymask import Step
+from polymask import Step, System
 from polymask.data import Dataset, evenly
 from polymask.evaluation.features import encoder_features, evaluating, extract, raw_of
 from polymask.evaluation.probe import draw, evaluate, labels_of
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED
 from polymask.maskings import Random
-from polymask import System
 from polymask.report import charts, views
 from polymask.report.comparison import COST, LOSS, Comparison
 from polymask.run import CONFIG, build_from_config
