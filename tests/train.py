@@ -85,8 +85,8 @@ def _main(env: dict[str, Any], folder: Path, config: Config, resume: bool) -> No
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
             plan = module.plan
             step = Step(trainer.global_step, plan.total, plan.options.seed)
-            for mask in module.system.masks(batch, step).values():
-                rows = mask.hidden.int().tolist()
+            for view in module.system.masks(batch, step).values():
+                rows = view.mask.hidden.int().tolist()
                 seen.extend([step.index, i, row] for i, row in zip(batch["id"].tolist(), rows, strict=True))
 
     system, data, options = build_from_config(config)

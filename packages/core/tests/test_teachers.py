@@ -74,6 +74,52 @@ def test_momentum_follows_its_curve() -> None:
     assert [early.momentum(step) for step in at] == pytest.approx([0.5, 0.75, 1.0, 1.0, 1.0])
 
 
+def test_a_warm_teacher_is_the_mean_of_all_students_until_momentum_is_final() -> None:
+    """DACS (Tranheden et al. 2021): m = min(1 - 1 / (t + 1), final) makes a plain running mean at first."""
+    student = net().double()
+    teacher = EMATeacher(student, momentum=0.75, curve="warm")
+    assert [teacher.momentum(Step(t, 10)) for t in (0, 1, 3, 4, 9)] == pytest.approx(
+        [0, 0.5, 0.75, 0.75, 0.75]
+    )
+    seen = []
+    for index in range(4):
+        nudge(student, 0.5 + index)
+        teacher.follow(student, Step(index, 10))
+        seen.append([parameter.detach().clone() for parameter in student.parameters()])
+    for got, *students in zip(teacher.parameters(), *seen, strict=True):
+        torch.testing.assert_close(got, torch.stack(students).mean(0), rtol=1e-13, atol=1e-13)
+
+
+def test_a_teacher_is_a_copy_at_first_and_moves_every_so_many_steps() -> None:
+    """Updates after steps 0, 2, 4, 6: copies up to step 3, then averages of momentum 0.5."""
+    student = net().double()
+    teacher = EMATeacher(student, momentum=0.5, copy_until=3, every=2)
+    assert [teacher.momentum(Step(t, 8)) for t in range(7)] == [0, 1, 0, 1, 0.5, 1, 0.5]
+    want = [parameter.detach().clone() for parameter in student.parameters()]
+    for index in range(7):
+        nudge(student, 1.0)
+        teacher.follow(student, Step(index, 8))
+        theirs = [parameter.detach().clone() for parameter in student.parameters()]
+        if index in (0, 2):
+            want = theirs
+        elif index in (4, 6):
+            want = [(mine + other) / 2 for mine, other in zip(want, theirs, strict=True)]
+        for got, expected in zip(teacher.parameters(), want, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rule", "share"), [("copy", 1.0), ("average", 0.25), ("keep", 0.0)])
+def test_buffers_follow_their_rule(rule: Any, share: float) -> None:
+    student = net()
+    teacher = EMATeacher(student, momentum=0.75, buffers=rule)
+    before = teacher.module[1].running_mean.clone()  # type: ignore[index]
+    student(torch.randn(16, 3) + 5)
+    teacher.follow(student, Step())
+    mine, theirs = teacher.module[1], student[1]  # type: ignore[index]
+    torch.testing.assert_close(mine.running_mean, torch.lerp(before, theirs.running_mean, share))
+    assert mine.num_batches_tracked == (0 if rule == "keep" else 1)
+
+
 @pytest.mark.parametrize(("momentum", "moves"), [(1.0, False), (0.0, True)])
 def test_the_ends_of_momentum_are_exact(momentum: float, moves: bool) -> None:
     student = net()
@@ -116,6 +162,9 @@ def test_another_network_cannot_be_followed() -> None:
         ({"final": -0.1}, r"\[0, 1\]"),
         ({"curve": "square"}, "curve='square'"),
         ({"rise": 0.0}, r"\(0, 1\], got 0.0"),
+        ({"every": 0}, "every 1 or more, got 0 and 0"),
+        ({"copy_until": -1}, "copy_until must be 0 or more"),
+        ({"buffers": "move"}, "buffers='move'"),
     ],
 )
 def test_impossible_options_are_told(options: dict[str, Any], message: str) -> None:

@@ -17,12 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, System, Tokens, UserError, functional
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 
 
 class CNP(System):
-    """One vector says it all.
+    """Predicts every hidden token from one vector.
 
     Args:
         tokenizer: cuts the input into tokens.
@@ -32,19 +32,6 @@ class CNP(System):
         objective: how a prediction is scored, over hidden tokens.
         width: width of the decoder's two hidden layers (paper: 128).
     """
-
-    presets = {
-        "small": {
-            "tokenizer.patch_size": 2,
-            "encoder.dim": 64,
-            "encoder.depth": 2,
-            "encoder.heads": 4,
-            "steps": 600,
-            "batch_size": 64,
-            "base_lr": 4e-3,
-        },
-        "tiny": {"encoder.dim": 32, "encoder.depth": 1, "encoder.heads": 2, "width": 32, "steps": 10},
-    }
 
     def __init__(
         self,
@@ -70,9 +57,9 @@ class CNP(System):
             nn.Linear(width, target.dim),
         )
 
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
-        mask = functional.draw_mask(self.masking, tokens, batch, step)
+        mask = self.draw(tokens, batch, step)
         target_BMT = mask.invert().keep(self.target(batch, tokens))
         return {"prediction": self.objective(self.predict(tokens, mask), target_BMT)}
 
@@ -85,16 +72,9 @@ class CNP(System):
         prediction_BMT: Tensor = self.decoder(query)
         return prediction_BMT
 
-    def encode(self, batch: Batch) -> Tokens:
-        return functional.encode(self.tokenizer, self.encoder, batch)
-
     @torch.no_grad()
-    def pictures(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
-        mask = functional.draw_mask(self.masking, tokens, batch, step)
-        predicted = self.predict(tokens, mask)
-        everywhere = mask.invert().restore(predicted, predicted.new_zeros(1))
-        return functional.reconstruction(self.tokenizer, self.target, tokens, mask, everywhere)
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, Mask]:
-        return {"mask": functional.draw_mask(self.masking, self.tokenizer(batch), batch, step)}
+        mask = self.draw(tokens, batch, step)
+        prediction_BNT = functional.at_hidden(self.predict(tokens, mask), mask)
+        return Preview(functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT))

@@ -59,7 +59,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="scheduled",
             target="polymask.maskings:Scheduled",
             summary="another masking, one option of which changes over the run",
-            paper="pacing: Diehl Martinez et al. 2023, arXiv 2311.08886",
+            paper="curves: Diehl Martinez et al. 2023, arXiv 2311.08886",
             defaults={"masking": "core/random"},
             tags=frozenset({"schedule"}),
         ),

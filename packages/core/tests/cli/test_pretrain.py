@@ -167,7 +167,19 @@ def test_the_folder_is_told_to_processes_that_training_starts_and_no_longer(poly
     assert seen == ["runs/mean-shapes-1"] and "POLYMASK_RUN_FOLDER" not in os.environ
 
 
-def test_rehearsal_leaves_chance_and_weights_alone(toy):
+def test_a_system_may_differentiate_in_forward(polymask, toy, monkeypatch):
+    plain, slopes = toy.Mean.forward, []
+
+    def forward(self, batch, step):
+        losses = plain(self, batch, step)
+        slopes.append(torch.autograd.grad(losses["mse"], self.head.weight, retain_graph=True))
+        return losses
+
+    monkeypatch.setattr(toy.Mean, "forward", forward)
+    assert polymask(*BARE).status == 0 and len(slopes) > 1
+
+
+def test_the_sanity_check_leaves_chance_and_weights_alone(toy):
     from polymask.run import build_from_config
     from polymask.training.sanity_check import sanity_check
 

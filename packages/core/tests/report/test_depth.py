@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from polymask import System
-from polymask.report.page import Page
+from types import SimpleNamespace
+
+import torch
+
+from polymask import Preview, Step, System
+from polymask.evaluation.features import evaluating
+from polymask.maskings import Random
+from polymask.report.page import Page, _pictures
 from polymask.report.progress import schedule
 from polymask.report.templates import render
+
+
+def test_the_lines_and_media_of_a_preview_are_on_the_page(gradients, looker):
+    class Lines(looker):
+        def preview(self, batch, step):
+            media = {"halved": batch["image"] / 2}
+            return Preview(media, {"share of keys": torch.tensor([torch.nan, 1.0, 2.0])})
+
+    page = Page("t")
+    run = SimpleNamespace(data=gradients(), system=Lines(Random()))
+    with evaluating(run.system):
+        _pictures(page, run, Step())
+    assert [chart.title for chart in page.depth] == ["share of keys"] and "share of keys" in page.depth[0].svg
+    assert list(page.pictures) == ["halved"] and list(page.masks) == ["student"]
 
 
 def test_a_page_without_lines_has_no_such_section():

@@ -248,13 +248,13 @@ def test_the_loss_of_words_is_that_of_hidden_ones_in_all_rows(data: TextDataset,
     assert float(system(batch, STEP)["words"]) == pytest.approx(total / count, rel=1e-5)
 
 
-@pytest.mark.parametrize(("term", "silent"), [("words", "score"), ("preference", "head")])
+@pytest.mark.parametrize(("term", "silent"), [("words", "scorer"), ("preference", "head")])
 def test_each_loss_trains_its_own_head_and_the_encoder(
     term: str, silent: str, data: TextDataset, batch: Batch
 ) -> None:
     system = system_of(data)
     system(batch, STEP)[term].backward()
-    heard = {"words": "head", "preference": "score"}[term]
+    heard = {"words": "head", "preference": "scorer"}[term]
     assert all(p.grad is None or not p.grad.any() for p in getattr(system, silent).parameters())
     assert all(p.grad is not None and p.grad.any() for p in getattr(system, heard).parameters())
     embedding = system.encoder.weight  # type: ignore[attr-defined]

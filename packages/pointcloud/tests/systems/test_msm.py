@@ -384,10 +384,10 @@ def test_targets_collapse_without_a_teacher_and_keep_apart_with_one() -> None:
 
 def test_what_the_teacher_says_of_cells_is_watched_at_every_level() -> None:
     system, batch = build(), clouds()
-    latents = system.monitor(batch, STEP)
-    assert list(latents) == ["target 0", "target 1", "target 2"]
-    assert [x.shape[1] for x in latents.values()] == [8, 16, 24]
-    assert all(spread_and_rank(x)[0] > SPREAD for x in latents.values())
+    found = system.monitor(batch, STEP)
+    assert list(found) == ["target 0", "target 1", "target 2"]
+    assert [x.shape[1] for x in found.values()] == [8, 16, 24]
+    assert all(spread_and_rank(x)[0] > SPREAD for x in found.values())
     for parameter in system.teacher.parameters():
         parameter.data.zero_()
     assert all(spread_and_rank(x)[0] < SPREAD for x in system.monitor(batch, STEP).values())

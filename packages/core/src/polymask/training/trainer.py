@@ -80,7 +80,7 @@ def fit(
     """
     system, data, options, folder = run.system, run.data, run.training, run.folder
     with _quiet():
-        samples = data.split("train", augment=True)
+        samples, labels = data.split("train", augment=True), labels_for(system, data, "train")
         watches: list[Watching] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
             watches.append(Probes(data, every=options.probe_every))
@@ -111,7 +111,6 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
-        labels = labels_for(system, data, "train")
         module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
         if options.compile:
             system.compile()

@@ -1,0 +1,85 @@
+"""Supervised systems get labels wherever their ``forward`` runs, and no other system does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polymask import Step, UserError
+from polymask.evaluation.held_out import batches
+from polymask.supervision import labels_for
+from polymask.training.sanity_check import sanity_check
+
+
+@pytest.fixture
+def labelled(toy):
+    """A data set of which every fourth label is unknown."""
+
+    class Labelled(toy.Data):
+        def labels(self, name):
+            labels = torch.arange(len(self.x), dtype=torch.int32) * 3 % 7
+            labels[::4] = -1
+            return labels
+
+    return Labelled()
+
+
+@pytest.fixture
+def supervised(toy):
+    """A system that checks its labels against their ids at every call."""
+
+    class Supervised(toy.Toy):
+        supervised = True
+
+        def forward(self, batch, step):
+            ids, label = batch["id"], batch["label"]
+            assert label.dtype == torch.int64 and label.shape == ids.shape
+            assert torch.equal(label, torch.where(ids % 4 == 0, -1, ids * 3 % 7))
+            self.seen.append(len(ids))
+            return super().forward(batch, step)
+
+        def monitor(self, batch, step):
+            return {"labels": torch.tensor(len(batch["label"]))}
+
+    return Supervised()
+
+
+def test_training_and_the_monitor_give_labels(toy, labelled, supervised, tmp_path):
+    toy.train(tmp_path, system=supervised, data=labelled, steps=3, log_every=1)
+    assert len(supervised.seen) == 3
+
+
+def test_the_sanity_check_and_held_out_batches_give_labels(labelled, supervised):
+    sanity_check("toy", supervised, labelled)
+    found = list(batches(supervised, labelled, None, 10))
+    assert len(found) == 5
+    for batch in found:
+        supervised(batch, Step())
+    assert supervised.seen == [2, *[10] * 5]
+
+
+def test_other_systems_get_none(toy, labelled):
+    assert all("label" not in batch for batch in batches(toy.Toy(), labelled, None, 10))
+    assert labels_for(toy.Toy(), labelled, "train") is None
+
+
+def test_data_without_labels_is_refused_before_anything_is_written(toy, supervised, tmp_path):
+    message = "Supervised learns from labels, and the train split of this data has none"
+    with pytest.raises(UserError, match=message):
+        sanity_check("toy", supervised, toy.Data())
+    with pytest.raises(UserError, match=message):
+        toy.train(tmp_path / "run", system=supervised, data=toy.Data(), steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_gradients_are_enabled_in_the_sanity_check(toy):
+    class Differentiates(toy.Toy):
+        def forward(self, batch, step):
+            losses = super().forward(batch, step)
+            torch.autograd.grad(losses["reconstruction"], self.head.weight, retain_graph=True)
+            return losses
+
+    system = Differentiates()
+    with torch.no_grad():
+        sanity_check("toy", system, toy.Data())
+    assert all(p.grad is None for p in system.parameters()) and system.training
