@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread, imsave
 
-from polymask import UserError
+from polymask import Run, RunConfig, UserError
 from polymask.evaluation import probe
 from polymask.report import write_report
-from polymask.run import build_from_config
 from polymask.training import fit
 
 CONFIG = {
@@ -34,8 +33,7 @@ CONFIG = {
 
 
 def train(folder, **changes):
-    system, data, options = build_from_config({**CONFIG, **changes})
-    fit(system, data, options, folder, progress=False)
+    fit(Run.create(RunConfig.resolve({**CONFIG, **changes}), folder), progress=False)
     return folder
 
 
