@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Request, Run, RunConfig, Step, Tokens, UserError, build
+from polymask.data import open_data
 from polymask.maskings import TopScore
 from polymask.report.look import examine
 from polymask.training import fit
@@ -155,11 +156,12 @@ def test_what_is_attended_to_most_is_hidden(system: str, run: Path) -> None:
 
 
 def test_a_picture_of_masks_says_what_they_go_by(run: Path) -> None:
-    score = {"name": "vision/attention", "run": str(run), "query": "patches"}
-    cut = {"name": "vision/patches", "patch_size": 2}
-    sight = examine(
-        "core/top-score", "vision/digits", tokenizer=cut, score=score, samples=2, draws=1, masks=8
-    )
+    data = open_data("vision/digits")
+    cut = build("vision/patches", "tokenizers", facts=data.provides, patch_size=2)
+    facts = {**data.provides, **cut.provides}
+    score = build("vision/attention", "targets", facts=facts, run=str(run), query="patches")
+    masking = build("core/top-score", "maskings")
+    sight = examine(masking, data, tokenizer=cut, score=score, samples=2, draws=1, masks=8)
     assert "score vision/attention" in sight.title and "score.query patches" in sight.title
     assert set(sight.statistics["mask"].count.tolist()) == {12}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from polymask.tokens import Tokens
 
 if TYPE_CHECKING:
-    from polymask.protocols import Shown
+    from polymask.protocols import Media
 
 SplitName = Literal["train", "test"]
 
@@ -81,7 +81,7 @@ class Drawn(Protocol):
 class Presented(Protocol):
     """A data set that has more to show of a sample than a picture, whatever system sees it: sound to play."""
 
-    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Shown]:
+    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Media]:
         """What a report shows of one sample, by caption; the captions of all samples are the same.
 
         Args:
