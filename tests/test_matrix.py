@@ -1,7 +1,7 @@
 """Every system with every masking, target and encoder of its modality, at tiny size.
 
-A pair either trains, or is refused with a UserError that is listed here with its reason. The parts of a hosted
-system are exchanged too.
+A pair either trains, or is refused with a UserError that is listed here with its reason. The parts of a
+hosted system are exchanged too.
 """
 
 from __future__ import annotations

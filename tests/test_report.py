@@ -170,7 +170,7 @@ def test_photographs_without_labels_and_files_that_cannot_be_read(tmp_path):
     for k in range(40):
         imsave(photos / f"{k}.png", generator.random((8, 8, 3)))
     (photos / "<script>alert(1)<.png").write_bytes(b"not an image")
-    data = {"name": f"folder:{photos}", "size": 8}
+    data = {"name": "folder", "source": str(photos), "size": 8}
     run = train(tmp_path / "run", data=data, steps=2)
     html = write_report(run).read_text()
     reader = Reader(html)
