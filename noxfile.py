@@ -109,7 +109,7 @@ def cross(session: nox.Session) -> None:
 def light(session: nox.Session) -> None:
     """Finding out what is installed, where torch is not."""
     session.install("--no-deps", *wheels(*PACKAGES))
-    session.install("jsonargparse[signatures]", "pluggy", "rich")
+    session.install("pluggy", "pyyaml", "rich")
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('torch') is None")
     for arguments in (["--version"], ["--help"], ["list"], ["plugins"]):
         session.run("polymask", *arguments, silent=True, env={"POLYMASK_STRICT": "1"})

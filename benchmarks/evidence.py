@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from claims import CLAIMS, Claim
-from jsonargparse import auto_cli
+from command import command
 from turns import Contestant, seconds_per_step
 
 from polymask.evaluation.intervals import NOTHING
@@ -136,4 +136,4 @@ def record(
 
 
 if __name__ == "__main__":
-    auto_cli(run)
+    command(run)

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command import command
 from evidence import ROOT
-from jsonargparse import auto_cli
 
+from polymask import Run, RunConfig
+from polymask.config import CONFIG
 from polymask.evaluation import evaluate_run, probe
 from polymask.evaluation.constant import CONSTANT, DIFFERENCE
 from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED, ProbeResult
 from polymask.evaluation.scores import Scores
-from polymask.run import CONFIG, build_from_config, open_run
 from polymask.training import fit
 
 VISION: Mapping[str, Any] = {"data": "vision/fashion", "steps": 600}
@@ -108,15 +109,14 @@ def run(package: str, only: str | None = None, folder: Path = Path("runs")) -> N
 def learned(spec: str, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What one system has learned after a run, trained now or before."""
     name, _, preset = spec.partition(":")
-    config = {"system": name, "preset": preset or "small", **options}
-    system, data, training = build_from_config(config, folder=folder)
-    fit(system, data, training, folder, resume=(folder / CONFIG).exists(), progress=False)
-    trained = open_run(folder)
+    preset = preset or "small"
+    run = Run.create(RunConfig.resolve({"system": name, "preset": preset, **options}), folder)
+    fit(run, resume=(folder / CONFIG).exists(), progress=False)
     return {
-        "options": {"preset": config["preset"], **options},
+        "options": {"preset": preset, **options},
         "threads": torch.get_num_threads(),
-        "objectives": costs(evaluate_run(trained, {"name": "core/best-constant", "batch_size": 16})),
-        "probes": accuracies(probe(trained, limit=PROBED, raw=False)),
+        "objectives": costs(evaluate_run(run, {"name": "core/best-constant", "batch_size": 16})),
+        "probes": accuracies(probe(run, limit=PROBED, raw=False)),
     }
 
 
@@ -157,4 +157,4 @@ def commit() -> str:
 
 
 if __name__ == "__main__":
-    auto_cli(run)
+    command(run)

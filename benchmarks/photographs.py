@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from command import command
 from PIL import Image, ImageStat
 
 from polymask.data.debian import fetch
@@ -84,4 +84,4 @@ def write(picture: Image.Image, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(make)
+    command(make)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
+from command import command
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
@@ -118,4 +118,4 @@ def images_per_second(make: Callable[[], Iterable[Any]], batch: int) -> float:
 
 
 if __name__ == "__main__":
-    auto_cli(race)
+    command(race)

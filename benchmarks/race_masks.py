@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from jsonargparse import auto_cli
+from command import command
 
 import polymask
 from polymask import Request, Step
@@ -107,4 +107,4 @@ def race(
 
 
 if __name__ == "__main__":
-    auto_cli(race)
+    command(race)

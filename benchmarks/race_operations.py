@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
+from command import command
 from scipy.spatial import cKDTree
 from sklearn.neighbors import KDTree
 from torch import Tensor
@@ -188,4 +188,4 @@ def _module(name: str) -> str:
 
 
 if __name__ == "__main__":
-    auto_cli(race)
+    command(race)

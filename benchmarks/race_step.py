@@ -31,7 +31,7 @@ from typing import Any
 
 import timm
 import torch
-from jsonargparse import auto_cli
+from command import command
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -166,7 +166,7 @@ def race(
     device: str = "cpu",
     precision: str = "float32",
     compile: bool = False,
-    only: list[str] | None = None,
+    only: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Time one training step of every installed contestant.
@@ -178,7 +178,7 @@ def race(
         device: ``cpu`` or ``cuda``.
         precision: ``float32``, or ``bfloat16`` for autocast.
         compile: ``torch.compile`` every contestant.
-        only: names of contestants; all installed ones by default.
+        only: names of contestants, with commas between; all installed ones by default.
         out: where to write the figures as JSON.
     """
     torch.set_num_threads(threads)
@@ -186,7 +186,7 @@ def race(
     x = torch.randn(batch, 3, 224, 224, device=device)
     models: dict[str, nn.Module] = {}
     for name, (build, package) in CONTESTANTS.items():
-        if (only is None or name in only) and importlib.util.find_spec(package.replace("-", "_")):
+        if (only is None or name in only.split(",")) and importlib.util.find_spec(package.replace("-", "_")):
             models[name] = build().to(device).train()
 
     def once(model: nn.Module) -> float:
@@ -272,4 +272,4 @@ def _wait(device: str) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(race)
+    command(race)

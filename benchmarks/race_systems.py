@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
+from command import command
 from turns import Contestant, seconds_per_step
 
 VISION = (
@@ -111,4 +111,4 @@ def race(
 
 
 if __name__ == "__main__":
-    auto_cli(race)
+    command(race)

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from polymask import Step, System
+from polymask import Run, RunConfig, Step
 from polymask.protocols import Batch
 from polymask.report import views
-from polymask.run import build_from_config
 from polymask.training.optimiser import make_optimiser
 
 WARM_UP = 3
@@ -27,10 +26,12 @@ class Contestant:
     """
 
     def __init__(self, config: Mapping[str, Any], samples: int | None = None) -> None:
-        self.system: System
-        self.system, dataset, options = build_from_config({**config, "seed": 0})
-        self.optimiser = make_optimiser(self.system, options, 1e-4)[0]
-        self.batch: Batch = views.batch_of(dataset.split("train"), range(samples or options.batch_size))
+        # nothing is written into a folder of a run that is not trained
+        run = Run.create(RunConfig.resolve({**config, "seed": 0}), "runs/turns")
+        self.system, self.data = run.system, run.data
+        self.optimiser = make_optimiser(self.system, run.training, 1e-4)[0]
+        count = samples or run.training.batch_size
+        self.batch: Batch = views.batch_of(run.data.split("train"), range(count))
         self.system.train()
 
     def step(self, step: Step) -> float:

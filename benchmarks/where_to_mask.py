@@ -26,11 +26,12 @@ from typing import Any
 
 import torch
 from claims import Claim
+from command import command
 from evidence import ROOT, SAYS, folder_of, record
-from jsonargparse import auto_cli
 from turns import Contestant, seconds_per_step
 
-from polymask import Step, System
+from polymask import Run, RunConfig, Step, System
+from polymask.config import CONFIG
 from polymask.data import Dataset, evenly
 from polymask.evaluation.features import encoder_features, evaluating, extract, raw_of
 from polymask.evaluation.probe import draw, evaluate, labels_of
@@ -38,7 +39,6 @@ from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED
 from polymask.maskings import Random
 from polymask.report import charts, views
 from polymask.report.comparison import COST, LOSS, Comparison
-from polymask.run import CONFIG, build_from_config
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 
@@ -147,13 +147,12 @@ def measured(config: Mapping[str, Any], folder: Path, rivals: bool) -> dict[str,
     path = folder / "measured.json"
     if path.is_file():
         return dict(json.loads(path.read_text()))
-    system, data, options = build_from_config({**config, "workers": 0, "checkpoint_every": config["steps"]})
-    fit(system, data, options, folder, resume=(folder / CONFIG).exists(), progress=False)
-    found = {**probed(system, data), ERROR: reconstruction_error(system, data)}
+    run = Run.create(RunConfig.resolve({**config, "workers": 0, "checkpoint_every": config["steps"]}), folder)
+    fit(run, resume=(folder / CONFIG).exists(), progress=False)
+    found = {**probed(run.system, run.data), ERROR: reconstruction_error(run.system, run.data)}
     if rivals:
-        fresh, _, _ = build_from_config(config)
-        found |= {f"{UNTRAINED} {key}": value for key, value in probed(fresh, data).items()}
-        found |= {f"{RAW} {key}": value for key, value in probed(None, data).items()}
+        found |= {f"{UNTRAINED} {key}": value for key, value in probed(run.untrained(), run.data).items()}
+        found |= {f"{RAW} {key}": value for key, value in probed(None, run.data).items()}
     rows = read_metrics(folder / "metrics.csv")
     last = rows[-max(1, math.ceil(len(rows) / 10)) :]
     found[LOSS] = statistics.fmean(row["loss"] for row in last)
@@ -198,11 +197,10 @@ def reconstruction_error(system: System, data: Dataset, pictures: int = 1000, at
 def described(config: Mapping[str, Any]) -> dict[str, Any]:
     """What each masking does at the end of a run, and the time of a step as a ratio to random masking."""
     end = Step(config["steps"] - 1, config["steps"], 0)
-    configs = {label: {**config, **change, "seed": 0} for label, change in MASKINGS.items()}
+    contestants = {label: Contestant({**config, **change}) for label, change in MASKINGS.items()}
     found: dict[str, dict[str, Any]] = {}
-    for label, whole in configs.items():
-        system, data, _ = build_from_config(whole)
-        drawn = views.statistics_of(views.of_system(system), data.split("train"), end)
+    for label, contestant in contestants.items():
+        drawn = views.statistics_of(views.of_system(contestant.system), contestant.data.split("train"), end)
         one = next(iter(drawn.values()))
         found[label] = {
             "hidden": float(one.ratio.mean()),
@@ -210,7 +208,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
             "uniform": one.uniform,
             "neighbour correlation": one.neighbour_correlation,
         }
-    seconds = seconds_per_step({label: Contestant(whole) for label, whole in configs.items()})
+    seconds = seconds_per_step(contestants)
     for label, taken in seconds.items():
         ratios = [one / random for one, random in zip(taken, seconds["random"], strict=True)]
         found[label]["cost"] = statistics.median(ratios)
@@ -218,4 +216,4 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    auto_cli(run)
+    command(run)

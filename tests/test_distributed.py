@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from polymask.run import open_run
+from polymask import Run
 from polymask.training import read_metrics
 
 train = runpy.run_path(str(Path(__file__).with_name("train.py")))
@@ -41,7 +41,9 @@ def test_two_processes(one: tuple[str, Path], strategy: str, tmp_path: Path) -> 
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
     # the checkpoint opens in one process; features are compared, since weights that the loss does
     # not depend on (the bias of keys) go where rounding takes them
-    two, expected, begun = (open_run(f, trained=t) for f, t in ((tmp_path, 1), (alone, 1), (alone, 0)))
+    two, expected, begun = (
+        Run.open(f, trained=t) for f, t in ((tmp_path, True), (alone, True), (alone, False))
+    )
     batch = {"image": torch.stack([two.data.split("test")[i]["image"] for i in range(20)])}
     with torch.no_grad():
         found, wanted, before = (run.system.encode(batch).values for run in (two, expected, begun))

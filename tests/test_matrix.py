@@ -1,17 +1,22 @@
 """Every system with every masking, target and encoder of its modality, at tiny size.
 
-A pair either trains, or is refused with a UserError that is listed here with its reason.
+A pair either trains, or is refused with a UserError that is listed here with its reason. The parts of a
+hosted system are exchanged too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from polymask import Part, Step, System, UserError, default_registry
+from polymask import Part, Request, RunConfig, Step, System, Tokens, UserError, default_registry
+from polymask.config import PartConfig, options_of, resolve_part
+from polymask.protocols import Batch
 from polymask.testing.loop import built, total
 from polymask.testing.subject import Subject
 
@@ -78,29 +83,33 @@ REFUSED = {
 """What cannot be combined, and what the user is told."""
 
 
-def fitting(kind: str) -> Iterator[tuple[Part, Part]]:
-    """Pairs of a system and a part of a kind that fits its modality."""
-    for system in SYSTEMS:
-        for part in REGISTRY.within(system.modality).fitting(kind):
-            yield system, part
+def pairs(kind: str, of: str = "systems") -> pytest.MarkDecorator:
+    """Pairs of a system, or another part, and a part of a kind that fits its modality."""
+    owners = REGISTRY.parts(of)
+    found = [(one, part) for one in owners for part in REGISTRY.within(one.modality).fitting(kind)]
+    ids = [f"{one.full_name}-{part.full_name}" for one, part in found]
+    return pytest.mark.parametrize((of.removesuffix("s"), "part"), found, ids=ids)
 
 
-def pairs(kind: str) -> pytest.MarkDecorator:
-    found = list(fitting(kind))
-    return pytest.mark.parametrize(
-        ("system", "part"), found, ids=[f"{s.full_name}-{p.full_name}" for s, p in found]
-    )
+HOSTS = [part for part in SYSTEMS if "host" in options_of(part)]
 
 
-def slot_of(system: Part, slot: str) -> bool:
-    return slot in Subject(system, REGISTRY).parameters
+def path_of(system: Part, slot: str) -> str | None:
+    """Where a system has a slot: its own, or that of the system which it hosts."""
+    if slot in options_of(system):
+        return slot
+    hosted = system in HOSTS and slot in options_of(REGISTRY.find("systems", system.defaults["host"]))
+    return f"host.{slot}" if hosted else None
 
 
 def tried(system: Part, slot: str, part: Part, **others: str) -> None:
     """One step of training; the losses are finite and gradient reaches the encoder."""
-    if not slot_of(system, slot):
+    path = path_of(system, slot)
+    if path is None:
         pytest.skip(f"{system.full_name} has no slot {slot}")
-    subject = Subject(system, REGISTRY, {slot: part.full_name, **others})
+    inside = path.removesuffix(slot)
+    changes = {slot: part.full_name, **others}
+    subject = Subject(system, REGISTRY, {f"{inside}{name}": value for name, value in changes.items()})
     if (system.full_name, part.full_name) in REFUSED:
         with pytest.raises(UserError) as caught:
             step(subject)
@@ -143,14 +152,15 @@ def test_masking(system: Part, part: Part) -> None:
 
 def of_classes(system: Part) -> bool:
     """Whether a system predicts class numbers, by the objective that it has unless told otherwise."""
-    objective = system.defaults.get("objective")
+    owner = REGISTRY.find("systems", system.defaults["host"]) if system in HOSTS else system
+    objective = owner.defaults.get("objective")
     return objective is not None and "classes" in REGISTRY.find("objectives", objective).tags
 
 
 @pairs("targets")
 def test_target(system: Part, part: Part) -> None:
     objective = {}
-    if slot_of(system, "objective") and part.full_name != system.defaults.get("target"):
+    if path_of(system, "objective") and part.full_name != system.defaults.get("target"):
         objective = {"objective": "core/cross-entropy" if "classes" in part.tags else "core/mse"}
     tried(system, "target", part, **objective)
 
@@ -162,20 +172,72 @@ def test_encoder(system: Part, part: Part) -> None:
 
 @pairs("objectives")
 def test_objective(system: Part, part: Part) -> None:
-    if slot_of(system, "objective") and of_classes(system) != ("classes" in part.tags):
+    if path_of(system, "objective") and of_classes(system) != ("classes" in part.tags):
         pytest.skip("one of the two is about class numbers, the other about values")
     tried(system, "objective", part)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.full_name)
 def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> None:
-    if not slot_of(system, "masking"):
+    if "masking" not in options_of(system):
         pytest.skip("draws its masks itself")
     if "score" in REGISTRY.find("maskings", system.defaults["masking"]).tags:
         pytest.skip("has a score of its own")
     for part in (p for p in REGISTRY.parts("maskings") if "score" in p.tags):
         with pytest.raises(UserError, match="score|does not deal"):
             step(Subject(system, REGISTRY, {"masking": part.full_name}))
+
+
+@pytest.mark.parametrize("preset", ["small", "tiny"])
+@pytest.mark.parametrize("system", HOSTS, ids=lambda s: s.full_name)
+def test_parts_of_a_host_are_exchanged_under_its_presets(system: Part, preset: str) -> None:
+    """The part put in a slot has nothing of the one that was there; an encoder is of the preset's size."""
+
+    def host(**changes: str) -> PartConfig:
+        config = RunConfig.resolve({"system": system.full_name, "preset": preset, **changes})
+        found: PartConfig = config.system.options["host"]
+        return found
+
+    registry, before = REGISTRY.within(system.modality), host()
+    for slot, kind in before.slots.items():
+        there = before.options.get(slot)
+        for part in registry.fitting(kind):
+            if there is not None and there.name == part.full_name:
+                continue
+            chosen = host(**{f"host.{slot}": part.full_name}).options[slot]
+            own = preset if kind == "encoders" and preset in part.presets else None
+            assert chosen.plain() == resolve_part(part, registry=registry, preset=own).require().plain()
+    for part in registry.fitting("systems"):
+        if part not in HOSTS and part.full_name != before.name:
+            chosen = host(host=part.full_name)
+            expected = RunConfig.resolve({"system": part.full_name, "preset": preset}).system
+            assert chosen.plain() == expected.plain()
+
+
+def drawn(masking: Any, tokens: Tokens, batch: Batch) -> Tensor:
+    score = torch.linspace(0, 1, tokens.shape[1]).expand(tokens.shape)
+    hidden: Tensor = masking(Request.of(tokens, batch, Step(1, 10, 0), score=score)).hidden
+    return hidden
+
+
+@pairs("maskings", "tokenizers")
+def test_a_masking_takes_no_option_from_what_a_tokenizer_says(tokenizer: Part, part: Part) -> None:
+    """Facts and options may share a name: the length of a text is not that of a span."""
+    registry = REGISTRY.within(tokenizer.modality)
+    subject = Subject(tokenizer, REGISTRY)
+    config = resolve_part(part, registry=registry).require()
+    if any(option.fact for option in config.known.values()):
+        pytest.skip(f"{part.full_name} takes facts")
+    batch = subject.batch(3)
+    tokens = subject.tokenizer(batch)
+    facts = {**subject.tokenizer.provides, **dict.fromkeys(config.known, "a fact of that name")}
+    try:
+        expected = drawn(config.build(), tokens, batch)
+    except UserError as error:
+        with pytest.raises(UserError, match=re.escape(str(error))):
+            drawn(config.build(facts), tokens, batch)
+        return
+    assert torch.equal(drawn(config.build(facts), tokens, batch), expected)
 
 
 @pytest.mark.parametrize(("tokenizer", "axes"), [("audio/mel-patches", 2), ("audio/mel-frames", 1)])

@@ -81,7 +81,8 @@ def test_readme_works_from_top_to_bottom(place: Path) -> None:
     space: dict[str, object] = {}
     for kind, block in blocks(README):
         if kind == "python":
-            exec(compile(block.replace("steps=1000", "steps=2, batch_size=8"), str(README), "exec"), space)
+            little = '"steps": 2, "batch_size": 8, "workers": 0, "data.limit": 40'
+            exec(compile(block.replace('"steps": 1000', little), str(README), "exec"), space)
         else:
             for words in commands(block):
                 run(words)

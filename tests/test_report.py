@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread, imsave
 
-from polymask import UserError
+from polymask import Run, RunConfig, UserError
 from polymask.evaluation import probe
 from polymask.report import write_report
-from polymask.run import build_from_config
 from polymask.training import fit
 
 CONFIG = {
@@ -34,8 +33,7 @@ CONFIG = {
 
 
 def train(folder, **changes):
-    system, data, options = build_from_config({**CONFIG, **changes})
-    fit(system, data, options, folder, progress=False)
+    fit(Run.create(RunConfig.resolve({**CONFIG, **changes}), folder), progress=False)
     return folder
 
 
@@ -172,7 +170,7 @@ def test_photographs_without_labels_and_files_that_cannot_be_read(tmp_path):
     for k in range(40):
         imsave(photos / f"{k}.png", generator.random((8, 8, 3)))
     (photos / "<script>alert(1)<.png").write_bytes(b"not an image")
-    data = {"name": f"folder:{photos}", "size": 8}
+    data = {"name": "folder", "source": str(photos), "size": 8}
     run = train(tmp_path / "run", data=data, steps=2)
     html = write_report(run).read_text()
     reader = Reader(html)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from polymask import System
-from polymask.run import build_from_config, load_config, open_run
+from polymask import Run, RunConfig, System
 from polymask.training import fit, read_metrics
 
 train = runpy.run_path(str(Path(__file__).with_name("train.py")))
@@ -44,10 +43,10 @@ def one_thread():
 
 
 def run(folder: Path, resume: bool = False) -> System:
-    system, data, options = build_from_config(load_config(folder) if resume else CONFIG)
-    config = None if not resume else load_config(folder)
-    fit(system, data, options, folder, resume=resume, config=config or CONFIG, progress=False)
-    return system
+    config = RunConfig.load(folder) if resume else RunConfig.resolve(CONFIG)
+    made = Run.create(config, folder)
+    fit(made, resume=resume, progress=False)
+    return made.system
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -68,7 +67,7 @@ def test_killed_from_outside_and_resumed(tmp_path: Path) -> None:
             time.sleep(chance.random() / 50)
             process.kill()
             process.join()
-        stopped.append(open_run(killed).step)
+        stopped.append(Run.open(killed).step)
     assert 0 < stopped[0] < stopped[1] < 30
     resumed = run(killed, resume=True)
     for name, value in whole.state_dict().items():
@@ -79,14 +78,14 @@ def test_killed_from_outside_and_resumed(tmp_path: Path) -> None:
 
 def test_what_a_run_folder_builds(tmp_path: Path) -> None:
     """The weights that training ended with, and those that it began with."""
-    begun, _, _ = build_from_config(CONFIG)
-    start = {name: value.clone() for name, value in begun.state_dict().items()}
-    config = {**CONFIG, "steps": 2, "workers": 0}
-    system, data, options = build_from_config(config)
-    fit(system, data, options, tmp_path / "run", config=config, progress=False)
-    trained, untrained = open_run(tmp_path / "run"), open_run(tmp_path / "run", trained=False)
+    config = RunConfig.resolve({**CONFIG, "steps": 2, "workers": 0})
+    made = Run.create(config, tmp_path / "run")
+    start = {name: value.clone() for name, value in made.system.state_dict().items()}
+    fit(made, progress=False)
+    trained, untrained = Run.open(made.folder), Run.open(made.folder, trained=False)
     assert (trained.step, untrained.step) == (2, 0)
     for name, value in start.items():
         assert torch.equal(untrained.system.state_dict()[name], value), name
-        assert torch.equal(trained.system.state_dict()[name], system.state_dict()[name]), name
+        assert torch.equal(made.untrained().state_dict()[name], value), name
+        assert torch.equal(trained.system.state_dict()[name], made.system.state_dict()[name]), name
     assert not torch.equal(trained.system.decoder.head.weight, start["decoder.head.weight"])

@@ -71,8 +71,7 @@ def finish(folder: Path, config: Config, processes: int = 1, resume: bool = Fals
 def _main(env: dict[str, Any], folder: Path, config: Config, resume: bool) -> None:
     import lightning.pytorch as pl
 
-    from polymask import Step
-    from polymask.run import build_from_config
+    from polymask import Run, RunConfig, Step
     from polymask.training import fit
 
     # a child of a fork server would have servers of its own for its workers, which outlive a kill
@@ -89,8 +88,8 @@ def _main(env: dict[str, Any], folder: Path, config: Config, resume: bool) -> No
                 rows = view.mask.hidden.int().tolist()
                 seen.extend([step.index, i, row] for i, row in zip(batch["id"].tolist(), rows, strict=True))
 
-    system, data, options = build_from_config(config)
-    fit(system, data, options, folder, resume=resume, config=config, callbacks=[Record()], progress=False)
+    run = Run.create(RunConfig.resolve(config), folder)
+    fit(run, resume=resume, callbacks=[Record()], progress=False)
     (folder / f"seen-{env.get('RANK', 0)}.json").write_text(json.dumps(seen))
     if torch.distributed.is_initialized():
         # who leaves first resets connections that others may still read from

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from claims.claim import Claim
+from polymask import Run, RunConfig
+from polymask.config import CONFIG
 from polymask.export import export
-from polymask.run import CONFIG, build_from_config
 from polymask.training import fit
 
 # A minute or so of one core must tell more than frequencies of tokens do, a loss of 6.4: ModernBERT leaves
@@ -69,11 +70,11 @@ def definitions(folder: Path) -> dict[str, str]:
     Returns:
         Options of the others: its model, and the vocabulary it speaks.
     """
-    run = folder.with_name(f"{folder.name}-base")
-    model = run / "model"
+    base = folder.with_name(f"{folder.name}-base")
+    model = base / "model"
     if not model.is_dir():
-        system, data, options = build_from_config(DEFINITIONS)
-        fit(system, data, options, run, resume=(run / CONFIG).exists())
+        run = Run.create(RunConfig.resolve(DEFINITIONS), base)
+        fit(run, resume=(base / CONFIG).exists())
         export(run, "transformers", model)
     return {"encoder.pretrained": str(model), "data.vocab": str(model)}
 

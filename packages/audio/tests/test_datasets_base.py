@@ -16,10 +16,9 @@ import soundfile
 import torch
 import torchaudio
 
-from polymask import Tokens, UserError
+from polymask import Run, RunConfig, Tokens, UserError
 from polymask.data import collate, held_out, open_data
 from polymask.report import write_report
-from polymask.run import build_from_config
 from polymask.training import fit
 from polymask_audio.datasets.cut import Cut, ratio
 
@@ -162,7 +161,7 @@ def test_a_report_of_any_system_plays_its_samples(tmp_path: Path) -> None:
     data = {"name": "audio/folder", "source": str(tmp_path), "rate": 8000, "test": 0}
     out = tmp_path / "run"
     config = {"system": "audio/mae", "preset": "tiny", "data": data, "steps": 1, "batch_size": 2}
-    fit(*build_from_config(config), out)
+    fit(Run.create(RunConfig.resolve(config), out), progress=False)
     sounds = re.findall(
         r'<audio controls[^>]* src="data:audio/wav;base64,([^"]+)"', write_report(out).read_text()
     )

@@ -14,10 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from polymask import System, UserError, build, export
-from polymask.config import TrainOptions
-from polymask.data import open_data
-from polymask.run import open_run
+from polymask import Run, RunConfig, System, UserError, build, export
 from polymask.training import fit
 from polymask_vision.datasets.prepare import Preparation
 from polymask_vision.encoders import ViT
@@ -283,14 +280,16 @@ def test_impossible_places_and_systems_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_exports_what_it_trained(tmp_path: Path) -> None:
-    data = open_data("vision/digits", limit=64)
     options = {"tokenizer.patch_size": 2, "encoder.dim": 32, "encoder.depth": 1, "encoder.heads": 2}
-    system = build("vision/mae", facts=data.provides, **options, decoder_dim=16, decoder_heads=2)
-    training = TrainOptions(steps=3, batch_size=32, workers=0, accelerator="cpu", precision="32")
-    run = fit(system, data, training, tmp_path / "run", progress=False).folder
+    options |= {"decoder_dim": 16, "decoder_heads": 2, "steps": 3, "batch_size": 32, "precision": "32"}
+    data = {"name": "vision/digits", "limit": 64}
+    config = {"system": "vision/mae", "data": data, **options, "workers": 0, "accelerator": "cpu"}
+    made = Run.create(RunConfig.resolve(config), tmp_path / "run")
+    fit(made, progress=False)
+    run, data = made.folder, made.data
     model = timm.create_model(f"local-dir:{export.export(run, 'timm', tmp_path / 'out')}", pretrained=True)
     x = torch.stack([data.split("test")[i]["image"] for i in range(4)])
-    trained, fresh = (open_run(run, trained=t).system.encode({"image": x}).pool() for t in (True, False))
+    trained, fresh = (Run.open(run, trained=t).system.encode({"image": x}).pool() for t in (True, False))
     close(model.eval()(x), trained)
     assert not torch.allclose(trained, fresh, atol=1e-4)
     config = timm.data.resolve_model_data_config(model)

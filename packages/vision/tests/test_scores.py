@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import Request, Step, Tokens, UserError, build
+from polymask import Request, Run, RunConfig, Step, Tokens, UserError, build
+from polymask.data import open_data
 from polymask.maskings import TopScore
 from polymask.report.look import examine
-from polymask.run import build_from_config
 from polymask.training import fit
 from polymask_vision.encoders import ViT
 from polymask_vision.scores import Attention, Entropy, Variance
@@ -117,16 +117,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "encoder.positions": "relative",
         "steps": 3,
     }
-    system, data, training = build_from_config(config)
-    fit(system, data, training, folder, progress=False)
+    fit(Run.create(RunConfig.resolve(config), folder), progress=False)
     return folder
 
 
 @pytest.mark.parametrize("query", ["class", "patches"])
 def test_it_is_what_the_encoder_of_a_run_computes(run: Path, query: Any) -> None:
-    from polymask.run import open_run
-
-    encoder: Any = open_run(run).system.encoder
+    encoder: Any = Run.open(run).system.encoder
     assert isinstance(encoder, ViT)
     batch, seen = images((8, 8), 1), Patches(size=8, channels=1, patch_size=2)
     found = Attention(run=str(run), channels=1, query=query)(batch, seen(batch))
@@ -159,11 +156,12 @@ def test_what_is_attended_to_most_is_hidden(system: str, run: Path) -> None:
 
 
 def test_a_picture_of_masks_says_what_they_go_by(run: Path) -> None:
-    score = {"name": "vision/attention", "run": str(run), "query": "patches"}
-    cut = {"name": "vision/patches", "patch_size": 2}
-    sight = examine(
-        "core/top-score", "vision/digits", tokenizer=cut, score=score, samples=2, draws=1, masks=8
-    )
+    data = open_data("vision/digits")
+    cut = build("vision/patches", "tokenizers", facts=data.provides, patch_size=2)
+    facts = {**data.provides, **cut.provides}
+    score = build("vision/attention", "targets", facts=facts, run=str(run), query="patches")
+    masking = build("core/top-score", "maskings")
+    sight = examine(masking, data, tokenizer=cut, score=score, samples=2, draws=1, masks=8)
     assert "score vision/attention" in sight.title and "score.query patches" in sight.title
     assert set(sight.statistics["mask"].count.tolist()) == {12}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polymask import Request, Step, Tokens, build
 from polymask.data import collate
-from polymask.recipes import cook
+from polymask.recipes import run_recipe
 from polymask_audio.systems.openbeats_tokenizer import Codebook
 
 STEP = Step(3, 10, seed=1)
@@ -200,7 +200,7 @@ def test_the_recipe_hands_each_round_on_to_the_next(tmp_path: Path) -> None:
     data = {"name": "audio/words", "limit": 24}
     shared = {"steps": 2, "batch_size": 4, "workers": 0, "accelerator": "cpu"}
     options = {"rounds": 2, "preset": "tiny"}
-    stage = cook("audio/openbeats", data, tmp_path, options=options, shared=shared, progress=False)
+    stage = run_recipe("audio/openbeats", data, tmp_path, options=options, shared=shared, progress=False)
     first, tokenizer, second = stage.done
     teacher = first.system.encoder.state_dict()
     taught = tokenizer.system.target.features.encoder.module.state_dict()

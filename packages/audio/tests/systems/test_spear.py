@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polymask import Mask, Step, Tokens, UserError, build
 from polymask.data import collate
-from polymask.recipes import cook
+from polymask.recipes import run_recipe
 from polymask_audio.fitting import fit_multi
 from polymask_audio.mixing import Mixing, Mixture
 from polymask_audio.quantisers import MultiCodebook, Units, load
@@ -279,7 +279,7 @@ def test_the_recipe_fits_codebooks_to_two_teachers_and_predicts_both(tmp_path: P
         "layer": 1,
         "preset": "tiny",
     }
-    stage = cook("audio/spear", data, tmp_path, options=options, shared=shared, progress=False)
+    stage = run_recipe("audio/spear", data, tmp_path, options=options, shared=shared, progress=False)
     teacher, student = stage.done
     assert [run.folder.name for run in stage.done] == ["teacher", "spear"]
     system: Any = student.system
@@ -296,7 +296,7 @@ def test_the_recipe_fits_codebooks_to_two_teachers_and_predicts_both(tmp_path: P
     assert str(tmp_path) not in (tmp_path / "spear" / "config.yaml").read_text()
     # the same again trains nothing, with a file of the folder's own as teacher
     before = (tmp_path / "spear" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    cook("audio/spear", data, tmp_path, options=options, shared=shared, progress=False)
+    run_recipe("audio/spear", data, tmp_path, options=options, shared=shared, progress=False)
     assert (tmp_path / "spear" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 

@@ -12,8 +12,8 @@ import torch
 
 from polymask import UserError
 from polymask.data import open_data
-from polymask.recipes import Stage, cook
-from polymask.run import open_run
+from polymask.recipes import Stage, run_recipe
+from polymask.run import Run
 from polymask_audio import fitting
 from polymask_audio.quantisers import load
 from polymask_audio.systems.speech_targets import speech_targets
@@ -102,14 +102,16 @@ def test_a_folder_that_is_moved_is_whole(tmp_path: Path) -> None:
     data = {"name": "words", "limit": 12, "seconds": 0.3}
     shared = {"accelerator": "cpu", "workers": 0}
     options = {"initial_codes": 4, "codes": 4, "steps": 2, "preset": "tiny"}
-    cook("audio/speech-targets", data, tmp_path / "here", options=options, shared=shared, progress=False)
+    run_recipe(
+        "audio/speech-targets", data, tmp_path / "here", options=options, shared=shared, progress=False
+    )
     shutil.move(tmp_path / "here", tmp_path / "there")
-    second: Any = open_run(tmp_path / "there" / "iteration-2").system
-    first: Any = open_run(tmp_path / "there" / "iteration-1").system
+    second: Any = Run.open(tmp_path / "there" / "iteration-2").system
+    first: Any = Run.open(tmp_path / "there" / "iteration-1").system
     taught = second.target.features.encoder.module.state_dict()
     assert all(torch.equal(taught[name], value) for name, value in first.encoder.state_dict().items())
     assert str(tmp_path) not in (tmp_path / "there" / "iteration-2" / "config.yaml").read_text()
-    again = cook(
+    again = run_recipe(
         "audio/speech-targets", data, tmp_path / "there", options=options, shared=shared, progress=False
     )
     assert [run.step for run in again.done] == [2, 2]
