@@ -14,10 +14,10 @@ from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.evaluation.scores import Score
 from polymask.protocols import Batch, Masking
+from polymask.slots import filled
 from polymask.step import Step
 from polymask.supervision import labels_for, with_labels
 from polymask.systems.base import System
-from polymask.slots import filled
 
 if TYPE_CHECKING:
     from polymask.run import Run
