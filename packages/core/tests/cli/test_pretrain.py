@@ -167,8 +167,8 @@ def test_the_folder_is_told_to_processes_that_training_starts_and_no_longer(poly
     assert seen == ["runs/mean-shapes-1"] and "POLYMASK_RUN_FOLDER" not in os.environ
 
 
-def test_rehearsal_leaves_chance_and_weights_alone(toy):
-    from polymask.run import build_from_config
+def test_the_sanity_check_leaves_chance_and_weights_alone(toy):
+    from polymask import Run, RunConfig
     from polymask.training.sanity_check import sanity_check
 
     class Drawing(toy.Mean):
@@ -177,10 +177,11 @@ def test_rehearsal_leaves_chance_and_weights_alone(toy):
             self.train_seen = self.training
             return super().forward(batch, step)
 
-    system, data, _ = build_from_config({"system": "toy/mean", "data": "shapes"})
+    run = Run.create(RunConfig.resolve({"system": "toy/mean", "data": "shapes"}), "nowhere")
+    system = run.system
     system.__class__ = Drawing
     before, state = {k: v.clone() for k, v in system.state_dict().items()}, torch.get_rng_state()
-    sanity_check("toy", system, data)
+    sanity_check("toy", system, run.data)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
     assert system.train_seen is False and system.training
