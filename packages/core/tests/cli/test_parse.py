@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from polymask.cli.parse import parse
 
+from polymask.cli.parse import parse
 from polymask.errors import UserError
 
 

@@ -101,6 +101,11 @@ class TestLook:
         assert options == {"samples": 2, "draws": 2, "masks": 64, "total": 9}
         assert data.n == 24  # the preset's
 
+    def test_unknown_names_list_what_there_is(self, polymask):
+        done = polymask("look", "nope", *self.DATA)
+        assert done.status == 2
+        assert "no masking or system is called 'nope'" in done.err and "core/random" in done.err
+
     def test_help_lists_the_options_of_the_masking(self, polymask):
         out = polymask("look", "core/block", "--help").out
         assert "--masking.aspect" in out and "--samples int" in out and "--tokenizer NAME" in out

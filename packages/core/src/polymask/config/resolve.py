@@ -31,6 +31,9 @@ _BUILD_ORDER = ("tokenizers", "encoders", "targets", "maskings", "objectives", "
 _SIZED = ("encoders", "systems")
 """Kinds whose presets are sizes: one put in place of a preset's takes its own preset of that name."""
 
+_DEEPEST = 16
+"""Slots in slots; more come from a part whose defaults put it in its own slot."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -472,9 +475,12 @@ class _Resolver:
         if isinstance(chosen, Part):
             if chosen.kind == "datasets":
                 kept = [self._known_to(chosen, source) for source in kept]
+            if path.count(".") > _DEEPEST:
+                raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
             own = preset if replaced and chosen.kind in _SIZED else self.inner
             return self.part(chosen, kept, own, {}, path)
-        asked = [source for source in kept if not source.label.startswith("preset")]
+        # what a preset asks of the data holds for whichever is chosen, if any is
+        asked = [s for s in kept if option.slot != "datasets" or not s.label.startswith("preset")]
         if asked and chosen in (UNSET, None):
             inner = next(iter(flatten(asked[0].options)))
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
