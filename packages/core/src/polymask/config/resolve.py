@@ -458,6 +458,9 @@ class _Resolver:
         for source in given:
             value = source.options[""]
             if not isinstance(value, Mapping):
+                if isinstance(value, str | int | float | list | tuple):
+                    takes = option.shown or "NAME"
+                    self.wrong.append(f"--{path} takes {takes}, got {value!r}{_place(source)}")
                 chosen, kept = value, []
                 continue
             value = dict(value)
@@ -500,7 +503,8 @@ class _Resolver:
         except ValueError as error:
             bare = " (what an option without a value means)" if source.text and value == "true" else ""
             rule = f" {error}" if str(error) else ""
-            self.wrong.append(f"--{prefix}{option.name} takes {option.type_name}{rule}, got {value!r}{bare}")
+            takes, got = f"{option.type_name}{rule}", f"{value!r}{bare}{_place(source)}"
+            self.wrong.append(f"--{prefix}{option.name} takes {takes}, got {got}")
             return value
 
     def unknown(self) -> Iterator[str]:
@@ -534,7 +538,7 @@ def nest(options: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys made nested, names of parts made mappings: the one form used from here on."""
     result: dict[str, Any] = {}
     for key, value in options.items():
-        head, _, rest = key.partition(".")
+        head, _, rest = str(key).partition(".")
         kind = slot_kind(head)
         if rest:
             value = nest({rest: value})
@@ -640,6 +644,11 @@ def _alternatives(sources: Sequence[Source], known: Mapping[str, Option]) -> lis
         )
         result.append(source)
     return result
+
+
+def _place(source: Source) -> str:
+    """Where a wrong value comes from, where it is not what was just given."""
+    return "" if source.label in (COMMAND, "arguments") else f" (from the {source.label})"
 
 
 def _last(sources: Sequence[Source], key: str) -> Any:
