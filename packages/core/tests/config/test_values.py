@@ -109,7 +109,8 @@ def test_a_wrong_option_and_a_wrong_value_say_where_they_were_set(config, toys, 
     with pytest.raises(UserError, match=r"--gain takes float, got 'more'$"):
         config("--gain", "more")
     with pytest.raises(
-        UserError, match=r"^toy/net has no option --dims \(from the arguments\)\ndid you .* --dim\?"
+        UserError,
+        match=r"^toy/net has no option --dims \(from the arguments\)\ndid you mean --dim or --in_dim\?",
     ):
         build("net", "encoders", registry=toys, dims=3)
     with pytest.raises(UserError, match=r"^--dim takes int, got 'x'$"):

@@ -517,7 +517,8 @@ class _Resolver:
             lines = [f"{whose} has no option --{key} (from the {label})"]
             if close:
                 lines.append(f"did you mean {' or '.join(f'--{known}' for known in close)}?")
-            siblings = [known for known in self.all if owner and known.rpartition(".")[0] == owner]
+            listed = owner or label == "arguments"  # Python has no --help
+            siblings = [known for known in self.all if listed and known.rpartition(".")[0] == owner]
             lines.append(
                 f"it has {', '.join(f'--{k}' for k in siblings)}" if siblings else "--help lists all options"
             )
