@@ -14,6 +14,7 @@ from torch import Tensor
 from polymask import Part, Registry, UserError, hookimpl
 from polymask.testing import CHECKS, check_part
 from polymask.testing.subject import StandIn
+from polymask.types import Fact
 
 
 class Samples:
@@ -246,7 +247,7 @@ BAD = [
 class Strict(StandIn):
     """Refuses other widths than its own."""
 
-    def __init__(self, *, grid: tuple[int, ...], in_dim: int) -> None:
+    def __init__(self, *, grid: Fact[tuple[int, ...]], in_dim: Fact[int]) -> None:
         super().__init__(grid=grid, in_dim=in_dim)
 
     def __call__(self, batch: Any) -> Any:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.testing import CHECKS, check_part
+from polymask.types import Fact
 
 
 class Good(nn.Module):
@@ -18,7 +19,7 @@ class Good(nn.Module):
 
     prefix, downsample, needs_grid = 1, 1, False
 
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__()
         self.dim = self.out_dim = 8
         self.content = nn.Linear(in_dim, 8)
@@ -45,7 +46,7 @@ class GoodPyramid(nn.Module):
 
     prefix, downsample, needs_grid = 0, 2, True
 
-    def __init__(self, *, in_dim: int, grid: tuple[int, ...]) -> None:
+    def __init__(self, *, in_dim: Fact[int], grid: Fact[tuple[int, ...]]) -> None:
         super().__init__()
         self.dim, self.out_dim, self.grid = 8, 16, grid
         self.content, self.halve = nn.Linear(in_dim, 8), nn.Conv2d(8, 16, 2, 2)
@@ -60,7 +61,7 @@ class GoodPyramid(nn.Module):
 
 
 class LiesAboutDim(Good):
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__(in_dim=in_dim)
         self.dim = 9
 
@@ -95,7 +96,7 @@ class MixesInEmbed(Good):
 
 
 class NormsOverTheBatch(Good):
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__(in_dim=in_dim)
         self.norm = nn.BatchNorm1d(8)
 
@@ -176,7 +177,7 @@ class RefusesPadding(Good):
 
 
 class IdleParameter(Good):
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__(in_dim=in_dim)
         self.mask_token = nn.Parameter(torch.zeros(8))
 

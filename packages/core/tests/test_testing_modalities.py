@@ -19,6 +19,7 @@ from polymask import plugin as core
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.testing import check_part
 from polymask.testing.subject import Subject
+from polymask.types import Fact
 
 
 class Frames:
@@ -66,7 +67,7 @@ class Attention(nn.Module):
     dim = out_dim = 8
     prefix, downsample, needs_grid = 0, 1, False
 
-    def __init__(self, *, in_dim: int, axes: int) -> None:
+    def __init__(self, *, in_dim: Fact[int], axes: Fact[int]) -> None:
         super().__init__()
         self.content, self.place = nn.Linear(in_dim, 8), nn.Linear(axes, 8)
         self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
@@ -88,7 +89,7 @@ class Content:
         in_dim: numbers per token, from the tokenizer.
     """
 
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         self.dim = in_dim
 
     def __call__(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:

@@ -19,6 +19,7 @@ from polymask.parts import KINDS
 from polymask.testing import CHECKS, check_part, checks_for, parametrize_parts
 from polymask.testing.subject import StandIn, Subject, seeded
 from polymask.testing.suite import Check, Skip, confirm_names
+from polymask.types import Fact
 
 # ------------------------------------------------------------------ declarations
 
@@ -118,7 +119,7 @@ def part(cls: Any, name: str = "thing", **fields: Any) -> Part:
 
 
 def outcome(check: str, declared: Part) -> tuple[str, str]:
-    (result,) = check_part("acme/thing", registry=declare(declared), only=[check])
+    (result,) = check_part("acme/thing", registry=declare(declared, part(Good, "good")), only=[check])
     return result.outcome, result.message
 
 
@@ -128,18 +129,18 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("check_part_options_are_named", Catchall, {}, "option 'options' is variadic keyword"),
     ("check_part_documents_its_options", Undocumented, {}, "has no docstring"),
     ("check_part_documents_its_options", HalfDocumented, {}, "leave out cell"),
-    ("check_part_presets_name_options", Good, STALE, "small: Good has no option 'rate'"),
+    ("check_part_presets_name_options", Good, STALE, "preset 'small': acme/thing has no option --rate"),
     (
         "check_part_presets_name_options",
         Good,
         {"defaults": {"rate": 1}},
-        "defaults: Good has no option 'rate'",
+        "defaults: acme/thing has no option --rate (from the defaults of acme/thing)\ndid you mean --ratio?",
     ),
     (
         "check_part_presets_name_options",
         Good,
         {"presets": {"a": {"rate": 1}}},
-        "a: Good has no option 'rate'",
+        "preset 'a': acme/thing has no option --rate (from the preset 'a')\ndid you mean --ratio?",
     ),
     (
         "check_part_presets_name_options",
@@ -150,14 +151,32 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     (
         "check_part_presets_name_options",
         Wraps,
-        {"defaults": {"masking": "acme/thing", "masking.ratio": 1}},
-        "defaults, masking: Wraps has no option 'ratio'",
+        {"defaults": {"masking": "acme/good", "masking.rate": 1}},
+        "defaults: acme/good, the masking, has no option --masking.rate (from the defaults of acme/thing)",
+    ),
+    (
+        "check_part_presets_name_options",
+        Wraps,
+        {"defaults": {"masking": "acme/good"}, "presets": {"a": {"masking.ratio": "half"}}},
+        "preset 'a': --masking.ratio takes float, got 'half'",
+    ),
+    (
+        "check_part_presets_name_options",
+        Wraps,
+        {"defaults": {"masking": "acme/thing"}},
+        "acme/thing holds itself without end: --masking.masking",
     ),
     (
         "check_part_presets_name_options",
         Wraps,
         {"defaults": {"masking.ratio": 1}},
-        "gets options but no name",
+        "defaults: which masking? give --masking NAME beside --masking.ratio",
+    ),
+    (
+        "check_part_presets_name_options",
+        Wraps,
+        {"presets": {"a": {"masking.ratio": 1}}},
+        "preset 'a': which masking? give --masking NAME beside --masking.ratio",
     ),
     ("check_part_tags_are_known", Good, {"tags": {"shared", "unifrom"}}, "unknown tags unifrom"),
     ("check_part_builds", NeedsMore, {}, "missing 1 required keyword-only argument: 'ratio'"),
@@ -292,7 +311,7 @@ class Weighted(nn.Linear):
         in_dim: from the tokenizer.
     """
 
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__(in_dim, 3)
 
 

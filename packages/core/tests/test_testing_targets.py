@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from polymask import Tokens
 from polymask.teachers import Frozen
 from polymask.testing import CHECKS, check_part
+from polymask.types import Fact
 
 
 class Good:
@@ -20,7 +21,7 @@ class Good:
         in_dim: numbers per token, from the tokenizer.
     """
 
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         self.dim = in_dim
 
     @torch.no_grad()
@@ -49,7 +50,7 @@ class GoodTeacher(nn.Module):
 
     dim = 1
 
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__()
         self.teacher = Frozen(nn.Sequential(nn.Linear(in_dim, 1), nn.Dropout(0.5)))
 
@@ -58,7 +59,7 @@ class GoodTeacher(nn.Module):
 
 
 class Trains(GoodTeacher):
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__(in_dim=in_dim)
         self.teacher.requires_grad_(True)
 
@@ -77,7 +78,7 @@ class PassesTheInputOn(Good):
 
 
 class LiesAboutDim(Good):
-    def __init__(self, *, in_dim: int) -> None:
+    def __init__(self, *, in_dim: Fact[int]) -> None:
         self.dim = in_dim + 1
 
 

@@ -11,7 +11,6 @@ import torch
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
-import polymask.run
 from polymask import Batch, System, Tokens, UserError
 from polymask.data import collate
 from polymask_pointcloud.dense import LABEL, Dense, at_points, mean_iou, of_surfaces

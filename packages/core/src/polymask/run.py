@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
-from polymask.data import Dataset
+from polymask.data import Dataset, as_dataset
 from polymask.errors import UserError
 from polymask.files import write_yaml
 from polymask.registry import Registry
@@ -40,7 +40,8 @@ class Run:
     Args:
         folder: of the run; :func:`polymask.training.fit` makes it.
         system: to be trained, or trained.
-        data: a data set, see :class:`polymask.data.Dataset`; None where it is not at hand.
+        data: a data set, see :class:`polymask.data.Dataset`; one of torch's is taken as
+            :func:`polymask.data.as_dataset` does. None where it is not at hand.
         training: how to train.
         config: what all this was built from, if it was.
         step: optimiser steps behind the weights.
@@ -58,7 +59,7 @@ class Run:
     ) -> None:
         self.folder, self.system, self.step = Path(folder), system, step
         self.training = training or (config.training if config else TrainOptions())
-        self.config, self._data = config, data
+        self.config, self._data = config, None if data is None else as_dataset(data)
         self._initial = None if config else copy.deepcopy(system)
 
     @classmethod
@@ -75,7 +76,7 @@ class Run:
             UserError: no data is named, or something cannot be built.
         """
         folder = Path(folder)
-        data = data or open_data_of(config, folder)
+        data = open_data_of(config, folder) if data is None else as_dataset(data)
         return cls(folder, _built(config, data.provides, folder), data, config.training, config=config)
 
     @classmethod
@@ -101,10 +102,10 @@ class Run:
         """
         folder = Path(folder)
         config = RunConfig.load(folder, registry)
-        checkpoint = read_checkpoint(folder / CHECKPOINT) if trained or not (data or config.data) else None
-        if data is None and config.data is not None:
-            data = open_data_of(config, folder)
-        assert data is not None or checkpoint is not None
+        known = data is not None or config.data is not None
+        checkpoint = read_checkpoint(folder / CHECKPOINT) if trained or not known else None
+        if known:
+            data = open_data_of(config, folder) if data is None else as_dataset(data)
         facts = data.provides if data is not None else checkpoint["polymask"]["facts"]  # type: ignore[index]
         run = cls(folder, _built(config, facts, folder).eval(), data, config.training, config=config)
         if trained and checkpoint is not None:

@@ -9,7 +9,7 @@ import pytest
 from polymask import UserError
 from polymask.evaluation import evaluate_run
 from polymask.report.compare import compare
-from polymask.run import open_run
+from polymask.run import Run
 
 TRAIN = ("toy/mean", "--preset", "small", "--data", "toy/shapes", "--steps", "2")
 
@@ -128,7 +128,7 @@ def test_losses_are_compared_under_the_same_masks(polymask, tmp_path):
     found = json.loads((tmp_path / "c" / "comparison.json").read_text())["results"]
     one, other = (result["values"][0]["untrained held-out loss"] for result in found.values())
     assert one == other  # the same weights, samples and masks
-    run = open_run(tmp_path / "c" / "0.25-seed0")
+    run = Run.open(tmp_path / "c" / "0.25-seed0")
     own = run.system.masking
     measured = evaluate_run(run, {"name": "core/held-out-loss", "masking.ratio": 0.25})
     assert run.system.masking is own

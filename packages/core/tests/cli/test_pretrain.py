@@ -180,7 +180,7 @@ def test_a_system_may_differentiate_in_forward(polymask, toy, monkeypatch):
 
 
 def test_the_sanity_check_leaves_chance_and_weights_alone(toy):
-    from polymask.run import build_from_config
+    from polymask import Run, RunConfig
     from polymask.training.sanity_check import sanity_check
 
     class Drawing(toy.Mean):
@@ -189,10 +189,11 @@ def test_the_sanity_check_leaves_chance_and_weights_alone(toy):
             self.train_seen = self.training
             return super().forward(batch, step)
 
-    system, data, _ = build_from_config({"system": "toy/mean", "data": "shapes"})
+    run = Run.create(RunConfig.resolve({"system": "toy/mean", "data": "shapes"}), "nowhere")
+    system = run.system
     system.__class__ = Drawing
     before, state = {k: v.clone() for k, v in system.state_dict().items()}, torch.get_rng_state()
-    sanity_check("toy", system, data)
+    sanity_check("toy", system, run.data)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
     assert system.train_seen is False and system.training

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polymask.run import open_run
+from polymask.run import Run
 
 WORDS = ("recipe", "twice", "--data", "toy/shapes", "--out", "r")
 
@@ -14,9 +14,9 @@ WORDS = ("recipe", "twice", "--data", "toy/shapes", "--out", "r")
 def test_every_stage_is_a_run_of_its_own(polymask, tmp_path):
     result = polymask(*WORDS, "--steps", "3", "--second_masking", "core/block", "--seed", "5")
     assert result.status == 0, result.err
-    first, second = (open_run(tmp_path / "r" / name) for name in ("first", "second"))
+    first, second = (Run.open(tmp_path / "r" / name) for name in ("first", "second"))
     assert (first.step, second.step) == (3, 3)
-    assert (first.config["seed"], second.config["seed"]) == (5, 5)
+    assert (first.training.seed, second.training.seed) == (5, 5)
     assert type(second.system.masking).__name__ == "Block" and second.system.gain == 2.0
     assert "stage first" in result.out and (tmp_path / "r" / "second" / "report.html").exists()
 
@@ -31,7 +31,7 @@ def test_the_same_command_goes_on(polymask, tmp_path):
     assert polymask(*WORDS).status == 0
     assert checkpoint.stat().st_mtime_ns == before
     assert (tmp_path / "r" / "found.txt").read_text() == weights
-    assert open_run(tmp_path / "r" / "second").step == 2
+    assert Run.open(tmp_path / "r" / "second").step == 2
 
 
 def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):
@@ -69,4 +69,5 @@ def test_help_names_the_options_of_the_recipe(polymask):
 def test_a_recipe_passes_its_conformance_checks(polymask):
     result = polymask("check", "toy/twice")
     assert result.status == 0, result.out
-    assert json.loads(polymask("list", "recipes", "--json").out)[0]["name"] == "toy/twice"
+    listed = json.loads(polymask("list", "recipes", "--json").out)
+    assert "toy/twice" in [part["name"] for part in listed]

@@ -32,11 +32,20 @@ def test_as_json(polymask):
         "name": "depths",
         "type": "tuple[int, ...]",
         "required": False,
+        "fact": False,
         "default": [1, 1],
         "help": "nothing, but a tuple.",
     }
     raw = json.loads(polymask("show", "raw", "--json").out)
-    assert raw["options"][0]["required"] is True and raw["options"][0]["default"] is None
+    told = raw["options"][0]
+    assert (told["name"], told["fact"], told["required"], told["default"]) == ("in_dim", True, False, None)
+
+
+def test_where_a_value_comes_from(polymask):
+    out = " ".join(polymask("show", "raw").out.split())
+    assert "--in_dim int from the data numbers per token" in out and "--scale float 1.0 factor" in out
+    assert "--n int required how many" in " ".join(polymask("show", "asking").out.split())
+    assert json.loads(polymask("show", "asking", "--json").out)["options"][0]["required"] is True
 
 
 @pytest.mark.parametrize("kind", KINDS)

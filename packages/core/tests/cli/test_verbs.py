@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from polymask.cli.options import read_options
 
 from polymask import Part, hookimpl
+from polymask.config import built_from
+from polymask.config.options import inspect_options
 from polymask.registry import default_registry
 
 TRAIN = ("--preset", "small", "--data", "shapes", "--workers", "0", "--no-report")
@@ -23,12 +24,12 @@ def test_options_that_are_written_out_are_those_of_the_functions():
     for written, function in (
         (probe.OPTIONS, probe_function),
         (look.OPTIONS, look_function),
-        (compare.OWN["comparison"], compare_function),
+        ({"seeds": compare.SEEDS, "evaluation": compare.EVALUATION}, compare_function),
     ):
-        real = read_options(function)
+        real = inspect_options(function)
         for name, option in written.items():
             assert option.default == real[name].default, name
-            assert ("null" in option.type_name) == ("null" in real[name].type_name), name
+            assert option.slot or ("null" in option.type_name) == ("null" in real[name].type_name), name
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_export_writes_weights(polymask, run):
 
 
 class TestLook:
-    DATA = ("--data", "shapes", "--samples", "2", "--draws", "2", "--masks", "64")
+    DATA = ("--data", "toy/shapes", "--samples", "2", "--draws", "2", "--masks", "64")
 
     @pytest.fixture
     def seen(self, monkeypatch):
@@ -76,9 +77,11 @@ class TestLook:
         done = polymask("look", "core/random", *self.DATA, "--masking.ratio", "0.5", "-o", "a.png")
         assert done.status == 0, done.err
         assert done.out == "a.png\n" and Path("a.png").read_bytes().startswith(b"\x89PNG")
-        args, options = seen[0]
-        assert args == ("core/random", "toy/shapes", "a.png")
-        assert options == {"options": {"ratio": 0.5}, "samples": 2, "draws": 2, "masks": 64}
+        (masking, data, out), options = seen[0]
+        assert built_from(masking) == {"name": "core/random", "ratio": 0.5}
+        assert (built_from(data), out) == ({"name": "toy/shapes"}, "a.png")
+        assert built_from(options.pop("tokenizer"))["name"]  # what most systems use
+        assert options == {"score": None, "samples": 2, "draws": 2, "masks": 64}
 
     def test_the_parts_around_a_masking(self, polymask, seen):
         around = ("--tokenizer", "cells", "--tokenizer.patch", "1", "--score", "raw", "--score.scale", "3")
@@ -86,17 +89,22 @@ class TestLook:
         assert done.status == 0, done.err
         (_, data, out), options = seen[0]
         assert (data.n, data.size, out) == (8, (8, 8), "masks.png")
-        assert options["tokenizer"] == {"name": "toy/cells", "patch": 1}
-        assert options["score"] == {"name": "toy/raw", "scale": 3.0}
+        assert built_from(options["tokenizer"]) == {"name": "toy/cells", "patch": 1, "size": (8, 8)}
+        assert built_from(options["score"]) == {"name": "toy/raw", "scale": 3.0, "in_dim": 1}
 
     def test_a_system(self, polymask, seen):
         done = polymask("look", "mean", *self.DATA, "--preset", "small", "--encoder.dim", "2", "--total", "9")
         assert done.status == 0, done.err
-        (name, data, _), options = seen[0]
-        assert (name, options["preset"], options["total"]) == ("toy/mean", "small", 9)
-        assert options["options"]["encoder"]["dim"] == 2 and options["options"]["masking"]["ratio"] == 0.4
-        assert not {"steps", "batch_size", "data", "system"} & options["options"].keys()
+        (system, data, _), options = seen[0]
+        assert built_from(system)["name"] == "toy/mean"
+        assert (system.encoder.dim, system.masking.ratio) == (2, 0.4)  # 0.4 is the preset's
+        assert options == {"samples": 2, "draws": 2, "masks": 64, "total": 9}
         assert data.n == 24  # the preset's
+
+    def test_unknown_names_list_what_there_is(self, polymask):
+        done = polymask("look", "nope", *self.DATA)
+        assert done.status == 2
+        assert "no masking or system is called 'nope'" in done.err and "core/random" in done.err
 
     def test_help_lists_the_options_of_the_masking(self, polymask):
         out = polymask("look", "core/block", "--help").out
@@ -127,7 +135,7 @@ class TestCompare:
         }
         assert shared["system"] == "toy/mean" and shared["steps"] == 4 and "masking" not in shared
         assert not {"seeds", "probe"} & shared.keys()
-        assert own == {"seeds": 2, "probe": {"neighbours": 3}}
+        assert own == {"seeds": 2, "probe": {"neighbours": 3}, "evaluation": None}
         assert folder == Path("runs/compare-mean-shapes-masking")
 
     @pytest.mark.parametrize("argv", [["mean,toy/other"], ["--system", "mean,toy/other"]])
@@ -139,7 +147,7 @@ class TestCompare:
             "mean": "toy/mean",
             "toy/other": "toy/other",
         }
-        assert (folder, own) == (Path("there"), {"seeds": [3, 5]})
+        assert (folder, own) == (Path("there"), {"seeds": (3, 5), "probe": {}, "evaluation": None})
 
     def test_any_option(self, polymask, seen):
         assert polymask("compare", "mean", *self.DATA, "--gain", "1,2.5").status == 0

@@ -9,8 +9,8 @@ from torch import nn
 
 from polymask import Part, System, UserError, functional, hookimpl
 from polymask.evaluation import Score
-from polymask.run import open_run
 from polymask.tokens import Tokens
+from polymask.types import Fact
 
 
 class Cells(nn.Module):
@@ -23,7 +23,7 @@ class Cells(nn.Module):
 
     key = "image"
 
-    def __init__(self, *, size: tuple[int, int] = (224, 224), patch: int = 1) -> None:
+    def __init__(self, *, size: Fact[tuple[int, int]] = (224, 224), patch: int = 1) -> None:
         super().__init__()
         if size[0] % patch or size[1] % patch:
             raise UserError(f"cells of {patch} do not tile {size}")
@@ -55,7 +55,7 @@ class Net(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: int = 768,
+        in_dim: Fact[int] = 768,
         dim: int = 4,
         act: Literal["relu", "tanh"] = "relu",
         depths: tuple[int, ...] = (1, 1),
@@ -79,7 +79,7 @@ class Raw(nn.Module):
         scale: factor.
     """
 
-    def __init__(self, *, in_dim: int, scale: float = 1.0) -> None:
+    def __init__(self, *, in_dim: Fact[int], scale: float = 1.0) -> None:
         super().__init__()
         self.dim, self.scale = in_dim, scale
 
@@ -156,6 +156,7 @@ class Shapes:
     """
 
     key = "image"
+    opened = 0
 
     def __init__(
         self,
@@ -166,6 +167,7 @@ class Shapes:
         labelled: bool = True,
         order: str = "plain",
     ) -> None:
+        Shapes.opened += 1
         self.order = order
         if source not in ("bars", "nothing"):
             raise UserError(f"no shapes are called {source!r}; there are bars and nothing")
@@ -209,12 +211,21 @@ class Brightness:
         self.scale = scale
 
     def __call__(self, run):
-        untrained = open_run(run.folder, trained=False)
         batch = {"image": run.data.split("test")[0]["image"][None]}
-        for name, system in (("pre-trained", run.system), ("untrained", untrained.system)):
+        for name, system in (("pre-trained", run.system), ("untrained", run.untrained())):
             assert not system.training
             yield Score(name, "brightness", self.scale * float(system.encode(batch).values.detach().mean()))
         yield Score("the moon", "brightness", 100.0, 99.0, 101.0)
+
+
+class Asking:
+    """Hides nothing, and asks how often.
+
+    Args:
+        n: how many times.
+    """
+
+    def __init__(self, *, n: int) -> None: ...
 
 
 def twice(stage, /, *, steps: int = 2, second_masking="core/random"):
@@ -273,6 +284,11 @@ def polymask_register_tokenizers():
 @hookimpl
 def polymask_register_encoders():
     return [part("net", "Net")]
+
+
+@hookimpl
+def polymask_register_maskings():
+    return [part("asking", "Asking")]
 
 
 @hookimpl

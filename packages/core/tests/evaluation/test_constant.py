@@ -45,7 +45,7 @@ def pixels(batch) -> Tensor:
 
 
 def scored(system: System, data: Any, **options: Any) -> dict[tuple[str, str], Any]:
-    run = SimpleNamespace(system=system, data=data, step=10, config={"system": "toy/asks"})
+    run = SimpleNamespace(system=system, data=data, step=10, name="toy/asks")
     with torch.no_grad():
         return {(score.row, score.metric): score for score in BestConstant(**options)(run)}
 

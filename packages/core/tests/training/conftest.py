@@ -1,4 +1,4 @@
-"""The toy system, and processes of their own to train it in."""
+"""The toy system, a plugin with it, and processes of their own to train it in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import multiprocessing
 import runpy
 import socket
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
+from polymask import Part, Registry, hookimpl
+
 HERE = Path(__file__).parent
+SMALL = {"width": 16, "steps": 30, "warmup_steps": 3, "data.n": 20, "data.size": 64}
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +27,43 @@ def toy():
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def registry(toy):
+    """The installed plugins and one with the toy system, which has a preset, and its data."""
+
+    class Slotted(toy.Toy):
+        def __init__(self, *, masking=None, width=8):
+            super().__init__(width=width, seed=int(torch.randint(1000, ())))
+            self.masking = masking
+
+    class Data(toy.Data):
+        def __init__(self, *, n=50, file=None):
+            super().__init__(n)
+            self.text = file and Path(file).read_text()
+
+    class Reader(toy.Toy):
+        def __init__(self, *, file):
+            super().__init__()
+            self.text = Path(file).read_text()
+
+    toy.Slotted, toy.Sized, toy.Reader = Slotted, Data, Reader
+    plugin = types.ModuleType("plugin")
+    plugin.polymask_register_systems = hookimpl(
+        lambda: [
+            Part(name="toy", target="polymask_toy:Slotted", summary="a toy", presets={"small": SMALL}),
+            Part(name="reader", target="polymask_toy:Reader", summary="a toy with a file"),
+        ],
+        specname="polymask_register_systems",
+    )
+    plugin.polymask_register_datasets = hookimpl(
+        lambda: [Part(name="sequences", target="polymask_toy:Sized", summary="numbers")],
+        specname="polymask_register_datasets",
+    )
+    registry = Registry()
+    assert registry.add("t", plugin).status == "ok"
+    return registry
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,21 @@ import shutil
 import pytest
 import torch
 
-from polymask import UserError
+from polymask import RunConfig, UserError
+from polymask.run import Run, read_checkpoint
 from polymask.training import fit, read_metrics
-from polymask.training.checkpoint import AtomicIO, read
+from polymask.training.checkpoint import AtomicIO
+
+CONFIG = {
+    "system": "t/toy",
+    "masking": "core/random",
+    "data": "t/sequences",
+    "steps": 2,
+    "batch_size": 8,
+    "precision": "32",
+    "accelerator": "cpu",
+    "workers": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +88,7 @@ def test_full_disk_ends_a_run_in_one_message(toy, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device.*Make room, then --resume"):
         toy.train(tmp_path / "full", steps=6, checkpoint_every=2)
     monkeypatch.undo()
-    assert read(last(tmp_path / "full"))["global_step"] == 2
+    assert read_checkpoint(last(tmp_path / "full"))["global_step"] == 2
     resumed = toy.train(tmp_path / "full", steps=6, checkpoint_every=2, resume=True)
     for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, two)
@@ -144,13 +156,13 @@ def test_of_other_data(toy, run):
     assert "samples: 50 then, 40 now" in refused(toy, run, data=toy.Data(n=40))
 
 
-def test_of_other_parts(toy, run, tmp_path):
-    config = {"system": "x/toy", "masking": {"name": "core/random", "ratio": 0.75}}
-    options = toy.options(steps=4)
-    fit(toy.Toy(), toy.Data(), options, tmp_path / "own", config=config, progress=False)
-    config["masking"]["ratio"] = 0.5
+def test_of_other_parts(registry, tmp_path):
+    def run(ratio):
+        return Run.create(RunConfig.resolve({**CONFIG, "masking.ratio": ratio}, registry=registry), tmp_path)
+
+    fit(run(0.75), progress=False)
     with pytest.raises(UserError, match=r"masking.ratio: 0.75 then, 0.5 now"):
-        fit(toy.Toy(), toy.Data(), options, tmp_path / "own", config=config, resume=True)
+        fit(run(0.5), resume=True)
 
 
 def test_what_does_not_change_the_run_may_change(toy, tmp_path):
@@ -159,9 +171,9 @@ def test_what_does_not_change_the_run_may_change(toy, tmp_path):
             trainer.should_stop = trainer.global_step == 4
 
     toy.train(tmp_path, checkpoint_every=4, callbacks=[Stop()])
-    assert read(last(tmp_path))["global_step"] == 4
+    assert read_checkpoint(last(tmp_path))["global_step"] == 4
     toy.train(tmp_path, checkpoint_every=5, workers=1, accumulate=2, log_every=2, resume=True)
-    assert read(last(tmp_path))["global_step"] == 12
+    assert read_checkpoint(last(tmp_path))["global_step"] == 12
 
 
 def test_an_existing_run_is_not_overwritten(toy, run):
@@ -175,10 +187,10 @@ def test_an_existing_run_is_not_overwritten(toy, run):
 def test_a_finished_run_resumes_to_its_end(toy, run):
     fresh = toy.Toy(seed=9)
     rows = (run / "metrics.csv").read_text()
-    result = fit(fresh, toy.Data(), toy.options(steps=6, checkpoint_every=2), run, resume=True)
+    result = fit(Run(run, fresh, toy.Data(), toy.options(steps=6, checkpoint_every=2)), resume=True)
     assert (result.step, result.metrics["step"]) == (6, 6)
     assert (run / "metrics.csv").read_text() == rows
-    saved = read(last(run))["state_dict"]
+    saved = read_checkpoint(last(run))["state_dict"]
     assert all(torch.equal(saved[f"system.{name}"], value) for name, value in fresh.state_dict().items())
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from polymask.run import read_checkpoint, system_weights
 from polymask.training import read_metrics
-from polymask.training.checkpoint import read, system_weights
 
 # no dropout, which processes draw each for themselves
 PLAIN = {"toy": {"drop": 0.0}, "steps": 10, "record": True, "log_every": 5, "clip": 1.0}
@@ -39,7 +39,7 @@ def seen(folder, processes):
 
 def weights(folder, toy):
     system = toy.Toy(drop=0.0)
-    checkpoint = read(folder / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     system.load_state_dict(system_weights(checkpoint, system))
     return system.eval()
 
@@ -72,9 +72,9 @@ def test_two_processes_go_on_with_the_run_of_two(toy, launch, two, tmp_path_fact
     folder = tmp_path_factory.mktemp("again")
     options = {**PLAIN, "record": False, "strategy": strategy, "checkpoint_every": 4}
     assert set(launch(folder, 2, kill={"parts": 6}, **options)) == {-9}
-    assert read(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
     assert launch(folder, 2, resume=True, **options) == [0, 0]
-    expected, found = (read(f / "checkpoints" / "last.ckpt")["state_dict"] for f in (two, folder))
+    expected, found = (read_checkpoint(f / "checkpoints" / "last.ckpt")["state_dict"] for f in (two, folder))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from polymask import UserError
+from polymask.run import read_checkpoint
 from polymask.training import Diverged, guard
-from polymask.training.checkpoint import read
 
 
 def weights_at(folder):
-    return read(folder / "checkpoints" / "last.ckpt")
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 
 def report(folder, step):

@@ -7,8 +7,8 @@ import torch
 
 from polymask import Mask
 from polymask.loss_reduction import counting
+from polymask.run import read_checkpoint
 from polymask.training import read_metrics
-from polymask.training.checkpoint import read
 
 ONCE = {"steps": 6, "log_every": 1, "clip": 0.5, "warmup_steps": 0}
 SIZE, TOKENS = {"batch_size": 12}, {"batch_tokens": 120}
@@ -60,7 +60,7 @@ def same(one, other):
     for a, b in zip(*rows, strict=True):
         for key in ("hidden", "visible", "size", "first", "loss", "grad_norm", "lr"):
             assert a[key] == pytest.approx(b[key], rel=1e-4), key
-    weights = [read(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (one, other)]
+    weights = [read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (one, other)]
     for name, value in weights[0].items():
         if "calls" not in name:
             torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-4)

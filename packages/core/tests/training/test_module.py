@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from polymask import UserError
+from polymask.run import Run
 from polymask.training import fit
 
 
@@ -167,7 +168,7 @@ def test_a_system_without_loss_is_refused(toy, tmp_path):
 def test_impossible_combination_for_lightning(toy, tmp_path, wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(UserError, match=f"Lightning cannot train with .*--{name} {value}"):
-        fit(toy.Toy(), toy.Data(), toy.options(**wrong), tmp_path)
+        fit(Run(tmp_path, toy.Toy(), toy.Data(), toy.options(**wrong)))
     assert not list(tmp_path.iterdir())
 
 

@@ -21,7 +21,7 @@ def run(toy, folder, monkeypatch, terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, force_jupyter=False, width=120)
     monkeypatch.setattr(progress, "Console", lambda stderr: console)
-    toy.fit(toy.Toy(), toy.Data(), toy.options(log_every=2), folder)
+    toy.fit(toy.Run(folder, toy.Toy(), toy.Data(), toy.options(log_every=2)))
     return out.getvalue()
 
 
@@ -49,6 +49,6 @@ def test_every_so_often_without_a_terminal(toy, tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_of_lightning_is_said(toy, tmp_path, capsys):
-    toy.fit(toy.Toy(), toy.Data(), toy.options(), tmp_path, progress=False)
+    toy.fit(toy.Run(tmp_path, toy.Toy(), toy.Data(), toy.options()), progress=False)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""

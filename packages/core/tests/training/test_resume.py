@@ -8,8 +8,8 @@ import signal
 import pytest
 import torch
 
+from polymask.run import read_checkpoint
 from polymask.training import read_metrics
-from polymask.training.checkpoint import read
 
 # 50 samples in batches of 16: the twelve steps go almost four times round the data
 HARD = {"steps": 12, "accumulate": 2, "checkpoint_every": 5, "log_every": 3, "workers": 2}
@@ -35,7 +35,7 @@ def same(toy, system, folder, whole):
     for name, value in expected.state_dict().items():
         assert torch.equal(system.state_dict()[name], value), name
     assert rows(folder) == expected_rows
-    saved = read(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(torch.equal(saved[f"system.{n}"], v) for n, v in expected.state_dict().items())
 
 
@@ -56,7 +56,7 @@ def test_killed_twice_and_resumed_elsewhere(toy, launch, tmp_path, whole):
 def test_killed_while_a_checkpoint_is_written(toy, launch, tmp_path, whole):
     """The new one lies there whole but not in place; the one of step 5 counts."""
     assert launch(tmp_path, kill={"parts": 19, "writing": True}, **HARD) == [-signal.SIGKILL]
-    assert read(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5
     assert (tmp_path / "checkpoints" / ".last.ckpt.partial").exists()
     same(toy, toy.train(tmp_path, resume=True, **HARD), tmp_path, whole)
     assert not (tmp_path / "checkpoints" / ".last.ckpt.partial").exists()

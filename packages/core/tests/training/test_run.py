@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import types
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,50 +10,11 @@ import pytest
 import torch
 import yaml
 
-from polymask import Part, Registry, UserError, build, hookimpl
+from polymask import Run, RunConfig, UserError, build
 from polymask.data import open_data
-from polymask.run import build_from_config, config_of, load_config, open_data_of, open_run, save_config
+from polymask.files import read_yaml, write_yaml
+from polymask.run import open_data_of
 from polymask.training import environment, fit, read_metrics
-
-SMALL = {"width": 16, "steps": 30, "warmup_steps": 3, "data.n": 20, "data.size": 64}
-
-
-@pytest.fixture(scope="module")
-def registry(toy):
-    """The installed plugins and one with the toy system, which has a preset, and its data."""
-
-    class Slotted(toy.Toy):
-        def __init__(self, *, masking=None, width=8):
-            super().__init__(width=width, seed=int(torch.randint(1000, ())))
-            self.masking = masking
-
-    class Data(toy.Data):
-        def __init__(self, *, n=50, file=None):
-            super().__init__(n)
-            self.text = file and Path(file).read_text()
-
-    class Reader(toy.Toy):
-        def __init__(self, *, file):
-            super().__init__()
-            self.text = Path(file).read_text()
-
-    toy.Slotted, toy.Sized, toy.Reader = Slotted, Data, Reader
-    plugin = types.ModuleType("plugin")
-    plugin.polymask_register_systems = hookimpl(
-        lambda: [
-            Part(name="toy", target="polymask_toy:Slotted", summary="a toy", presets={"small": SMALL}),
-            Part(name="reader", target="polymask_toy:Reader", summary="a toy with a file"),
-        ],
-        specname="polymask_register_systems",
-    )
-    plugin.polymask_register_datasets = hookimpl(
-        lambda: [Part(name="sequences", target="polymask_toy:Sized", summary="numbers")],
-        specname="polymask_register_datasets",
-    )
-    registry = Registry()
-    assert registry.add("t", plugin).status == "ok"
-    return registry
-
 
 CONFIG = {
     "system": "t/toy",
@@ -69,30 +29,40 @@ CONFIG = {
 }
 
 
+def create(registry, folder="nowhere", **changed):
+    return Run.create(RunConfig.resolve({**CONFIG, **changed}, registry=registry), folder)
+
+
+def same_weights(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def test_what_a_configuration_builds(registry):
-    system, data, options = build_from_config(CONFIG, registry)
-    assert (system.embed.out_features, system.masking.ratio, len(data.x)) == (16, 0.5, 40)
-    assert (options.steps, options.batch_size, options.precision) == (4, 8, "32")
+    run = create(registry)
+    assert (run.system.embed.out_features, run.system.masking.ratio, len(run.data.x)) == (16, 0.5, 40)
+    assert (run.training.steps, run.training.batch_size, run.training.precision) == (4, 8, "32")
+    assert not Path("nowhere").exists()
 
 
 def test_presets_lie_below_what_is_given(registry):
-    with pytest.warns(UserWarning, match="t/sequences has no size, which the preset asks for"):
-        system, data, options = build_from_config(
-            {"system": "toy", "preset": "small", "data": "t/sequences", "epochs": 2.0}, registry
-        )
-    assert (system.embed.out_features, len(data.x)) == (16, 20)
-    assert (options.steps, options.epochs, options.warmup_steps) == (None, 2.0, 3)
+    """Sequences have no size: what the preset asks of its data and this data set lacks is left out."""
+    config = RunConfig.resolve(
+        {"system": "toy", "preset": "small", "data": "t/sequences", "epochs": 2.0}, registry=registry
+    )
+    run = Run.create(config, "nowhere")
+    assert (run.system.embed.out_features, len(run.data.x)) == (16, 20)
+    assert (run.training.steps, run.training.epochs, run.training.warmup_steps) == (None, 2.0, 3)
+    assert "size" not in config.plain()["data"]
 
 
 def test_initial_weights_come_from_the_seed_alone(registry):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    one, *_ = build_from_config(CONFIG, registry)
+    one = create(registry).system
     assert torch.equal(torch.rand(3), expected)  # the caller's generator is where it was
     torch.manual_seed(2)
-    two, *_ = build_from_config(CONFIG, registry)
-    other, *_ = build_from_config({**CONFIG, "seed": 1}, registry)
+    two, other = create(registry).system, create(registry, seed=1).system
     assert torch.equal(one.head.weight, two.head.weight)
     assert not torch.equal(one.head.weight, other.head.weight)
 
@@ -100,44 +70,45 @@ def test_initial_weights_come_from_the_seed_alone(registry):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"system": None}, "names no system"),
+        ({"system": None}, "which system"),
         ({"data": None}, "no data: give --data"),
         ({"data": "t/nothing"}, "no dataset is called"),
-        ({"data": {"name": "t/sequences", "size": 3}}, "has no option 'size'"),
-        ({"widht": 3}, "did you mean 'width'"),
+        ({"data": {"name": "t/sequences", "size": 3}}, r"t/sequences, the data, has no option --data\.size"),
+        ({"widht": 3}, "did you mean --width"),
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_exception(registry, changed, said):
     with pytest.raises(UserError, match=said):
-        build_from_config({**CONFIG, **changed}, registry)
+        create(registry, **changed)
 
 
 @pytest.fixture(scope="module")
 def trained(registry, tmp_path_factory):
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("run") / "run"
-    system, data, options = build_from_config(CONFIG, registry)
-    fit(system, data, options, folder, config=CONFIG, progress=False)
-    return system, folder
+    run = create(registry, tmp_path_factory.mktemp("run") / "run")
+    fit(run, progress=False)
+    return run
 
 
-def test_open_run(registry, trained):
-    system, folder = trained
-    run = open_run(folder, registry=registry)
-    assert (run.folder, run.step, run.config) == (folder, 4, CONFIG)
+def test_a_run_is_opened_as_it_was_left(registry, trained):
+    run = Run.open(trained.folder, registry=registry)
+    assert (run.folder, run.step, run.name) == (trained.folder, 4, "t/toy")
+    assert run.config.plain() == trained.config.plain()
+    assert run.config.plain() == RunConfig.resolve(CONFIG, registry=registry).plain()
     assert not run.system.training
-    assert all(torch.equal(a, b) for a, b in zip(run.system.parameters(), system.parameters(), strict=True))
+    assert same_weights(run.system, trained.system)
     assert len(run.data.x) == 40
+    assert trained.step == 4
 
 
-def test_open_run_untrained_is_where_training_began(registry, trained):
-    run = open_run(trained[1], trained=False, registry=registry)
-    begun, *_ = build_from_config(CONFIG, registry)
+def test_a_run_opened_untrained_is_where_training_began(registry, trained):
+    run = Run.open(trained.folder, trained=False, registry=registry)
+    begun = create(registry).system
     assert run.step == 0
-    assert all(torch.equal(a, b) for a, b in zip(run.system.parameters(), begun.parameters(), strict=True))
-    assert not torch.equal(run.system.head.weight, trained[0].head.weight)
+    assert same_weights(run.system, begun) and same_weights(trained.untrained(), begun)
+    assert not torch.equal(run.system.head.weight, trained.system.head.weight)
 
 
 def test_what_lies_beside_a_run_moves_with_it(registry, tmp_path):
@@ -145,63 +116,76 @@ def test_what_lies_beside_a_run_moves_with_it(registry, tmp_path):
     file = "{run}/../units.txt"
     config = {**CONFIG, "system": "t/reader", "file": file, "data": {**CONFIG["data"], "file": file}}
     del config["masking"], config["width"]
+    config = RunConfig.resolve(config, registry=registry)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     (here / "units.txt").write_text("first")
-    system, data, options = build_from_config(config, registry, here / "run")
-    assert system.text == data.text == "first"
-    fit(system, data, options, here / "run", progress=False)
-    found = load_config(here / "run")
+    run = Run.create(config, here / "run")
+    assert run.system.text == run.data.text == "first"
+    fit(run, progress=False)
+    found = read_yaml(here / "run" / "config.yaml")
     assert found["file"] == found["data"]["file"] == file
     shutil.move(here, there)
     (there / "units.txt").write_text("second")
-    moved = open_run(there / "run", registry=registry)
-    assert moved.system.text == moved.data.text == "second"
-    assert open_data_of(found["data"], registry, there / "run").text == "second"
-    system, data, options = build_from_config(load_config(there / "run"), registry, there / "run")
-    assert fit(system, data, options, there / "run", resume=True, progress=False).step == 4
+    moved = Run.open(there / "run", registry=registry)
+    assert moved.system.text == moved.data.text == moved.untrained().text == "second"
+    assert open_data_of(RunConfig.load(there / "run", registry), there / "run").text == "second"
+    again = Run.create(RunConfig.load(there / "run", registry), there / "run")
+    assert fit(again, resume=True, progress=False).step == 4
     with pytest.raises(UserError, match="there is no run yet"):
-        build_from_config(config, registry)
+        config.system.build()
 
 
 def test_no_run_there(tmp_path, registry):
     with pytest.raises(UserError, match="is no run folder"):
-        open_run(tmp_path, registry=registry)
+        Run.open(tmp_path, registry=registry)
     (tmp_path / "config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="cannot be read"):
-        open_run(tmp_path, registry=registry)
+    with pytest.raises(UserError, match="cannot read"):
+        Run.open(tmp_path, registry=registry)
     (tmp_path / "config.yaml").write_text("- a")
     with pytest.raises(UserError, match="must map"):
-        open_run(tmp_path, registry=registry)
-    save_config(CONFIG, tmp_path)
+        Run.open(tmp_path, registry=registry)
+    write_yaml(tmp_path / "config.yaml", CONFIG)
     with pytest.raises(UserError, match="there is no checkpoint"):
-        open_run(tmp_path, registry=registry)
+        Run.open(tmp_path, registry=registry)
 
 
-def test_configuration_of_what_was_built_in_python(toy, registry, tmp_path):
-    """Built by name, trained without a configuration, and opened again all the same."""
+def test_of_what_was_built_in_python(toy, registry, tmp_path):
+    """The folder holds the weights, and says what to do where it cannot say what they are of."""
     data = open_data("t/sequences", registry, n=30)
     system = build("toy", preset="small", registry=registry, masking="core/random")
-    fit(system, data, toy.options(steps=2), tmp_path / "run", progress=False)
-    config = load_config(tmp_path / "run")
-    assert (config["system"], config["width"]) == ("t/toy", 16)
-    assert config["masking"] == {"name": "core/random"}
-    assert config["data"]["n"] == 30
-    run = open_run(tmp_path / "run", registry=registry)
-    assert all(torch.equal(a, b) for a, b in zip(run.system.parameters(), system.parameters(), strict=True))
-    # built by hand, nobody knows from what
-    assert "system" not in config_of(toy.Toy(), toy.Data(), toy.options())
+    run = Run(tmp_path / "run", system, data, toy.options(steps=2))
+    begun = {name: value.clone() for name, value in system.state_dict().items()}
+    fit(run, progress=False)
+    assert run.name == "Slotted" and run.step == 2
+    untrained = run.untrained()
+    assert not untrained.training
+    assert all(torch.equal(value, begun[name]) for name, value in untrained.state_dict().items())
+    assert not torch.equal(run.system.head.weight, begun["head.weight"])
+    found = read_yaml(tmp_path / "run" / "config.yaml")
+    assert found["system"] is None and found["steps"] == 2
+    message = r"names no system: it was built in Python.*Run\(folder, system, data\)\.load"
+    with pytest.raises(UserError, match=message):
+        Run.open(tmp_path / "run", registry=registry)
+    again = build("toy", preset="small", registry=registry, masking="core/random")
+    loaded = Run(tmp_path / "run", again, data)
+    loaded.load()
+    assert loaded.step == 2 and same_weights(again, system)
 
 
-def test_yaml_is_plain(tmp_path):
-    path = save_config({"betas": (0.9, 0.95), "path": tmp_path, "x": {"y": (1, 2)}, "none": None}, tmp_path)
-    expected = {"betas": [0.9, 0.95], "path": str(tmp_path), "x": {"y": [1, 2]}, "none": None}
-    assert yaml.safe_load(path.read_text()) == expected
-    assert "!!" not in path.read_text()
+def test_yaml_is_plain(registry, tmp_path):
+    (tmp_path / "text").write_text("")
+    config = {**CONFIG, "betas": (0.9, 0.99), "data": {**CONFIG["data"], "file": tmp_path / "text"}}
+    Run.create(RunConfig.resolve(config, registry=registry), tmp_path).save_config()
+    text = (tmp_path / "config.yaml").read_text()
+    found = yaml.safe_load(text)
+    assert (found["betas"], found["data"]["file"]) == ([0.9, 0.99], str(tmp_path / "text"))
+    assert (found["epochs"], found["masking"]["ratio"]) == (None, 0.5)
+    assert "!!" not in text
 
 
 def test_environment(trained):
-    found = json.loads((trained[1] / "environment.json").read_text())
+    found = json.loads((trained.folder / "environment.json").read_text())
     assert found["torch"] == torch.__version__
     assert found["precision"] == "32"
     assert found["processes"] == 1

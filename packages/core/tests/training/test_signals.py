@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from polymask.training.checkpoint import read
+from polymask.run import read_checkpoint
 
 
 class Send:
@@ -37,7 +37,7 @@ def test_the_step_is_finished_and_saved(toy, tmp_path, number, raised, capsys):
         assert caught.value.code == 143
     assert signal.getsignal(number) is before
     assert "stopped at step 6 of 12, saved; go on with --resume" in capsys.readouterr().err
-    assert read(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 6
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 6
     resumed = toy.train(tmp_path / "run", accumulate=2, resume=True)
     whole = toy.train(tmp_path / "whole", accumulate=2)
     for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
@@ -49,4 +49,4 @@ def test_a_second_interrupt_stops_at_once(toy, tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         toy.train(tmp_path, checkpoint_every=4, callbacks=[Send(toy, signal.SIGINT, parts=6, times=2)])
     signal.signal(signal.SIGINT, before)
-    assert read(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4

@@ -19,6 +19,7 @@ from torch import nn
 
 from polymask import Mask, System, Tokens
 from polymask.data import valid_of
+from polymask.run import Run
 from polymask.teachers import EMATeacher
 from polymask.training import TrainOptions, fit
 
@@ -182,7 +183,8 @@ def train(folder, *, system=None, data=None, resume=False, callbacks=(), **chang
     """Train, and return the trained system."""
     system = Toy() if system is None else system
     data = Data() if data is None else data
-    fit(system, data, options(**changed), folder, resume=resume, callbacks=callbacks, progress=False)
+    run = Run(folder, system, data, options(**changed))
+    fit(run, resume=resume, callbacks=callbacks, progress=False)
     return system
 
 

@@ -32,6 +32,9 @@ DATA = Option("data", help="which data", shown="NAME[:SOURCE]")
 _SIZED = ("encoders", "systems")
 """Kinds whose presets are sizes: one put in place of a preset's takes its own preset of that name."""
 
+_DEEPEST = 16
+"""Slots in slots; more come from a part whose defaults put it in its own slot."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -336,8 +339,9 @@ class _Resolver:
         for source in given:
             value = source.options[""]
             if not isinstance(value, Mapping):
-                if isinstance(value, list | int | float):
-                    self.wrong.append(f"--{path} takes NAME, got {value!r}")
+                if isinstance(value, str | int | float | list | tuple):
+                    takes = option.shown or "NAME"
+                    self.wrong.append(f"--{path} takes {takes}, got {value!r}{_place(source)}")
                 chosen, kept = value, []
                 continue
             name = value.get("name")
@@ -352,9 +356,12 @@ class _Resolver:
             if value.keys() > {"name"} or name is None:
                 kept.append(replace(source, options=_without(("name",), value)))
         if isinstance(chosen, Part):
+            if path.count(".") > _DEEPEST:
+                raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
             kept = [self._fitting(chosen, source) for source in kept]
             return self.part(chosen, kept, self._preset_of(chosen, preset, replaced, path), {}, path)
-        asked = [source for source in kept if source.options and not source.is_preset]
+        # what a preset asks of the data holds for whichever is chosen, if any is
+        asked = [s for s in kept if s.options and not (option.slot == "datasets" and s.is_preset)]
         if asked and chosen in (UNSET, None):
             inner = next(iter(flatten(asked[0].options)))
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
@@ -391,10 +398,8 @@ class _Resolver:
         except ValueError as error:
             rule = f" {error}" if str(error) else ""
             bare = " (what an option without a value means)" if source.text and value == "true" else ""
-            place = "" if source.text else f" (from the {source.label})"
-            self.wrong.append(
-                f"--{prefix}{option.name} takes {option.type_name}{rule}, got {value!r}{bare}{place}"
-            )
+            takes, got = f"{option.type_name}{rule}", f"{value!r}{bare}{_place(source)}"
+            self.wrong.append(f"--{prefix}{option.name} takes {takes}, got {got}")
             return value
 
     def refusals(self) -> Iterator[str]:
@@ -403,12 +408,13 @@ class _Resolver:
             owner, _, last = key.rpartition(".")
             close = difflib.get_close_matches(key, self.known, n=2, cutoff=0.6)
             close = close or [known for known in self.known if known.rpartition(".")[2] == last][:3]
-            siblings = [known for known in self.known if owner and known.rpartition(".")[0] == owner]
+            listed = owner or label == "arguments"  # Python has no --help
+            siblings = [known for known in self.known if listed and known.rpartition(".")[0] == owner]
             lines = [f"{name}{f', the {owner},' if owner else ''} has no option --{key} (from the {label})"]
             if close:
                 lines.append(f"did you mean {' or '.join(f'--{known}' for known in close)}?")
-            listed = ", ".join(f"--{known}" for known in siblings)
-            lines.append(f"it has {listed}" if siblings else "--help lists all options")
+            names = ", ".join(f"--{known}" for known in siblings)
+            lines.append(f"it has {names}" if siblings else "--help lists all options")
             yield "\n".join(lines)
 
 
@@ -505,6 +511,11 @@ def _alternatives(sources: Sequence[Source], known: Mapping[str, Option]) -> lis
         )
         result.append(source)
     return result
+
+
+def _place(source: Source) -> str:
+    """Where a wrong value comes from, where it is not what was just given."""
+    return "" if source.label in (COMMAND, "arguments") else f" (from the {source.label})"
 
 
 def _last(sources: Sequence[Source], key: str) -> Any:

@@ -62,6 +62,7 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
                 "name": name,
                 "type": option.type_name,
                 "required": given[name] is UNSET and not option.fact,
+                "fact": option.fact,
                 "default": None if given[name] is UNSET else plain(given[name]),
                 "help": option.help,
             }
@@ -92,7 +93,7 @@ def _print(facts: dict[str, Any]) -> None:
             (
                 f"--{o['name']}",
                 o["type"],
-                show_value("required" if o["required"] else o["default"]),
+                _default(o),
                 o["help"],
             )
             for o in facts["options"]
@@ -111,6 +112,12 @@ def _print(facts: dict[str, Any]) -> None:
         if facts[key]:
             value = ", ".join(facts[key]) if key == "tags" else facts[key]
             console.print(Text.assemble((f"{key}: ", "dim"), value))
+
+
+def _default(option: dict[str, Any]) -> str:
+    if option["fact"] and option["default"] is None:
+        return "from the data"
+    return "required" if option["required"] else show_value(option["default"])
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from polymask.cli.scan import scan
 
+from polymask.cli.parse import parse
 from polymask.errors import UserError
 
 
@@ -20,18 +20,18 @@ from polymask.errors import UserError
     ],
 )
 def test_words_values_and_flags(argv, words, values, flags):
-    command = scan(argv, flags=("json",), short={"-o": "out"})
+    command = parse(argv, flags=("json",), short={"-o": "out"})
     assert (command.words, command.values, command.flags) == (words, values, flags)
 
 
 def test_take_and_flag_remove_what_they_return():
-    command = scan(["--a", "1", "--b"], flags=())
+    command = parse(["--a", "1", "--b"], flags=())
     assert command.take("a") == "1" and command.take("a") is None
     assert command.flag("b") is True and command.flag("b") is False
 
 
 def test_an_option_that_lacks_its_value_and_a_flag_that_got_one():
-    command = scan(["--json=1", "--out"], flags=("json",))
+    command = parse(["--json=1", "--out"], flags=("json",))
     with pytest.raises(UserError, match="--out needs a value"):
         command.take("out")
     with pytest.raises(UserError, match="--json takes no value"):
