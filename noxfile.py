@@ -7,6 +7,7 @@ install from ``constraint-dependencies`` in pyproject.toml.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,27 @@ import nox
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
-PACKAGES = {
-    "core": [],
-    "vision": ["core"],
-    "audio": ["core"],
-    "language": ["core"],
-    "pointcloud": ["core"],
-}
-"""Folders under packages/, each with the packages of ours that it needs."""
-
-nox.needs_version = ">=2025.2.9"
-nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "minimums", "cross"]
-nox.options.error_on_missing_interpreters = True
 
 
 def project(package: str) -> dict[str, Any]:
     """The parsed pyproject.toml of a package."""
     return tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())
+
+
+def needs(package: str) -> list[str]:
+    """The packages of ours that one declares, by folder."""
+    declared = [re.split(r"[^\w-]", text)[0] for text in project(package)["project"]["dependencies"]]
+    return [other for other in FOLDERS if project(other)["project"]["name"] in declared]
+
+
+FOLDERS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+PACKAGES = {package: needs(package) for package in sorted(FOLDERS, key=lambda one: (one != "core", one))}
+"""Folders under packages/, core first, each with the packages of ours that it needs."""
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "minimums", "cross"]
+nox.options.error_on_missing_interpreters = True
 
 
 def wheels(*packages: str) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from command import command
 from evidence import ROOT
 
-from polymask import Run, RunConfig
+from polymask import Run, RunConfig, default_registry
 from polymask.config import CONFIG
 from polymask.evaluation import evaluate_run, probe
 from polymask.evaluation.constant import CONSTANT, DIFFERENCE
@@ -30,53 +30,36 @@ from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED, ProbeResult
 from polymask.evaluation.scores import Scores
 from polymask.training import fit
 
-VISION: Mapping[str, Any] = {"data": "vision/fashion", "steps": 600}
-AUDIO: Mapping[str, Any] = {
-    "data": {"name": "audio/words", "label": "word"},
-    "steps": 1500,
-    "batch_size": 16,
-}
-POINTS: Mapping[str, Any] = {
-    "data": {"name": "pointcloud/cad", "per_class": 150},
-    "steps": 400,
-    "batch_size": 16,
-}
-VOXELS: Mapping[str, Any] = {**POINTS, "steps": 1500, "batch_size": 32}
-"""After 400 steps of 16 shapes an autoencoder of voxels has hardly left the start."""
-
-TEXT: Mapping[str, Any] = {
-    "data": {"name": "language/glosses", "vocab_size": 2048, "length": 32},
-    "steps": 2000,
-    "batch_size": 32,
-    "lr": 1e-3,
-}
-
-SYSTEMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "vision": {
-        **{
-            f"vision/{name}": VISION
-            for name in ("mae", "simmim", "hpm", "colormae", "mixedae", "dmjd", "mto", "mfm")
-        },
-        "vision/mto:small-mae": VISION,
-    },
-    "audio": {
-        f"audio/{name}": AUDIO
-        for name in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "hubert", "spear")
-    },
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "vision": {"data": "vision/fashion", "steps": 600},
+    "audio": {"data": {"name": "audio/words", "label": "word"}, "steps": 1500, "batch_size": 16},
     "pointcloud": {
-        "pointcloud/mae": POINTS,
-        "pointcloud/mae:small-voxels": VOXELS,
-        "pointcloud/geomae": VOXELS,
-        "pointcloud/msm": POINTS,
+        "data": {"name": "pointcloud/cad", "per_class": 150},
+        "steps": 400,
+        "batch_size": 16,
     },
     "language": {
-        "language/mlm": TEXT,
-        "language/mae": TEXT,
-        # packed, as its preset has it, samples have no class
-        "language/meap": {**TEXT, "data": {**TEXT["data"], "pack": False}},
+        "data": {"name": "language/glosses", "vocab_size": 2048, "length": 32},
+        "steps": 2000,
+        "batch_size": 32,
+        "lr": 1e-3,
     },
 }
-"""What runs differ in, by package and system, and its preset behind a colon where it is not ``small``."""
+"""Data and budget of all systems of a package."""
+
+# after 400 steps of 16 shapes an autoencoder of voxels has hardly left the start
+VOXELS: Mapping[str, Any] = {"steps": 1500, "batch_size": 32}
+
+OTHERS: Mapping[str, Mapping[str, Any] | None] = {
+    "vision/mto:small-mae": {},
+    "pointcloud/mae:small-voxels": VOXELS,
+    "pointcloud/geomae": VOXELS,
+    # packed, as its preset has it, samples have no class
+    "language/meap": {"data.pack": False},
+    # its data has pairs of responses, and no classes
+    "language/sparsepo": None,
+}
+"""What differs for some systems, with the preset behind a colon where it is not ``small``; None: no run."""
 
 PROBED = 4000
 """Samples that probes train on at most."""
@@ -90,11 +73,11 @@ def run(package: str, only: str | None = None, folder: Path = Path("runs")) -> N
         only: some of them, with commas between; all by default.
         folder: the runs go into one below.
     """
-    known = SYSTEMS.get(package, {})
+    known = systems_of(package)
     asked = list(known) if only is None else only.split(",")
     if missing := [name for name in asked or [package] if name not in known]:
-        listed = ", ".join(known or SYSTEMS)
-        raise SystemExit(f"{', '.join(missing)} is not listed in benchmarks/learns.py; there are {listed}")
+        listed = ", ".join(known or RUNS)
+        raise SystemExit(f"{', '.join(missing)}: choose from {listed}")
     path = ROOT / "benchmarks" / "results" / f"learns-{package}.json"
     rows = json.loads(path.read_text())["systems"] if path.exists() else {}
     for spec in asked:
@@ -104,6 +87,17 @@ def run(package: str, only: str | None = None, folder: Path = Path("runs")) -> N
         partial.write_text(json.dumps({"commit": commit(), "systems": kept}, indent=1) + "\n")
         os.replace(partial, path)
         print(spec, json.dumps(rows[spec]), flush=True)
+
+
+def systems_of(package: str) -> dict[str, Mapping[str, Any]]:
+    """Options of the run of each system of a package, in the order of the registry."""
+    names = [part.full_name for part in default_registry().parts("systems") if part.plugin == package]
+    found: dict[str, Mapping[str, Any]] = {}
+    for spec in (*names, *(spec for spec in OTHERS if spec.partition(":")[0] in names)):
+        changes = OTHERS.get(spec, {})
+        if changes is not None:
+            found[spec] = {**RUNS[package], **changes}
+    return found
 
 
 def learned(spec: str, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:

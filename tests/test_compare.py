@@ -118,14 +118,14 @@ def test_a_killed_comparison_goes_on_where_it_was(whole, tmp_path, monkeypatch, 
     expected_out, expected, _ = whole
     out, fits = tmp_path / "out", []
 
-    def stopping(system, data, options, folder, **kwargs):
-        fits.append(folder.name)
+    def stopping(one, **kwargs):
+        fits.append(one.folder.name)
         if len(fits) == 2 and when == "within a run":
             kwargs["callbacks"] = [StopAt()]
         if len(fits) == 2 and when == "before its first checkpoint":
-            folder.mkdir()
+            one.folder.mkdir()
             raise KeyboardInterrupt
-        result = fit(system, data, options, folder, **kwargs)
+        result = fit(one, **kwargs)
         if len(fits) == 2 and when == "before the probe":
             raise KeyboardInterrupt
         return result
@@ -172,9 +172,9 @@ def test_variants_are_added_to_what_is_there(whole, tmp_path, monkeypatch):
     shutil.copytree(out, tmp_path / "out")
     fits, fit = [], module.fit
 
-    def counted(system, data, options, folder, **more):
-        fits.append(folder.name)
-        return fit(system, data, options, folder, **more)
+    def counted(one, **more):
+        fits.append(one.folder.name)
+        return fit(one, **more)
 
     monkeypatch.setattr(module, "fit", counted)
     more = {**VARIANTS, "span": {"masking": "core/span"}}
@@ -218,10 +218,10 @@ def test_seeds_are_added_and_probes_changed_without_training_again(whole, tmp_pa
     trained = []
     fit = module.fit
 
-    def counted(system, data, options, folder, **kwargs):
-        done = (folder / "checkpoints/last.ckpt").exists()
-        found = fit(system, data, options, folder, **kwargs)
-        trained.extend([] if done else [folder.name])
+    def counted(one, **kwargs):
+        done = (one.folder / "checkpoints/last.ckpt").exists()
+        found = fit(one, **kwargs)
+        trained.extend([] if done else [one.folder.name])
         return found
 
     monkeypatch.setattr(module, "fit", counted)

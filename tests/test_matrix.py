@@ -34,6 +34,10 @@ REFUSED = {
     },
     **{("vision/mixedae", f"vision/{encoder}"): "does not let" for encoder in ("swin", "resnet", "conv-vit")},
     **{
+        ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
+        for encoder in ("swin", "resnet", "conv-vit")
+    },
+    **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
         for part in REGISTRY.parts("maskings")
         if part.full_name != "core/partition" and "score" not in part.tags
@@ -56,7 +60,7 @@ REFUSED = {
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
-    ("pointcloud/msm", "core/top-score"): "has no option 'score'",
+    ("pointcloud/msm", "core/top-score"): "has no option --score",
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
     ("language/mae", "language/words"): "does not tell which tokens make one",
     ("language/sparsepo", "language/transformer"): "choose --encoder language/causal",
@@ -67,7 +71,7 @@ REFUSED = {
         for weight in ("learned", "activation", "constant", "random")
     },
     **{
-        ("language/prop", masking): "has no option 'score'"
+        ("language/prop", masking): "has no option --score"
         for masking in (
             "core/top-score",
             "language/rates",
@@ -75,10 +79,10 @@ REFUSED = {
             "language/activation-weight",
         )
     },
-    ("vision/mixedae", "core/top-score"): "has no option 'score'",
+    ("vision/mixedae", "core/top-score"): "has no option --score",
     ("vision/hpm", "core/pairwise"): "gives one number for all",
     ("vision/hpm", "core/standardised-mse"): "gives one number for all",
-    ("vision/mfm", "core/top-score"): "has no option 'score'",
+    ("vision/mfm", "core/top-score"): "has no option --score",
 }
 """What cannot be combined, and what the user is told."""
 

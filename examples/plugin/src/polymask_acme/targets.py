@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.types import Fact
 
 
 class Edges(nn.Module):
@@ -18,7 +19,7 @@ class Edges(nn.Module):
         channels: image channels, from the tokenizer.
     """
 
-    def __init__(self, *, patch_size: int, channels: int) -> None:
+    def __init__(self, *, patch_size: Fact[int], channels: Fact[int]) -> None:
         super().__init__()
         if patch_size < 2:
             raise UserError("acme/edges needs patches of two pixels or more: raise --tokenizer.patch_size")

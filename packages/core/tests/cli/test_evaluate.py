@@ -146,14 +146,14 @@ def test_several_evaluations_stand_side_by_side(polymask, tmp_path):
         found = compare(config, variants, tmp_path / "c", seeds=1, evaluation=both, progress=False)
         return found.values["plain"][0]
 
-    once = asked(1.0)
+    once = asked(1.5)
     (bright,) = (tmp_path / "c" / "plain-seed0").glob("evaluation-toy-brightness-*.json")
     loss = tmp_path / "c" / "plain-seed0" / "evaluation-core-held-out-loss.json"
     stamps = [file.stat().st_mtime_ns for file in (bright, loss)]
-    twice = asked(2.0)
+    twice = asked(3.0)
     assert twice["brightness"] == pytest.approx(2 * once["brightness"])
     assert twice["held-out loss"] == once["held-out loss"]
-    assert asked(1.0)["brightness"] == once["brightness"]
+    assert asked(1.5)["brightness"] == once["brightness"]
     assert [file.stat().st_mtime_ns for file in (bright, loss)] == stamps
 
 
