@@ -76,3 +76,10 @@ def test_t_interval_covers_the_truth_95_times_in_100():
     draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     covered = sum(i.low < 0 < i.high for i in (t_interval(row) for row in draws.tolist()))
     assert abs(covered / 4000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_is_within_its_interval_however_it_is_rounded(share):
+    for n in range(1, 200):
+        found = accuracy_interval(torch.full((1, n), share))
+        assert 0 <= found.low <= found.mean == share <= found.high <= 1

@@ -92,7 +92,9 @@ def _wilson(share: float, error: float, samples: int) -> Interval:
     n = samples if error == 0 else share * (1 - share) / error**2
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
-    return Interval(share, error, max(centre - half, 0.0), min(centre + half, 1.0))
+    # rounding may put an end of 0 or 1 on the wrong side of the share
+    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    return Interval(share, error, min(low, share), max(high, share))
 
 
 def _mean_and_error(x: Tensor) -> tuple[float, float]:
