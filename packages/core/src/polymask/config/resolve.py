@@ -165,7 +165,8 @@ class RunConfig:
                 f"{path} names no system: it was built in Python. Build it again and load its weights: "
                 "Run(folder, system, data).load()"
             )
-        return cls.resolve(source, registry=registry)
+        resolved = resolve_system(source, registry=registry)
+        return cls.of(replace(resolved, notes=()))  # said when the run was made
 
 
 def build(
