@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
-from polymask.cli.options import part_options
-from polymask.wiring import options_of, parameters_of
 
 from polymask import Part, Registry, UserError, hookimpl
+from polymask.config import built_from, options_of, resolve_part
 from polymask.data import open_data
 from polymask.testing import check_part
 
@@ -69,8 +68,8 @@ def test_each_gets_its_own_options(registry: Registry) -> None:
     assert data.found == {"source": "here", "count": 5}
     assert (data.size, data.limit) == (4, 2)
     assert open_data("good:here", registry, size=6).size == 6  # type: ignore[attr-defined]
-    assert options_of(data) == {"name": "acme/good", "source": "here", "count": 5, "size": 4, "limit": 2}
-    with pytest.raises(UserError, match="acme/good has no option 'sise'; did you mean 'size'"):
+    assert built_from(data) == {"name": "acme/good", "source": "here", "count": 5, "size": 4, "limit": 2}
+    with pytest.raises(UserError, match="acme/good has no option --sise .*\ndid you mean --size"):
         open_data("good:here", registry, sise=6)
 
 
@@ -80,15 +79,17 @@ def test_an_option_of_both_is_refused(registry: Registry) -> None:
     with pytest.raises(UserError, match=message):
         open_data("twice:here", registry)
     with pytest.raises(UserError, match=message):
-        part_options(part, registry)
+        options_of(part)
     with pytest.raises(UserError, match="acme/missing cannot be imported from .*:Nothing"):
-        parameters_of(registry.find("datasets", "missing"), registry)
+        options_of(registry.find("datasets", "missing"))
 
 
 def test_defaults_that_a_part_declares_are_those_shown(registry: Registry) -> None:
-    own, prepared = part_options(registry.find("datasets", "good"), registry)
-    assert list(own) == ["source", "count"] and list(prepared) == ["size", "limit"]
-    assert (prepared["size"].default, prepared["size"].help) == (4, "of it.")
+    tree = resolve_part(registry.find("datasets", "good"), registry=registry).tree
+    groups = [(name, option.group) for name, option in tree.known.items()]
+    prepared = "data, prepared by Prepared"
+    assert groups == [("source", ""), ("count", ""), ("size", prepared), ("limit", prepared)]
+    assert (tree.options["size"], tree.known["size"].help) == (4, "of it.")
 
 
 def test_a_part_of_two_keeps_its_declaration(registry: Registry) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from polymask import Part, Tokens, hookimpl
+from polymask import Part, Preview, Tokens, hookimpl
 from polymask.systems.mae import MAE
+from polymask.types import Fact
 
 FRAMES, SIDE, DURATION, PATCH = 8, 16, 2, 4
 GRID = (FRAMES // DURATION, SIDE // PATCH, SIDE // PATCH)
@@ -59,7 +60,7 @@ class Squares:
 class Net(nn.Module):
     prefix, downsample, needs_grid = 0, 1, False
 
-    def __init__(self, *, in_dim: int = 1, dim: int = 12) -> None:
+    def __init__(self, *, in_dim: Fact[int] = 1, dim: int = 12) -> None:
         super().__init__()
         self.dim = self.out_dim = dim
         self.proj = nn.Linear(in_dim, dim)
@@ -72,7 +73,7 @@ class Net(nn.Module):
 
 
 class Raw(nn.Module):
-    def __init__(self, *, in_dim: int = 1) -> None:
+    def __init__(self, *, in_dim: Fact[int] = 1) -> None:
         super().__init__()
         self.dim = in_dim
 
@@ -86,8 +87,8 @@ class Raw(nn.Module):
 class Faulty(MAE):
     """Everything it draws goes wrong."""
 
-    def pictures(self, batch, step):
-        return {"channels first": batch["video"].transpose(1, 2), "samples": batch["video"]}
+    def preview(self, batch, step):
+        return Preview({"channels first": batch["video"].transpose(1, 2), "samples": batch["video"]})
 
     def masks(self, batch, step):
         raise KeyError("no masks here")

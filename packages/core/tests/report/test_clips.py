@@ -15,12 +15,11 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from polymask import Request, Step, UserError
+from polymask import Request, Run, RunConfig, Step, UserError, build
 from polymask.maskings import Random
 from polymask.registry import default_registry
 from polymask.report import write_report
 from polymask.report.look import examine, look
-from polymask.run import build_from_config
 from polymask.training import fit
 
 CONFIG = {
@@ -49,9 +48,9 @@ def clips():
 
 
 def train(folder, system):
-    config = {"system": system, **CONFIG}
-    fit(*build_from_config(config), folder, config=config, progress=False)
-    return folder
+    run = Run.create(RunConfig.resolve({"system": system, **CONFIG}), folder)
+    fit(run, progress=False)
+    return run
 
 
 def pictures(page):
@@ -105,8 +104,9 @@ def test_each_frame_is_under_the_sites_of_its_time(clips):
 
 @pytest.mark.parametrize("what", ["core/random", "clips/mae"])
 def test_look_draws_clips(clips, tmp_path, what):
-    tokenizer = clips.Tubelets() if what == "core/random" else None
-    path = look(what, "clips/squares", tmp_path / "m.png", tokenizer=tokenizer, masks=40, samples=16)
+    data, tokenizer = clips.Squares(), clips.Tubelets() if what == "core/random" else None
+    drawn = build(what, "maskings" if tokenizer else "systems", facts=data.provides)
+    path = look(drawn, data, tmp_path / "m.png", tokenizer=tokenizer, masks=40, samples=16)
     assert imread(path).shape[2] == 4
 
 

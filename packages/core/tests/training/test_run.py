@@ -46,9 +46,10 @@ def test_what_a_configuration_builds(registry):
 
 def test_presets_lie_below_what_is_given(registry):
     """Sequences have no size: what the preset asks of its data and this data set lacks is left out."""
-    config = RunConfig.resolve(
-        {"system": "toy", "preset": "small", "data": "t/sequences", "epochs": 2.0}, registry=registry
-    )
+    with pytest.warns(UserWarning, match="t/sequences has no size, which the preset asks for: left out"):
+        config = RunConfig.resolve(
+            {"system": "toy", "preset": "small", "data": "t/sequences", "epochs": 2.0}, registry=registry
+        )
     run = Run.create(config, "nowhere")
     assert (run.system.embed.out_features, len(run.data.x)) == (16, 20)
     assert (run.training.steps, run.training.epochs, run.training.warmup_steps) == (None, 2.0, 3)
