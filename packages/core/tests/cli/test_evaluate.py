@@ -147,7 +147,9 @@ def test_several_evaluations_stand_side_by_side(polymask, tmp_path):
         return found.values["plain"][0]
 
     once = asked(1.0)
-    (bright,) = (tmp_path / "c" / "plain-seed0").glob("evaluation-toy-brightness-*.json")
+    # a scale of 1 is its default, and the file has the name of one without options
+    (bright,) = (tmp_path / "c" / "plain-seed0").glob("evaluation-toy-brightness*.json")
+    assert bright.name == "evaluation-toy-brightness.json"
     loss = tmp_path / "c" / "plain-seed0" / "evaluation-core-held-out-loss.json"
     stamps = [file.stat().st_mtime_ns for file in (bright, loss)]
     twice = asked(2.0)
