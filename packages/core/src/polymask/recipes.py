@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from polymask.config import CONFIG, RunConfig, build, plain
+from polymask.config import CONFIG, RUN, RunConfig, build, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.probe import labelled, probe
@@ -54,6 +54,7 @@ class Stage:
         self.shared = dict(shared or {})
         self.done: list[Run] = []
         self.given, self._registry, self._progress = data, registry or default_registry(), progress
+        self._opened: dict[str, Dataset] = {}
 
     @functools.cached_property
     def data(self) -> Dataset:
@@ -81,7 +82,10 @@ class Stage:
         config = RunConfig.resolve(
             {"system": system, "data": self.given, **self.shared, **options}, registry=self._registry
         )
-        run = Run.create(config, folder)
+        # one data set for all stages that ask for the same, unless it lies where the run does
+        spec = json.dumps(config.data and config.data.plain())
+        run = Run.create(config, folder, data=None if RUN in spec else self._opened.get(spec))
+        self._opened[spec] = run.data
         if self._progress:
             sys.stderr.write(f"stage {name}: {system}\n")
         known = (folder / CONFIG).exists()
