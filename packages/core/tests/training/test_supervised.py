@@ -58,6 +58,15 @@ def test_the_sanity_check_and_held_out_batches_give_labels(labelled, supervised)
     assert supervised.seen == [2, *[10] * 5]
 
 
+def test_a_report_gives_labels(toy, labelled, supervised, tmp_path):
+    class Shows(type(supervised)):
+        def preview(self, batch, step):
+            return Preview({f"{len(batch['label'])} labels": batch["image"]})
+
+    html = write_report(toy.train(tmp_path, system=Shows(), data=labelled, steps=3)).read_text()
+    assert re.search(r"\d+ labels", html) and "KeyError" not in html
+
+
 def test_other_systems_get_none(toy, labelled):
     assert all("label" not in batch for batch in batches(toy.Toy(), labelled, None, 10))
     assert labels_for(toy.Toy(), labelled, "train") is None
