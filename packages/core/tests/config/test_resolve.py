@@ -393,7 +393,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "option of a part": (
         {"masking.ratoi": 0.5},
-        r"core/random, the masking, has no option --masking.ratoi .*\ndid you mean --masking.ratio or --masking.rounding\?\n"
+        r"core/random, the masking, has no option --masking.ratoi .*\n"
+        r"did you mean --masking.ratio or --masking.rounding\?\n"
         "it has --masking.ratio, --masking.cell",
     ),
     "option of another": (
