@@ -9,8 +9,8 @@ the training objectives.
 The word-class objective uses a second masked copy of the batch, which costs a second pass of the encoder. The
 paper finds no consistent gain over the same model without curricula: expect none. While many words are
 unknown, most targets are the unknown token and the loss is low; it rises as words become known, so it
-does not measure progress. Compare perplexities of held-out text (``language/perplexity``) and minimal pairs: both use
-the whole vocabulary.
+does not measure progress. Compare perplexities of held-out text (``language/perplexity``) and minimal pairs:
+both use the whole vocabulary.
 
 It hosts another system, as vision/mto does, because two of the three curricula do not depend on the hosted
 system: samples are drawn by ``sample_weights``, and the word-class objective is one more loss on the same

@@ -1,8 +1,8 @@
 """DMJD: Disjoint Masking with Joint Distillation (Ma et al. 2022, arXiv 2301.00230).
 
 Draw two masks per image such that tokens visible in one are hidden in the other, and train two heads on each
-view: a decoder at the hidden tokens and a small MLP at the visible ones, both predicting normalised histograms
-of oriented gradients.
+view: a decoder at the hidden tokens and a small MLP at the visible ones, both predicting normalised
+histograms of oriented gradients.
 
     polymask pretrain vision/dmjd --preset small --data fashion-mnist
 

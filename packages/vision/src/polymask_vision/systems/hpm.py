@@ -9,7 +9,7 @@ is the patches that it ranks hardest.
 The target is raw pixels, as in the published scripts. A random order costs ln 2 in the term ``ranking``. As
 published, the teacher scores patches that it sees with a ranker that was trained on hidden patches; with few
 patches per image this order can be worse than one by position, or than chance. ``--scoring complementary``
-(not of the paper) runs the teacher four times, each on a different quarter, and averages the scores of a patch
+(not of the paper) runs the teacher four times, each on a different quarter, and averages a patch's scores
 over the passes in which it is hidden. ``--preset prediction-only`` is the paper's ablation without mining:
 random masks, no teacher. ``--score NAME`` mines by another score.
 

@@ -1,12 +1,12 @@
 """MFM: Masked Frequency Modeling for Self-Supervised Visual Pre-Training (Xie et al. 2022, arXiv 2206.07706).
 
-Remove the high or the low frequencies of the whole image with a circular filter, encode the filtered image with
-any encoder, and regress the missing Fourier coefficients.
+Remove the high or the low frequencies of the whole image with a circular filter, encode the result with any
+encoder, and regress the missing Fourier coefficients.
 
     polymask pretrain vision/mfm --preset small --data fashion-mnist
 
 There is no mask token and no token is dropped, so any encoder works: ``--preset paper-resnet``, or
-``--encoder vision/resnet``. The masking hides bins of the spectrum, each frequency together with its negative.
+``--encoder vision/resnet``. The masking hides bins of the spectrum, a frequency and its negative together.
 The filter is applied to pixels in [0, 1] and its result is clipped to that range, as published; a high-passed
 image then keeps 35 to 45 % of its variance, and some energy returns to the removed bins. The loss compares
 normalised images and averages over all hidden bins of a batch equally, so samples that lose high frequencies
