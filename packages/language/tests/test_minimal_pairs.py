@@ -137,9 +137,9 @@ def test_a_causal_model_is_asked_for_what_comes_next(data: TextDataset) -> None:
     torch.testing.assert_close(nats.nansum(), each.sum())
 
 
-def test_what_cannot_be_measured_is_refused(data: TextDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_measured_is_refused(data: TextDataset) -> None:
     with pytest.raises(UserError, match="language model"):
-        list(MinimalPairs()(opened(data, SimpleNamespace(), monkeypatch)))
+        list(MinimalPairs()(opened(data, SimpleNamespace())))
     with pytest.raises(UserError, match="of English"):
         MinimalPairs().pairs(["ein Haus am See"])
     with pytest.raises(UserError, match="1 or more"):
