@@ -12,6 +12,7 @@ import torch
 from polymask import Run, RunConfig, Step
 from polymask.protocols import Batch
 from polymask.report import views
+from polymask.supervision import labels_for
 from polymask.training.optimiser import make_optimiser
 
 WARM_UP = 3
@@ -31,7 +32,8 @@ class Contestant:
         self.system, self.data = run.system, run.data
         self.optimiser = make_optimiser(self.system, run.training, 1e-4)[0]
         count = samples or run.training.batch_size
-        self.batch: Batch = views.batch_of(run.data.split("train"), range(count))
+        labels = labels_for(run.system, run.data, "train")
+        self.batch: Batch = views.batch_of(run.data.split("train"), range(count), labels)
         self.system.train()
 
     def step(self, step: Step) -> float:

@@ -22,6 +22,7 @@ from polymask.maskings import Disjoint, Random, TopScore
 from polymask.objectives import MSE, CrossEntropy, SmoothL1
 from polymask.objectives import Cosine as CosineDistance
 from polymask.teachers import EMATeacher, Frozen
+from polymask.training.sanity_check import sanity_check
 from polymask_vision.encoders import ViT
 from polymask_vision.targets import Pixels
 from polymask_vision.tokenizers import Patches
@@ -66,6 +67,7 @@ def test_all_python_compiles_and_runs(page: Path, tmp_path: Path, monkeypatch: p
 
 def train(system: nn.Module, batch: dict[str, Tensor], step: Step = STEP) -> dict[str, Tensor]:
     """One step as any loop would take it; every parameter must learn."""
+    check(system, batch, step)
     losses = system(batch, step)
     assert all(loss.isfinite() for loss in losses.values())
     optimizer = torch.optim.SGD([p for p in system.parameters() if p.requires_grad], lr=0.1)
@@ -74,6 +76,17 @@ def train(system: nn.Module, batch: dict[str, Tensor], step: Step = STEP) -> dic
     optimizer.step()
     system.after_step(step)
     return losses
+
+
+def check(system: nn.Module, batch: dict[str, Tensor], step: Step = STEP) -> None:
+    """Forward runs without gradients, with the same losses, and in the check before training."""
+    expected = system(batch, step)
+    with torch.no_grad():
+        found = system(batch, step)
+    assert not any(loss.requires_grad for loss in found.values())
+    torch.testing.assert_close(found, {name: loss.detach() for name, loss in expected.items()})
+    samples = [{key: x[i] for key, x in batch.items() if key != "id"} for i in range(len(batch["id"]))]
+    sanity_check("sketch", system, SimpleNamespace(split=lambda name: samples))  # type: ignore[arg-type]
 
 
 def idle(system: nn.Module) -> set[str]:
@@ -360,6 +373,7 @@ def test_sketch_r_amt(concepts: SimpleNamespace) -> None:
     system = r_amt(concepts)
     network, reals = system.frozen.module, system.reals
     batch = {"features": torch.randn(8, 12), "label": torch.arange(8) % 5}
+    check(system, {**batch, "id": torch.arange(8)})
     plain = nn.functional.cross_entropy(network(batch["features"]), batch["label"])
     assert torch.equal(system(batch, STEP)["task"], plain)  # nothing is masked at first
     reals[0].data[:, :6] = 0.0

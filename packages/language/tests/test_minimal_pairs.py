@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from polymask import UserError, build, run
+from polymask import UserError, build
 from polymask_language.datasets.base import TextDataset
 from polymask_language.datasets.lines import lines
 from polymask_language.minimal_pairs import RULES, MinimalPairs, Pair, scores, spoiled
@@ -84,15 +83,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
     return TextDataset(lines(source=str(path)), vocab_size=300, length=64, test=0.25)
 
 
-def opened(data: TextDataset, system: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    found: Any = SimpleNamespace(system=system, data=data, folder=Path(), config={"system": "x"})
-    monkeypatch.setattr(run, "open_run", lambda folder, trained: found)
-    return found
+def opened(data: TextDataset, system: Any) -> Any:
+    return SimpleNamespace(name="x", system=system, data=data, untrained=lambda: system)
 
 
-def test_texts_are_scored_whole_by_frequencies_and_by_a_model(
-    data: TextDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_are_scored_whole_by_frequencies_and_by_a_model(data: TextDataset) -> None:
     system: Any = build("language/mlm", preset="tiny", facts=data.provides)
     share = torch.from_numpy(np.load(data.provides["statistics_file"])["counts"]).double() + 1
     share = (share / share.sum()).log()
@@ -108,7 +103,7 @@ def test_texts_are_scored_whole_by_frequencies_and_by_a_model(
         right, wrong = (sum(float(share[i]) for i in data.vocabulary.encode([t])[0].ids) for t in pair)
         expected.append((right > wrong) + 0.5 * (right == wrong))
     rows: dict[str, dict[str, float]] = {}
-    for score in pairs(opened(data, system, monkeypatch)):
+    for score in pairs(opened(data, system)):
         rows.setdefault(score.row, {})[score.metric] = score.value
     assert list(rows) == ["pre-trained", "untrained", "frequency alone"]
     assert 0 < rows["frequency alone"]["minimal pairs"] < 1
@@ -117,9 +112,7 @@ def test_texts_are_scored_whole_by_frequencies_and_by_a_model(
         assert found["many nouns"] == pytest.approx(sum(expected[24:32]) / 8)
 
 
-def test_a_causal_model_is_asked_for_what_comes_next(
-    data: TextDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_causal_model_is_asked_for_what_comes_next(data: TextDataset) -> None:
     system: Any = build("language/meap", preset="tiny", facts=data.provides)
     asked: list[int] = []
     strides: set[int | None] = set()
@@ -131,7 +124,7 @@ def test_a_causal_model_is_asked_for_what_comes_next(
         return surprise(batch, stride)
 
     system.surprise = spied
-    found = list(MinimalPairs(batch_size=16, stride=3)(opened(data, system, monkeypatch)))
+    found = list(MinimalPairs(batch_size=16, stride=3)(opened(data, system)))
     assert (
         strides == {3}
         and sum(asked) == 2 * 2 * 48
@@ -144,9 +137,9 @@ def test_a_causal_model_is_asked_for_what_comes_next(
     torch.testing.assert_close(nats.nansum(), each.sum())
 
 
-def test_what_cannot_be_measured_is_refused(data: TextDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_measured_is_refused(data: TextDataset) -> None:
     with pytest.raises(UserError, match="language model"):
-        list(MinimalPairs()(opened(data, SimpleNamespace(), monkeypatch)))
+        list(MinimalPairs()(opened(data, SimpleNamespace())))
     with pytest.raises(UserError, match="of English"):
         MinimalPairs().pairs(["ein Haus am See"])
     with pytest.raises(UserError, match="1 or more"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from polymask import UserError, build, run
+from polymask import UserError, build
 from polymask_language.perplexity import Perplexity, interval
 
 
@@ -29,9 +29,7 @@ def test_interval_of_a_ratio() -> None:
         interval(torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
 
 
-def test_scores_of_a_uniform_model_and_of_frequencies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_of_a_uniform_model_and_of_frequencies(tmp_path: Path) -> None:
     facts = {"vocabulary": 96, "length": 24}
     system: Any = build("language/mlm", preset="tiny", facts=facts)
     with torch.no_grad():  # all logits alike
@@ -44,8 +42,7 @@ def test_scores_of_a_uniform_model_and_of_frequencies(
     data = SimpleNamespace(
         provides={"statistics_file": str(tmp_path / "statistics.npz")}, split=lambda name: samples
     )
-    opened: Any = SimpleNamespace(system=system, data=data, folder=tmp_path, config={"system": "x"})
-    monkeypatch.setattr(run, "open_run", lambda folder, trained: opened)
+    opened: Any = SimpleNamespace(name="x", system=system, data=data, untrained=lambda: system)
     scores = list(Perplexity(batch_size=4)(opened))
     assert [s.row for s in scores] == ["pre-trained", "untrained", "frequency alone"]
     assert all(s.metric == "pseudo-perplexity" for s in scores)

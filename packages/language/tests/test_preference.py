@@ -11,26 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from polymask import UserError, build, run
+from polymask import UserError, build
 from polymask.data import open_data
 from polymask_language.facts import Facts, single_words
 from polymask_language.preference import Preference
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Any:
+def opened() -> Any:
     """A run of a tiny policy that has moved, and the same untrained."""
     data = open_data("language/sentiment", limit=40, vocab_size=600, length=32)
     options = {"masking": "language/constant-weight", "masking.weight": 2.0}
     moved: Any = build("language/sparsepo", preset="tiny", facts=data.provides, **options)
-    fresh: Any = SimpleNamespace(
-        system=build("language/sparsepo", preset="tiny", facts=data.provides, **options)
-    )
+    fresh = build("language/sparsepo", preset="tiny", facts=data.provides, **options)
     with torch.no_grad():
         moved.encoder.weight.add_(0.3 * torch.randn_like(moved.encoder.weight))
-    found = SimpleNamespace(system=moved, data=data, folder=None, config={"system": "x"})
-    monkeypatch.setattr(run, "open_run", lambda folder, trained: fresh)
-    return found
+    return SimpleNamespace(name="x", system=moved, data=data, untrained=lambda: fresh)
 
 
 def test_preferences_are_counted_without_the_weights(opened: Any) -> None:
@@ -142,8 +138,7 @@ def test_facts_are_found_by_one_who_reads_and_not_by_one_who_guesses(
     monkeypatch.setattr("polymask_language.facts.Perplexity", beside)
     reader, blind = Reader(True), Reader(False)
     reader.between = glosses.vocabulary.encode(["is"])[0].ids
-    monkeypatch.setattr(run, "open_run", lambda folder, trained: SimpleNamespace(system=blind))
-    opened: Any = SimpleNamespace(system=reader, data=glosses, folder=None, config={"system": "x"})
+    opened: Any = SimpleNamespace(name="x", system=reader, data=glosses, untrained=lambda: blind)
     found = list(Facts(questions=400, batch_size=7)(opened))
     scores = {(s.row, s.metric): s for s in found}
     # nothing is likelier than certain, nothing less likely than the floor

@@ -105,9 +105,9 @@ def corpus() -> TextDataset:
 
 
 @pytest.mark.parametrize("pairs", [True, False])
-def test_a_system_ranks_by_pairs_or_by_features(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    run: Any = SimpleNamespace(folder=None, system=Overlap(pairs), data=corpus())
-    monkeypatch.setattr("polymask.run.open_run", lambda folder, trained: run)
+def test_a_system_ranks_by_pairs_or_by_features(pairs: bool) -> None:
+    system = Overlap(pairs)
+    run: Any = SimpleNamespace(name="x", system=system, data=corpus(), untrained=lambda: system)
     scores = Retrieval(depth=5)(run)
     found = {(s.row, s.metric): s.value for s in scores}
     assert {row for row, _ in found} == {"BM25", "query likelihood", "pre-trained", "untrained"}
@@ -193,10 +193,10 @@ def test_a_few_labelled_queries_fine_tune_a_copy(pairs: bool) -> None:
     assert all(torch.equal(x, before[name]) for name, x in system.state_dict().items())
 
 
-def test_labels_change_both_rows_of_the_system_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_change_both_rows_of_the_system_alone() -> None:
     torch.manual_seed(0)
-    run: Any = SimpleNamespace(folder=None, system=Bag(False), data=corpus())
-    monkeypatch.setattr("polymask.run.open_run", lambda folder, trained: run)
+    system = Bag(False)
+    run: Any = SimpleNamespace(name="x", system=system, data=corpus(), untrained=lambda: system)
     rows = [
         {(s.row, s.metric): s.value for s in Retrieval(depth=5, labelled=k, tune_lr=0.05)(run)}
         for k in (0, 6)

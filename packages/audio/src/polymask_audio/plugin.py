@@ -187,7 +187,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="hubert",
             target="polymask_audio.systems.hubert:HuBERT",
             presets=presets.HUBERT,
-            summary="tell which cluster each hidden frame of speech falls into",
+            summary="predict the cluster of every masked frame of speech",
             paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
             modality="audio",
             defaults={
@@ -202,7 +202,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="mae",
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
-            summary="encode the visible quarter of a spectrogram, regress the rest with a light decoder",
+            summary="encode the visible quarter of a spectrogram, reconstruct the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377; of sound: Huang et al. 2022, arXiv 2207.06405",
             modality="audio",
             defaults={
@@ -218,7 +218,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="simmim",
             target="polymask.systems.simmim:SimMIM",
             presets=presets.SIMMIM,
-            summary="mask tokens in the encoder's input, spectra by one linear layer",
+            summary="encode mask tokens with the rest, regress spectra with one linear layer",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="audio",
             defaults={
@@ -234,7 +234,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="openbeats",
             target="polymask_audio.systems.openbeats:OpenBEATs",
             presets=presets.OPENBEATS,
-            summary="tell which acoustic token each hidden patch is, from the visible quarter",
+            summary="predict the acoustic token of every masked patch from the visible quarter",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
             defaults={
@@ -250,7 +250,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="spear",
             target="polymask_audio.systems.spear:SPEAR",
             presets=presets.SPEAR,
-            summary="tell the codes that each hidden frame has in several codebooks of a teacher, or of two",
+            summary="predict every masked frame's codes in several codebooks of one or two teachers",
             paper="Yang et al. 2025, arXiv 2510.25955",
             modality="audio",
             defaults={
@@ -275,7 +275,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="openbeats-tokenizer",
             target="polymask_audio.systems.openbeats_tokenizer:OpenBEATsTokenizer",
             presets=presets.OPENBEATS_TOKENIZER,
-            summary="distil an encoder into the codes that openbeats predicts next",
+            summary="distil an encoder into the acoustic tokens that openbeats predicts next",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
             defaults={
@@ -295,21 +295,21 @@ def polymask_register_recipes() -> Iterable[Part]:
         Part(
             name="speech-targets",
             target="polymask_audio.systems.speech_targets:speech_targets",
-            summary="HuBERT in iterations, each predicting clusters of the one before",
+            summary="train HuBERT in iterations, each on clusters of the previous model's features",
             paper="Chen et al. 2024, arXiv 2409.10788; Hsu et al. 2021, arXiv 2106.07447",
             modality="audio",
         ),
         Part(
             name="spear",
             target="polymask_audio.systems.spear:spear",
-            summary="codebooks of one teacher or two, then a model that predicts them",
+            summary="fit codebooks of one or two teachers, then train a model that predicts the codes",
             paper="Yang et al. 2025, arXiv 2510.25955",
             modality="audio",
         ),
         Part(
             name="openbeats",
             target="polymask_audio.systems.openbeats:openbeats",
-            summary="encoder and tokenizer in turns, each distilled from the other",
+            summary="train encoder and tokenizer in turns, each distilled from the other",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
         ),

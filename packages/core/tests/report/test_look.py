@@ -91,6 +91,21 @@ def test_a_system_shows_its_own_views_in_eval_mode(gradients, looker):
     assert set(sight.statistics["student"].count.tolist()) == {12}
 
 
+def test_a_supervised_system_gets_labels_with_its_samples(gradients, looker):
+    class Labelled(gradients):
+        def labels(self, name):
+            return torch.arange(20, dtype=torch.int32) * 3 % 7
+
+    class Supervised(looker):
+        supervised = True
+
+        def masks(self, batch, step):
+            assert torch.equal(batch["label"], batch["id"] * 3 % 7)
+            return super().masks(batch, step)
+
+    assert list(examine(Supervised(Random(ratio=0.25)), Labelled(), masks=40).statistics) == ["student"]
+
+
 def test_a_system_without_masks_says_so(gradients):
     class Nothing(System):
         pass

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from polymask import Step, UserError
+from polymask import Preview, Run, Step, UserError
 from polymask.evaluation.held_out import batches
+from polymask.report import write_report
 from polymask.supervision import labels_for
+from polymask.training import fit
 from polymask.training.sanity_check import sanity_check
 
 
@@ -56,6 +58,16 @@ def test_the_sanity_check_and_held_out_batches_give_labels(labelled, supervised)
     for batch in found:
         supervised(batch, Step())
     assert supervised.seen == [2, *[10] * 5]
+
+
+def test_a_report_gives_labels(toy, labelled, supervised, tmp_path):
+    class Shows(type(supervised)):
+        def preview(self, batch, step):
+            return Preview(lines={"labels seen": batch["label"].float()})
+
+    run = Run(tmp_path, Shows(), labelled, toy.options(steps=3))
+    fit(run, progress=False)
+    assert "labels seen by block" in write_report(run).read_text()
 
 
 def test_other_systems_get_none(toy, labelled):

@@ -155,7 +155,7 @@ def difficulty_of(file: str | None, by: Order, sources: Sequence[str] = ()) -> T
         sources: classes of the data from easy to hard, those of one level in one string, for ``source``.
 
     Raises:
-        UserError: the data does not tell, or has classes that ``sources`` does not name.
+        UserError: the data does not tell, has samples of no class, or classes that ``sources`` does not name.
     """
     if by not in ("unigram", "length", "source"):
         raise UserError(f"order={by!r}: choose 'unigram', 'length' or 'source'")
@@ -172,6 +172,12 @@ def difficulty_of(file: str | None, by: Order, sources: Sequence[str] = ()) -> T
             "this data does not tell where its samples come from: take folder:PATH with a folder for each "
             "source, or another --order"
         )
+    label = torch.from_numpy(found["label"])
+    if without := int((label < 0).sum()):
+        raise UserError(
+            f"{without} of {len(label)} training samples have no source, such as those of a folder "
+            "`unlabeled`: move them into a folder named by their source, or choose another --order"
+        )
     level = {name: k for k, names in enumerate(sources, 1) for name in names.split()}
     if unknown := [str(name) for name in found["classes"] if name not in level]:
         raise UserError(
@@ -179,7 +185,7 @@ def difficulty_of(file: str | None, by: Order, sources: Sequence[str] = ()) -> T
             "of one level in one string"
         )
     levels = torch.tensor([level[str(name)] for name in found["classes"]], dtype=torch.float64)
-    return levels[torch.from_numpy(found["label"])]
+    return levels[label]
 
 
 class Windows:

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from polymask.training.options import TrainOptions
 from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
+from polymask.config import TrainOptions
 from polymask.schedules import Schedule
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
 from polymask_language.curricula import EasyFirst, Vocabulary, difficulty_of, every_word
-from polymask_language.datasets.lines import Lines
+from polymask_language.datasets.base import TextDataset
+from polymask_language.datasets.folder import folder
+from polymask_language.datasets.lines import lines
 from polymask_language.maskings import Rates
 from polymask_language.presets import CLIMB as CLIMB_PRESETS
 from polymask_language.systems.climb import CLASSES
@@ -205,7 +207,7 @@ def test_sources_come_a_level_at_a_time() -> None:
 def test_what_a_data_set_tells_of_its_samples(tmp_path: Path) -> None:
     rare, common = "the zebra quacks oddly", "the cat and the dog and the cat and the dog"
     (tmp_path / "text.txt").write_text("\n".join([common] * 40 + [rare] + ["the dog"] * 40))
-    data = Lines(source=str(tmp_path / "text.txt"), vocab_size=300, test=0.0)
+    data = TextDataset(lines(source=str(tmp_path / "text.txt")), vocab_size=300, test=0.0)
     file = data.provides["difficulty_file"]
     samples = data.split("train")
     ids = [sample["text"][1:-1] for sample in samples]  # type: ignore[attr-defined]
@@ -231,6 +233,17 @@ def test_sources_are_classes_of_the_data_by_name(tmp_path: Path) -> None:
     assert difficulty_of(file, "source", ["talk film", "books"]).tolist() == [1, 2, 1]
     with pytest.raises(UserError, match="how hard talk are"):
         difficulty_of(file, "source", ["film", "books"])
+
+
+def test_an_order_by_source_refuses_samples_without_one(tmp_path: Path) -> None:
+    for name in ("books", "talk", "unlabeled"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            (tmp_path / name / f"{i}.txt").write_text(f"what {name} says, {i} times over")
+    file = TextDataset(folder(source=str(tmp_path)), vocab_size=300, test=0.0).provides["difficulty_file"]
+    with pytest.raises(UserError, match="3 of 9 training samples have no source, .* `unlabeled`"):
+        difficulty_of(file, "source", ["talk", "books"])
+    assert len(difficulty_of(file, "length")) == 9
 
 
 # ------------------------------------------------------------------------------ objectives

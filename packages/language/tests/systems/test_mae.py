@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from polymask import Step, build
+from polymask.config import RunConfig
 from polymask.report import write_report
-from polymask.run import build_from_config, open_run
+from polymask.run import Run
 from polymask.training import fit
 
 FACTS = {"vocabulary": 96, "length": 24}
@@ -50,10 +51,10 @@ def test_it_trains_on_text_and_shows_it(tmp_path: Path) -> None:
         "accelerator": "cpu",
         "precision": "32",
     }
-    system, data, options = build_from_config(config)
-    fit(system, data, options, tmp_path / "run", progress=False)
-    opened = open_run(tmp_path / "run")
-    samples = data.split("train")
+    run = Run.create(RunConfig.resolve(config), tmp_path / "run")
+    fit(run, progress=False)
+    opened = Run.open(tmp_path / "run")
+    samples = run.data.split("train")
     batch = {"text": torch.stack([samples[i]["text"] for i in range(len(samples))])}
     with torch.no_grad():
         found = float(opened.system(batch, STEP)["reconstruction"])

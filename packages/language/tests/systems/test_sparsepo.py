@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
-from polymask.recipes import cook
-from polymask.run import open_run
+from polymask.recipes import run_recipe
+from polymask.run import Run
 from polymask_language.systems import sparsepo
 from polymask_language.weights import ActivationWeight, LearnedWeight, stretch
 
@@ -402,8 +402,8 @@ def test_refuses_what_it_cannot_align() -> None:
 def test_the_recipe_hands_its_model_on_from_stage_to_stage(tmp_path: Path) -> None:
     data = {"name": "language/sentiment", "limit": 40, "length": 32, "vocab_size": 400}
     options = {"preset": "tiny", "pretrain_steps": 2, "tune_steps": 2, "align_steps": 2}
-    cook("language/sparsepo", data, tmp_path, options=options, progress=False)
-    first, second, last = (open_run(tmp_path / n) for n in ("pre-trained", "fine-tuned", "aligned"))
+    run_recipe("language/sparsepo", data, tmp_path, options=options, progress=False)
+    first, second, last = (Run.open(tmp_path / n) for n in ("pre-trained", "fine-tuned", "aligned"))
     assert [run.step for run in (first, second, last)] == [2, 2, 2]
     assert "rejected_text" not in first.data.split("train")[0] and "document" in first.data.split("train")[0]
     assert second.data.split("train")[0]["response"].any()
@@ -413,11 +413,11 @@ def test_the_recipe_hands_its_model_on_from_stage_to_stage(tmp_path: Path) -> No
     for mine, theirs in zip(aligned.reference.parameters(), tuned.encoder.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert not torch.equal(aligned.encoder.weight, tuned.encoder.weight)
-    start: Any = open_run(tmp_path / "fine-tuned", trained=False).system
+    start: Any = Run.open(tmp_path / "fine-tuned", trained=False).system
     pre: Any = first.system
     assert torch.equal(start.encoder.weight, pre.encoder.weight)
     before = (tmp_path / "aligned" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    cook("language/sparsepo", data, tmp_path, options=options, progress=False)
+    run_recipe("language/sparsepo", data, tmp_path, options=options, progress=False)
     assert (tmp_path / "aligned" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
@@ -426,14 +426,14 @@ def test_a_folder_of_the_recipe_that_is_moved_is_whole(tmp_path: Path) -> None:
     data = {"name": "language/sentiment", "limit": 40, "length": 32, "vocab_size": 400}
     options = {"preset": "tiny", "pretrain_steps": 2, "tune_steps": 2, "align_steps": 2}
     here, there = tmp_path / "here", tmp_path / "there"
-    cook("language/sparsepo", data, here, options=options, progress=False)
+    run_recipe("language/sparsepo", data, here, options=options, progress=False)
     shutil.move(here, there)
     assert not any(str(tmp_path) in path.read_text() for path in there.glob("*/config.yaml"))
-    systems: list[Any] = [open_run(there / name).system for name in ("fine-tuned", "aligned")]
+    systems: list[Any] = [Run.open(there / name).system for name in ("fine-tuned", "aligned")]
     tuned, aligned = systems
     pairs = zip(aligned.reference.parameters(), tuned.encoder.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
-    again = cook("language/sparsepo", data, there, options=options, progress=False)
+    again = run_recipe("language/sparsepo", data, there, options=options, progress=False)
     assert [run.step for run in again.done] == [2, 2, 2]
 
 

@@ -77,28 +77,28 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="centroid",
             target="polymask_pointcloud.targets:Centroid",
-            summary="mean place of the points in each part of a token's box",
+            summary="centroids of the points in each cell of a token's box",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
         ),
         Part(
             name="occupancy",
             target="polymask_pointcloud.targets:Occupancy",
-            summary="which parts of a token's box hold points",
+            summary="occupancy of each cell of a token's box",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
         ),
         Part(
             name="normals",
             target="polymask_pointcloud.surfaces:Normals",
-            summary="the direction in which the surface around a token faces",
+            summary="surface normal around each token",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
         ),
         Part(
             name="curvature",
             target="polymask_pointcloud.surfaces:Curvature",
-            summary="how the points around a token spread along three directions",
+            summary="curvature around each token, from the spread of points along three directions",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
         ),
@@ -112,7 +112,7 @@ def polymask_register_objectives() -> Iterable[Part]:
             name="chamfer",
             target="polymask_pointcloud.objectives:Chamfer",
             presets=presets.CHAMFER,
-            summary="distance between sets of points, whatever their order",
+            summary="Chamfer distance between sets of points",
             paper="Fan et al. 2017, arXiv 1612.00603",
             modality="points",
         ),
@@ -189,7 +189,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="mae",
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
-            summary="encode the visible groups, predict the points of the rest with a light decoder",
+            summary="encode the visible groups, reconstruct the points of the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377; of points: Pang et al. 2022, arXiv 2203.06604",
             modality="points",
             defaults={
@@ -205,7 +205,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="geomae",
             target="polymask_pointcloud.systems.geomae:GeoMAE",
             presets=presets.GEOMAE,
-            summary="tell the geometry of hidden pillars: centroids, occupancy, normals and curvature",
+            summary="predict centroids, occupancy, normals and curvature of masked pillars",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
             defaults={
@@ -230,7 +230,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="msm",
             target="polymask_pointcloud.systems.msm:MSM",
             presets=presets.MSM,
-            summary="predict an averaged network's features of another view, at every level of a U-Net",
+            summary="predict an EMA teacher's features of another view at every level of a U-Net",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",
             defaults={
@@ -250,7 +250,7 @@ def polymask_register_evaluations() -> Iterable[Part]:
         Part(
             name="dense",
             target="polymask_pointcloud.dense:Dense",
-            summary="a linear classifier of points: accuracy and mean IoU, beside the points themselves",
+            summary="accuracy and mean IoU of a linear classifier of points, with raw points as baseline",
             modality="points",
         ),
     ]

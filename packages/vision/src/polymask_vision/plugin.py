@@ -199,7 +199,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="mae",
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
-            summary="encode the visible quarter, regress the rest with a light decoder",
+            summary="encode the visible quarter, reconstruct the rest with a light decoder",
             paper="He et al. 2021, arXiv 2111.06377",
             modality="image",
             defaults={
@@ -215,7 +215,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="hpm",
             target="polymask_vision.systems.hpm:HPM",
             presets=presets.HPM,
-            summary="mae that learns which patches it will fail at and hides those",
+            summary="train a masked autoencoder that predicts which patches are hard and hides those",
             paper="Wang et al. 2023, arXiv 2304.05919",
             modality="image",
             defaults={
@@ -233,7 +233,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="mixedae",
             target="polymask_vision.systems.mixedae:MixedAE",
             presets=presets.MIXEDAE,
-            summary="mae of mixed images, whose encoder finds out which patches belong together",
+            summary="reconstruct mixed images with an encoder that learns which patches belong together",
             paper="Chen et al. 2023, arXiv 2303.17152",
             modality="image",
             defaults={
@@ -249,7 +249,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="mto",
             target="polymask_vision.systems.mto:MTO",
             presets=presets.MTO,
-            summary="optimises the mask token of a host, simmim or mae",
+            summary="optimise the mask token of a host, simmim or mae",
             paper="Choi et al. 2024, arXiv 2404.08330",
             modality="image",
             defaults={"host": "vision/simmim"},
@@ -258,7 +258,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="colormae",
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
-            summary="vision/mae with masks from filtered noise, by default blobs of one size",
+            summary="train vision/mae with masks from filtered noise, by default blobs of one size",
             paper="Hinojosa et al. 2024, arXiv 2407.13036",
             modality="image",
             defaults={
@@ -274,7 +274,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="dmjd",
             target="polymask_vision.systems.dmjd:DMJD",
             presets=presets.DMJD,
-            summary="two views that hide what the other shows, a head for hidden and one for visible tokens",
+            summary="predict hidden and visible tokens of two views with complementary masks",
             paper="Ma et al. 2022, arXiv 2301.00230",
             modality="image",
             defaults={
@@ -295,7 +295,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="mfm",
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
             presets=presets.MFM,
-            summary="predict the frequencies that a filter took from the whole picture",
+            summary="predict the frequencies that a filter removed from the image",
             paper="Xie et al. 2022, arXiv 2206.07706",
             modality="image",
             defaults={
@@ -310,7 +310,7 @@ def polymask_register_systems() -> Iterable[Part]:
             name="simmim",
             target="polymask.systems.simmim:SimMIM",
             presets=presets.SIMMIM,
-            summary="mask tokens in the encoder's input, raw pixels by one linear layer",
+            summary="encode mask tokens with the rest, regress raw pixels with one linear layer",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="image",
             defaults={

@@ -136,9 +136,9 @@ def examine(
     else:
         cut = tokenizer or usual_tokenizer(data, default_registry()).build(data.provides)
         viewer = views.of_masking(what, cut, score)
-    held_out, _ = views.held_out(data)
+    held_out, labels, _ = views.held_out(data, what)
     (first,) = views.pictures_of(data, views.batch_of(held_out, [0]), 168)
-    batch = views.batch_of(held_out, evenly(len(held_out), max(1, samples // frames(first))))
+    batch = views.batch_of(held_out, evenly(len(held_out), max(1, samples // frames(first))), labels)
     originals = views.pictures_of(data, batch, 168)
     rows: dict[str, list[Pixels]] = {}
     at = Step(total // 2, total, seed)
@@ -148,7 +148,7 @@ def examine(
             step = Step(round(k * (total - 1) / max(draws - 1, 1)), total, seed)
             for name, view in viewer(batch, step).items():
                 rows[f"{name}\nstep {step.index:,}"] = view.pixels(data, batch, originals)
-        statistics = views.statistics_of(viewer, held_out, at, masks)
+        statistics = views.statistics_of(viewer, held_out, at, masks, labels=labels)
     if not rows:
         raise UserError(f"{title} offers no masks to look at: its System.masks returns none")
     found = built_from(data) or {"name": type(data).__name__}

@@ -181,8 +181,8 @@ def _probe(page: Page, folder: Path) -> None:
 
 def _pictures(page: Page, run: Run, step: Step) -> None:
     data, system = run.data, run.system
-    samples, page.samples = views.held_out(data)
-    batch = views.batch_of(samples, evenly(len(samples), SAMPLES))
+    samples, labels, page.samples = views.held_out(data, system)
+    batch = views.batch_of(samples, evenly(len(samples), SAMPLES), labels)
     if isinstance(data, Presented):
         with _catching(page, "pictures", "What the data set presents"):
             for i in range(len(batch["id"])):
@@ -204,10 +204,10 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
             chart = Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block"))
             page.depth.append(chart)
     with _catching(page, "masks", f"Masks of {page.title}"):
-        _masks(page, run, samples, batch, step)
+        _masks(page, run, samples, labels, batch, step)
 
 
-def _masks(page: Page, run: Run, samples: Samples, batch: Batch, step: Step) -> None:
+def _masks(page: Page, run: Run, samples: Samples, labels: Tensor | None, batch: Batch, step: Step) -> None:
     viewer = views.of_system(run.system)
     originals = views.pictures_of(run.data, batch, SIDE)
     masks = viewer(batch, step)
@@ -217,7 +217,7 @@ def _masks(page: Page, run: Run, samples: Samples, batch: Batch, step: Step) -> 
     for name, view in masks.items():
         with _catching(page, "masks", f"Mask {name!r} of {page.title}"):
             page.masks[name] = _strip(view.pixels(run.data, batch, originals))
-    for name, statistics in views.statistics_of(viewer, samples, step).items():
+    for name, statistics in views.statistics_of(viewer, samples, step, labels=labels).items():
         page.mask_charts[name] = []
         for title, note, draw in panels_of(statistics):
             is_map = draw is coverage and statistics.coverage.ndim > 1  # which has no labels at its axes

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import functional
-from polymask.data import Dataset, Drawn, Samples, collate, sample_of
+from polymask.data import Dataset, Drawn, Samples, SplitName, collate, sample_of
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.protocols import Batch, Masking, Target, Tokenizer
 from polymask.report.drawing import Pixels, blank, overlay, scale, to_pixels
 from polymask.report.statistics import MaskStatistics, describe
 from polymask.step import Step
+from polymask.supervision import labels_for, with_labels
 from polymask.systems.base import System
 from polymask.tokens import Tokens
 
@@ -118,19 +119,28 @@ def _view(mask: Mask, tokens: Tokens | None, made: Batch | None = None) -> View:
     return View(hidden, grid, tokens is not None and grid == tokens.grid)
 
 
-def held_out(data: Dataset) -> tuple[Samples, str]:
-    """Test samples, or training samples where there are none; and what they are called."""
+def held_out(data: Dataset, what: object = None) -> tuple[Samples, Tensor | None, str]:
+    """Test samples, or training samples where there are none; and what they are called.
+
+    Args:
+        data: the data set.
+        what: what looks at the samples; a supervised system gets their labels too, int64 ``[samples]``.
+    """
+
+    def given(split: SplitName) -> tuple[Samples, Tensor | None]:
+        return data.split(split), labels_for(what, data, split) if isinstance(what, System) else None
+
     try:
-        return data.split("test"), "held-out samples"
+        return *given("test"), "held-out samples"
     except UserError:
-        return data.split("train"), "training samples, for want of held-out ones"
+        return *given("train"), "training samples, for want of held-out ones"
 
 
-def batch_of(samples: Samples, index: Sequence[int]) -> Batch:
-    """Some samples of a split, with their ids."""
+def batch_of(samples: Samples, index: Sequence[int], labels: Tensor | None = None) -> Batch:
+    """Some samples of a split, with their ids, and their labels if there are any."""
     batch = collate([samples[i] for i in index])
     batch["id"] = torch.tensor(list(index))
-    return batch
+    return with_labels(batch, labels)
 
 
 def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
@@ -146,7 +156,12 @@ def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
 
 
 def statistics_of(
-    viewer: Viewer, source: Samples, step: Step, masks: int = 2048, batch_size: int = 256
+    viewer: Viewer,
+    source: Samples,
+    step: Step,
+    masks: int = 2048,
+    batch_size: int = 256,
+    labels: Tensor | None = None,
 ) -> dict[str, MaskStatistics]:
     """Statistics of a viewer's masks over real samples at one step.
 
@@ -159,7 +174,7 @@ def statistics_of(
         at = Step(step.index, step.total, step.seed + start // samples)
         wanted = range(min(samples, masks - start))
         for index in (wanted[i : i + batch_size] for i in wanted[::batch_size]):
-            for name, view in viewer(batch_of(source, index), at).items():
+            for name, view in viewer(batch_of(source, index, labels), at).items():
                 drawn.setdefault(name, []).append(view)
     return {name: _describe(views) for name, views in drawn.items()}
 

@@ -1,35 +1,36 @@
 """CLIMB: curriculum learning for infant-inspired models (Diehl Martinez et al. 2023, arXiv 2311.08886).
 
-Three curricula around a language model, each a function of the step: which words it knows, which samples
-it is given, which masked predictions it is asked for.
+Three curricula for a language model, each a function of the step: the vocabulary, the training samples, and
+the training objectives.
 
     polymask pretrain language/climb --preset small --data glosses
     polymask evaluate RUN language/minimal-pairs
 
-Word classes have a masked copy of the batch of their own, which costs a second pass of the encoder. The
-paper finds no consistent gain over the same model without curricula: expect none. While words are unknown,
-"unknown" is the answer to most questions and the loss is low; it rises as words become known, and never
-tells of learning. Compare perplexities of held-out text (``language/perplexity``) and minimal pairs: both
-are of the whole vocabulary.
+The word-class objective uses a second masked copy of the batch, which costs a second pass of the encoder. The
+paper finds no consistent gain over the same model without curricula: expect none. While many words are
+unknown, most targets are the unknown token and the loss is low; it rises as words become known, so it
+does not measure progress. Compare perplexities of held-out text (``language/perplexity``) and minimal pairs:
+both use the whole vocabulary.
 
-It hosts another system, as vision/mto does, because two of the three curricula are no concern of what is
-hosted: samples are drawn by ``sample_weights``, and word classes are one more loss on the same encoder. For
-the third, language systems ask ``known`` what they may see of words and what they are to say
-(:mod:`polymask_language.curricula`). So mlm, meap and prop take on all three, and have no option for any.
+It hosts another system, as vision/mto does, because two of the three curricula do not depend on the hosted
+system: samples are drawn by ``sample_weights``, and the word-class objective is one more loss on the same
+encoder. For the third, language systems pass their inputs and targets through ``known``
+(:mod:`polymask_language.curricula`). So mlm, meap and prop support all three without options of their own.
 
-The map to unknown comes after masking, as in the published code: "unknown" is what is to be said where a
-hard word was masked. Other than there, special tokens and classes are never mapped, words that ``both``
-would never admit are known from the end of the window on, and documents are packed whole. Left out are
-weights that prefer hard samples among the admitted, and self-perplexity, which re-ranks samples by the model
-itself: what is drawn would be no function of the step, and a resumed run would differ.
+Words are replaced by the unknown token after masking, as in the published code: the target is "unknown" where
+a hard word was masked. Unlike there, special tokens and classes are never replaced, words that ``both`` would
+never admit are known from the end of the window on, and documents are packed whole. Omitted are weights that
+prefer hard samples among the admitted ones, and self-perplexity, which re-ranks samples by the model itself:
+sampling would no longer be a function of the step, and a resumed run would differ.
 
-Unverified, and chosen here: weight decay (0.01); the trainer's cosine (the code's schedule is linear), times
-a warm-up of each head over the first tenth of its window; the lexicon of :mod:`polymask_language.speech`.
+Unverified, and chosen here: weight decay (0.01); the trainer's cosine schedule (the code's is linear),
+multiplied by a warm-up of each head over the first tenth of its window; the lexicon of
+:mod:`polymask_language.speech`.
 
-``torch.compile`` breaks where hidden tokens are gathered, as in mlm; the encoder compiles whole. Heads out of
-their window get no gradient: several processes need ``--strategy ddp_find_unused_parameters_true``.
+``torch.compile`` breaks where hidden tokens are gathered, as in mlm; the encoder compiles whole. Heads
+outside their window get no gradient: several processes need ``--strategy ddp_find_unused_parameters_true``.
 
-Shapes: B samples, N tokens, K hidden ones of a row at most, D width, C classes.
+Shapes: B samples, N tokens, at most K hidden ones per row, D width, C classes.
 """
 
 from __future__ import annotations
@@ -64,31 +65,31 @@ from polymask_language.heads import ClassHead
 from polymask_language.tokenizers import draw, maskable
 
 CLASSES = 16
-"""Stream of the masks of word classes, away from those of hosts."""
+"""Random stream of the word-class masks, distinct from those of hosts."""
 
 
 class CLIMB(Host):
-    """A language system with curricula over words, samples and objectives.
+    """Curricula over words, samples and objectives for a hosted language system.
 
     Args:
-        host: system whose loss is one unit: language/mlm (the paper), meap or prop.
-        class_target: what the other unit predicts (paper: parts of speech of nouns and verbs, or of all).
-        class_masking: what it hides (paper: 40 % of tokens of these parts of speech, 15 % of others).
-        class_score: evidence for its masking.
-        class_objective: how its prediction is scored.
-        words: what makes a word hard: ``ids``, ``part-of-speech`` or ``both``; None to know all words.
-        order: what makes a sample hard: ``unigram`` perplexity, ``length`` or ``source``; None for plain
+        host: the hosted system, whose loss is one objective: language/mlm (the paper), meap or prop.
+        class_target: target of the other objective (paper: parts of speech of nouns and verbs, or of all).
+        class_masking: its masking (paper: 40 % of tokens of these parts of speech, 15 % of others).
+        class_score: score per token for its masking.
+        class_objective: loss of its predictions.
+        words: difficulty of words: ``ids``, ``part-of-speech`` or ``both``; None to know all words.
+        order: difficulty of samples: ``unigram`` perplexity, ``length`` or ``source``; None for plain
             epochs.
-        sources: classes of the data from easy to hard, those of one level in one string, for ``source``.
-        words_curve: how the known share of the vocabulary grows (paper: linear or log).
-        order_curve: how the share of samples grows.
-        least: both shares up to the beginning of the window.
-        window: shares of the run between which they grow to one.
-        host_window: shares of the run between which the host's loss counts, both included.
-        class_window: the same of word classes; None to leave them out.
-        unknown_id: id that stands for words that are not known, from the data.
-        difficulty_file: what the data set tells of its samples, from the data.
-        tokenizer_file: the vocabulary of the data, to show words by.
+        sources: class names of the data from easy to hard, those of one level in one string, for ``source``.
+        words_curve: curve of the known share of the vocabulary (paper: linear or log).
+        order_curve: curve of the share of samples that are drawn.
+        least: initial value of both shares, until the window starts.
+        window: start and end of their growth to 1, as shares of the run.
+        host_window: start and end of the host's loss, as shares of the run, both included.
+        class_window: the same for the word-class loss; None to omit it.
+        unknown_id: id of the unknown token, from the data.
+        difficulty_file: difficulty of each sample, from the data.
+        tokenizer_file: vocabulary of the data, to display words.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class CLIMB(Host):
         return losses
 
     def classify(self, batch: Batch, step: Step) -> Tensor:
-        """The loss of the classes of hidden words, on a masked copy of the batch of its own."""
+        """The word-class loss, on a separate masked copy of the batch."""
         tokens = self.tokenizer(batch)
         mask = self.draw_classes(tokens, batch, step)
         classes_BN = self.class_target(batch, tokens)
@@ -168,7 +169,7 @@ class CLIMB(Host):
         )
 
     def class_states(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tokens:
-        """States ``[B, N, D]`` of the copy, hidden words and unknown ones replaced."""
+        """States ``[B, N, D]`` of that copy, with hidden and unknown words replaced."""
         assert tokens.ids is not None
         shown_BN = corrupt(
             tokens.ids,
@@ -189,7 +190,7 @@ class CLIMB(Host):
         return self.host.sample_weights(step) if self.samples is None else self.samples(step)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Heads warm up in their own windows; the encoder with the run."""
+        """Heads warm up at the start of their windows, the encoder at the start of the run."""
         own = self.host.parameter_groups()
         taken = {id(p) for group in own for p in group["params"]}
         taken |= {id(p) for p in self.encoder.parameters()}

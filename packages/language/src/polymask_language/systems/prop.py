@@ -1,23 +1,23 @@
 """PROP: Pre-training with Representative Words Prediction (Ma et al. 2020, arXiv 2010.10137).
 
-Draw two sets of words of one size from a document's smoothed unigram model; the encoder reads each set
-before the document and must score the likelier set higher, beside masked language modelling of whole
-words of the document.
+Sample two word sets of equal size from a document's smoothed unigram model. The encoder reads each set
+followed by the document and must score the likelier set higher, in addition to whole-word masked language
+modelling of the document.
 
     polymask pretrain language/prop --preset small --data glosses
     polymask evaluate RUN language/retrieval
 
-The paper goes on from BERT-base on Wikipedia or MS MARCO and fine-tunes on each collection; the evaluation
-ranks by the score as it is, or after a few labelled queries. The preset ``small`` trains from scratch; in
-some thousand steps it comes to see which words of a set stand in the document.
+The paper continues from BERT-base on Wikipedia or MS MARCO and fine-tunes on each collection; the evaluation
+ranks by the score as trained, or after fine-tuning on a few labelled queries. The preset ``small`` trains
+from scratch and learns within some thousand steps which words of a set occur in the document.
 
-Choices where paper and published code differ or are silent. Sets are drawn anew at each step, one pair to
-a document, from the noise of the step (the code prepares ten pairs, uses four or five of them once, and
-leaves out most documents of less than 100 pieces). Words are drawn from the whole list with chances
-proportional to ``P(w|d) keep(w)``, exactly (the code draws from about 500 words per document and rejects).
-Words are not stemmed. The two forms of the preference loss are options: the code's softmax of the pair
-under a hinge, which is ``2 sigmoid(s- - s+)`` and gives little gradient to pairs that are confidently
-wrong, and the logistic loss.
+Choices where paper and published code differ or are silent: word sets are sampled anew at each step, one pair
+per document, from the noise of the step (the code prepares ten pairs, uses four or five of them once, and
+skips most documents of less than 100 pieces). Words are sampled from the whole vocabulary with probabilities
+proportional to ``P(w|d) keep(w)``, exactly (the code samples about 500 words per document and rejects). Words
+are not stemmed. Both forms of the preference loss are options: the code's hinge on the softmax of the pair,
+which is ``2 sigmoid(s- - s+)`` and gives little gradient for pairs that are confidently wrong, and the
+logistic loss.
 
 Shapes: B documents, N tokens of one, L words of a set, T tokens of a set with its document, D width,
 V vocabulary.
@@ -60,28 +60,28 @@ SIDES = ("likelier set", "other set")
 
 
 class PROP(System):
-    """A cross-encoder of word set and document.
+    """A cross-encoder of word sets and documents.
 
     Args:
-        tokenizer: makes tokens of documents.
-        encoder: encodes set and document, its first token for the score.
-        masking: what to hide of the document (paper: 15 % of tokens, whole words, 60 at most).
-        objective: how a predicted token is scored.
-        vocabulary: how many ids there are, from the tokenizer.
-        length: most tokens of set and document together; the document is cut at its end.
+        tokenizer: converts documents to tokens.
+        encoder: encodes set and document; the score is computed from its first token.
+        masking: which tokens of the document to hide (paper: 15 % of tokens, whole words, 60 at most).
+        objective: loss of a predicted token.
+        vocabulary: number of ids, from the tokenizer.
+        length: maximum number of tokens of set and document together; longer documents are truncated.
         mask_id: id of the mask token.
         pad_id: id of padding.
-        special_ids: ids that are no content.
-        start_id: id of the token that leads a sequence, from the data.
-        end_id: id of the token behind the set and behind the document.
-        statistics_file: how often words occur in the data; without, every id is a word.
-        tokenizer_file: the vocabulary of the data, to spell words by.
-        sequences: how many sequences the data cuts a text into, on average.
-        mean_words: mean of the Poisson distribution that sizes of sets are drawn from.
-        least: words that occur less often in the corpus are not drawn.
-        preference: ``hinge`` on the softmax of both scores (the code's), or ``logistic``.
-        rop_weight: weight of the preference (ROP) beside masked language modelling.
-        dropout: before the score.
+        special_ids: ids of special tokens.
+        start_id: id of the token at the start of a sequence, from the data.
+        end_id: id of the token after the set and after the document.
+        statistics_file: word counts of the data; without it, every id is a word.
+        tokenizer_file: vocabulary of the data, to convert words to ids.
+        sequences: mean number of sequences per text of the data.
+        mean_words: mean of the Poisson distribution of set sizes.
+        least: minimum count in the corpus of words that are sampled.
+        preference: loss of a pair, ``hinge`` on the softmax of both scores (the code's) or ``logistic``.
+        rop_weight: weight of the preference loss (ROP) relative to masked language modelling.
+        dropout: dropout before the score.
     """
 
     known: Known
@@ -205,24 +205,24 @@ class PROP(System):
         return self.known(shown_BT, side, step)
 
     def see(self, ids_BT: Tensor, segment_BT: Tensor, tokens: Tokens) -> Tensor:
-        """States ``[B, prefix + T, D]`` of ids in the places of tokens."""
+        """States ``[B, prefix + T, D]`` of ids at the positions of tokens."""
         x_BTD = self.encoder.embed(ids_BT[..., None]) + self.segment(segment_BT)
         return self.encoder(x_BTD, tokens.position, tokens.valid)
 
     def judge(self, states_BTD: Tensor) -> Tensor:
-        """How well set and document go together, float32 ``[B]``: what the first token says."""
+        """Scores of set and document, float32 ``[B]``, computed from the first token."""
         scores: Tensor = self.scorer(states_BTD[:, 0])[:, 0].float()
         return scores
 
     def prefer(self, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
-        """The loss of scores of the likelier sets and of the others."""
+        """The preference loss, given the scores of the likelier sets and of the others."""
         if self.preference == "logistic":
             return -F.logsigmoid(chosen_B - rejected_B).mean()
         # max(0, 1 - (p+ - p-)) of a softmax over two scores, which never is 0
         return 2 * torch.sigmoid(rejected_B - chosen_B).mean()
 
     def relevance(self, query: Tensor, document: Tensor) -> Tensor:
-        """How well documents answer queries, ``[B]``: what the score is for.
+        """Relevance scores of documents for queries, ``[B]``.
 
         Args:
             query: int64 ``[B, Q]``, padded, without special tokens.
@@ -254,7 +254,7 @@ class PROP(System):
         return Preview(columns)
 
     def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
-        """Masks over the documents behind their sets of words."""
+        """Masks over the documents, which follow their word sets."""
         sides = self.pair(batch, step)
         masks = self.draw_sides(sides, step)
         return {

@@ -1,29 +1,31 @@
 """SparsePO: Controlling Preference Alignment of LLMs via Sparse Token Masks (Christopoulou et al. 2024).
 
-Of two responses to a prompt one is preferred; every token of both counts by a weight, 0 or more, read off a
-frozen reference: how much more likely the policy makes it, and how far it moved there (arXiv 2410.05102).
+Of two responses to a prompt, one is preferred. Each token of both contributes two terms to the loss, its log
+ratio of policy to reference and its KL divergence, both multiplied by weights >= 0 that are computed from the
+activations of the frozen reference model (arXiv 2410.05102).
 
     polymask recipe language/sparsepo --data language/sentiment
     polymask pretrain language/sparsepo --preset small --data language/sentiment --encoder.pretrained FOLDER
     polymask evaluate RUN language/preference
 
-The recipe pre-trains, fine-tunes and aligns, minutes on two cores; by itself it goes on from a model that
-``polymask export RUN --format transformers`` wrote, or one of the Hugging Face hub. The reference is the
-policy as it is built, so without ``encoder.pretrained`` it is one of random weights, which is good for
-tests alone. The loss begins at ln 2 whatever the weights are, and they move once the policy has.
+The recipe pre-trains, fine-tunes and aligns a model in minutes on two cores. The system alone starts from a
+model written by ``polymask export RUN --format transformers``, or from one of the Hugging Face hub. The
+reference is a copy of the initial policy, so without ``encoder.pretrained`` it has random weights, which is
+useful for tests only. The loss starts at ln 2 for any weights, and the weights get gradients only after the
+policy has moved.
 
-One loss, by what weighs it: DPO (Rafailov et al. 2023) is ``--masking language/constant-weight
---kl_masking language/constant-weight --kl_masking.weight 0``; TDPO, its first version (Zeng et al. 2024),
-``--masking language/constant-weight``; MaPO ``--masking language/activation-weight``; SparsePO with weights
-of their own for the divergence ``--kl_masking language/learned-weight``.
+Other methods are special cases of this loss: DPO (Rafailov et al. 2023) is ``--masking
+language/constant-weight --kl_masking language/constant-weight --kl_masking.weight 0``; TDPO, first version
+(Zeng et al. 2024), ``--masking language/constant-weight``; MaPO ``--masking language/activation-weight``;
+SparsePO with separate weights for the divergence ``--kl_masking language/learned-weight``.
 
-With r = log p - log q of a token under policy p and reference q, and KL the divergence of q from p there,
-the loss is ``-log sigmoid(beta (sum m_r r + m_d KL - the same of the rejected))``: as in TDPO a policy is
-not kept from moving on the chosen side. Larger weights act like a larger beta, so comparisons name the mean
-weight, which is logged. Dropout is off in policy and reference, as published; that of the published
-scorers, which has no effect there, is left out.
+With r = log p - log q of a token under policy p and reference q, and KL = KL(q, p) at that token,
+the loss is ``-log sigmoid(beta (sum m_r r + m_d KL - the same of the rejected))``: as in TDPO, the policy is
+not penalised for moving on the chosen side. Larger weights act like a larger beta, so report the mean weight,
+which is logged, with any comparison. Dropout is off in policy and reference, as published; the dropout of the
+published scorers has no effect there and is omitted.
 
-The hooks of ``language/activation-weight`` break the graph of ``torch.compile``; all else compiles.
+The hooks of ``language/activation-weight`` break the graph of ``torch.compile``; everything else compiles.
 
 Shapes: B pairs, R = 2 B rows (chosen, then rejected), N tokens, D width, V vocabulary.
 """
@@ -53,22 +55,22 @@ from polymask_language.taps import Taps, recording
 from polymask_language.tokenizers import draw
 
 AT_ONCE = 1 << 25
-"""So many logits at a time: beyond, they are computed in parts, and again where gradient passes."""
+"""Maximum number of logits at a time; more are computed in chunks, with activation checkpointing."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a loss of preferences is made of, at each token of 2 B responses, 0 elsewhere.
+    """The terms of a preference loss at each token of 2 B responses, 0 elsewhere.
 
     Args:
-        rows: the batch, chosen rows before rejected ones.
-        tokens: of the rows.
-        scored: bool ``[R, N]``, tokens of responses.
+        rows: the batch, chosen rows before rejected rows.
+        tokens: tokens of the rows.
+        scored: bool ``[R, N]``, True at tokens of responses.
         reward: float32 ``[R, N]``, log p - log q.
-        divergence: float32 ``[R, N]``, KL(q, p) over what might have come there, 0 or more.
+        divergence: float32 ``[R, N]``, KL(q, p) of the next-token distributions, >= 0.
         likelihood: float32 ``[R, N]``, log q.
-        reward_weight: float32 ``[R, N]``, of the rewards.
-        divergence_weight: float32 ``[R, N]``, of the divergences; the same tensor where they share one.
+        reward_weight: float32 ``[R, N]``, weights of the rewards.
+        divergence_weight: float32 ``[R, N]``, weights of the divergences; the same tensor if shared.
     """
 
     rows: Batch
@@ -85,16 +87,16 @@ class SparsePO(System):
     """Preference optimisation with a weight on every token.
 
     Args:
-        tokenizer: makes tokens of text.
-        encoder: the policy, a causal one with a head; the reference is a copy of it as it is built.
-        masking: what weighs rewards, and divergences too where there is no ``kl_masking``.
-        kl_masking: what weighs divergences by itself.
-        score: evidence per token for maskings that go by score and read none off the reference.
-        beta: how much of the divergence a reward is worth (paper: 0.1, on short reviews 0.8).
+        tokenizer: converts text to tokens.
+        encoder: the policy, a causal model with a head; the reference is a copy of its initial weights.
+        masking: weights of the rewards, and of the divergences too without ``kl_masking``.
+        kl_masking: separate weights of the divergences.
+        score: score per token, for maskings that need one and do not compute it from the reference.
+        beta: strength of the KL constraint (paper: 0.1, on short reviews 0.8).
         reward_l1: weight of the sum of reward weights (paper: 0, or 0.001).
-        kl_l1: the same of the weights of divergences; of weights they share, both count by half.
-        mask_decay: weight decay of what maskings learn (paper: 0.01).
-        tokenizer_file: the vocabulary of the data, to show words by.
+        kl_l1: the same for the divergence weights; for shared weights, both count by half.
+        mask_decay: weight decay of the parameters of the maskings (paper: 0.01).
+        tokenizer_file: vocabulary of the data, to display words.
     """
 
     encoder: Causal
@@ -146,7 +148,7 @@ class SparsePO(System):
         rows = stack(batch)
         tokens = self.tokenizer(rows)
         assert tokens.valid is not None
-        # nothing comes before the first token that could tell it
+        # the first token has no context to be predicted from
         scored = (
             rows["response"] & tokens.valid & (torch.arange(tokens.shape[1], device=tokens.valid.device) > 0)
         )
@@ -162,11 +164,11 @@ class SparsePO(System):
 
     @property
     def maskings(self) -> list[Masking]:
-        """The one for both, or one for rewards and one for divergences."""
+        """One shared masking, or one for rewards and one for divergences."""
         return [self.masking] if self.kl_masking is None else [self.masking, self.kl_masking]
 
     def kinds(self) -> list[str]:
-        """Which activations of the reference the maskings read."""
+        """The kinds of reference activations that the maskings read."""
         return list(dict.fromkeys(kind for masking in self.maskings for kind in getattr(masking, "taps", ())))
 
     def see(self, encoder: Any, tokens: Tokens) -> Tensor:
@@ -175,7 +177,7 @@ class SparsePO(System):
         return states
 
     def judge(self, policy_RND: Tensor, reference_RND: Tensor, tokens: Tokens) -> tuple[Tensor, ...]:
-        """Log ratio, divergence and log q of the token after each place, float32 ``[R, N - 1]``."""
+        """Log ratio, divergence and log q of the token after each position, float32 ``[R, N - 1]``."""
         assert tokens.ids is not None
         width = max(1, AT_ONCE // (len(tokens.ids) * len(self.encoder.weight)))
         parts = [
@@ -199,9 +201,9 @@ class SparsePO(System):
         return reward, (log_q.exp() * (log_q - log_p)).sum(-1), likelihood
 
     def weigh(self, rows: Batch, scored: Tensor, taps: Taps, step: Step) -> list[list[Mask]]:
-        """By masking, a weight for each token of the chosen responses and of the rejected ones.
+        """For each masking, the token weights of the chosen and of the rejected responses.
 
-        A token is judged by what the reference thinks before it reads it.
+        The weight of a token is computed from the reference's states at the position before it.
         """
         n = len(scored) // 2
         weights: list[list[Mask]] = []
@@ -231,7 +233,7 @@ class SparsePO(System):
         return self
 
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """How many pairs are told apart, how many terms count at all and how much, how many pairs do not."""
+        """Pair accuracy, share of terms with a weight above 0, mean weight, share of pairs of no weight."""
         terms = self.terms(batch, step)
         weight = torch.stack([terms.reward_weight, terms.divergence_weight])
         count = 2 * terms.scored.sum().clamp(min=1)
@@ -277,7 +279,7 @@ class SparsePO(System):
         }
 
     def named(self, terms: Terms) -> Iterator[tuple[str, Tensor]]:
-        """The weights by what they weigh."""
+        """The weights, by the name of the term that they multiply."""
         yield "token" if self.kl_masking is None else "reward", terms.reward_weight
         if self.kl_masking is not None:
             yield "divergence", terms.divergence_weight
@@ -295,5 +297,5 @@ class SparsePO(System):
 
 
 def later(x: Tensor) -> Tensor:
-    """What is said of the next token, ``[R, N - 1, ...]``, at that token, ``[R, N, ...]``; 0 at the first."""
+    """Shift next-token values ``[R, N - 1, ...]`` to their tokens, ``[R, N, ...]``; 0 at the first."""
     return torch.cat([torch.zeros_like(x[:, :1]), x], dim=1)

@@ -1,16 +1,16 @@
 """DMJD: Disjoint Masking with Joint Distillation (Ma et al. 2022, arXiv 2301.00230).
 
-Draw two masks per image so that what one shows the other hides, and train two heads on each view: a
-decoder at the hidden tokens and a small MLP at the visible ones, both on normalised histograms of
-oriented gradients.
+Draw two masks per image such that tokens visible in one are hidden in the other, and train two heads on each
+view: a decoder at the hidden tokens and a small MLP at the visible ones, both predicting normalised
+histograms of oriented gradients.
 
     polymask pretrain vision/dmjd --preset small --data fashion-mnist
 
-A step encodes every image twice: compare with other systems by rows encoded, not by epochs. The
-baselines are options: ``--masking core/random`` draws the two masks independently, and
-``--visible_weight 0`` leaves the second head out. The release reads the targets of visible tokens
-in another order than their predictions; here each is compared with its own. A prediction that
-knows nothing costs 1 in the term ``hidden`` where no cell is flat, for targets of mean 0 and variance 1.
+A step encodes every image twice: compare with other systems at equal numbers of encoded rows, not of epochs.
+The baselines are options: ``--masking core/random`` draws the two masks independently, and
+``--visible_weight 0`` removes the second head. The release reads the targets of visible tokens in another
+order than their predictions; here each is compared with its own. An uninformed prediction costs 1 in the term
+``hidden`` where no cell is flat, as targets have mean 0 and variance 1.
 
 Shapes: B samples, N tokens, K of them visible, M hidden, D encoder width, T target width.
 """
@@ -26,18 +26,18 @@ from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 
 
 class DMJD(System):
-    """Masked modelling of several views that hide different tokens, on hidden and on visible ones.
+    """Masked modelling of several views with different masks, at hidden and at visible tokens.
 
     Args:
         tokenizer: cuts the input into tokens.
-        encoder: encodes the visible tokens alone (released: vision/conv-vit).
+        encoder: encodes only the visible tokens (released: vision/conv-vit).
         target: what to predict of each token (paper: HOG).
-        masking: what to hide in each view, asked for with a ``stream`` of its own.
-        objective: how a prediction is scored over hidden tokens (paper: squared error).
+        masking: what to hide; called once per view, each with its own ``stream``.
+        objective: loss of a prediction over hidden tokens (paper: squared error).
         visible_objective: the same over visible ones (paper: smooth L1 with beta 2).
-        score: evidence per token for maskings that go by score; None for those that do not.
-        views: masks per sample, as many as the masking has that belong together.
-        visible_weight: weight of the visible tokens' loss; 0 builds no head for them.
+        score: score per token, for maskings that need one.
+        views: masks per sample, as many as the masking draws jointly.
+        visible_weight: weight of the loss at visible tokens; 0 builds no head for them.
         decoder_dim: width of the decoder and of the visible tokens' MLP (paper: 512).
         decoder_depth: blocks of the decoder (release: 8 or 2).
         decoder_heads: attention heads of the decoder (paper: 16).
@@ -120,7 +120,7 @@ class DMJD(System):
 
 
 def projector(in_dim: int, dim: int, out_dim: int) -> nn.Sequential:
-    """The visible tokens' MLP: each token by itself, three layers and a linear read-out."""
+    """The MLP of visible tokens, applied per token: three hidden layers and a linear output."""
     layers = nn.Sequential(
         nn.Linear(in_dim, dim),
         nn.LayerNorm(dim, eps=1e-6),

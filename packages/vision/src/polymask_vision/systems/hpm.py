@@ -1,21 +1,21 @@
 """HPM: Hard Patches Mining for masked image modelling (Wang et al. 2023, arXiv 2304.05919, 2312.13714).
 
-A masked autoencoder with a second decoder that ranks hidden patches by how badly they will be
-reconstructed; an averaged copy of encoder and ranker looks at the whole image, and a growing share
-of the next mask is what it thinks hardest.
+A masked autoencoder with a second decoder that ranks hidden patches by their expected reconstruction loss. An
+EMA teacher of encoder and ranker scores the patches of the whole image, and a growing share of the next mask
+is the patches that it ranks hardest.
 
     polymask pretrain vision/hpm --preset small --data fashion-mnist
 
-The target is raw pixels, as in the published scripts. Random guessing of the order costs ln 2 in the
-term ``ranking``. As published, the copy scores patches that it sees with a ranker that was trained on
-hidden ones; with few patches per image that order can be worse than one by position, or than chance.
-``--scoring complementary`` (not of the paper) lets it look four times, at another quarter each, and
-averages what it says of a patch while that is hidden. ``--preset prediction-only`` is the paper's
-ablation without mining: random masks, no teacher. ``--score NAME`` mines by other evidence.
+The target is raw pixels, as in the published scripts. A random order costs ln 2 in the term ``ranking``. As
+published, the teacher scores patches that it sees with a ranker that was trained on hidden patches; with few
+patches per image this order can be worse than one by position, or than chance. ``--scoring complementary``
+(not of the paper) runs the teacher four times, each on a different quarter, and averages a patch's scores
+over the passes in which it is hidden. ``--preset prediction-only`` is the paper's ablation without mining:
+random masks, no teacher. ``--score NAME`` mines by another score.
 
-The teacher holds what scoring takes, not the reconstructor, whose copy nobody would read. The head
-of the released ranker is a mean over as many outputs as a patch has numbers; here it is one output,
-of the same scale at the start. A step takes more than twice as long as one of vision/mae.
+The teacher holds encoder and ranker, not the reconstruction decoder, whose copy would be unused. The head of
+the released ranker averages as many outputs as a patch has numbers; here it has one output, of the same scale
+at initialisation. A step takes more than twice as long as one of vision/mae.
 
 Shapes: B samples, N tokens, M of them hidden, T target width.
 """
@@ -35,31 +35,31 @@ from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
 
 PASSES = 4
-"""Looks that complementary scoring takes; each shows a part in so many."""
+"""Teacher passes of complementary scoring; each shows 1 / PASSES of the patches."""
 
 
 class HPM(System):
-    """Masked autoencoder that learns where it will fail and hides that.
+    """Masked autoencoder that learns to predict its own loss and hides the hardest patches.
 
     Args:
         tokenizer: cuts the input into tokens.
-        encoder: encodes the visible tokens alone.
+        encoder: encodes only the visible tokens.
         target: what to predict of each hidden token (published scripts: raw pixels).
-        masking: what to hide, given the score (paper: 75 %, of which a share that rises from 0 to a
-            half over the run is the hardest).
-        objective: how a prediction is scored at each hidden token; it must have ``sites``.
-        ranking_objective: how the ranker's order is scored against what the hidden tokens cost:
-            core/pairwise, which of two costs more (the paper's relative loss), or
-            core/standardised-mse, the cost itself (its absolute one).
-        score: evidence to mine by in place of the teacher's, which is then not built.
-        scoring: what the teacher looks at: the ``"whole"`` input, or four ``"complementary"`` parts
-            of it; ``"none"`` is for maskings that go by no score.
-        momentum: weight of the teacher's past at the start of the run.
-        final_momentum: the same after the rise.
-        momentum_rise: share of the run over which it rises (paper: 100 of 200 or of 800 epochs).
+        masking: what to hide, given the score (paper: 75 %; the share of hardest patches among them
+            rises from 0 to a half over the run).
+        objective: loss of a prediction at each hidden token; it must have ``sites``.
+        ranking_objective: loss of the ranker against the reconstruction losses of hidden tokens:
+            core/pairwise, which of two is higher (the paper's relative loss), or
+            core/standardised-mse, the value itself (its absolute loss).
+        score: score to mine by in place of the teacher's; no teacher is built then.
+        scoring: input of the teacher: the ``"whole"`` image, or four ``"complementary"`` parts of it;
+            ``"none"`` is for maskings that use no score.
+        momentum: EMA momentum of the teacher at the start of the run.
+        final_momentum: momentum after the rise.
+        momentum_rise: share of the run over which momentum rises (paper: 100 of 200 or of 800 epochs).
         decoder_dim: width of both decoders (paper: 512).
-        decoder_depth: blocks of each (paper: 8).
-        decoder_heads: attention heads of each (paper: 16).
+        decoder_depth: blocks of each decoder (paper: 8).
+        decoder_heads: attention heads of each decoder (paper: 16).
     """
 
     leaves_out = True
@@ -115,7 +115,7 @@ class HPM(System):
             )
 
     def student(self) -> nn.ModuleList:
-        """What the teacher is an average of."""
+        """The modules that the teacher averages."""
         return nn.ModuleList([self.encoder, self.ranker])  # type: ignore[list-item]
 
     def forward(self, batch: Batch, step: Step) -> Losses:
@@ -130,7 +130,7 @@ class HPM(System):
         real = Mask(torch.ones_like(loss_BM, dtype=torch.bool) if hidden.valid is None else hidden.valid)
         return {
             "reconstruction": real.mean(loss_BM),
-            # no gradient through what it cost, so that no patch is made hard to be ranked well
+            # no gradient through the target, so that no patch is made harder to be ranked better
             "ranking": self.ranking_objective(guess_BM1, loss_BM.detach()[..., None], real),
         }
 
@@ -145,7 +145,7 @@ class HPM(System):
 
     @torch.no_grad()
     def difficulty(self, tokens: Tokens, batch: Batch, step: Step) -> Tensor:
-        """How hard the teacher thinks each token of a whole input is, ``[B, N]``; the order counts."""
+        """Difficulty of each token by the teacher, ``[B, N]``; only the order matters."""
         assert self.teacher is not None
         encoder, ranker = cast(tuple[Any, Any], tuple(self.teacher.module.children()))
         if self.scoring == "whole":
@@ -162,7 +162,7 @@ class HPM(System):
                 at=nothing.invert(),
             )
             return nothing.restore(answer.float(), answer.new_zeros(1))[..., 0]
-        # the masks of these views share out the sample: each token is seen once and hidden otherwise
+        # the visible parts of these views partition the sample: each token is visible in exactly one
         views = Disjoint(masking=Random(ratio=1 - 1 / PASSES), views=PASSES)
         total = tokens.values.new_zeros(tokens.shape, dtype=torch.float32)
         times = torch.zeros_like(total)

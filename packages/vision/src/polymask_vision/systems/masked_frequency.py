@@ -1,22 +1,22 @@
 """MFM: Masked Frequency Modeling for Self-Supervised Visual Pre-Training (Xie et al. 2022, arXiv 2206.07706).
 
-Remove the high or the low frequencies of the whole picture with a circular filter, give what is left
-to an ordinary encoder, and regress the Fourier coefficients that are missing.
+Remove the high or the low frequencies of the whole image with a circular filter, encode the result with any
+encoder, and regress the missing Fourier coefficients.
 
     polymask pretrain vision/mfm --preset small --data fashion-mnist
 
-No mask token, and nothing is dropped, so any encoder works: ``--preset paper-resnet``, or
-``--encoder vision/resnet``. Whatever masking is chosen hides bins of the spectrum, a frequency and its
-negative together. The filter is applied to pixels in [0, 1] and its result is clipped to that range, as
-published; that leaves a high-passed picture 35 to 45 % of its variance and puts some energy back into
-the bins that were removed. The loss is taken between normalised pictures, over all hidden bins of a
-batch alike: samples that lose high frequencies outweigh the others (``--objective.average samples``
-changes that). The paper's baselines restore pictures that were spoilt otherwise, with a loss over all
-bins: ``--corruption super-resolution``, ``deblurring`` or ``denoising``.
+There is no mask token and no token is dropped, so any encoder works: ``--preset paper-resnet``, or
+``--encoder vision/resnet``. The masking hides bins of the spectrum, a frequency and its negative together.
+The filter is applied to pixels in [0, 1] and its result is clipped to that range, as published; a high-passed
+image then keeps 35 to 45 % of its variance, and some energy returns to the removed bins. The loss compares
+normalised images and averages over all hidden bins of a batch equally, so samples that lose high frequencies
+outweigh the others (``--objective.average samples`` changes that). The paper's baselines restore images that
+were degraded in other ways, with a loss over all bins: ``--corruption super-resolution``, ``deblurring`` or
+``denoising``.
 
-The head is one linear layer; its numbers are in the order of the tokens (row, column, channel) where the
-paper's PixelShuffle has the channel first. Signals and spectrograms work by their tokenizers: the
-spectrum is over as many of the last axes as the grid of tokens has.
+The head is one linear layer; its outputs are in the order of the tokens (row, column, channel), where the
+paper's PixelShuffle has the channel first. Signals and spectrograms work through their tokenizers: the
+spectrum is over the last axes, as many as the grid of tokens has.
 
 Shapes: B samples, C channels, H x W sites of the signal (one axis or more), N tokens, L output tokens.
 """
@@ -50,18 +50,18 @@ from polymask_vision.corruptions import CORRUPTIONS
 
 
 class MaskedFrequency(System):
-    """Masked modelling in the spectrum, on any tokens that can be put together again.
+    """Masked modelling of the spectrum, for tokenizers that have an inverse.
 
     Args:
         tokenizer: cuts the filtered signal into tokens; it must have an inverse and a grid.
-        encoder: encodes all of them.
-        masking: which bins of the spectrum to hide; sites are those of the signal.
-        objective: how spectra are compared, over hidden bins; complex numbers as pairs.
+        encoder: encodes all tokens.
+        masking: which bins of the spectrum to hide; there are as many as sites of the signal.
+        objective: loss of a spectrum over hidden bins; complex numbers are pairs.
         corruption: ``"frequency"``, or a baseline of the paper: ``"super-resolution"`` (8 times smaller
             and back), ``"deblurring"`` or ``"denoising"``, which draw no mask.
-        mean: per channel, what was subtracted from values in [0, 1], from the data; without it values
-            are filtered as they are and never clipped.
-        std: per channel, what they were divided by, from the data.
+        mean: mean per channel that was subtracted from values in [0, 1], from the data; without it
+            values are filtered as they are and never clipped.
+        std: standard deviation per channel that values were divided by, from the data.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class MaskedFrequency(System):
         return spectra.mirrored(mask, size)
 
     def corrupt(self, batch: Batch, mask: Mask | None, step: Step) -> Tensor:
-        """What the encoder gets to see, ``[B, C, H, W]``, normalised."""
+        """The corrupted input of the encoder, ``[B, C, H, W]``, normalised."""
         x = batch[self.tokenizer.key].float() * self.std + self.mean
         if mask is not None:
             x = spectra.band_pass(x, mask, self.axes)
@@ -137,7 +137,7 @@ class MaskedFrequency(System):
         return (x - self.mean) / self.std
 
     def predict(self, batch: Batch, shown_BCHW: Tensor) -> Tensor:
-        """The whole signal ``[B, C, H, W]`` from the corrupted one."""
+        """The restored signal ``[B, C, H, W]``, predicted from the corrupted one."""
         tokens = self.tokenizer({**batch, self.tokenizer.key: shown_BCHW})
         x_BND = self.encoder.embed(tokens.values)
         z_BLD = self.encoder(x_BND, tokens.position, tokens.valid)[:, self.encoder.prefix :]
@@ -167,7 +167,7 @@ class MaskedFrequency(System):
         return Preview({**columns, **drawn} if self.known else columns)
 
     def _amplitudes(self, x: Tensor, clean: Tensor) -> Tensor:
-        """Amplitudes on a logarithmic scale that reaches from 1e-3 to 1 of the largest of the original."""
+        """Amplitudes on a logarithmic scale, from 1e-3 to 1 relative to the maximum of the original."""
         dims = tuple(range(1, clean.dim()))
         size, most = (spectra.spectrum(y * self.std, self.axes).abs() for y in (x, clean))
         level = (size / most.amax(dim=dims, keepdim=True)).clamp(1e-3, 1).log10() / 3 + 1
