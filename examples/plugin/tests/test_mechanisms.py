@@ -23,7 +23,8 @@ def test_edges_of_a_ramp():
 
 
 def test_cnp_sees_the_mean_of_the_visible_tokens_and_nothing_else():
-    system = build("acme/cnp", preset="tiny", facts={"size": 16, "channels": 3, "patch_size": 4}).eval()
+    facts = {"size": 16, "channels": 3}
+    system = build("acme/cnp", preset="tiny", facts=facts, **{"tokenizer.patch_size": 4}).eval()
     batch = system.tokenizer.example(2)
     tokens, mask = system.tokenizer(batch), system.masks(batch, Step())["mask"].mask
     encode, prefix = system.encoder.forward, system.encoder.prefix
