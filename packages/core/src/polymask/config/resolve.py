@@ -262,7 +262,7 @@ def resolve_part(
         raise UserError(f"{part.full_name} has no preset {preset!r}; it has {names}")
     if part is not None:
         registry, name = registry.within(part.modality), part.full_name
-    resolver = _Resolver(registry, name, inner, check)
+    resolver = _Resolver(registry, name, preset, inner, check)
     given = [replace(source, options=nest(source.options)) for source in sources]
     tree = resolver.part(part, given, preset, extra or {})
     return Resolved(tree, preset, [*resolver.refusals(), *resolver.wrong], resolver.notes)
@@ -275,12 +275,14 @@ class _Resolver:
     Args:
         registry: where names are looked up.
         name: of what is resolved, for messages.
-        inner: preset of parts in slots.
+        preset: that was chosen, which parts put in place of others take too.
+        inner: preset of all parts in slots.
         check: whether values are checked.
     """
 
     registry: Registry
     name: str
+    preset: str | None = None
     inner: str | None = None
     check: bool = True
     wrong: list[str] = field(default_factory=list)
@@ -313,7 +315,7 @@ class _Resolver:
                 else:
                     self.unknown.append((f"{prefix}{key}", source.label, name))
         for key, given in slots.items():
-            value = self._slot(known[key], given, preset, f"{prefix}{key}")
+            value = self._slot(known[key], given, f"{prefix}{key}")
             if value is not UNSET:
                 options[key] = value
             if part and key != "data" and value in (UNSET, None) and known[key].default is UNSET:
@@ -331,7 +333,7 @@ class _Resolver:
             declared.append(Source(f"preset {preset!r}", options))
         return declared
 
-    def _slot(self, option: Option, given: Sequence[Source], preset: str | None, path: str) -> Any:
+    def _slot(self, option: Option, given: Sequence[Source], path: str) -> Any:
         """What fills a slot: a part with its options, an object, or nothing."""
         chosen: Any = UNSET
         kept: list[Source] = []
@@ -360,7 +362,7 @@ class _Resolver:
             if path.count(".") > _DEEPEST:
                 raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
             kept = [self._fitting(chosen, source) for source in kept]
-            return self.part(chosen, kept, self._preset_of(chosen, preset, replaced, path), {}, path)
+            return self.part(chosen, kept, self._preset_of(chosen, replaced, path), {}, path)
         # what a preset asks of the data holds for whichever is chosen, if any is
         asked = [s for s in kept if s.options and not (option.slot == "datasets" and s.is_preset)]
         if asked and chosen in (UNSET, None):
@@ -368,16 +370,16 @@ class _Resolver:
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
         return chosen
 
-    def _preset_of(self, part: Part, preset: str | None, replaced: bool, path: str) -> str | None:
+    def _preset_of(self, part: Part, replaced: bool, path: str) -> str | None:
         """The preset of a part in a slot, where the part that a preset chose was replaced by it."""
-        if preset is None or not replaced or part.kind not in _SIZED:
+        if self.preset is None or not replaced or part.kind not in _SIZED:
             return self.inner
-        if preset not in part.presets:
+        if self.preset not in part.presets:
             self.notes.append(
-                f"preset {preset!r} gives no sizes for {part.full_name}: its own defaults hold; "
+                f"preset {self.preset!r} gives no sizes for {part.full_name}: its own defaults hold; "
                 f"--help lists them under --{path}"
             )
-        return preset
+        return self.preset
 
     def _fitting(self, part: Part, source: Source) -> Source:
         """What a preset asks of the data, without what this data set does not have."""
