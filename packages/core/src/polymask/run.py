@@ -122,7 +122,7 @@ class Run:
         if self._data is None:
             raise UserError(
                 f"{self.folder} was trained on a data set given in Python, which no name opens again: "
-                "give it, Run.open(folder, data=...)"
+                "give it to Run.open(folder, data=...)"
             )
         return self._data
 
