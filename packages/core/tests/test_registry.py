@@ -417,3 +417,12 @@ def test_first_party_plugins_are_in_the_package_of_that_name() -> None:
     for entry_point in entry_points(group="polymask"):
         if entry_point.dist is not None and entry_point.dist.name.startswith("polymask-"):
             assert entry_point.dist.name == f"polymask-{entry_point.name}" and entry_point.name in FIRST_PARTY
+
+
+def test_a_path_given_for_a_data_set_says_where_it_goes() -> None:
+    registry = Registry(environ={}, entries=[])
+    with pytest.raises(UserError, match=r"--data folder:\.\./photos"):
+        registry.find("datasets", "../photos")
+    with pytest.raises(UserError) as caught:
+        registry.find("systems", "../photos")
+    assert "--data" not in str(caught.value)

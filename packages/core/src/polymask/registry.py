@@ -218,7 +218,9 @@ class Registry:
         close = difflib.get_close_matches(name, [*names, *(part.name for part in parts)], n=3, cutoff=0.5)
         lines = [f"no {singular} is called {name!r}"]
         plugin, slash, _ = name.partition("/")
-        if slash and all(record.name != plugin for record in self.plugins):
+        if singular == "dataset" and (name.startswith((".", "/", "~")) or os.path.exists(name)):
+            lines.append(f"a path goes behind the name of its reader: --data folder:{name}")
+        elif slash and all(record.name != plugin for record in self.plugins):
             remedy = f": pip install polymask-{plugin}" if plugin in FIRST_PARTY else ""
             lines.append(f"no plugin called {plugin} is installed{remedy}")
         if close:

@@ -10,7 +10,7 @@ import pytest
 
 import polymask
 from polymask import Part, Registry, RunConfig, System, UserError, build, hookimpl, plugin
-from polymask.config import PartConfig, Source, built_from, options_of, resolve_part
+from polymask.config import PartConfig, Resolved, Source, built_from, options_of, resolve_part
 from polymask.config.resolve import merge, nest
 from polymask.maskings import Block, Random, Scheduled, Span
 from polymask.objectives import MSE
@@ -482,3 +482,11 @@ def test_the_package_lists_what_it_offers() -> None:
     assert {"build", "Run", "RunConfig", "Step", "System", "Mask"} <= set(dir(polymask))
     assert set(polymask.__all__) <= set(dir(polymask))
     assert all(getattr(polymask, name) is not None for name in polymask.__all__)
+
+
+def test_data_of_another_modality_is_refused(registry: Registry) -> None:
+    system = Part(name="s", target=f"{__name__}:Toy", summary="s", modality="audio").of("toy", "systems")
+    data = Part(name="d", target=f"{__name__}:Cutter", summary="d", modality="image").of("toy", "datasets")
+    tree = PartConfig(system, {}, {"data": PartConfig(data, {})})
+    with pytest.raises(UserError, match="toy/s is a system of audio, and toy/d is data of image"):
+        RunConfig.of(Resolved(tree))

@@ -136,6 +136,11 @@ class RunConfig:
         assert tree.part is not None
         training = {name: value for name, value in tree.options.items() if name in TRAINING}
         system, data = tree.only(options_of(tree.part)), tree.options.get("data")
+        if data is not None and not data.part.fits(tree.part.modality):
+            raise UserError(
+                f"{system.name} is a system of {tree.part.modality}, and {data.name} is data of "
+                f"{data.part.modality}: choose other --data"
+            )
         return cls(system, resolved.preset, data, TrainOptions(**training))
 
     def plain(self) -> dict[str, Any]:
