@@ -150,6 +150,7 @@ def test_free_coordinates_are_used_where_there_is_no_grid() -> None:
     assert (free(encoded, mask, place() * 1.5) - fixed(encoded, mask, place())).abs().max() > 1e-3
 
 
+@pytest.mark.compile
 def test_it_compiles_in_one_graph_and_takes_bfloat16() -> None:
     made, mask, encoded = decoder(), masked(), torch.randn(3, 7, 12)
     plain = made(encoded, mask, place())

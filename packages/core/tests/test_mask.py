@@ -244,6 +244,7 @@ def test_mean_is_computed_in_float32_or_more() -> None:
 # ---------------------------------------------------------------- compile
 
 
+@pytest.mark.compile
 def test_everything_compiles_in_one_graph_where_counts_are_fixed() -> None:
     def use(hidden: Tensor, x: Tensor, token: Tensor) -> tuple[Tensor, ...]:
         mask = Mask(hidden, 3)

@@ -198,6 +198,7 @@ def test_vit_refuses_what_cannot_be() -> None:
         vit(grid=None, positions="learned")
 
 
+@pytest.mark.compile
 def test_vit_compiles_in_one_graph_on_subsets() -> None:
     encoder = vit()
     values, position = subset()

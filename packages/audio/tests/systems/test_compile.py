@@ -14,6 +14,7 @@ HIDDEN_ALONE = ("audio/mae", "audio/openbeats")
 """Of sounds of several lengths these ask the device how many tokens are hidden."""
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     "name",
     ["audio/hubert", "audio/simmim", "audio/spear", "audio/openbeats-tokenizer", *HIDDEN_ALONE],

@@ -340,6 +340,7 @@ def test_pictures_show_where_it_thinks_it_is_hard() -> None:
     assert torch.equal(heat[..., 0].argsort(1), score.argsort(1))
 
 
+@pytest.mark.compile
 def test_compiles_without_graph_breaks_while_masks_get_harder() -> None:
     from torch._dynamo.testing import CompileCounter
 

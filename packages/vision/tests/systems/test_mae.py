@@ -400,6 +400,7 @@ def test_a_target_that_cannot_be_undone_gives_two_pictures() -> None:
 # ----------------------------------------------------------------------------- compile, training
 
 
+@pytest.mark.compile
 def test_compiles_without_graph_breaks_and_once_for_all_steps() -> None:
     from torch._dynamo.testing import CompileCounter
 

@@ -307,6 +307,7 @@ def test_the_published_models_build() -> None:
     assert set(hidden.sum(1).tolist()) == {793, 224 * 224 - 793}
 
 
+@pytest.mark.compile
 def test_forward_compiles_in_one_graph() -> None:
     system, batch = make(), images()
     compiled = torch.compile(system, fullgraph=True, backend="eager")

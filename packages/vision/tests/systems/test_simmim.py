@@ -428,6 +428,7 @@ def test_a_soft_mask_blends_and_weighs() -> None:
 # ----------------------------------------------------------------------------- compile, training
 
 
+@pytest.mark.compile
 @ENCODERS
 def test_compiles_without_graph_breaks_and_once_for_all_steps(options: dict[str, Any]) -> None:
     from torch._dynamo.testing import CompileCounter
