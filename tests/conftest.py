@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 
-PRELOAD = ["polymask.training.trainer", "polymask.systems.mae", "polymask.systems.simmim"]
-PRELOAD += ["polymask.evaluation.features", "polymask_vision.datasets.digits", "polymask_vision.encoders"]
+PRELOAD = ["polymask.training.trainer", "polymask.training.sharding", "polymask.systems.mae"]
+PRELOAD += ["polymask.systems.simmim", "polymask.evaluation.features", "polymask_vision.datasets.digits"]
+PRELOAD += ["polymask_vision.encoders"]  # timm
 multiprocessing.set_forkserver_preload(PRELOAD)

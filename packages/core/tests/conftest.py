@@ -4,4 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 
-multiprocessing.set_forkserver_preload(["polymask.training.trainer", "polymask.teachers"])
+multiprocessing.set_forkserver_preload(
+    ["polymask.training.trainer", "polymask.training.sharding", "polymask.teachers"]
+)
