@@ -7,55 +7,68 @@ install from ``constraint-dependencies`` in pyproject.toml.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import nox
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
+PACKAGES = {
+    p.parent.name: tomllib.loads(p.read_text()) for p in sorted(ROOT.glob("packages/*/pyproject.toml"))
+}
+"""What pyproject.toml of each folder under packages/ declares."""
 
-
-def project(package: str) -> dict[str, Any]:
-    """The parsed pyproject.toml of a package."""
-    return tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())
-
-
-def needs(package: str) -> list[str]:
-    """The packages of ours that one declares, by folder."""
-    declared = [re.split(r"[^\w-]", text)[0] for text in project(package)["project"]["dependencies"]]
-    return [other for other in FOLDERS if project(other)["project"]["name"] in declared]
-
-
-FOLDERS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-PACKAGES = {package: needs(package) for package in sorted(FOLDERS, key=lambda one: (one != "core", one))}
-"""Folders under packages/, core first, each with the packages of ours that it needs."""
+each_package = nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "minimums", "cross"]
+nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "minimums", "compile", "cross"]
 nox.options.error_on_missing_interpreters = True
+
+
+def requirements(package: str) -> list[str]:
+    """What a package and all its extras require."""
+    project = PACKAGES[package]["project"]
+    extra = project.get("optional-dependencies", {}).values()
+    return [*project["dependencies"], *itertools.chain.from_iterable(extra)]
+
+
+def with_own(package: str) -> list[str]:
+    """A package, after the packages of ours that it requires."""
+    required = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements(package)}
+    return [*(p for p in PACKAGES if PACKAGES[p]["project"]["name"] in required), package]
 
 
 def wheels(*packages: str) -> list[str]:
     """Paths of the built wheels of packages."""
-    names = [project(package)["project"]["name"].replace("-", "_") for package in packages]
+    names = [PACKAGES[package]["project"]["name"].replace("-", "_") for package in packages]
     return [str(next(DIST.glob(f"{name}-[0-9]*.whl"))) for name in names]
+
+
+def all_wheels() -> list[str]:
+    """The wheel of every package, with all its extras."""
+    return [wheel + extras(p) for p, wheel in zip(PACKAGES, wheels(*PACKAGES), strict=True)]
 
 
 def extras(package: str) -> str:
     """All extras of a package, as a suffix of its wheel's path."""
-    names = project(package)["project"].get("optional-dependencies", {})
+    names = PACKAGES[package]["project"].get("optional-dependencies", {})
     return f"[{','.join(names)}]" if names else ""
 
 
-def test(session: nox.Session, *arguments: str) -> None:
+def groups(*packages: str) -> list[str]:
+    """Options that install what the tests of packages need."""
+    return [option for p in packages for option in ("--group", f"packages/{p}/pyproject.toml:test")]
+
+
+def test(session: nox.Session, *arguments: str, **env: str) -> None:
     """Run pytest, quietly, in a process per core of one thread each, and with broken plugins an error."""
     session.run(
         *("pytest", "-q", "-n", "auto", "--maxprocesses", "8", *arguments, *session.posargs),
-        env={"OMP_NUM_THREADS": "1", "POLYMASK_STRICT": "1"},
+        env={"OMP_NUM_THREADS": "1", "POLYMASK_STRICT": "1", **env},
     )
 
 
@@ -66,46 +79,40 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
-@nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
+@each_package
 def unit(session: nox.Session, package: str) -> None:
     """A package's own tests, against its wheel and what that declares."""
-    *others, own = wheels(*PACKAGES[package], package)
-    group = f"packages/{package}/pyproject.toml:test"
-    session.install(*others, own + extras(package), "--group", group)
-    test(session, f"packages/{package}/tests")
+    *others, own = wheels(*with_own(package))
+    session.install(*others, own + extras(package), *groups(package))
+    test(session, f"packages/{package}/tests", "-m", "not compile")
 
 
 @nox.session(requires=["build"])
-@nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
+@each_package
 def minimums(session: nox.Session, package: str) -> None:
     """A package's own tests, against the lowest versions that it declares."""
-    declared = project(package)["project"]
-    optional = declared.get("optional-dependencies", {}).values()
-    ours = [project(other)["project"]["name"] for other in PACKAGES]
-    lowest = [
-        requirement
-        for requirement in [*declared["dependencies"], *(r for extra in optional for r in extra)]
-        if not any(requirement.startswith(f"{name}>") for name in ours)
-    ]
-    group = f"packages/{package}/pyproject.toml:test"
+    ours = tuple(f"{declared['project']['name']}>" for declared in PACKAGES.values())
+    lowest = [requirement for requirement in requirements(package) if not requirement.startswith(ours)]
     # without pyproject.toml's constraints
-    session.install(
-        "--no-config",
-        "--resolution=lowest-direct",
-        *wheels(*PACKAGES[package], package),
-        *lowest,
-        "--group",
-        group,
-    )
-    # How much of a function torch.compile can capture is a promise for the versions held, not for all.
-    test(session, f"packages/{package}/tests", "-k", "not compile")
+    resolution = ("--no-config", "--resolution=lowest-direct")
+    session.install(*resolution, *wheels(*with_own(package)), *lowest, *groups(package))
+    test(session, f"packages/{package}/tests", "-m", "not compile")
+
+
+@nox.session(name="compile", requires=["build"])
+def compile_(session: nox.Session) -> None:
+    """What torch.compile captures of each package: a promise for the versions held, not for all."""
+    session.install(*all_wheels(), *groups(*PACKAGES))
+    # Importing all other tests to leave them out takes as long as these.
+    files = [p for p in sorted(ROOT.glob("packages/*/tests/**/test_*.py")) if "mark.compile" in p.read_text()]
+    cache = Path(session.create_tmp()) / "inductor"
+    test(session, *map(str, files), "-m", "compile", TORCHINDUCTOR_CACHE_DIR=str(cache))
 
 
 @nox.session(requires=["build"])
 def cross(session: nox.Session) -> None:
-    """All packages together: command line, conformance of every part, plugins of third parties, docs."""
-    session.install(*(wheel + extras(p) for p, wheel in zip(PACKAGES, wheels(*PACKAGES), strict=True)))
-    session.install("--group", "test")
+    """All packages together: command line, parts of one package in another, third parties' plugins, docs."""
+    session.install(*all_wheels(), "--group", "test")
     test(session, "tests")
 
 
@@ -120,10 +127,10 @@ def light(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
+@each_package
 def types(session: nox.Session, package: str) -> None:
     """Strict types, package by package."""
-    folders = [f"./packages/{p}" for p in [*PACKAGES[package], package]]
+    folders = [f"./packages/{p}" for p in with_own(package)]
     session.install(*(folder + extras(Path(folder).name) for folder in folders), "--group", "types")
     session.run("mypy", f"packages/{package}/src")
 

@@ -461,7 +461,7 @@ def train_shared() -> dict[str, dict[str, Tensor]]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What two processes trained, and what one did."""
     run = runpy.run_path(str(ROOT / "packages/core/tests/processes.py"))["run"]
-    two = run(__file__, "train_shared", tmp_path_factory.mktemp("two"), preload=("polymask_vision.encoders",))
+    two = run(__file__, "train_shared", tmp_path_factory.mktemp("two"))
     return two, train_shared()
 
 

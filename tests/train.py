@@ -16,15 +16,6 @@ import torch
 
 Config = dict[str, Any]
 
-PRELOAD = [
-    "polymask.training.trainer",
-    "polymask.systems.mae",
-    "polymask.systems.simmim",
-    "polymask_vision.datasets.digits",
-    "polymask.evaluation.features",
-]
-"""Slow to import; processes are forked from one that has done it."""
-
 SMALL: Config = {
     "data": {"name": "vision/digits", "limit": 50},
     "tokenizer": {"patch_size": 2},
@@ -40,8 +31,7 @@ SMALL: Config = {
 @contextlib.contextmanager
 def started(folder: Path, config: Config, processes: int = 1, resume: bool = False) -> Iterator[list[Any]]:
     """Processes that train together, as torchrun would start them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = multiprocessing.get_context("forkserver")  # see conftest.py
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

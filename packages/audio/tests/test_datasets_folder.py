@@ -115,7 +115,7 @@ def test_a_file_that_goes_bad_is_replaced_by_one_of_its_class(classes: Path) -> 
     assert [name for name, _ in data.skipped] == ["middle/3.wav"]
 
 
-def test_workers_that_start_afresh_report_it_too(classes: Path) -> None:
+def test_workers_report_it_too(classes: Path) -> None:
     data = open_data(f"audio/folder:{classes}", test=0)
     (classes / "low" / "9.wav").unlink()
     loader: DataLoader[Any] = DataLoader(

@@ -11,14 +11,10 @@ import torch
 import torch.distributed as dist
 
 
-def run(file: str | Path, function: str, folder: Path, preload: tuple[str, ...] = ()) -> list[Any]:
-    """What ``function()`` of the Python file returns in each of two processes, by rank.
-
-    ``preload`` names modules that are slow to import.
-    """
+def run(file: str | Path, function: str, folder: Path) -> list[Any]:
+    """What ``function()`` of the Python file returns in each of two processes, by rank."""
     processes = 2
-    context = multiprocessing.get_context("forkserver")  # forks from a process that has imported torch
-    context.set_forkserver_preload(["torch", *preload])
+    context = multiprocessing.get_context("forkserver")  # see conftest.py
     started = []
     for rank in range(processes):
         given = {"GIVEN": (str(file), function, folder, rank, processes)}

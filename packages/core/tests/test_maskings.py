@@ -280,6 +280,7 @@ def test_hiding_nothing_or_all_is_refused(cls: Any) -> None:
         cls(ratio=0.99)(request)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     "name",
     [

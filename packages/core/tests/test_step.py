@@ -128,6 +128,7 @@ def test_progress_runs_from_0_to_1() -> None:
         Step().index = 1  # type: ignore[misc]
 
 
+@pytest.mark.compile
 def test_bits_compile_once_for_all_steps() -> None:
     graphs = []
 
@@ -143,6 +144,7 @@ def test_bits_compile_once_for_all_steps() -> None:
     assert len(graphs) <= 2
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("sites", [5, 196])
 def test_machine_code_of_compiled_bits_draws_the_same(sites: int) -> None:
     def draw(step: Step) -> Tensor:

@@ -182,6 +182,7 @@ def test_neighbours_do_not_depend_on_threads() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
 
 
+@pytest.mark.compile
 def test_neighbours_compile_in_one_graph() -> None:
     points, valid = clouds()
     compiled = torch.compile(lambda x, v: nearest(x, x, 5, v)[1], backend="eager", fullgraph=True)

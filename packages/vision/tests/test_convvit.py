@@ -113,9 +113,10 @@ def test_convolutions_see_across_tokens() -> None:
     assert reached[:8, 8:12].all() and not reached[:, 12:].any()
 
 
+@pytest.mark.compile
 def test_it_compiles_in_one_graph() -> None:
     made, mask = make(), masked()
-    compiled = torch.compile(lambda x: run(made, x, mask), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda x: run(made, x, mask), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(images()), run(made, images(), mask), rtol=1e-4, atol=1e-5)
 
 

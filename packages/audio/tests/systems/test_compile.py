@@ -14,6 +14,7 @@ HIDDEN_ALONE = ("audio/mae", "audio/openbeats")
 """Of sounds of several lengths these ask the device how many tokens are hidden."""
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     "name",
     ["audio/hubert", "audio/simmim", "audio/spear", "audio/openbeats-tokenizer", *HIDDEN_ALONE],
@@ -23,7 +24,7 @@ def test_forward_is_one_graph(name: str) -> None:
 
     torch._dynamo.reset()
     facts = {"rate": 16000, "seconds": 0.4} if name in HIDDEN_ALONE else {"rate": 16000}
-    system: Any = build(name, "tiny", facts).eval()
+    system: Any = build(name, preset="tiny", facts=facts).eval()
     counter = CompileCounter()
     compiled = torch.compile(system, backend=counter, fullgraph=True)
     for i in range(3):

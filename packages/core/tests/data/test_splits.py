@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import pickle
+import shutil
 import warnings
 
 import pytest
@@ -121,9 +123,12 @@ def test_when_nothing_can_be_read_training_stops_with_the_reason():
     assert len(reads) == 101
 
 
-def test_what_workers_find_broken_the_main_process_reports():
-    data = dataset(6, broken=(4,))
-    loader = DataLoader(data.split("train"), batch_size=2, num_workers=1, multiprocessing_context="fork")
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_what_workers_find_broken_the_main_process_reports(start, tmp_path, monkeypatch):
+    shutil.copy(__file__, tmp_path / "own_numbers.py")  # which a process that starts afresh can import
+    monkeypatch.syspath_prepend(tmp_path)
+    data = importlib.import_module("own_numbers").dataset(6, broken=(4,))
+    loader = DataLoader(data.split("train"), batch_size=2, num_workers=1, multiprocessing_context=start)
     assert torch.cat([batch["x"] for batch in loader]).tolist() == [0, 1, 2, 3, 5, 5]
     assert data.skipped == [("number 4", "on fire")]
 

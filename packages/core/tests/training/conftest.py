@@ -77,9 +77,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def launch():
     """``launch(folder, processes, ...)`` runs ``toy.py`` as torchrun would; returns exit codes."""
-    # a server that has imported all that is slow to import, and forks from there
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["polymask.training.trainer", "polymask.teachers"])
+    context = multiprocessing.get_context("forkserver")  # see ../conftest.py
 
     def run(folder, processes=1, *, kill=None, record=False, toy=None, timeout=120, **changed):
         port = _free_port()

@@ -237,6 +237,7 @@ def test_pictures_show_both_views() -> None:
     assert len(make(target="vision/pixels").preview(batch, STEP).media) == 5
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("sizes", [TINY, CONV], ids=["vit", "conv-vit"])
 def test_compiles_without_graph_breaks_and_once_for_all_steps(sizes: dict[str, Any]) -> None:
     from torch._dynamo.testing import CompileCounter

@@ -259,7 +259,7 @@ def test_combinations_that_cannot_work_are_refused() -> None:
         make(objective=OneNumber())
     with pytest.raises(UserError, match="encodes whole grids only"):
         make(encoder=Swin(in_dim=48, grid=(4, 4), dim=16, depths=(1, 1), heads=(1, 1), window=2))
-    with pytest.raises(UserError, match="scoring='half'"):
+    with pytest.raises(UserError, match=r"--scoring takes whole \| complementary \| none, got 'half'"):
         make(scoring="half")
     with pytest.raises(UserError, match="this system computes none"):
         make(scoring="none")(images(), STEP)
@@ -340,6 +340,7 @@ def test_pictures_show_where_it_thinks_it_is_hard() -> None:
     assert torch.equal(heat[..., 0].argsort(1), score.argsort(1))
 
 
+@pytest.mark.compile
 def test_compiles_without_graph_breaks_while_masks_get_harder() -> None:
     from torch._dynamo.testing import CompileCounter
 

@@ -400,6 +400,7 @@ def test_a_target_that_cannot_be_undone_gives_two_pictures() -> None:
 # ----------------------------------------------------------------------------- compile, training
 
 
+@pytest.mark.compile
 def test_compiles_without_graph_breaks_and_once_for_all_steps() -> None:
     from torch._dynamo.testing import CompileCounter
 
@@ -413,9 +414,9 @@ def test_compiles_without_graph_breaks_and_once_for_all_steps() -> None:
     assert counter.frame_count <= 2
 
 
-def test_training_beats_the_trivial_predictors_on_digits(on_digits: Any) -> None:
+def test_training_beats_the_trivial_predictors(on_one_pattern: Any) -> None:
     options = {"tokenizer.patch_size": 2, "target.patch_norm": False, "masking.ratio": 0.5}
     system = make(8, 1, **options, decoder_dim=32, decoder_depth=1)
-    learned, guesses = on_digits(system)
+    learned, guesses = on_one_pattern(system)
     for name, error in guesses.items():
         assert learned < 0.9 * error, f"{learned:.3f} against {error:.3f} of {name}"

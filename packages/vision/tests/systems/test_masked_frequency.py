@@ -81,7 +81,7 @@ def test_clipping_is_there_and_costs_what_it_costs() -> None:
 def test_low_and_high_mix_in_a_batch() -> None:
     hidden = make().draw_bins(images(64), STEP).hidden.sum(1)
     assert set(hidden.tolist()) == {37, 256 - 37}
-    chance = make(**{"masking.low_pass": 0.3}).draw(
+    chance = make(**{"masking.low_pass": 0.3}).draw_bins(
         {"image": images(1)["image"].expand(2000, -1, -1, -1)}, STEP
     )
     share = (chance.hidden.sum(1) > 128).float().mean().item()
@@ -280,7 +280,7 @@ def test_signals_of_one_axis_are_filtered_along_it() -> None:
 
 
 def test_combinations_that_cannot_work_are_refused() -> None:
-    with pytest.raises(UserError, match="choose one of frequency, super-resolution"):
+    with pytest.raises(UserError, match=r"--corruption takes frequency \| super-resolution"):
         make(corruption="inpainting")
     with pytest.raises(UserError, match="not known to be"):
         make({"size": (16, 16), "channels": 3}, corruption="denoising")
@@ -307,6 +307,7 @@ def test_the_published_models_build() -> None:
     assert set(hidden.sum(1).tolist()) == {793, 224 * 224 - 793}
 
 
+@pytest.mark.compile
 def test_forward_compiles_in_one_graph() -> None:
     system, batch = make(), images()
     compiled = torch.compile(system, fullgraph=True, backend="eager")

@@ -295,6 +295,7 @@ def test_combinations_that_cannot_work_are_refused() -> None:
             make(**wrong)
 
 
+@pytest.mark.compile
 def test_compiles_without_graph_breaks_and_once_for_all_steps() -> None:
     from torch._dynamo.testing import CompileCounter
 

@@ -380,6 +380,7 @@ def test_a_host_of_its_own_parts_and_presets() -> None:
     assert system.encoder.dim == 128
 
 
+@pytest.mark.compile
 @BOTH
 def test_compiles_without_graph_breaks_and_once_for_all_steps(name: str) -> None:
     from torch._dynamo.testing import CompileCounter

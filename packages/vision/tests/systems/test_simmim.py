@@ -428,6 +428,7 @@ def test_a_soft_mask_blends_and_weighs() -> None:
 # ----------------------------------------------------------------------------- compile, training
 
 
+@pytest.mark.compile
 @ENCODERS
 def test_compiles_without_graph_breaks_and_once_for_all_steps(options: dict[str, Any]) -> None:
     from torch._dynamo.testing import CompileCounter
@@ -442,8 +443,8 @@ def test_compiles_without_graph_breaks_and_once_for_all_steps(options: dict[str,
     assert counter.frame_count <= 2
 
 
-def test_training_beats_the_trivial_predictors_on_digits(on_digits: Any) -> None:
+def test_training_beats_the_trivial_predictors(on_one_pattern: Any) -> None:
     options = {"tokenizer.patch_size": 2, "masking.cell": 1, "masking.ratio": 0.5}
-    learned, guesses = on_digits(make(VIT, 8, 1, **options))
+    learned, guesses = on_one_pattern(make(VIT, 8, 1, **options))
     for name, error in guesses.items():
         assert learned < 0.95 * error, f"{learned:.3f} against {error:.3f} of {name}"

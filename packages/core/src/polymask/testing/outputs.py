@@ -58,8 +58,13 @@ def check_system_predicts_without_looking(subject: Subject) -> None:
         raise Skip("draws no single mask over the tokens")
     noise = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(3))
     changed = {**batch, tokenizer.key: tokenizer.inverse(masks[0].fill(tokens.values, noise))}
-    substitute(system, "masking", lambda request: masks[0])
-    substitute(system, "target", _Constant(target.dim, target(batch, tokens)))
+    for kind, instead in {
+        "maskings": lambda request: masks[0],
+        "targets": _Constant(target.dim, target(batch, tokens)),
+    }.items():  # in the slots of the system, or of the one that it hosts
+        for owner, slot, _ in list(filled(system, kind)):
+            if slot in ("masking", "target"):
+                substitute(owner, slot, instead)
     before, after = loss(system, batch), loss(system, changed)
     require(torch.equal(before, after), f"hidden input changed the loss from {before:.6f} to {after:.6f}")
 
