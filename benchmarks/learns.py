@@ -4,7 +4,7 @@
     uv run benchmarks/learns.py audio --only audio/mae,audio/hubert
 
 pre-trains every system of a package for a short while at its preset ``small``, asks
-``core/best-constant`` about its predictions and probes its encoder beside the same one untrained. Writes
+``core/constant-baseline`` about its predictions and probes its encoder beside the same one untrained. Writes
 ``benchmarks/results/learns-<package>.json`` with the systems asked for; what it holds of others stays. The
 same command goes on where it was stopped.
 """
@@ -25,9 +25,9 @@ from evidence import ROOT
 from polymask import Run, RunConfig, default_registry
 from polymask.config import CONFIG
 from polymask.evaluation import evaluate_run, probe
-from polymask.evaluation.constant import CONSTANT, DIFFERENCE
+from polymask.evaluation.constant_baseline import CONSTANT, DIFFERENCE
+from polymask.evaluation.measurements import Measurements
 from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED, ProbeResult
-from polymask.evaluation.scores import Scores
 from polymask.training import fit
 
 RUNS: Mapping[str, Mapping[str, Any]] = {
@@ -109,12 +109,12 @@ def learned(spec: str, options: Mapping[str, Any], folder: Path) -> dict[str, An
     return {
         "options": {"preset": preset, **options},
         "threads": torch.get_num_threads(),
-        "objectives": costs(evaluate_run(run, {"name": "core/best-constant", "batch_size": 16})),
+        "objectives": costs(evaluate_run(run, {"name": "core/constant-baseline", "batch_size": 16})),
         "probes": accuracies(probe(run, limit=PROBED, raw=False)),
     }
 
 
-def costs(found: Scores) -> dict[str, Any]:
+def costs(found: Measurements) -> dict[str, Any]:
     """By objective: what predictions cost, what the best constant does, and the difference."""
     return {
         metric: {
@@ -126,7 +126,7 @@ def costs(found: Scores) -> dict[str, Any]:
     }
 
 
-def score(found: Scores, row: str, metric: str) -> tuple[float, float | None, float | None]:
+def score(found: Measurements, row: str, metric: str) -> tuple[float, float | None, float | None]:
     """A number, and the ends of its interval."""
     one = found.score(row, metric)
     assert one is not None

@@ -19,7 +19,7 @@ LONGER = 1500
 VOICES = ("en", "es", "fr", "it", "ru")
 
 WHAT_AND_WHO = {
-    "name": "core/labels",
+    "name": "core/multi-label-probe",
     "sets": {
         "word": [{"label": "word", "test_voice": voice} for voice in VOICES],
         "speaker": {"label": "speaker"},
@@ -30,7 +30,7 @@ WHAT_AND_WHO = {
 """Words by a voice held out, each in turn; five languages are four speakers here, little else than those."""
 
 IN_NOISE = {
-    "name": "core/labels",
+    "name": "core/multi-label-probe",
     "sets": {
         **{
             f"word at {ratio} dB": [

@@ -145,14 +145,14 @@ def test_a_picture_has_high_tones_on_top_and_time_to_the_right(tmp_path: Path) -
     sound = np.concatenate([tone(200, 0.5, 16000), tone(6000, 0.5, 16000)])
     soundfile.write(tmp_path / "a.wav", sound, 16000)
     data = open_data(f"audio/folder:{tmp_path}", test=0)
-    picture = data.picture(data.split("train")[0]["audio"])
+    picture = data.to_image(data.split("train")[0]["audio"])
     assert picture.min() >= 0
     assert picture.max() == 1
     first, second = picture[:, 10].argmax(), picture[:, -10].argmax()
     assert first > 0.8 * len(picture)
     assert second < 0.3 * len(picture)
     spectrum = torch.rand(20, 16)
-    assert data.picture(spectrum).shape == (16, 20)
+    assert data.to_image(spectrum).shape == (16, 20)
 
 
 def test_a_report_of_any_system_plays_its_samples(tmp_path: Path) -> None:
@@ -177,18 +177,18 @@ def test_a_drawing_colours_hidden_tokens_where_they_are(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(200, 0.4, 16000), 16000)
     data = open_data(f"audio/folder:{tmp_path}", test=0)
     sample = data.split("train")[0]
-    plain = data.draw(sample)  # type: ignore[attr-defined]
+    plain = data.render(sample)  # type: ignore[attr-defined]
     place = torch.cartesian_prod(torch.arange(4.0), torch.arange(2.0))[None]  # 4 times, 2 bands
     hidden = torch.zeros(8, dtype=torch.bool)
     hidden[2 * 3 + 1] = True  # the last time, the upper band
-    drawn = data.draw(sample, Tokens(torch.zeros(1, 8, 1), place), hidden)  # type: ignore[attr-defined]
+    drawn = data.render(sample, Tokens(torch.zeros(1, 8, 1), place), hidden)  # type: ignore[attr-defined]
     changed = (drawn != plain).any(0)
     h, w = changed.shape
     assert changed[: h // 2, 3 * w // 4 :].all()
     assert not changed[h // 2 :].any()
     assert not changed[:, : 3 * w // 4].any()
     in_a_row = Tokens(torch.zeros(1, 4, 1), torch.arange(4.0)[None, :, None])
-    drawn = data.draw(sample, in_a_row, torch.tensor([True, False, False, False]))  # type: ignore[attr-defined]
+    drawn = data.render(sample, in_a_row, torch.tensor([True, False, False, False]))  # type: ignore[attr-defined]
     changed = (drawn != plain).any(0)
     assert changed[:, : w // 4].all()
     assert not changed[:, w // 4 :].any()
@@ -249,7 +249,7 @@ def test_reading_is_quiet(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         data = open_data(f"audio/folder:{tmp_path}", test=0)
         sample = data.split("train")[0]["audio"]
-        data.picture(sample)
+        data.to_image(sample)
     assert math.isclose(len(sample) / 16000, 0.1)
 
 

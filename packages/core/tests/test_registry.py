@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from polymask import Part, Registry, UserError, hookimpl
-from polymask.heavy import HEAVY
 from polymask.hookspecs import API
+from polymask.import_guard import HEAVY
 from polymask.registry import FIRST_PARTY
 
 GOOD = """
@@ -185,7 +185,7 @@ import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from importlib.metadata import EntryPoint
 from polymask import Registry
-from polymask.heavy import HEAVY
+from polymask.import_guard import HEAVY
 assert not HEAVY.intersection(sys.modules)
 print(Registry({{}}, [EntryPoint("slow", {value!r}, "polymask")]).plugins[0].error)
 """

@@ -117,13 +117,13 @@ def test_attributes_fall_through_to_the_host() -> None:
 def test_a_request_of_the_default_draw_carries_the_scores() -> None:
     seen: list[Request] = []
 
-    class Scores(System):
+    class Measurements(System):
         def __init__(self) -> None:
             super().__init__()
             self.tokenizer, self.score = StandIn(), lambda batch, tokens: tokens.values[..., :1]  # type: ignore
             self.masking = lambda request: seen.append(request) or Random(ratio=0.5)(request)
 
-    system = Scores()
+    system = Measurements()
     batch = system.example(2)
     system.masks(batch, STEP)
     assert seen[0].score is not None and torch.equal(seen[0].score, batch["x"][..., 0])

@@ -47,7 +47,7 @@ class Good:
     def labels(self, name: str) -> Tensor | None:
         return torch.arange(len(self.x[name])) % 2
 
-    def picture(self, x: Tensor) -> Tensor:
+    def to_image(self, x: Tensor) -> Tensor:
         return x.sigmoid()
 
 
@@ -166,7 +166,7 @@ class ThirdClass(Good):
 
 
 class RawPicture(Good):
-    def picture(self, x: Tensor) -> Tensor:
+    def to_image(self, x: Tensor) -> Tensor:
         return x
 
 
@@ -189,7 +189,7 @@ class Drawing(Told):
 
     picture = None  # type: ignore[assignment]
 
-    def draw(self, sample: Any, tokens: Any = None, hidden: Any = None) -> Tensor:
+    def render(self, sample: Any, tokens: Any = None, hidden: Any = None) -> Tensor:
         return sample["x"].sigmoid()
 
 
@@ -204,17 +204,17 @@ class Html:
 class Presenting(Good):
     """Has more to show than a picture."""
 
-    def present(self, sample: Any) -> dict[str, Html]:
+    def media(self, sample: Any) -> dict[str, Html]:
         return {"sound": Html(f"<p>{float(sample['x'].sum()):.2f}</p>")}
 
 
 class Unsteady(Good):
-    def present(self, sample: Any) -> dict[str, Html]:
+    def media(self, sample: Any) -> dict[str, Html]:
         return {f"sound {float(sample['x'].sum()):.2f}": Html("<p></p>")}
 
 
 class NoHtml(Good):
-    def present(self, sample: Any) -> dict[str, Html]:
+    def media(self, sample: Any) -> dict[str, Html]:
         return {"sound": Html("")}
 
 

@@ -165,12 +165,12 @@ def test_a_descriptor_counts_content() -> None:
 def test_hidden_tokens_are_drawn_in_colour() -> None:
     found = data(pack=True, length=64)
     sample = found.split("train")[0]
-    plain = found.draw(sample)
+    plain = found.render(sample)
     hidden = torch.zeros(len(sample["text"]), dtype=torch.bool)
-    assert torch.equal(plain, found.draw(sample, None, hidden)) and plain.shape == (3, 320, 480)
+    assert torch.equal(plain, found.render(sample, None, hidden)) and plain.shape == (3, 320, 480)
     hidden[3] = True
     colour = torch.tensor([0.16, 0.45, 0.60])[:, None, None]
-    painted = ((found.draw(sample, None, hidden) - colour).abs() < 0.01).all(0)
+    painted = ((found.render(sample, None, hidden) - colour).abs() < 0.01).all(0)
     assert painted.sum() > 30 and not ((plain - colour).abs() < 0.01).all(0).any()
     rows = painted.nonzero()[:, 0]
     assert int(rows.max() - rows.min()) < 20  # one line

@@ -93,7 +93,7 @@ def test_built_in_shapes_are_kept_apart_by_family() -> None:
     assert len(data.split("train")) == 384 and len(data.split("test")) == 96
     assert data.split("train")[0]["points"].shape == (1024, 3)
     assert set(data.labels("train").tolist()) == set(data.labels("test").tolist()) == set(range(8))
-    picture = data.draw(data.split("test")[0])
+    picture = data.render(data.split("test")[0])
     assert picture.shape[0] == 3 and picture.min() >= 0 and picture.max() <= 1
     assert torch.equal(data.split("test")[3]["points"], data.split("test")[3]["points"])
 

@@ -48,7 +48,7 @@ def test_digits_are_scikit_learns_and_test_has_other_writers() -> None:
         ):
             labels = data.labels(split)  # type: ignore[arg-type]
             samples = data.split(split)  # type: ignore[arg-type]
-            mine = [data.picture(samples[int(i)]["image"])[0] for i in (labels == c).nonzero()]  # type: ignore[union-attr]
+            mine = [data.to_image(samples[int(i)]["image"])[0] for i in (labels == c).nonzero()]  # type: ignore[union-attr]
             assert np.abs(torch.stack(mine).numpy() - part).max() <= 0.5 / 255 + 1e-6
 
 
@@ -61,7 +61,7 @@ def test_fashion_is_sorted_by_class_and_distinct() -> None:
     assert len(images.unique(dim=0)) > 5990
     # a trouser is brighter in its two legs than between them, a bag is not
     trouser, bag = (
-        data.picture(images[labels0]).view(-1, 28, 28).mean(dim=0)
+        data.to_image(images[labels0]).view(-1, 28, 28).mean(dim=0)
         for labels0 in (slice(600, 1200), slice(4800, 5400))
     )
     assert trouser[24, 10] > 2 * trouser[24, 14]

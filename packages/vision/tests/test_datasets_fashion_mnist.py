@@ -57,7 +57,7 @@ def check(spec: str = "fashion-mnist") -> None:
         labels, samples = data.labels(split), data.split(split)  # type: ignore[arg-type]
         assert labels.tolist() == [i * n // 50 % 10 for i in range(50)]  # type: ignore[union-attr]
         for i in range(50):
-            assert round(float(data.picture(samples[i]["image"])[0, 27, 0]) * 255) == labels[i]  # type: ignore[index]
+            assert round(float(data.to_image(samples[i]["image"])[0, 27, 0]) * 255) == labels[i]  # type: ignore[index]
 
 
 def test_a_folder_of_the_originals_gzipped_or_not(originals: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_class_folders_are_classes(classes: Path) -> None:
         samples, labels = data.split(split), data.labels(split)  # type: ignore[arg-type]
         assert labels.tolist() == [c for c in range(3) for _ in range(n)]  # type: ignore[union-attr]
         for i in range(3 * n):
-            picture = data.picture(samples[i]["image"])
+            picture = data.to_image(samples[i]["image"])
             assert picture.mean(dim=(1, 2)).argmax() == 2 - labels[i]  # type: ignore[index]
 
 
@@ -121,7 +121,7 @@ def test_formats_depths_and_cases_side_by_side(tmp_path: Path) -> None:
     Image.new("P", (12, 10)).save(tmp_path / "palette.png")
     data = open_data(f"vision/folder:{tmp_path}", test=0)
     source, samples = data.splits["train"].source, data.split("train")  # type: ignore[attr-defined]
-    found = {source.name(i): data.picture(samples[i]["image"]).mean(dim=(1, 2)) for i in range(len(samples))}
+    found = {source.name(i): data.to_image(samples[i]["image"]).mean(dim=(1, 2)) for i in range(len(samples))}
     assert len(found) == 10
     for name, mean in found.items():
         expected = {"red": (1, 0, 0), "whi": (1, 1, 1), "cle": (1, 1, 1), "pal": (0, 0, 0)}[name[:3]]

@@ -55,9 +55,9 @@ def test_splits_and_columns_are_found(tmp_path: Path) -> None:
     assert data.provides["size"] == (6, 8)
     assert data.labels("train").tolist() == [0, 1, 0]  # type: ignore[union-attr]
     assert data.labels("test").tolist() == [1]  # type: ignore[union-attr]
-    shades = [round(float(data.picture(data.split("train")[i]["image"])[0, 0, 0]) * 255) for i in range(3)]
+    shades = [round(float(data.to_image(data.split("train")[i]["image"])[0, 0, 0]) * 255) for i in range(3)]
     assert shades == [10, 20, 30]
-    assert round(float(data.picture(data.split("test")[0]["image"])[0, 0, 0]) * 255) == 40
+    assert round(float(data.to_image(data.split("test")[0]["image"])[0, 0, 0]) * 255) == 40
     source = data.splits["train"].source  # type: ignore[attr-defined]
     assert source.read(1) == png(20)  # the library decodes nothing
 
@@ -91,7 +91,7 @@ def test_columns_may_be_chosen(tmp_path: Path) -> None:
         open_data(f"vision/hf:{tmp_path}")
     data = open_data(f"vision/hf:{tmp_path}", image="depth", label="breed", test=0)
     assert data.classes == ["x"]
-    assert round(float(data.picture(data.split("train")[1]["image"])[0, 0, 0]) * 255) == 60
+    assert round(float(data.to_image(data.split("train")[1]["image"])[0, 0, 0]) * 255) == 60
     assert open_data(f"vision/hf:{tmp_path}", image="depth", label="none").labels("train") is None
     with pytest.raises(UserError, match="no column 'colour'; it has image, depth"):
         open_data(f"vision/hf:{tmp_path}", image="colour")
@@ -103,7 +103,7 @@ def test_a_broken_image_is_replaced(tmp_path: Path) -> None:
     write(tmp_path, "train", columns, image=IMAGE)
     data = open_data(f"vision/hf:{tmp_path}", test=0)
     with pytest.warns(UserWarning, match="stands in"):
-        image = data.picture(data.split("train")[1]["image"])
+        image = data.to_image(data.split("train")[1]["image"])
     assert round(float(image[0, 0, 0]) * 255) == 3
     assert len(data.skipped) == 1
 
@@ -113,7 +113,7 @@ def test_arrays_are_images_too(tmp_path: Path) -> None:
     write(tmp_path, "train", {"x": list(arrays)}, x=datasets.Array2D(shape=(5, 4), dtype="uint8"))
     data = open_data(f"vision/hf:{tmp_path}", test=0)
     assert (data.provides["size"], data.provides["channels"]) == ((5, 4), 1)
-    found = data.picture(data.split("train")[1]["image"])[0] * 255
+    found = data.to_image(data.split("train")[1]["image"])[0] * 255
     torch.testing.assert_close(found, torch.from_numpy(arrays[1]).float())
 
 

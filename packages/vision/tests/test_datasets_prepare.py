@@ -23,13 +23,13 @@ def test_normalisation_is_by_channel_and_undone() -> None:
     out = prepare(x)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out[1], (x[1] / 255 - 0.4) / 0.3)
-    torch.testing.assert_close(prepare.picture(out), x / 255)
-    torch.testing.assert_close(prepare.picture(out[None]), (x / 255)[None])
+    torch.testing.assert_close(prepare.to_image(out), x / 255)
+    torch.testing.assert_close(prepare.to_image(out[None]), (x / 255)[None])
     torch.testing.assert_close(prepare(x / 255), out)
 
 
 def test_pictures_are_clamped_to_what_can_be_drawn() -> None:
-    drawn = make().picture(torch.full((3, 2, 2), 100.0))
+    drawn = make().to_image(torch.full((3, 2, 2), 100.0))
     assert drawn.max() == 1
 
 

@@ -26,7 +26,7 @@ def test_fake_data_is_divided_and_its_labels_read_off() -> None:
     for i in (0, 7, 20):
         image, label = theirs[int(train.index[i])]
         assert data.labels("train")[i] == label  # type: ignore[index]
-        picture = data.picture(data.split("train")[i]["image"]) * 255
+        picture = data.to_image(data.split("train")[i]["image"]) * 255
         torch.testing.assert_close(
             picture, torch.from_numpy(np.array(image)).permute(2, 0, 1).float(), atol=1e-3, rtol=0
         )
@@ -52,7 +52,7 @@ def test_train_and_test_of_a_class_that_has_both(tmp_path: Path, monkeypatch: py
     assert data.classes == ["a", "b", "c"]
     assert data.labels("train").bincount().tolist() == [10, 10, 5]  # type: ignore[union-attr]
     assert data.labels("test").tolist() == [2] * 5  # type: ignore[union-attr]
-    shade = data.picture(data.split("test")[0]["image"]) * 255
+    shade = data.to_image(data.split("test")[0]["image"]) * 255
     torch.testing.assert_close(shade, torch.full((3, 32, 32), 50.0))
 
 

@@ -48,7 +48,7 @@ def shards(tmp_path: Path) -> Path:
 
 def shades(data: object, split: str = "train") -> list[int]:
     samples = data.split(split)  # type: ignore[attr-defined]
-    pictures = [data.picture(samples[i]["image"]) for i in range(len(samples))]  # type: ignore[attr-defined]
+    pictures = [data.to_image(samples[i]["image"]) for i in range(len(samples))]  # type: ignore[attr-defined]
     return [round(float(p[0, 0, 0]) * 255) for p in pictures]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from polymask import Request, Run, RunConfig, Step, Tokens, UserError, build
 from polymask.data import open_data
 from polymask.maskings import TopScore
-from polymask.report.look import examine
+from polymask.report.look import mask_sheet
 from polymask.training import fit
 from polymask_vision.encoders import ViT
 from polymask_vision.scores import Attention, Entropy, Variance
@@ -161,7 +161,7 @@ def test_a_picture_of_masks_says_what_they_go_by(run: Path) -> None:
     facts = {**data.provides, **cut.provides}
     score = build("vision/attention", "targets", facts=facts, run=str(run), query="patches")
     masking = build("core/top-score", "maskings")
-    sight = examine(masking, data, tokenizer=cut, score=score, samples=2, draws=1, masks=8)
+    sight = mask_sheet(masking, data, tokenizer=cut, score=score, samples=2, draws=1, masks=8)
     assert "score vision/attention" in sight.title and "score.query patches" in sight.title
     assert set(sight.statistics["mask"].count.tolist()) == {12}
 

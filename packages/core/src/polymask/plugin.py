@@ -128,19 +128,19 @@ def polymask_register_objectives() -> Iterable[Part]:
 def polymask_register_evaluations() -> Iterable[Part]:
     return [
         Part(
-            name="held-out-loss",
-            target="polymask.evaluation.held_out:HeldOut",
+            name="heldout-loss",
+            target="polymask.evaluation.heldout_loss:HeldoutLoss",
             summary="loss on held-out samples, under the same masks whatever a run was trained with",
             defaults={"masking": "core/random", "masking.ratio": 0.75},
         ),
         Part(
-            name="best-constant",
-            target="polymask.evaluation.constant:BestConstant",
+            name="constant-baseline",
+            target="polymask.evaluation.constant_baseline:ConstantBaseline",
             summary="what predictions cost on held-out samples, beside the best constant ones",
         ),
         Part(
-            name="labels",
-            target="polymask.evaluation.labels:Labels",
+            name="multi-label-probe",
+            target="polymask.evaluation.multi_label_probe:MultiLabelProbe",
             summary="probes of several label sets of the same data",
         ),
     ]

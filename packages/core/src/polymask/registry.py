@@ -22,7 +22,7 @@ import pluggy
 
 from polymask import hookspecs
 from polymask.errors import UserError
-from polymask.heavy import heavy_imports
+from polymask.import_guard import heavy_imports
 from polymask.parts import KINDS, Part
 
 Status = Literal["ok", "disabled", "conflict", "broken"]

@@ -91,7 +91,7 @@ def test_several_label_sets_are_probed(polymask, trained, tmp_path):
         "turned": [{"order": "turned"}],
         "both": [{"order": "plain"}, {"order": "turned"}],
     }
-    result = polymask("evaluate", trained, "core/labels", "--sets", json.dumps(sets), "--json")
+    result = polymask("evaluate", trained, "core/multi-label-probe", "--sets", json.dumps(sets), "--json")
     assert result.status == 0, result.err
     scores = {(s["row"], s["metric"]): s for s in json.loads(result.out)["scores"]}
     probed = json.loads((tmp_path / trained / "probe.json").read_text())["rows"]
@@ -109,8 +109,8 @@ def test_several_label_sets_are_probed(polymask, trained, tmp_path):
 
 @pytest.mark.parametrize("sets", ["{}", '{"word": []}'])
 def test_label_sets_take_options(polymask, trained, sets):
-    assert "which label sets?" in polymask("evaluate", trained, "core/labels", "--sets", sets).err
-    assert "which label sets?" in polymask("evaluate", trained, "core/labels").err
+    assert "which label sets?" in polymask("evaluate", trained, "core/multi-label-probe", "--sets", sets).err
+    assert "which label sets?" in polymask("evaluate", trained, "core/multi-label-probe").err
 
 
 def test_the_report_shows_what_was_measured(polymask, trained, tmp_path):
@@ -123,16 +123,16 @@ def test_the_report_shows_what_was_measured(polymask, trained, tmp_path):
 def test_losses_are_compared_under_the_same_masks(polymask, tmp_path):
     """Runs trained with different maskings are asked the same; their own maskings are left alone."""
     words = ("compare", "toy/mean", *TRAIN[3:5], "--steps", "2", "--batch_size", "8", "--seeds", "[0]")
-    words += ("--masking.ratio", "0.25,0.75", "--evaluation", "core/held-out-loss", "--out", "c")
+    words += ("--masking.ratio", "0.25,0.75", "--evaluation", "core/heldout-loss", "--out", "c")
     assert polymask(*words).status == 0
     found = json.loads((tmp_path / "c" / "comparison.json").read_text())["results"]
     one, other = (result["values"][0]["untrained held-out loss"] for result in found.values())
     assert one == other  # the same weights, samples and masks
     run = Run.open(tmp_path / "c" / "0.25-seed0")
     own = run.system.masking
-    measured = evaluate_run(run, {"name": "core/held-out-loss", "masking.ratio": 0.25})
+    measured = evaluate_run(run, {"name": "core/heldout-loss", "masking.ratio": 0.25})
     assert run.system.masking is own
-    assert measured.row("untrained") != evaluate_run(run, "core/held-out-loss").row("untrained")
+    assert measured.row("untrained") != evaluate_run(run, "core/heldout-loss").row("untrained")
 
 
 @pytest.mark.filterwarnings("ignore:.*have collapsed:UserWarning")
@@ -142,13 +142,13 @@ def test_several_evaluations_stand_side_by_side(polymask, tmp_path):
     variants = {"plain": {}, "more hidden": {"masking.ratio": 0.75}}
 
     def asked(scale: float) -> dict[str, float]:
-        both = ({"name": "toy/brightness", "scale": scale}, "core/held-out-loss")
+        both = ({"name": "toy/brightness", "scale": scale}, "core/heldout-loss")
         found = compare(config, variants, tmp_path / "c", seeds=1, evaluation=both, progress=False)
         return found.values["plain"][0]
 
     once = asked(1.5)
     (bright,) = (tmp_path / "c" / "plain-seed0").glob("evaluation-toy-brightness-*.json")
-    loss = tmp_path / "c" / "plain-seed0" / "evaluation-core-held-out-loss.json"
+    loss = tmp_path / "c" / "plain-seed0" / "evaluation-core-heldout-loss.json"
     stamps = [file.stat().st_mtime_ns for file in (bright, loss)]
     twice = asked(3.0)
     assert twice["brightness"] == pytest.approx(2 * once["brightness"])

@@ -33,7 +33,7 @@ def in_a_process(*argv, **env):
         ["show", "core/block"],
         ["show", "core/scheduled", "--json"],
         ["look", "core/scheduled", "--masking.masking", "core/block", "--help"],
-        ["evaluate", "core/held-out-loss", "--help"],
+        ["evaluate", "core/heldout-loss", "--help"],
         *([verb, "--help"] for verb in VERBS),
     ],
     ids=" ".join,

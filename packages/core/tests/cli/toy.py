@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from polymask import Part, System, UserError, functional, hookimpl
-from polymask.evaluation import Score
+from polymask.evaluation import Measurement
 from polymask.tokens import Tokens
 from polymask.types import Fact
 
@@ -183,7 +183,7 @@ class Shapes:
         places = torch.arange(self.n)
         return (places % 2 if self.order == "plain" else places // 5 % 2) if self.labelled else None
 
-    def picture(self, x):
+    def to_image(self, x):
         return x.clamp(0, 1)
 
 
@@ -214,8 +214,10 @@ class Brightness:
         batch = {"image": run.data.split("test")[0]["image"][None]}
         for name, system in (("pre-trained", run.system), ("untrained", run.untrained())):
             assert not system.training
-            yield Score(name, "brightness", self.scale * float(system.encode(batch).values.detach().mean()))
-        yield Score("the moon", "brightness", 100.0, 99.0, 101.0)
+            yield Measurement(
+                name, "brightness", self.scale * float(system.encode(batch).values.detach().mean())
+            )
+        yield Measurement("the moon", "brightness", 100.0, 99.0, 101.0)
 
 
 class Asking:

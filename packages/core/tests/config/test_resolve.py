@@ -11,7 +11,7 @@ import pytest
 import polymask
 from polymask import Part, Registry, RunConfig, System, UserError, build, hookimpl, plugin
 from polymask.config import PartConfig, Resolved, Source, built_from, options_of, resolve_part
-from polymask.config.resolve import merge, nest
+from polymask.config.layers import merge, nest
 from polymask.maskings import Block, Random, Scheduled, Span
 from polymask.objectives import MSE
 from polymask.testing.subject import Subject

@@ -8,7 +8,7 @@ import pytest
 
 from polymask import Registry, UserError
 from polymask.config import Source, TrainOptions, resolve_part
-from polymask.config.resolve import TRAINING
+from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
 
 

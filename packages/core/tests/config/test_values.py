@@ -12,8 +12,8 @@ from polymask import Registry, RunConfig
 from polymask.cli.parse import parse
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.config import Option, Source, TrainOptions, build, resolve_part, resolve_system
+from polymask.config.layers import TRAINING
 from polymask.config.options import table
-from polymask.config.resolve import TRAINING
 from polymask.config.values import convert
 from polymask.errors import UserError
 from polymask.types import Count, Fact, NotNegative, Positive, Share

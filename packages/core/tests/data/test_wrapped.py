@@ -95,8 +95,8 @@ def test_a_data_set_that_is_one_already_passes_untouched():
 def test_pictures_are_within_zero_and_one():
     data = as_dataset(list(torch.randn(4, 1, 5, 5)))
     x = data.split("train")[0]["image"]
-    assert data.picture(x).min() == 0 and data.picture(x).max() == 1
-    assert torch.equal(data.picture(x.sigmoid()), x.sigmoid())
+    assert data.to_image(x).min() == 0 and data.to_image(x).max() == 1
+    assert torch.equal(data.to_image(x.sigmoid()), x.sigmoid())
 
 
 class Stream(IterableDataset):

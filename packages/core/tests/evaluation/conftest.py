@@ -46,7 +46,7 @@ class ToyData:
     def labels(self, name):
         return self._labels[name] if self.labelled else None
 
-    def picture(self, x):
+    def to_image(self, x):
         return x.clamp(-2, 2) / 4 + 0.5
 
 

@@ -53,7 +53,7 @@ class Squares:
     def labels(self, name):
         return None
 
-    def picture(self, x):
+    def to_image(self, x):
         return x + 0.5
 
 

@@ -43,7 +43,7 @@ class Gradients:
     def labels(self, name):
         return None
 
-    def picture(self, x):
+    def to_image(self, x):
         return x
 
 

@@ -19,7 +19,7 @@ from polymask import Request, Run, RunConfig, Step, UserError, build
 from polymask.maskings import Random
 from polymask.registry import default_registry
 from polymask.report import write_report
-from polymask.report.look import examine, look
+from polymask.report.look import look, mask_sheet
 from polymask.training import fit
 
 CONFIG = {
@@ -92,7 +92,7 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_stands(clips, tmp_
 
 def test_each_frame_is_under_the_sites_of_its_time(clips):
     masking = Random(ratio=0.5)
-    sight = examine(masking, clips.Squares(), tokenizer=clips.Tubelets(), draws=1, masks=40, seed=3)
+    sight = mask_sheet(masking, clips.Squares(), tokenizer=clips.Tubelets(), draws=1, masks=40, seed=3)
     (original,), (drawn,) = sight.originals, next(iter(sight.rows.values()))
     assert original.shape == drawn.shape == (8, 160, 160, 3)
     request = Request(torch.tensor([0]), 64, Step(0, 1000, 3), grid=clips.GRID)
@@ -112,7 +112,7 @@ def test_look_draws_clips(clips, tmp_path, what):
 
 def test_samples_are_columns_and_a_frame_takes_one(clips):
     for samples, count in ((4, 1), (8, 1), (16, 2), (20, 2)):
-        sight = examine(
+        sight = mask_sheet(
             Random(), clips.Squares(), tokenizer=clips.Tubelets(), draws=1, masks=40, samples=samples
         )
         assert len(sight.originals) == count
@@ -120,8 +120,8 @@ def test_samples_are_columns_and_a_frame_takes_one(clips):
 
 def test_look_says_what_shape_it_wants(clips):
     class Turned(clips.Squares):
-        def picture(self, x):
+        def to_image(self, x):
             return x.transpose(0, 1)
 
     with pytest.raises(UserError, match=r"shape \[3, 8, 16, 16\].*\[T, C, H, W\], time first"):
-        examine(Random(), Turned(), tokenizer=clips.Tubelets(), masks=40)
+        mask_sheet(Random(), Turned(), tokenizer=clips.Tubelets(), masks=40)

@@ -9,7 +9,7 @@ import torch
 from polymask import Mask, MaskView, Request, Step, System, UserError
 from polymask.data import evenly
 from polymask.maskings import Disjoint, Random, Scheduled, TopScore
-from polymask.report.look import _patch_size, examine, look
+from polymask.report.look import _patch_size, look, mask_sheet
 
 
 class Brightness:
@@ -40,7 +40,7 @@ def test_other_suffixes_are_refused_before_any_work(tmp_path):
 
 def test_what_is_coloured_is_what_is_hidden(gradients, pixels):
     data, masking = gradients(), Random(ratio=0.5)
-    sight = examine(masking, data, tokenizer=pixels, samples=3, draws=2, total=10, masks=40, seed=4)
+    sight = mask_sheet(masking, data, tokenizer=pixels, samples=3, draws=2, total=10, masks=40, seed=4)
     ids = torch.tensor(evenly(20, 3))
     hidden = masking(Request(ids, 48, Step(9, 10, 4), grid=(6, 8))).hidden.view(3, 6, 8)
     last = sight.rows["mask\nstep 9"]
@@ -52,7 +52,7 @@ def test_what_is_coloured_is_what_is_hidden(gradients, pixels):
 
 
 def test_statistics_are_of_as_many_masks_as_asked(gradients, pixels):
-    sight = examine(Random(ratio=0.5), gradients(), tokenizer=pixels, masks=1000)
+    sight = mask_sheet(Random(ratio=0.5), gradients(), tokenizer=pixels, masks=1000)
     found = sight.statistics["mask"]
     assert found.masks == 1000 and found.uniform
     assert set(found.count.tolist()) == {24}
@@ -61,13 +61,13 @@ def test_statistics_are_of_as_many_masks_as_asked(gradients, pixels):
 
 
 def test_a_score_decides_where_the_masking_asks_for_one(gradients, pixels):
-    sight = examine(TopScore(ratio=0.5), gradients(), tokenizer=pixels, score=Brightness(), masks=40)
+    sight = mask_sheet(TopScore(ratio=0.5), gradients(), tokenizer=pixels, score=Brightness(), masks=40)
     coverage = sight.statistics["mask"].coverage
     assert coverage[:, :4].max() == 0 and coverage[:, 4:].min() == 1
 
 
 def test_masks_that_belong_together_are_all_shown(gradients, pixels):
-    sight = examine(Disjoint(masking=Random(ratio=0.5)), gradients(), tokenizer=pixels, draws=2, masks=40)
+    sight = mask_sheet(Disjoint(masking=Random(ratio=0.5)), gradients(), tokenizer=pixels, draws=2, masks=40)
     assert list(sight.rows) == [f"view {v}\nstep {s}" for s in (0, 999) for v in (1, 2)]
     assert torch.equal(
         sight.statistics["view 1"].coverage + sight.statistics["view 2"].coverage, torch.ones(6, 8).double()
@@ -76,7 +76,7 @@ def test_masks_that_belong_together_are_all_shown(gradients, pixels):
 
 def test_curricula_are_shown_over_the_run(gradients, pixels):
     masking = Scheduled(masking=Random(), start=0.25, end=0.75)
-    sight = examine(masking, gradients(), tokenizer=pixels, draws=3, total=101, masks=40)
+    sight = mask_sheet(masking, gradients(), tokenizer=pixels, draws=3, total=101, masks=40)
     changed = [
         (np.abs(np.array(row) - np.array(sight.originals)).max(axis=-1) > 1e-6).mean()
         for row in sight.rows.values()
@@ -86,7 +86,7 @@ def test_curricula_are_shown_over_the_run(gradients, pixels):
 
 def test_a_system_shows_its_own_views_in_eval_mode(gradients, looker):
     system = looker(Random(ratio=0.25)).train()
-    sight = examine(system, gradients(), masks=40)
+    sight = mask_sheet(system, gradients(), masks=40)
     assert list(sight.statistics) == ["student"] and system.training
     assert set(sight.statistics["student"].count.tolist()) == {12}
 
@@ -103,7 +103,7 @@ def test_a_supervised_system_gets_labels_with_its_samples(gradients, looker):
             assert torch.equal(batch["label"], batch["id"] * 3 % 7)
             return super().masks(batch, step)
 
-    assert list(examine(Supervised(Random(ratio=0.25)), Labelled(), masks=40).statistics) == ["student"]
+    assert list(mask_sheet(Supervised(Random(ratio=0.25)), Labelled(), masks=40).statistics) == ["student"]
 
 
 def test_a_system_without_masks_says_so(gradients):
@@ -111,7 +111,7 @@ def test_a_system_without_masks_says_so(gradients):
         pass
 
     with pytest.raises(UserError, match="offers no masks"):
-        examine(Nothing(), gradients(), masks=40)
+        mask_sheet(Nothing(), gradients(), masks=40)
 
 
 def test_masks_over_what_a_system_makes_of_samples_are_drawn_over_that(gradients, looker):
@@ -123,7 +123,7 @@ def test_masks_over_what_a_system_makes_of_samples_are_drawn_over_that(gradients
             turned = {**batch, "image": batch["image"].flip(-1)}
             return {"as it is": found, "turned": MaskView(found.mask, self.tokenizer(turned), turned)}
 
-    sight = examine(Turned(Random(ratio=0.25)), gradients(), masks=40, draws=1)
+    sight = mask_sheet(Turned(Random(ratio=0.25)), gradients(), masks=40, draws=1)
     plain, turned = (rows[-1] for rows in sight.rows.values())
     assert sight.rows.keys() == {"as it is\nstep 0", "turned\nstep 0"}
     original = sight.originals[-1]
@@ -140,7 +140,7 @@ def test_sites_that_are_not_tokens_are_drawn_beside_the_picture(gradients, looke
             hidden = step.noise(batch["id"], 12 * 5).view(-1, 12, 5) < 0.5
             return {"spectrum": MaskView(Mask(hidden)), "set": MaskView(Mask(hidden.flatten(1)))}
 
-    sight = examine(Spectrum(Random()), gradients(), masks=40, draws=1)
+    sight = mask_sheet(Spectrum(Random()), gradients(), masks=40, draws=1)
     assert sight.statistics["spectrum"].coverage.shape == (12, 5)
     assert sight.statistics["set"].neighbour_correlation is None
     for row in sight.rows.values():
@@ -150,7 +150,7 @@ def test_sites_that_are_not_tokens_are_drawn_beside_the_picture(gradients, looke
 
 def test_global_generators_stay_untouched(gradients, pixels):
     before = torch.get_rng_state()
-    examine(Random(), gradients(), tokenizer=pixels, masks=40)
+    mask_sheet(Random(), gradients(), tokenizer=pixels, masks=40)
     assert torch.equal(torch.get_rng_state(), before)
 
 

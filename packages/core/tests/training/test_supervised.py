@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polymask import Preview, Run, Step, UserError
-from polymask.evaluation.held_out import batches
+from polymask.evaluation.heldout_loss import batches
 from polymask.report import write_report
 from polymask.supervision import labels_for
 from polymask.training import fit

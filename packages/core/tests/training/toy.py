@@ -55,7 +55,7 @@ class Data:
     def labels(self, name):
         return None
 
-    def picture(self, x):
+    def to_image(self, x):
         return x
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.evaluation import Score
+from polymask.evaluation import Measurement
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
@@ -79,7 +79,7 @@ class Facts:
         self.facts, self.questions, self.length = facts, questions, length
         self.seed, self.batch_size = seed, batch_size
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         """Scores of the run, of the same untrained, and of guessing.
 
         Raises:
@@ -102,7 +102,7 @@ class Facts:
                 )
             yield from self.measure(row, told, untold, planted.asked)
         yield from Perplexity(limit=self.questions, batch_size=self.batch_size)(run)
-        yield Score("guessing", "found", 1 / self.facts)
+        yield Measurement("guessing", "found", 1 / self.facts)
 
     def plant(self, source: Iterator[Tensor], vocabulary: Vocabulary, length: int) -> Planted:
         """Texts of ``length - 1`` tokens each, of real text and facts, that leave room for an answer.
@@ -156,7 +156,7 @@ class Facts:
             drawn.append(answers)
         return Planted(torch.tensor(told), torch.tensor(untold), torch.tensor(drawn), asked)
 
-    def measure(self, row: str, told: Tensor, untold: Tensor, asked: Tensor) -> Iterator[Score]:
+    def measure(self, row: str, told: Tensor, untold: Tensor, asked: Tensor) -> Iterator[Measurement]:
         """Scores of the log likelihoods ``[Q, F]`` of each word planted, after both kinds of texts."""
         at = asked[:, None]
         right = told.gather(1, at)[:, 0]
@@ -174,7 +174,7 @@ class Facts:
             "advantage": right - others,
         }
         for metric, values in picked.items():
-            yield Score.mean(row, metric, values.tolist())
+            yield Measurement.mean(row, metric, values.tolist())
 
     def likelihood(self, system: Any, texts: Tensor, words: Tensor) -> Tensor:
         """Log likelihood of each of the words ``[Q, F]`` behind its text, float64 ``[Q, F]``, nats."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from polymask import UserError
 from polymask.data import collate, evenly
-from polymask.evaluation import Score
+from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import accuracy_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
@@ -74,7 +74,7 @@ class MinimalPairs:
             raise UserError(f"limit and stride must be 1 or more, got {limit} and {stride}")
         self.limit, self.stride, self.batch_size = limit, stride, batch_size
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         data: Any = run.data
         if implementing(run.system, ScoresTokens) is None or not hasattr(data, "corpus"):
             raise UserError(
@@ -128,7 +128,7 @@ class MinimalPairs:
         return nats, None if shares is None else rival
 
 
-def scores(row: str, kinds: dict[str, list[Pair]], nats: Tensor) -> Iterator[Score]:
+def scores(row: str, kinds: dict[str, list[Pair]], nats: Tensor) -> Iterator[Measurement]:
     """Share of pairs of which the first text is the likelier, over all of them and by kind.
 
     Args:
@@ -141,7 +141,7 @@ def scores(row: str, kinds: dict[str, list[Pair]], nats: Tensor) -> Iterator[Sco
     parts = dict(zip(kinds, torch.split(points, [len(found) for found in kinds.values()]), strict=True))
     for name, part in {"minimal pairs": points, **parts}.items():
         found = accuracy_interval(part[None])
-        yield Score(row, name, found.mean, found.low, found.high)
+        yield Measurement(row, name, found.mean, found.low, found.high)
 
 
 def encoded(texts: Sequence[str], data: Any) -> list[dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from polymask import UserError
 from polymask.data import collate, evenly
-from polymask.evaluation import Score
+from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import Z
 from polymask.evaluation.result import TRAINED, UNTRAINED
@@ -44,7 +44,7 @@ class Perplexity:
             raise UserError(f"stride must be 1 or more, got {stride}")
         self.limit, self.stride, self.batch_size = limit, stride, batch_size
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         language: ScoresTokens | None = implementing(run.system, ScoresTokens)
         if language is None:
             raise UserError(
@@ -58,9 +58,9 @@ class Perplexity:
         for row, model in ((TRAINED, run.system), (UNTRAINED, run.untrained())):
             with evaluating(model):
                 nats, tokens, rival = self._measure(model, picked, shares)
-            yield Score(row, name, *interval(nats, tokens))
+            yield Measurement(row, name, *interval(nats, tokens))
         if rival is not None:
-            yield Score("frequency alone", name, *interval(rival, tokens))
+            yield Measurement("frequency alone", name, *interval(rival, tokens))
 
     def _measure(
         self, system: Any, samples: Picked, log_share: Tensor | None

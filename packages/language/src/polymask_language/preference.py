@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from polymask import Step, UserError
 from polymask.data import collate, evenly
-from polymask.evaluation import Score
+from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask_language.systems.sparsepo import SparsePO
@@ -48,7 +48,7 @@ class Preference:
             raise UserError("limit and batch_size must be 1 or more")
         self.limit, self.batch_size = limit, batch_size
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         """Scores of the run, of the same untrained, and of the reference alone.
 
         Raises:
@@ -64,13 +64,13 @@ class Preference:
                 found = self._measure(system, picked)
             for metric in ("accuracy", "margin", "KL", "mean weight", "contrast"):
                 if metric in found:
-                    yield Score.mean(row, metric, found[metric].tolist())
+                    yield Measurement.mean(row, metric, found[metric].tolist())
             distance = float(found["KL"].mean())
             if distance > 0:
-                yield Score(row, "margin over root KL", float(found["margin"].mean()) / distance**0.5)
+                yield Measurement(row, "margin over root KL", float(found["margin"].mean()) / distance**0.5)
             if row == TRAINED:
                 likelier = found["likelier"]
-        yield Score.mean(LIKELIHOOD, "accuracy", likelier.tolist())
+        yield Measurement.mean(LIKELIHOOD, "accuracy", likelier.tolist())
 
     def _measure(self, system: Any, samples: Picked) -> dict[str, Tensor]:
         """By metric, one number per pair, float64."""

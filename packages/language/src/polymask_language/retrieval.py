@@ -17,7 +17,7 @@ from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, r
 from polymask_language.reranking import Reranker, fine_tune, padded
 
 if TYPE_CHECKING:
-    from polymask.evaluation import Score
+    from polymask.evaluation import Measurement
     from polymask.run import Run
     from polymask_language.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ class Retrieval:
         self.labelled, self.negatives = labelled, negatives
         self.tune_steps, self.tune_lr = tune_steps, tune_lr
 
-    def __call__(self, run: Run) -> list[Score]:
+    def __call__(self, run: Run) -> list[Measurement]:
         """Scores of BM25, of the query likelihood model, and of the system, trained and not.
 
         Raises:
@@ -190,9 +190,9 @@ class Retrieval:
             scores[some[:, 0], some[:, 1]] = relevance(query, document).float().cpu()
         return scores
 
-    def measure(self, row: str, scores: Tensor, relevant: Tensor) -> list[Score]:
+    def measure(self, row: str, scores: Tensor, relevant: Tensor) -> list[Measurement]:
         """Metrics of one ranking, each with an interval over queries."""
-        from polymask.evaluation import Score
+        from polymask.evaluation import Measurement
         from polymask.evaluation.intervals import t_interval
 
         place = places_of(scores, relevant)
@@ -202,7 +202,7 @@ class Retrieval:
             f"recall@{self.depth}": recall(place, relevant, self.depth),
         }
         return [
-            Score(row, metric, float(values.mean()), interval.low, interval.high)
+            Measurement(row, metric, float(values.mean()), interval.low, interval.high)
             for metric, values in found.items()
             for interval in [t_interval(values.tolist())]
         ]

@@ -12,8 +12,8 @@ from polymask import Batch, System, Tokens, UserError
 from polymask.data import Samples, collate, evenly, valid_of
 from polymask.evaluation.classifiers import linear
 from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
-from polymask.evaluation.scores import Score
 from polymask_pointcloud.operations import nearest, point_shape, take
 from polymask_pointcloud.tokenizers import UNIT
 
@@ -58,7 +58,7 @@ class Dense:
             )
         self.scenes, self.points, self.seed, self.batch_size = scenes, points, seed, batch_size
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         untrained = run.untrained()
         with evaluating(run.system) as one, evaluating(untrained) as two:
             rows = {
@@ -71,8 +71,8 @@ class Dense:
             test, truth = self.collect(rows, run.data.split("test"), run.data.key)
         for name in rows:
             guess = linear(train[name], labels, test[name], seed=self.seed).predicted
-            yield Score(name, "accuracy", float((guess == truth).double().mean()))
-            yield Score(name, "mIoU", mean_iou(guess, truth))
+            yield Measurement(name, "accuracy", float((guess == truth).double().mean()))
+            yield Measurement(name, "mIoU", mean_iou(guess, truth))
 
     def collect(
         self, rows: Mapping[str, Features], samples: Samples, key: str

@@ -109,7 +109,7 @@ class AudioDataset(FileDataset[Recordings]):
         source, index = self.splits[name].source, self.splits[name].index
         return self.cut.lengths(source.frames[index], source.rates[index])
 
-    def picture(self, x: Tensor) -> Tensor:
+    def to_image(self, x: Tensor) -> Tensor:
         """The log-mel spectrogram of audio ``[T]``, or one that is given as ``[frames, mels]``.
 
         Returns:
@@ -121,15 +121,15 @@ class AudioDataset(FileDataset[Recordings]):
         low, high = x.min(), x.max()
         return ((x - low) / (high - low).clamp(min=1e-12)).float().T.flip(0)
 
-    def present(self, sample: Mapping[str, Tensor]) -> dict[str, Sound]:
+    def media(self, sample: Mapping[str, Tensor]) -> dict[str, Sound]:
         """The audio, to play."""
         return {"sound": Sound(sample[self.key], self.cut.rate)}
 
-    def draw(
+    def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
     ) -> Tensor:
         """A spectrogram ``[3, H, W]``, hidden tokens in colour; their first axis is time, to the right."""
-        picture = self.picture(sample[self.key])
+        picture = self.to_image(sample[self.key])
         image = F.interpolate(picture[None, None], PICTURE, mode="nearest")[0].expand(3, -1, -1)
         if tokens is None or hidden is None:
             return image.clone()

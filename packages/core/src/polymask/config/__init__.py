@@ -3,18 +3,10 @@
 Nothing here imports torch, so that help, lists and checks of a configuration come at once.
 """
 
+from polymask.config.layers import Source, as_host_preset, relative_to_run
 from polymask.config.options import UNSET, Option, options_of
-from polymask.config.resolve import (
-    CONFIG,
-    Resolved,
-    RunConfig,
-    Source,
-    as_host_preset,
-    build,
-    relative_to_run,
-    resolve_part,
-    resolve_system,
-)
+from polymask.config.resolve import Resolved, resolve_part, resolve_system
+from polymask.config.run import CONFIG, RunConfig, build
 from polymask.config.training import TrainOptions
 from polymask.config.tree import RUN, PartConfig, built_from, plain
 

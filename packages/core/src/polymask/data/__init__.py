@@ -9,7 +9,7 @@ parameters of both are options (``--data.size 64``). A data set of its own kind 
 
 from polymask.data.batches import collate, length_key, padding, sample_of, valid_of
 from polymask.data.opening import open_data
-from polymask.data.protocols import Dataset, Drawn, Presented, Samples, SplitName
+from polymask.data.protocols import Dataset, MediaProvider, Renderer, Samples, SplitName
 from polymask.data.splits import (
     BadSample,
     FileDataset,
@@ -30,10 +30,10 @@ from polymask.data.wrapped import as_dataset
 __all__ = [
     "BadSample",
     "Dataset",
-    "Drawn",
     "FileDataset",
     "LazySamples",
-    "Presented",
+    "MediaProvider",
+    "Renderer",
     "Samples",
     "Skipped",
     "Source",

@@ -38,9 +38,9 @@ class Dataset(Protocol):
 
     Samples may differ in the length of their first axis (see :func:`collate`). Such a data set may have
     ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch, or None where all
-    are of one length. One of no
-    pictures has ``draw`` in place of ``picture``, see :class:`Drawn`; one with more to show of a sample, as
-    sound to play, has ``present`` too, see :class:`Presented`.
+    are of one length. A data set of no images has ``render`` in place of ``to_image``, see
+    :class:`Renderer`; one with more to show of a sample, such as audio to play, has ``media`` too, see
+    :class:`MediaProvider`.
     """
 
     key: str
@@ -54,15 +54,15 @@ class Dataset(Protocol):
     def labels(self, name: SplitName) -> Tensor | None:
         """int64 ``[n]``, class of each sample, -1 where unknown; None where there are no classes."""
 
-    def picture(self, x: Tensor) -> Tensor:
+    def to_image(self, x: Tensor) -> Tensor:
         """Normalised values as given to a system to something that can be drawn, in [0, 1]."""
 
 
 @runtime_checkable
-class Drawn(Protocol):
+class Renderer(Protocol):
     """A data set whose samples are no pictures with sites on a grid (text, points), and that draws them."""
 
-    def draw(
+    def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
     ) -> Tensor:
         """One sample as a picture, all of one size.
@@ -78,10 +78,10 @@ class Drawn(Protocol):
 
 
 @runtime_checkable
-class Presented(Protocol):
+class MediaProvider(Protocol):
     """A data set that has more to show of a sample than a picture, whatever system sees it: sound to play."""
 
-    def present(self, sample: Mapping[str, Tensor]) -> Mapping[str, Media]:
+    def media(self, sample: Mapping[str, Tensor]) -> Mapping[str, Media]:
         """What a report shows of one sample, by caption; the captions of all samples are the same.
 
         Args:

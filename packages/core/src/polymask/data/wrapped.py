@@ -99,7 +99,7 @@ class _Wrapped:
     def labels(self, name: SplitName) -> Tensor | None:
         return self._labels[name]
 
-    def picture(self, x: Tensor) -> Tensor:
+    def to_image(self, x: Tensor) -> Tensor:
         """Values as given where they are within [0, 1], else between the lowest and the highest."""
         low, high = x.min(), x.max()
         if low >= 0 and high <= 1:

@@ -18,10 +18,10 @@ from typing import Any
 from polymask.config import CONFIG, PartConfig, RunConfig, Source, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
+from polymask.evaluation.measurements import Measurements, chosen, evaluate_run, stored_at
 from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
-from polymask.evaluation.scores import Scores, chosen, evaluate_run, stored_at
 from polymask.files import write_json
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
@@ -220,15 +220,15 @@ def _trained(lazy: _Lazy, probe: Config, raw: bool, progress: bool) -> ProbeResu
     return probe_run(lazy.trained, **{"raw": raw, **probe}) if labelled(lazy.run.data) else None
 
 
-def _evaluated(lazy: _Lazy, evaluation: PartConfig) -> Scores:
+def _evaluated(lazy: _Lazy, evaluation: PartConfig) -> Measurements:
     """What an evaluation finds about a run, or has found with the same options."""
     path = stored_at(lazy.folder, evaluation)
     if path.is_file():
-        return Scores.from_json(json.loads(path.read_text()))
+        return Measurements.from_json(json.loads(path.read_text()))
     return evaluate_run(lazy.trained, evaluation)
 
 
-def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Scores]) -> dict[str, float]:
+def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Measurements]) -> dict[str, float]:
     """The numbers of one run, from its files alone."""
     rows = read_metrics(folder / "metrics.csv")
     last = rows[-max(1, math.ceil(len(rows) / 10)) :]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from polymask.config import PartConfig, Source, built_from, options_of, resolve_part
-from polymask.config.resolve import nest
+from polymask.config.layers import nest
 from polymask.data import Dataset, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
@@ -29,7 +29,7 @@ SUFFIXES = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class MaskSheet:
     """What there is to see of a masking.
 
     Args:
@@ -104,7 +104,7 @@ def look(
     path = Path(out)
     if path.suffix[1:] not in SUFFIXES:
         raise UserError(f"cannot write a picture to {path}: end its name in .png, .svg or .pdf")
-    sight = examine(
+    sight = mask_sheet(
         what,
         data,
         tokenizer=tokenizer,
@@ -118,7 +118,7 @@ def look(
     return draw(sight, path)
 
 
-def examine(
+def mask_sheet(
     what: Masking | System,
     data: Dataset,
     *,
@@ -129,7 +129,7 @@ def examine(
     total: int = 1000,
     masks: int = 2048,
     seed: int = 0,
-) -> Sight:
+) -> MaskSheet:
     """What :func:`look` draws, as data; arguments as there."""
     if isinstance(what, System):
         viewer = views.of_system(what)
@@ -153,7 +153,7 @@ def examine(
         raise UserError(f"{title} offers no masks to look at: its System.masks returns none")
     found = built_from(data) or {"name": type(data).__name__}
     source = f":{found['source']}" if "source" in found else ""
-    return Sight(title, f"{found['name']}{source}", originals, rows, statistics, at)
+    return MaskSheet(title, f"{found['name']}{source}", originals, rows, statistics, at)
 
 
 def usual_tokenizer(data: Dataset, registry: Registry) -> PartConfig:
@@ -177,7 +177,7 @@ def usual_tokenizer(data: Dataset, registry: Registry) -> PartConfig:
     return resolve_part(part, Source("the size of the data", suited), registry=registry).require()
 
 
-def draw(sight: Sight, path: Path) -> Path:
+def draw(sight: MaskSheet, path: Path) -> Path:
     """Write a picture of what was seen."""
     from polymask.report import charts
     from polymask.report.charts import PAPER

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from polymask.config import CONFIG, RunConfig
-from polymask.data import Presented, Samples, evenly, sample_of
+from polymask.data import MediaProvider, Samples, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
+from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
-from polymask.evaluation.scores import Scores, read_scores
 from polymask.files import read_yaml
 from polymask.protocols import Batch
 from polymask.registry import default_registry
@@ -72,7 +72,7 @@ class Page:
     curves: list[Chart] = field(default_factory=list)
     probe: ProbeResult | None = None
     probe_chart: str = ""
-    scores: list[Scores] = field(default_factory=list)
+    scores: list[Measurements] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
     displays: dict[str, list[str]] = field(default_factory=dict)
     depth: list[Chart] = field(default_factory=list)
@@ -183,17 +183,19 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     data, system = run.data, run.system
     samples, labels, page.samples = views.held_out(data, system)
     batch = views.batch_of(samples, evenly(len(samples), SAMPLES), labels)
-    if isinstance(data, Presented):
+    if isinstance(data, MediaProvider):
         with _catching(page, "pictures", "What the data set presents"):
             for i in range(len(batch["id"])):
-                for caption, shown in data.present(sample_of(batch, i)).items():
+                for caption, shown in data.media(sample_of(batch, i)).items():
                     page.displays.setdefault(caption, []).append(shown._repr_html_())
     with _catching(page, "reconstructions", f"Pictures of {page.title}"):
         preview = system.preview(batch, step)
         for caption, values in preview.media.items():
             with _catching(page, "reconstructions", f"{caption!r} of {page.title}"):
                 if isinstance(values, Tensor):
-                    page.pictures[caption] = _strip([scale(to_pixels(data.picture(x)), SIDE) for x in values])
+                    page.pictures[caption] = _strip(
+                        [scale(to_pixels(data.to_image(x)), SIDE) for x in values]
+                    )
                 else:
                     page.displays[caption] = [x._repr_html_() for x in values]
         if not preview.media:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import functional
-from polymask.data import Dataset, Drawn, Samples, SplitName, collate, sample_of
+from polymask.data import Dataset, Renderer, Samples, SplitName, collate, sample_of
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.protocols import Batch, Masking, Target, Tokenizer
@@ -53,14 +53,14 @@ class View:
         """
         if self.made is not None:
             batch, pictures = self.made, pictures_of(data, self.made, max(p.shape[-2] for p in pictures))
-        if isinstance(data, Drawn) and self.tokens is not None:
+        if isinstance(data, Renderer) and self.tokens is not None:
             return [self._drawn(data, sample_of(batch, i), i) for i in range(len(pictures))]
         return [
             overlay(picture if self.on_picture else blank(*picture.shape[:-1]), self._real(self.hidden, i))
             for i, picture in enumerate(pictures)
         ]
 
-    def _drawn(self, data: Drawn, sample: dict[str, Tensor], row: int) -> Pixels:
+    def _drawn(self, data: Renderer, sample: dict[str, Tensor], row: int) -> Pixels:
         tokens = self.tokens
         assert tokens is not None
         kept = {
@@ -69,18 +69,18 @@ class View:
             if (value := getattr(tokens, name)) is not None
         }
         hidden = self._real(self.hidden.flatten(1), row, tokens.valid)
-        return to_pixels(data.draw(sample, Tokens(**kept, grid=tokens.grid), hidden))
+        return to_pixels(data.render(sample, Tokens(**kept, grid=tokens.grid), hidden))
 
     def _real(self, x: Tensor, row: int, valid: Tensor | None = None) -> Tensor:
         """One row of what has a value per site, without its padding."""
         return x[row] if valid is None else x[row][valid[row]]
 
 
-Viewer = Callable[[Batch, Step], dict[str, View]]
+MaskFunction = Callable[[Batch, Step], dict[str, View]]
 """Views by name for a batch at a step."""
 
 
-def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = None) -> Viewer:
+def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = None) -> MaskFunction:
     """Views of a masking over the tokens of a tokenizer; several where the masking has ``views``."""
     count: int = getattr(masking, "views", 1)
     names = ["mask"] if count == 1 else [f"view {k + 1}" for k in range(count)]
@@ -95,7 +95,7 @@ def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = No
     return views
 
 
-def of_system(system: System) -> Viewer:
+def of_system(system: System) -> MaskFunction:
     """Views of the masks that a system's ``forward`` draws."""
 
     def views(batch: Batch, step: Step) -> dict[str, View]:
@@ -148,15 +148,15 @@ def pictures_of(data: Dataset, batch: Batch, side: int) -> list[Pixels]:
 
     Those that the data set draws itself keep their size.
     """
-    if isinstance(data, Drawn):
-        return [to_pixels(data.draw(sample_of(batch, i))) for i in range(len(batch["id"]))]
-    if not hasattr(data, "picture"):
+    if isinstance(data, Renderer):
+        return [to_pixels(data.render(sample_of(batch, i))) for i in range(len(batch["id"]))]
+    if not hasattr(data, "to_image"):
         return [blank(side, side) for _ in batch["id"]]
-    return [scale(to_pixels(data.picture(x)), side) for x in batch[data.key]]
+    return [scale(to_pixels(data.to_image(x)), side) for x in batch[data.key]]
 
 
 def statistics_of(
-    viewer: Viewer,
+    viewer: MaskFunction,
     source: Samples,
     step: Step,
     masks: int = 2048,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from polymask.config import build
-from polymask.data import Drawn
+from polymask.data import Renderer
 from polymask.errors import UserError
 from polymask.testing.subject import Subject, seeded
 from polymask.testing.suite import Skip, check, require
@@ -110,11 +110,11 @@ def check_dataset_is_repeatable(subject: Subject) -> None:
 
 @check("datasets")
 def check_dataset_picture(subject: Subject) -> None:
-    """``picture``, or ``draw``, turns a sample into something in [0, 1] that can be drawn."""
+    """``to_image``, or ``render``, turns a sample into something in [0, 1] that can be drawn."""
     with opened(subject) as data:
         for split in SPLITS:
             sample = data.split(split)[0]
-            picture = data.draw(sample) if isinstance(data, Drawn) else data.picture(sample[data.key])
+            picture = data.render(sample) if isinstance(data, Renderer) else data.to_image(sample[data.key])
             low, high = float(picture.min()), float(picture.max())
             require(
                 low >= -1e-4 and high <= 1 + 1e-4, f"{split}: a picture reaches from {low:.3f} to {high:.3f}"
@@ -125,10 +125,10 @@ def check_dataset_picture(subject: Subject) -> None:
 def check_dataset_presented(subject: Subject) -> None:
     """``present``, where there is such a method, shows the same kinds of things of every sample."""
     with opened(subject) as data:
-        if not hasattr(data, "present"):
+        if not hasattr(data, "media"):
             return
         samples = data.split("train")
-        shown = [data.present(samples[i]) for i in (0, len(samples) - 1)]
+        shown = [data.media(samples[i]) for i in (0, len(samples) - 1)]
         require(shown[0].keys() == shown[1].keys(), f"captions differ: {list(shown[0])}, {list(shown[1])}")
         for caption, thing in shown[0].items():
             require("<" in thing._repr_html_(), f"{caption}: no HTML")

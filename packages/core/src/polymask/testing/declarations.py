@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 
 from polymask.config import resolve_part
-from polymask.config.resolve import DATA, TRAINING
+from polymask.config.layers import TRAINING
+from polymask.config.resolve import DATA
 from polymask.parts import KINDS
 from polymask.testing.subject import Subject
 from polymask.testing.suite import check, require

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from polymask.config import PartConfig, Source, options_of, resolve_part
-from polymask.config.resolve import merge, nest
+from polymask.config.layers import merge, nest
 from polymask.parts import Part
 from polymask.protocols import Batch, Tokenizer
 from polymask.registry import Registry

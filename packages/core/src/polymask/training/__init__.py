@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from polymask.config import TrainOptions
 
 if TYPE_CHECKING:
-    from polymask.training.guard import Diverged
+    from polymask.training.finite_check import Diverged
     from polymask.training.metrics import read_metrics
     from polymask.training.trainer import FitResult, fit
 
 _LAZY = {
-    "Diverged": "polymask.training.guard",
+    "Diverged": "polymask.training.finite_check",
     "FitResult": "polymask.training.trainer",
     "fit": "polymask.training.trainer",
     "read_metrics": "polymask.training.metrics",

@@ -10,11 +10,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from polymask.config.resolve import flatten
+from polymask.config.layers import flatten
 from polymask.errors import UserError
 from polymask.files import atomic
 from polymask.run import Checkpoint, some
-from polymask.training.guard import Guard
+from polymask.training.finite_check import FiniteCheck
 from polymask.training.metrics import MetricsFile
 from polymask.training.module import Training
 from polymask.training.signals import Signals
@@ -48,7 +48,7 @@ class Checkpoints(pl.Callback):
         signals: tells of a wish to stop.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], guard: Guard, signals: Signals) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any], guard: FiniteCheck, signals: Signals) -> None:
         self.path, self.about, self.guard, self.signals = path, dict(about), guard, signals
 
     def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]

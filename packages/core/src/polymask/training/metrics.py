@@ -93,7 +93,7 @@ def _line(cells: list[Any]) -> str:
     return file.getvalue()
 
 
-class Watching(Protocol):
+class Measuring(Protocol):
     """Measures something else every so many steps, and at the end: entries of a row by name."""
 
     every: int
@@ -101,7 +101,7 @@ class Watching(Protocol):
     def __call__(self, trainer: pl.Trainer, module: Training, step: int) -> dict[str, float]: ...
 
 
-class Meter(pl.Callback):
+class MetricLogger(pl.Callback):
     """Averages losses between rows, and measures speed.
 
     Args:
@@ -112,7 +112,7 @@ class Meter(pl.Callback):
         row: the last row.
     """
 
-    def __init__(self, every: int, watches: Sequence[Watching] = ()) -> None:
+    def __init__(self, every: int, watches: Sequence[Measuring] = ()) -> None:
         self.every, self.watches = every, watches
         self.row: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from polymask.training.metrics import Meter
+from polymask.training.metrics import MetricLogger
 from polymask.training.module import Training
 
 
@@ -22,7 +22,7 @@ class ProgressLine(pl.Callback):
         every: seconds between plain lines.
     """
 
-    def __init__(self, meter: Meter, every: float = 10.0) -> None:
+    def __init__(self, meter: MetricLogger, every: float = 10.0) -> None:
         self.meter, self.every = meter, every
         self.console = Console(stderr=True)
         self._live: Progress | None = None

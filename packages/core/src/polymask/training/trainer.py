@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from polymask import __version__
 from polymask.config import CONFIG, TrainOptions, plain
-from polymask.config.resolve import TRAINING
+from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.errors import UserError
 from polymask.files import write_json
@@ -27,12 +27,12 @@ from polymask.supervision import labels_for
 from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.collapse import CollapseMonitor
-from polymask.training.guard import Guard
+from polymask.training.finite_check import FiniteCheck
 from polymask.training.loader import Keyed
-from polymask.training.metrics import Meter, MetricsFile, Watching, read_metrics
+from polymask.training.metrics import Measuring, MetricLogger, MetricsFile, read_metrics
 from polymask.training.module import Training
+from polymask.training.online_probe import OnlineProbe
 from polymask.training.plan import Plan, make_plan
-from polymask.training.probes import Probes
 from polymask.training.progress import ProgressLine
 from polymask.training.signals import Signals
 
@@ -81,10 +81,10 @@ def fit(
     system, data, options, folder = run.system, run.data, run.training, run.folder
     with _quiet():
         samples, labels = data.split("train", augment=True), labels_for(system, data, "train")
-        watches: list[Watching] = [CollapseMonitor(data, every=10 * options.log_every)]
+        watches: list[Measuring] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
-            watches.append(Probes(data, every=options.probe_every))
-        guard, signals = Guard(folder / "failed", options.log_every), Signals(options.log_every)
+            watches.append(OnlineProbe(data, every=options.probe_every))
+        guard, signals = FiniteCheck(folder / "failed", options.log_every), Signals(options.log_every)
         precision = environment.precision_for(options, system)
         trainer = _make_trainer(options, precision, folder)
         lengths = data.lengths("train") if hasattr(data, "lengths") else None
@@ -101,7 +101,7 @@ def fit(
             write_json(
                 folder / "environment.json", environment.describe(options, precision, trainer.world_size)
             )
-        meter = Meter(options.log_every, watches)
+        meter = MetricLogger(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
             signals,

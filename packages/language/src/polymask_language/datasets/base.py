@@ -163,7 +163,7 @@ class TextDataset:
         counts = counts.scatter_add(1, ids, real.float())[:, :4096].log1p()
         return torch.nn.functional.normalize(counts, dim=1)
 
-    def draw(
+    def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
     ) -> Tensor:
         """The text as a picture ``[3, H, W]``, hidden tokens in colour, documents apart."""

@@ -134,7 +134,7 @@ class ExchangeDataset:
         """int64 ``[n]``, tokens of each prompt with its response."""
         return self._samples[name].lengths
 
-    def draw(
+    def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
     ) -> Tensor:
         """Prompt and response as a picture ``[3, H, W]``, hidden tokens in colour."""

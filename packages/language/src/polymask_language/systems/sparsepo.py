@@ -10,9 +10,8 @@ activations of the frozen reference model (arXiv 2410.05102).
 
 The recipe pre-trains, fine-tunes and aligns a model in minutes on two cores. The system alone starts from a
 model written by ``polymask export RUN --format transformers``, or from one of the Hugging Face hub. The
-reference is a copy of the initial policy, so without ``encoder.pretrained`` it has random weights, which is
-useful for tests only. The loss starts at ln 2 for any weights, and the weights get gradients only after the
-policy has moved.
+reference is a copy of the initial policy: without ``encoder.pretrained`` it is random, for tests only. The
+loss starts at ln 2 for any weights, and the weights get gradients only after the policy has moved.
 
 Other methods are special cases of this loss: DPO (Rafailov et al. 2023) is ``--masking
 language/constant-weight --kl_masking language/constant-weight --kl_masking.weight 0``; TDPO, first version

@@ -122,7 +122,7 @@ class PointDataset(FileDataset[Clouds]):
             self._lengths[name] = torch.tensor([len(samples[i][self.key]) for i in range(len(samples))])
         return self._lengths[name]
 
-    def draw(
+    def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
     ) -> Tensor:
         """The cloud as a picture ``[3, H, W]`` in [0, 1], points of hidden tokens in colour."""

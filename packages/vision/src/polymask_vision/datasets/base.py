@@ -95,8 +95,8 @@ class ImageDataset(FileDataset[Images]):
         image = decode(_read(source, number), self.preparation.channels)
         return {key: self.preparation(image, augment) for key in self.keys}
 
-    def picture(self, x: Tensor) -> Tensor:
-        return self.preparation.picture(x)
+    def to_image(self, x: Tensor) -> Tensor:
+        return self.preparation.to_image(x)
 
 
 class Arrays:

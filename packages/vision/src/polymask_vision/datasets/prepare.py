@@ -90,7 +90,7 @@ class Preparation:
         # scaling by cubic curves leaves the range, and rounding to uint8 brings back only uint8
         return torch.addcmul(self._shift, image.float().clamp(0, 1), self._scale)
 
-    def picture(self, x: Tensor) -> Tensor:
+    def to_image(self, x: Tensor) -> Tensor:
         """Undo the normalisation: ``[..., C, H, W]`` in [0, 1]."""
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)

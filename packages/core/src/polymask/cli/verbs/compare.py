@@ -13,8 +13,8 @@ from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.cli.verbs.probe import JSON
 from polymask.cli.verbs.probe import OPTIONS as PROBE
 from polymask.config import UNSET, Option, PartConfig, Resolved, resolve_system
+from polymask.config.layers import TRAINING
 from polymask.config.options import table
-from polymask.config.resolve import TRAINING
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 

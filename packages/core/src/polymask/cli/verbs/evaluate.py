@@ -7,8 +7,8 @@ from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, warn_broken
 from polymask.cli.verbs.probe import JSON
 from polymask.config import PartConfig, Resolved, Source, resolve_part
+from polymask.config.layers import COMMAND
 from polymask.config.options import table
-from polymask.config.resolve import COMMAND
 from polymask.errors import UserError
 from polymask.registry import default_registry
 

@@ -10,8 +10,9 @@ from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.config import Option, PartConfig, Resolved, RunConfig, Source, resolve_part, resolve_system
+from polymask.config.layers import COMMAND
 from polymask.config.options import table
-from polymask.config.resolve import COMMAND, DATA
+from polymask.config.resolve import DATA
 from polymask.errors import UserError
 from polymask.parts import Part
 from polymask.registry import Registry, default_registry

@@ -10,7 +10,7 @@ from polymask.cli.help import about, data_for, help_text, run_options
 from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import say, warn_broken
 from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConfig, Source, resolve_system
-from polymask.config.resolve import COMMAND, TRAINING
+from polymask.config.layers import COMMAND, TRAINING
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 

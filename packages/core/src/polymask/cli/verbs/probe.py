@@ -6,8 +6,8 @@ from polymask.cli.help import help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, warn_broken
 from polymask.config import UNSET, Option, PartConfig, Source, resolve_part
+from polymask.config.layers import COMMAND
 from polymask.config.options import table
-from polymask.config.resolve import COMMAND
 from polymask.errors import UserError
 from polymask.registry import default_registry
 from polymask.types import Count

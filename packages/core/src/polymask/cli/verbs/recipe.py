@@ -9,7 +9,8 @@ from polymask.cli.help import data_for, help_text, run_options
 from polymask.cli.parse import parse
 from polymask.cli.terminal import warn_broken
 from polymask.config import Option, PartConfig, Source, resolve_part
-from polymask.config.resolve import COMMAND, DATA, TRAINING
+from polymask.config.layers import COMMAND, TRAINING
+from polymask.config.resolve import DATA
 from polymask.errors import UserError
 from polymask.registry import default_registry
 

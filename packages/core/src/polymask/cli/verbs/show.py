@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from polymask.cli.terminal import Arguments, print_json, show_value, warn_broken
 from polymask.config import UNSET, options_of, plain
+from polymask.config.layers import nest
 from polymask.config.options import description_of
-from polymask.config.resolve import nest
 from polymask.parts import KINDS, Part
 from polymask.registry import Registry, default_registry
 

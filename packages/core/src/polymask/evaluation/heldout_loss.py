@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from polymask.data import Dataset, collate, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
-from polymask.evaluation.scores import Score
 from polymask.protocols import Batch, Masking
 from polymask.slots import filled
 from polymask.step import Step
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from polymask.run import Run
 
 
-class HeldOut:
+class HeldoutLoss:
     """Loss on held-out samples, all runs under the same masks.
 
     Losses of runs that were trained with different maskings measure different things; this one does
@@ -42,13 +42,13 @@ class HeldOut:
     ) -> None:
         self.masking, self.limit, self.batch_size, self.seed = masking, limit, batch_size, seed
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         if _masked_by(run.system) is None:
             raise UserError(f"{run.name} draws no mask by a masking that could be exchanged")
         for row, system in ((TRAINED, run.system), (UNTRAINED, run.untrained())):
             with evaluating(system):
                 losses = self._losses(system, run.data)
-            yield Score.mean(row, "held-out loss", losses)
+            yield Measurement.mean(row, "held-out loss", losses)
 
     def _losses(self, system: System, data: Dataset) -> list[float]:
         """The loss of each batch."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, System, UserError
-from polymask.evaluation.constant import CONSTANT, DIFFERENCE, BestConstant
+from polymask.evaluation.constant_baseline import CONSTANT, DIFFERENCE, ConstantBaseline
 from polymask.evaluation.result import TRAINED
 from polymask.objectives import L1, MSE, CrossEntropy
 from polymask.objectives.ranking import Pairwise
@@ -47,7 +47,7 @@ def pixels(batch) -> Tensor:
 def scored(system: System, data: Any, **options: Any) -> dict[tuple[str, str], Any]:
     run = SimpleNamespace(system=system, data=data, step=10, name="toy/asks")
     with torch.no_grad():
-        return {(score.row, score.metric): score for score in BestConstant(**options)(run)}
+        return {(score.row, score.metric): score for score in ConstantBaseline(**options)(run)}
 
 
 @pytest.fixture

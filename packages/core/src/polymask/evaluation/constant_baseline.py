@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError
-from polymask.evaluation.held_out import batches
+from polymask.evaluation.heldout_loss import batches
+from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED
-from polymask.evaluation.scores import Score
 from polymask.mask import Mask
 from polymask.slots import filled, substitute
 from polymask.step import Step
@@ -26,7 +26,7 @@ CONSTANT = "best constant"
 DIFFERENCE = f"{TRAINED} minus {CONSTANT}"
 
 
-class BestConstant:
+class ConstantBaseline:
     """What predictions cost on held-out samples, beside the best constant prediction.
 
     The rival answers every question with the same numbers: the mean target where squared errors count,
@@ -45,7 +45,7 @@ class BestConstant:
     def __init__(self, *, limit: int | None = 500, batch_size: int = 50, seed: int = 0) -> None:
         self.limit, self.batch_size, self.seed = limit, batch_size, seed
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         system, last = run.system, max(run.step, 1)
         with listening(system) as spies:
             if not spies:
@@ -62,9 +62,9 @@ class BestConstant:
                 continue
             metric = name.replace("_", " ")
             ours, theirs = zip(*pairs, strict=True)
-            yield Score.mean(TRAINED, metric, ours)
-            yield Score.mean(CONSTANT, metric, theirs)
-            yield Score.mean(DIFFERENCE, metric, [a - b for a, b in pairs])
+            yield Measurement.mean(TRAINED, metric, ours)
+            yield Measurement.mean(CONSTANT, metric, theirs)
+            yield Measurement.mean(DIFFERENCE, metric, [a - b for a, b in pairs])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from polymask.evaluation.result import METHODS
 from polymask.training.module import Training
 
 
-class Probes:
+class OnlineProbe:
     """Accuracy of both classifiers of a probe, on few samples that are always the same.
 
     Adds ``kNN`` and ``linear`` to a row. Fewer samples than at the end of a run make each point cheap, and

@@ -30,7 +30,7 @@ class Diverged(UserError):
         self.step = step
 
 
-class Guard(pl.Callback):
+class FiniteCheck(pl.Callback):
     """Looks whether everything is finite: at every step on a CPU, else whenever a row is written.
 
     The weights are those before the failing step, as the optimiser has left out all steps since,

@@ -11,8 +11,8 @@ from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
+from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.probe import measure
-from polymask.evaluation.scores import Score
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 Options = Mapping[str, Any]
 
 
-class Labels:
+class MultiLabelProbe:
     """kNN and linear accuracy on the run's data, opened once more with other options for each label set.
 
-    ``--evaluation core/labels --evaluation.sets "{word: {label: word}, voice: {label: speaker}}"`` tells what
-    an encoder knows of what is said, and by whom. A set of several options is tested once with each, and all
-    answers count together: ``{word: [{label: word, test_voice: fr}, {label: word, test_voice: it}]}`` holds
-    out one voice after the other, of which the classifiers never hear.
+    ``--evaluation core/multi-label-probe --evaluation.sets "{word: {label: word}, voice: {label: speaker}}"``
+    measures what an encoder knows of the words, and of the speakers. A set of several options is tested once
+    with each, and all answers count together: ``{word: [{label: word, test_voice: fr}, {label: word,
+    test_voice: it}]}`` holds out one voice after the other, which the classifiers never hear.
 
     Args:
         sets: options of the data by name of a label set; a list of options holds out other samples with each.
@@ -56,7 +56,7 @@ class Labels:
             "seed": seed,
         }
 
-    def __call__(self, run: Run) -> Iterator[Score]:
+    def __call__(self, run: Run) -> Iterator[Measurement]:
         if not self.sets or not all(self.sets.values()):
             raise UserError("which label sets? give --sets options of the data, as {word: {label: word}}")
         if run.config is None or run.config.data is None:
@@ -77,7 +77,9 @@ class Labels:
             ]
             for rows in zip(*(one.rows for one in found), strict=True):
                 share = pooled_interval([row.accuracy for row in rows], [one.test for one in found])
-                yield Score(rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high)
+                yield Measurement(
+                    rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high
+                )
 
 
 def _open(run: Run, options: dict[str, Any]) -> Dataset:

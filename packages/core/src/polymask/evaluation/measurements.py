@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Score:
+class Measurement:
     """One number.
 
     Args:
@@ -48,7 +48,7 @@ class Score:
     high: float | None = None
 
     @classmethod
-    def mean(cls, row: str, metric: str, values: Sequence[float]) -> Score:
+    def mean(cls, row: str, metric: str, values: Sequence[float]) -> Measurement:
         """The mean of independent values with Student's t interval, of one value without an interval."""
         found = t_interval(values)
         ends = (found.low, found.high) if len(values) > 1 else (None, None)
@@ -58,7 +58,7 @@ class Score:
 class Evaluation(Protocol):
     """Measures a run. Options are keyword-only arguments of the constructor."""
 
-    def __call__(self, run: Run) -> Iterable[Score]:
+    def __call__(self, run: Run) -> Iterable[Measurement]:
         """Scores of the run's system in eval mode, and of what it is to be compared with.
 
         :meth:`polymask.run.Run.untrained` gives the same system untrained.
@@ -66,7 +66,7 @@ class Evaluation(Protocol):
 
 
 @dataclass(frozen=True)
-class Scores:
+class Measurements:
     """What an evaluation found.
 
     Args:
@@ -76,7 +76,7 @@ class Scores:
     """
 
     evaluation: str
-    scores: Sequence[Score]
+    scores: Sequence[Measurement]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,7 +89,7 @@ class Scores:
         """Names of the rows, in order."""
         return list(dict.fromkeys(score.row for score in self.scores))
 
-    def score(self, row: str, metric: str) -> Score | None:
+    def score(self, row: str, metric: str) -> Measurement | None:
         """One number, if there is one."""
         return next((s for s in self.scores if (s.row, s.metric) == (row, metric)), None)
 
@@ -107,9 +107,11 @@ class Scores:
         }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Scores:
+    def from_json(cls, found: Mapping[str, Any]) -> Measurements:
         """The inverse of :meth:`to_json`."""
-        return cls(found["evaluation"], [Score(**score) for score in found["scores"]], found["settings"])
+        return cls(
+            found["evaluation"], [Measurement(**score) for score in found["scores"]], found["settings"]
+        )
 
     def table(self) -> Table:
         """A table for the terminal, the longer of rows and metrics down its side."""
@@ -134,7 +136,7 @@ def evaluate_run(
     run: Run | str | Path,
     evaluation: str | Mapping[str, Any] | PartConfig,
     registry: Registry | None = None,
-) -> Scores:
+) -> Measurements:
     """Run one evaluation on a run, and write ``evaluation-<plugin>-<name>.json`` into its folder.
 
     With other options than its own defaults the file has a digest of them in its name, so that what was found
@@ -156,7 +158,7 @@ def evaluate_run(
     measure: Evaluation = config.build()
     opened = Run.open(run, registry=registry) if isinstance(run, str | Path) else run
     with evaluating(opened.system):
-        found = Scores(config.name, list(measure(opened)), settings_of(config))
+        found = Measurements(config.name, list(measure(opened)), settings_of(config))
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:
         raise UserError(f"{config.name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
     write_json(stored_at(opened.folder, config), found.to_json())
@@ -188,14 +190,15 @@ def stored_at(folder: Path, config: PartConfig) -> Path:
     return folder / f"evaluation-{config.name.replace('/', '-')}{digest}.json"
 
 
-def read_scores(folder: Path) -> list[Scores]:
+def read_scores(folder: Path) -> list[Measurements]:
     """What evaluations found about a run, by name."""
     return [
-        Scores.from_json(json.loads(path.read_text())) for path in sorted(folder.glob("evaluation-*.json"))
+        Measurements.from_json(json.loads(path.read_text()))
+        for path in sorted(folder.glob("evaluation-*.json"))
     ]
 
 
-def _cell(score: Score | None, between: str) -> str:
+def _cell(score: Measurement | None, between: str) -> str:
     if score is None:
         return ""
     text = _number(score.value, 4)

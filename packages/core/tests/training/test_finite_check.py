@@ -7,7 +7,7 @@ import torch
 
 from polymask import UserError
 from polymask.run import read_checkpoint
-from polymask.training import Diverged, guard
+from polymask.training import Diverged, finite_check
 
 
 def weights_at(folder):
@@ -81,7 +81,7 @@ def test_bad_data_is_named_by_sample(toy, tmp_path):
 
 def test_weights_stay_where_they_were_until_somebody_looks(toy, tmp_path, monkeypatch):
     """On a GPU one looks seldom: the optimiser leaves out the failed step and all after it."""
-    monkeypatch.setattr(guard.Guard, "on_train_batch_end", lambda *args: None)
+    monkeypatch.setattr(finite_check.FiniteCheck, "on_train_batch_end", lambda *args: None)
     good = toy.train(tmp_path / "good", steps=12, checkpoint_every=7, callbacks=[stop_at(toy, 7)])
     system = failing(toy, "module")
     with pytest.raises(Diverged, match="stopped at step 7") as caught:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from polymask.evaluation import Score, Scores
+from polymask.evaluation import Measurement, Measurements
 
 METRICS = ("found", "found far", "found near", "told", "told far", "advantage", "perplexity")
 ROWS = ("pre-trained", "untrained", "frequency alone")
@@ -14,12 +14,12 @@ ROWS = ("pre-trained", "untrained", "frequency alone")
 
 def shown(metrics: tuple[str, ...], rows: tuple[str, ...]) -> str:
     scores = [
-        Score(row, metric, 0.25 + i, i * 1.0, 3400.0 * i + 1)
+        Measurement(row, metric, 0.25 + i, i * 1.0, 3400.0 * i + 1)
         for row in rows
         for i, metric in enumerate(metrics)
     ]
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(Scores("language/facts", scores).table())
+    console.print(Measurements("language/facts", scores).table())
     return console.export_text()
 
 
