@@ -96,7 +96,7 @@ def test_music_is_cut_into_clips_and_held_out_by_the_piece(stand_in: Path) -> No
 
 
 def test_what_cannot_be_asked_for_is_refused(stand_in: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose one of word"):
+    with pytest.raises(UserError, match="--label takes word"):
         open_data(f"prompts:{stand_in}", label="pitch")
     with pytest.raises(UserError, match="no voice 'de'"):
         open_data(f"prompts:{stand_in}", label="word", test_voice="de")
