@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polymask import UserError, build
+from polymask import Run, UserError, build
 from polymask.data import Split, Splits, as_dataset, divide, whole
 from polymask.evaluation.probe import labels_of
 from polymask.training import TrainOptions, fit
@@ -233,5 +233,5 @@ def test_samples_of_ones_own_can_be_trained_on(tmp_path: Path) -> None:
     data = as_dataset([(x, i % 2) for i, x in enumerate(images)])
     system = build("vision/mae", preset="tiny", facts=data.provides)
     options = TrainOptions(steps=2, batch_size=4, accelerator="cpu")
-    assert fit(system, data, options, tmp_path / "run", progress=False)
+    fit(Run(tmp_path / "run", system, data, options), progress=False)
     assert labels_of(data)[0].unique().tolist() == [0, 1]

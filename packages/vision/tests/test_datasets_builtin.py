@@ -87,7 +87,7 @@ def test_options_reach_the_data(name: str) -> None:
     assert torch.equal(held[0]["image"], held[0]["image"])
     with pytest.raises(UserError, match="augment"):
         open_data(name, augment="rotate")
-    with pytest.raises(UserError, match="did you mean 'size'"):
+    with pytest.raises(UserError, match="did you mean --size"):
         open_data(name, sise=3)
 
 
