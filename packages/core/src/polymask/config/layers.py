@@ -70,10 +70,7 @@ def nest(options: Mapping[str, Any]) -> dict[str, Any]:
             value = {"name": name, **({"source": source} if colon else {})}
         elif isinstance(value, Mapping):
             value = nest(value)
-        there = result.get(head)
-        result[head] = (
-            merge(there, value) if isinstance(there, dict) and isinstance(value, Mapping) else value
-        )
+        result = merge(result, {head: value})
     return result
 
 

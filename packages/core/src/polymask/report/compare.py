@@ -22,7 +22,7 @@ from polymask.evaluation.measurements import Measurements, chosen, evaluate_run,
 from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
-from polymask.files import write_json
+from polymask.files import write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
 from polymask.run import CHECKPOINT, Run
@@ -247,7 +247,7 @@ def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Measureme
 
 def _write(result: Comparison, out: Path, probe: Config) -> None:
     from polymask.report import charts
-    from polymask.report.templates import flat, render, write
+    from polymask.report.templates import flat, render
 
     picture = result.draw(charts.PAPER)
     picture.suptitle(result.title, x=0.01, ha="left", fontsize=11, color=charts.PAPER.text)
@@ -270,5 +270,5 @@ def _write(result: Comparison, out: Path, probe: Config) -> None:
         ("comparison.md", result.markdown()),
         ("comparison.html", render("comparison.html.j2", **context)),
     ):
-        write(out / name, text)
+        write_text(out / name, text)
     write_json(out / PLAN, {**plain(result.to_json()), "probe": plain(probe)})

@@ -21,7 +21,7 @@ from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
-from polymask.files import read_yaml
+from polymask.files import read_yaml, write_text
 from polymask.protocols import Batch
 from polymask.registry import default_registry
 from polymask.report import charts, progress, views
@@ -29,7 +29,7 @@ from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
 from polymask.report.panels import coverage, panels_of
 from polymask.report.progress import Chart, Metrics
-from polymask.report.templates import flat, render, write
+from polymask.report.templates import flat, render
 from polymask.run import Run
 from polymask.step import Step
 from polymask.training.metrics import read_metrics
@@ -98,7 +98,7 @@ def write_report(run: Run | str | Path) -> Path:
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     path = folder / "report.html"
-    write(path, render("page.html.j2", page=gather(run), methods=METHODS, caveat=CAVEAT))
+    write_text(path, render("page.html.j2", page=gather(run), methods=METHODS, caveat=CAVEAT))
     return path
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 
@@ -22,14 +20,6 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters["drawing"] = Markup
     return environment.get_template(template).render(context)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError
+from polymask.files import write_json
 from polymask.protocols import Batch
 from polymask.step import Step
 from polymask.training.module import NEVER, Training
@@ -69,7 +69,7 @@ class FiniteCheck(pl.Callback):
         findings = [self._examine(trainer, module, step, part) for part in _parts(module)]
         where = self.folder / f"step-{step}"
         worst = next((f for f in findings if f["cause"] != NOTHING), findings[0])
-        _write(where / f"report-{module.global_rank}.json", findings)
+        write_json(where / f"report-{module.global_rank}.json", findings)
         terms = ", ".join(f"{name} = {value}" for name, value in worst["terms"].items())
         raise Diverged(
             f"stopped at step {step}, where numbers are no longer finite: {terms}; {worst['cause']}. "
@@ -186,8 +186,3 @@ def _statistics(value: Tensor) -> dict[str, Any]:
         "min": str(float(x.min())),
         "max": str(float(x.max())),
     }
-
-
-def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from polymask.data import padding
+from polymask.files import write_text
 from polymask.training.module import Training
 
 
@@ -68,12 +69,10 @@ class MetricsFile(Logger):
             os.fsync(file.fileno())
 
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
-        partial = self.path.with_suffix(".partial")
         lines: list[list[Any]] = [[row.get(column, "") for column in self.columns] for row in rows]
         if self.columns:
             lines.insert(0, self.columns)
-        partial.write_text("".join(_line(line) for line in lines))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(_line(line) for line in lines))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

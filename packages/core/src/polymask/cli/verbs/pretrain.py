@@ -40,12 +40,12 @@ def run(argv: list[str]) -> int:
         return 0
     resume = _resume(command)
     folder = resume or command.take("out")
+    if resume and command.words:
+        _same_system(command.words[0], resume, registry)
     file = resume / CONFIG if resume else command.take("config")
     resolved = resolve_system(
         *sources_of(command, file, resume is not None), registry=registry, check=not wants_help
     )
-    if resume and command.words:
-        _same_system(command.words[0], resume, registry)
     if wants_help:
         print(_help(registry, resolved))
         return 0
