@@ -25,7 +25,7 @@ each_package = nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "types", "docs", "build", "light", "unit", "minimums", "compile", "cross"]
+nox.options.sessions = ["lint", "types", "docs", "build", "light", "alone", "together"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -65,10 +65,13 @@ def groups(*packages: str) -> list[str]:
 
 
 def test(session: nox.Session, *arguments: str, **env: str) -> None:
-    """Run pytest, quietly, in a process per core of one thread each, and with broken plugins an error."""
+    """Run pytest, quietly, in a process per core of one thread each, and with broken plugins an error.
+
+    Where an environment forbids bytecode, hundreds of processes would each compile torch's sources.
+    """
     session.run(
         *("pytest", "-q", "-n", "auto", "--maxprocesses", "8", *arguments, *session.posargs),
-        env={"OMP_NUM_THREADS": "1", "POLYMASK_STRICT": "1", **env},
+        env={"OMP_NUM_THREADS": "1", "POLYMASK_STRICT": "1", "PYTHONDONTWRITEBYTECODE": "", **env},
     )
 
 
@@ -80,17 +83,8 @@ def build(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 @each_package
-def unit(session: nox.Session, package: str) -> None:
-    """A package's own tests, against its wheel and what that declares."""
-    *others, own = wheels(*with_own(package))
-    session.install(*others, own + extras(package), *groups(package))
-    test(session, f"packages/{package}/tests", "-m", "not compile")
-
-
-@nox.session(requires=["build"])
-@each_package
-def minimums(session: nox.Session, package: str) -> None:
-    """A package's own tests, against the lowest versions that it declares."""
+def alone(session: nox.Session, package: str) -> None:
+    """A package's own tests, with nothing installed but it, at the lowest versions that it declares."""
     ours = tuple(f"{declared['project']['name']}>" for declared in PACKAGES.values())
     lowest = [requirement for requirement in requirements(package) if not requirement.startswith(ours)]
     # without pyproject.toml's constraints
@@ -99,21 +93,12 @@ def minimums(session: nox.Session, package: str) -> None:
     test(session, f"packages/{package}/tests", "-m", "not compile")
 
 
-@nox.session(name="compile", requires=["build"])
-def compile_(session: nox.Session) -> None:
-    """What torch.compile captures of each package: a promise for the versions held, not for all."""
-    session.install(*all_wheels(), *groups(*PACKAGES))
-    # Importing all other tests to leave them out takes as long as these.
-    files = [p for p in sorted(ROOT.glob("packages/*/tests/**/test_*.py")) if "mark.compile" in p.read_text()]
-    cache = Path(session.create_tmp()) / "inductor"
-    test(session, *map(str, files), "-m", "compile", TORCHINDUCTOR_CACHE_DIR=str(cache))
-
-
 @nox.session(requires=["build"])
-def cross(session: nox.Session) -> None:
-    """All packages together: command line, parts of one package in another, third parties' plugins, docs."""
-    session.install(*all_wheels(), "--group", "test")
-    test(session, "tests")
+def together(session: nox.Session) -> None:
+    """All tests with all packages, at the versions held: their own tests, and those of one with another."""
+    session.install(*all_wheels(), "--group", "test", *groups(*PACKAGES))
+    cache = Path(session.create_tmp()) / "inductor"
+    test(session, TORCHINDUCTOR_CACHE_DIR=str(cache))
 
 
 @nox.session(requires=["build"])
@@ -127,12 +112,10 @@ def light(session: nox.Session) -> None:
 
 
 @nox.session
-@each_package
-def types(session: nox.Session, package: str) -> None:
-    """Strict types, package by package."""
-    folders = [f"./packages/{p}" for p in with_own(package)]
-    session.install(*(folder + extras(Path(folder).name) for folder in folders), "--group", "types")
-    session.run("mypy", f"packages/{package}/src")
+def types(session: nox.Session) -> None:
+    """Strict types."""
+    session.install(*(f"./packages/{p}{extras(p)}" for p in PACKAGES), "--group", "types")
+    session.run("mypy", *(f"packages/{package}/src" for package in PACKAGES))
 
 
 @nox.session

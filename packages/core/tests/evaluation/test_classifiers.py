@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from polymask.evaluation import classifiers
@@ -128,3 +129,15 @@ def test_linear_says_when_it_did_not_converge(monkeypatch):
 def test_linear_with_one_class_or_one_label_each(labels):
     train = torch.eye(3)
     assert linear(train, torch.tensor(labels), train).predicted.tolist() == labels
+
+
+def test_more_features_than_samples_give_the_answers_of_what_varies() -> None:
+    """Solved among the training samples; features that say nothing, or a rotation of all, change no answer."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(n, 10, generator=generator) for n in (40, 200))
+    labels = (train[:, 0] > 0).long()
+    rotation, _ = torch.linalg.qr(torch.randn(10, 10, generator=generator))
+    few = linear(train, labels, test)
+    many = linear(F.pad(train, (0, 90)), labels, F.pad(test, (0, 90), value=3.0))
+    assert torch.equal(few.predicted, many.predicted) and few.strength == many.strength
+    assert (few.predicted == (test[:, 0] > 0)).float().mean() > 0.8

@@ -113,6 +113,9 @@ GEOMAE: Presets = {
     },
     # what the conformance suite builds
     "tiny": {
+        "encoder.dim": 24,
+        "encoder.depth": 2,
+        "encoder.heads": 2,
         "decoder_dim": 24,
         "decoder_depth": 2,
         "decoder_heads": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -143,8 +144,7 @@ class ExchangeDataset:
     def _make(self, numbers: Tensor) -> Pairs | Sequences:
         around = (self.vocabulary.start_id, self.vocabulary.end_id)
         if not self.pack:
-            decisive = self._decisive()
-            return Pairs(self.encoded, numbers, self.sides, around, self.length, decisive)
+            return Pairs(self.encoded, numbers, self.sides, around, self.length, self._decisive)
         ends = torch.from_numpy(np.array(self.encoded.array("ends")))
         begins = torch.cat([ends.new_zeros(1), ends[:-1]])
         # a prompt lies before its response: both are one piece
@@ -160,6 +160,7 @@ class ExchangeDataset:
             self.encoded, starts[order], stops[order], spans, around=around, packed=True, tags=False
         )
 
+    @cached_property
     def _decisive(self) -> Tensor | None:
         """Which tokens of the whole corpus decide, bool ``[n]``; None where nobody knows."""
         exchanges = self.exchanges

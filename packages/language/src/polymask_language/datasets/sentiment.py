@@ -38,7 +38,8 @@ def sentiment() -> Exchanges:
     """
     found: dict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for gloss in read_built_in():
-        sides = [bool(spans_of(gloss.text, words)) for words in (PLEASANT, UNPLEASANT)]
+        said = _WORD.findall(gloss.text.lower())
+        sides = [not words.isdisjoint(said) for words in (PLEASANT, UNPLEASANT)]
         if sum(sides) == 1:
             found[gloss.topic][sides.index(True)].append(gloss.text)
     pairs = [
