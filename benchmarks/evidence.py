@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import sys
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from command import command
 from turns import Contestant, seconds_per_step
 
 from polymask.evaluation.intervals import NOTHING
+from polymask.files import write_json
 from polymask.report import charts
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
@@ -72,25 +72,30 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
         folder: of the comparison.
         command: that does this again.
     """
-    if claim.prepare is not None:
-        claim = dataclasses.replace(claim, config={**claim.config, **claim.prepare(folder)})
-    found = compare(
-        claim.config,
-        claim.variants,
-        folder,
-        seeds=claim.seeds,
-        probe=claim.probe,
-        evaluation=claim.evaluation,
-    )
+    found = compared(claim, folder)
     if found.curves is not None:
         cost = seconds_per_step(
-            {label: Contestant({**claim.config, **change}) for label, change in claim.variants.items()}
+            {label: Contestant({**found.config, **change}) for label, change in claim.variants.items()}
         )
         curves = found.curves.at_cost({label: statistics.median(taken) for label, taken in cost.items()})
         found = dataclasses.replace(found, curves=dataclasses.replace(curves, rows=claim.rows))
         path = ROOT / "docs" / "assets" / f"{name.replace('/', '-')}-curves.png"
         charts.save(found.curves.draw(charts.PAPER), path)
     record(name, claim, found, folder, command)
+
+
+def compared(claim: Claim, folder: Path) -> Comparison:
+    """The comparison of a claim, trained now or before."""
+    config = {**claim.config, **(claim.prepare(folder) if claim.prepare else {})}
+    return compare(
+        config,
+        claim.variants,
+        folder,
+        seeds=claim.seeds,
+        probe=claim.probe,
+        evaluation=claim.evaluation,
+        may_differ=claim.may_differ,
+    )
 
 
 def record(
@@ -115,7 +120,6 @@ def record(
     first = next(iter(results["results"].values()))["runs"][0]
     environment = json.loads((folder / first / "environment.json").read_text())
     path = ROOT / "benchmarks" / "evidence" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "claim": claim.text,
         "verdict": verdict(found, claim),
@@ -129,9 +133,7 @@ def record(
         "device": environment["device"],
         "threads": environment["threads"],
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**about, **results, **(more or {})}, indent=1) + "\n")
-    os.replace(partial, path)
+    write_json(path, {**about, **results, **(more or {})})
     print(path.relative_to(ROOT))
 
 

@@ -12,8 +12,6 @@ same command goes on where it was stopped.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,8 @@ from polymask import Run, RunConfig, default_registry
 from polymask.config import CONFIG
 from polymask.evaluation import evaluate_run, probe
 from polymask.evaluation.constant_baseline import CONSTANT, DIFFERENCE
-from polymask.evaluation.measurements import Measurements
-from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED, ProbeResult
+from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED
+from polymask.files import write_json
 from polymask.training import fit
 
 RUNS: Mapping[str, Mapping[str, Any]] = {
@@ -76,78 +74,60 @@ def run(package: str, only: str | None = None, folder: Path = Path("runs")) -> N
     known = systems_of(package)
     asked = list(known) if only is None else only.split(",")
     if missing := [name for name in asked or [package] if name not in known]:
-        listed = ", ".join(known or RUNS)
-        raise SystemExit(f"{', '.join(missing)}: choose from {listed}")
+        raise SystemExit(f"{', '.join(missing)}: choose from {', '.join(known or RUNS)}")
     path = ROOT / "benchmarks" / "results" / f"learns-{package}.json"
     rows = json.loads(path.read_text())["systems"] if path.exists() else {}
     for spec in asked:
-        rows[spec] = learned(spec, known[spec], folder / f"learns-{spec.replace('/', '-').replace(':', '-')}")
-        kept = {name: rows[name] for name in known if name in rows}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"commit": commit(), "systems": kept}, indent=1) + "\n")
-        os.replace(partial, path)
+        one = trained(spec, known[spec], folder / f"learns-{spec.replace('/', '-').replace(':', '-')}")
+        rows[spec] = {"options": known[spec], "threads": torch.get_num_threads(), **learned(one)}
+        commit = json.loads((one.folder / "environment.json").read_text())["git"]
+        write_json(path, {"commit": commit, "systems": {name: rows[name] for name in known if name in rows}})
         print(spec, json.dumps(rows[spec]), flush=True)
 
 
 def systems_of(package: str) -> dict[str, Mapping[str, Any]]:
     """Options of the run of each system of a package, in the order of the registry."""
     names = [part.full_name for part in default_registry().parts("systems") if part.plugin == package]
-    found: dict[str, Mapping[str, Any]] = {}
-    for spec in (*names, *(spec for spec in OTHERS if spec.partition(":")[0] in names)):
-        changes = OTHERS.get(spec, {})
-        if changes is not None:
-            found[spec] = {**RUNS[package], **changes}
-    return found
+    specs = [*names, *(spec for spec in OTHERS if ":" in spec and spec.partition(":")[0] in names)]
+    return {
+        spec: {"preset": spec.partition(":")[2] or "small", **RUNS[package], **changes}
+        for spec in specs
+        if (changes := OTHERS.get(spec, {})) is not None
+    }
 
 
-def learned(spec: str, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What one system has learned after a run, trained now or before."""
-    name, _, preset = spec.partition(":")
-    preset = preset or "small"
-    run = Run.create(RunConfig.resolve({"system": name, "preset": preset, **options}), folder)
+def trained(spec: str, options: Mapping[str, Any], folder: Path) -> Run:
+    """The run of one system, trained now or before."""
+    run = Run.create(RunConfig.resolve({"system": spec.partition(":")[0], **options}), folder)
     fit(run, resume=(folder / CONFIG).exists(), progress=False)
+    return run
+
+
+def learned(run: Run) -> dict[str, Any]:
+    """Predictions beside the best constant, and probes beside the untrained encoder, with intervals."""
+    costs = evaluate_run(run, {"name": "core/constant-baseline", "batch_size": 16})
+    probes = probe(run, limit=PROBED, raw=False)
+
+    def score(row: str, metric: str) -> tuple[float, float | None, float | None]:
+        one = costs.score(row, metric)
+        assert one is not None
+        return one.value, one.low, one.high
+
+    def accuracy(method: str) -> dict[str, Any]:
+        gain = probes.differences[UNTRAINED, method]
+        means = {row: probes.accuracy(row, method).mean for row in (TRAINED, UNTRAINED)}
+        return {**means, "difference": (gain.mean, gain.low, gain.high)}
+
     return {
-        "options": {"preset": preset, **options},
-        "threads": torch.get_num_threads(),
-        "objectives": costs(evaluate_run(run, {"name": "core/constant-baseline", "batch_size": 16})),
-        "probes": accuracies(probe(run, limit=PROBED, raw=False)),
+        "objectives": {
+            metric: {
+                **{row: score(row, metric)[0] for row in (TRAINED, CONSTANT)},
+                "difference": score(DIFFERENCE, metric),
+            }
+            for metric in costs.metrics
+        },
+        "probes": {method: accuracy(method) for method in METHODS},
     }
-
-
-def costs(found: Measurements) -> dict[str, Any]:
-    """By objective: what predictions cost, what the best constant does, and the difference."""
-    return {
-        metric: {
-            TRAINED: score(found, TRAINED, metric)[0],
-            CONSTANT: score(found, CONSTANT, metric)[0],
-            "difference": score(found, DIFFERENCE, metric),
-        }
-        for metric in found.metrics
-    }
-
-
-def score(found: Measurements, row: str, metric: str) -> tuple[float, float | None, float | None]:
-    """A number, and the ends of its interval."""
-    one = found.score(row, metric)
-    assert one is not None
-    return one.value, one.low, one.high
-
-
-def accuracies(found: ProbeResult) -> dict[str, Any]:
-    """By probe: accuracy of the encoder, of the same untrained, and the difference."""
-    told = {}
-    for method in METHODS:
-        gain = found.differences[UNTRAINED, method]
-        told[method] = {
-            **{row: found.accuracy(row, method).mean for row in (TRAINED, UNTRAINED)},
-            "difference": (gain.mean, gain.low, gain.high),
-        }
-    return told
-
-
-def commit() -> str:
-    """The commit that ran."""
-    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the same transforms in torch's DataLoader, which restarts its epoch after a resu
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from polymask.config import TrainOptions
 from polymask.data import open_data
+from polymask.files import write_json
 from polymask.training.loader import Keyed, Loader
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
@@ -105,8 +105,7 @@ def race(
         print(f"{name:26}{row['images_per_second']:9.1f} images/s{row['min']:9.1f}{row['max']:9.1f}")
     if out is not None:
         setup = {"files": count, "batch": batch, "workers": workers, "threads": threads, "rounds": rounds}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"setup": setup, "results": rows}, indent=2) + "\n")
+        write_json(out, {"setup": setup, "results": rows})
 
 
 def images_per_second(make: Callable[[], Iterable[Any]], batch: int) -> float:

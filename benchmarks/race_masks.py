@@ -9,7 +9,6 @@ seed, step and sample alone; the peers draw from a global generator.
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from command import command
 
 import polymask
 from polymask import Request, Step
+from polymask.files import write_json
 
 SIDE = 14
 SITES = SIDE * SIDE
@@ -102,8 +102,7 @@ def race(
         print(f"{name:32}{row['ms']:9.3f} ms{row['min']:9.3f}{row['max']:9.3f}")
     if out is not None:
         setup = {"batch": batch, "sites": SITES, "rounds": rounds, "threads": threads, "device": device}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"setup": setup, "results": rows}, indent=2) + "\n")
+        write_json(out, {"setup": setup, "results": rows})
 
 
 if __name__ == "__main__":

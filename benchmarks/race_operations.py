@@ -13,7 +13,6 @@ that has no such operation on a CPU has no row.
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from scipy.spatial import cKDTree
 from sklearn.neighbors import KDTree
 from torch import Tensor
 
+from polymask.files import write_json
 from polymask_pointcloud.operations import (
     Cells,
     ball,
@@ -179,8 +179,7 @@ def race(
             "threads": threads,
             "versions": {name: version(name) for name in names if importlib.util.find_spec(_module(name))},
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"setup": setup, "results": rows}, indent=2) + "\n")
+        write_json(out, {"setup": setup, "results": rows})
 
 
 def _module(name: str) -> str:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import platform
 import statistics
 import time
@@ -243,8 +242,7 @@ def race(
             "compile": compile,
             "versions": {package: version(package) for package in packages},
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"setup": setup, "results": rows}, indent=2) + "\n")
+        write_json(out, {"setup": setup, "results": rows})
 
 
 def kept_for_backward(model: nn.Module, x: Tensor, precision: str) -> int:

@@ -1,6 +1,6 @@
 r"""What a training step of each system costs, as a ratio to that of another, as a rule mae.
 
-    uv run benchmarks/race_systems.py --out benchmarks/results/systems-vision.json
+    uv run benchmarks/race_systems.py
     uv run benchmarks/race_systems.py --systems audio/mae,audio/simmim --data audio/words
     uv run benchmarks/race_systems.py --systems language/mlm,language/climb --data language/glosses
     uv run benchmarks/race_systems.py --systems DPO,language/sparsepo --data language/sentiment
@@ -18,7 +18,6 @@ A ratio is per sample of the data, whatever a system makes of it: vision/dmjd en
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 from importlib.metadata import version
@@ -29,11 +28,8 @@ import torch
 from command import command
 from turns import Contestant, seconds_per_step
 
-VISION = (
-    "vision/mae,vision/simmim,vision/colormae,vision/hpm,vision/hpm:prediction-only,vision/dmjd,"
-    "vision/mixedae,vision/mto,vision/mto:small-mae,vision/mfm"
-)
-
+from polymask import default_registry
+from polymask.files import write_json
 
 ONES = "language/constant-weight"
 NAMED: dict[str, dict[str, Any]] = {
@@ -64,7 +60,7 @@ def row(contestant: Contestant, took: list[float], reference: list[float]) -> di
 
 
 def race(
-    systems: str = VISION,
+    systems: str | None = None,
     data: str = "vision/fashion",
     reference: str | None = None,
     samples: int = 64,
@@ -75,7 +71,7 @@ def race(
     """Time one training step of each system.
 
     Args:
-        systems: names, with commas between; a preset behind a colon.
+        systems: names, with commas between; a preset behind a colon. All of vision by default.
         data: that all of them train on, as in ``--data``.
         reference: which of them the ratios are to; the first by default.
         samples: per step.
@@ -84,10 +80,11 @@ def race(
         out: where to write the figures as JSON.
     """
     torch.set_num_threads(threads)
-    names = systems.split(",")
+    known = [part.full_name for part in default_registry().parts("systems") if part.plugin == "vision"]
+    names = known if systems is None else systems.split(",")
     reference = reference or names[0]
     if reference not in names:
-        raise SystemExit(f"{reference} is none of {systems}")
+        raise SystemExit(f"{reference} is none of {', '.join(names)}")
     contestants = {name: Contestant(config_of(name, data), samples) for name in names}
     took = seconds_per_step(contestants, rounds)
     rows = {name: row(contestants[name], took[name], took[reference]) for name in names}
@@ -106,8 +103,7 @@ def race(
             "reference": reference,
             "versions": {name: version(name) for name in ("polymask", "torch", "timm")},
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"setup": setup, "results": rows}, indent=2) + "\n")
+        write_json(out, {"setup": setup, "results": rows})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 
 from polymask import UserError
 from polymask.report import compare as module
@@ -200,6 +201,16 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(UserError, match=message):
         compare(CONFIG, variants, tmp_path / "out", seeds=1, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_differs_where_that_is_asked_for(tmp_path):
+    variants = {"whole": {}, "half": {"batch_size": 4}}
+    with pytest.raises(UserError, match="batch_size: 8 and 4"):
+        compare({**CONFIG, "batch_size": 8}, variants, tmp_path / "out", seeds=1, progress=False)
+    config = {**CONFIG, "batch_size": 8, "steps": 1}
+    compare(config, variants, tmp_path / "out", seeds=1, may_differ=("batch_size",), progress=False)
+    read = [yaml.safe_load((tmp_path / f"out/{v}-seed0/config.yaml").read_text()) for v in variants]
+    assert [config["batch_size"] for config in read] == [8, 4]
 
 
 def test_data_without_labels_compares_losses(tmp_path, monkeypatch):

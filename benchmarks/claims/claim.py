@@ -24,6 +24,7 @@ class Claim:
         probe: options of the probes.
         rows: encoded in a step, by variant, where the claim is about cost: runs are then probed on the way
             (``probe_every`` in ``config``), and compared at equal steps, rows and seconds.
+        may_differ: parts of the budget that variants set on purpose, where something else is held equal.
         runs: name of the claim whose runs these are, where one comparison speaks of several claims.
         prepare: makes what variants need (codebooks, a teacher, a language model), or what is left of it,
             given the folder of the comparison, beside which it belongs; tells what to add to ``config``.
@@ -39,5 +40,6 @@ class Claim:
     evaluation: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
+    may_differ: tuple[str, ...] = ()
     runs: str | None = None
     prepare: Callable[[Path], Mapping[str, Any]] | None = None

@@ -46,6 +46,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     probe: Mapping[str, Any] | None = None,
     evaluation: Evaluation | Sequence[Evaluation] | None = None,
+    may_differ: Sequence[str] = (),
     progress: bool = True,
 ) -> Comparison:
     """Train and probe every variant with every seed, and compare them.
@@ -64,6 +65,8 @@ def compare(
         seeds: how many (0, 1, ...), or which.
         probe: options of :func:`polymask.evaluation.probe`.
         evaluation: what to run beside the probes, by name or as a mapping with a ``name``; or several.
+        may_differ: parts of the budget that variants set on purpose, where something else is held equal:
+            ``batch_size`` where one encodes several rows per sample.
         progress: say on stderr which run is trained, with a progress line.
 
     Raises:
@@ -81,7 +84,7 @@ def compare(
             "runs are kept"
         )
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    configs = _configs(config, variants, seeds)
+    configs = _configs(config, variants, seeds, may_differ)
     plan = {"config": plain(config), "variants": plain(variants), "probe": plain(probe)}
     stored = _stored(out, plan)
     names = {label: re.sub(r"[^\w.=-]+", "-", label).strip("-") for label in variants}
@@ -128,7 +131,10 @@ def compare(
 
 
 def _configs(
-    config: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+    config: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    may_differ: Sequence[str],
 ) -> dict[str, RunConfig]:
     """The whole configuration of each variant, once they are known to be comparable."""
     if len(variants) < 2 or not seeds or len(set(seeds)) < len(seeds):
@@ -146,7 +152,7 @@ def _configs(
         budgets[label]["data"] = data.plain() if data else None
     first = next(iter(budgets))
     for label, budget in budgets.items():
-        differ = [key for key in budget if budget[key] != budgets[first][key]]
+        differ = [key for key in budget if key not in may_differ and budget[key] != budgets[first][key]]
         if differ:
             found = "; ".join(f"{key}: {budgets[first][key]} and {budget[key]}" for key in differ)
             raise UserError(
