@@ -34,6 +34,8 @@ from command import command
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from polymask.files import write_json
+
 Step = Callable[[Tensor], Tensor]
 
 
