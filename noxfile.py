@@ -97,7 +97,7 @@ def alone(session: nox.Session, package: str) -> None:
 def together(session: nox.Session) -> None:
     """All tests with all packages, at the versions held: their own tests, and those of one with another."""
     session.install(*all_wheels(), "--group", "test", *groups(*PACKAGES))
-    cache = Path(session.create_tmp()) / "inductor"
+    cache = Path(session.virtualenv.location) / "inductor"
     test(session, TORCHINDUCTOR_CACHE_DIR=str(cache))
 
 

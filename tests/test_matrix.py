@@ -23,7 +23,7 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd")
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa")
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
@@ -42,7 +42,11 @@ REFUSED = {
         for part in REGISTRY.parts("maskings")
         if part.full_name != "core/partition" and "score" not in part.tags
     },
-    **{(system, "core/frequency"): "form a grid without padding" for system in PADDED},
+    **{
+        (system, masking): "form a grid without padding"
+        for system in PADDED
+        for masking in ("core/frequency", "core/multi-block")
+    },
     **{(system, "core/partition"): "needs samples of equal size" for system in PADDED},
     **{
         (system, masking): "grid, and these"

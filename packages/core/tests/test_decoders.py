@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polymask import Mask, UserError
-from polymask.decoders import LightDecoder
+from polymask import Mask, Tokens, UserError
+from polymask.decoders import LatentPredictor, LightDecoder
 from polymask.positions import coordinates
 
 GRID, N = (4, 5), 20
@@ -169,3 +169,42 @@ def test_impossible_decoders_are_refused() -> None:
         decoder(heads=3)
     with pytest.raises(UserError, match="width divisible by 4"):
         decoder(dim=18, heads=2)
+
+
+def predictor(**options: Any) -> LatentPredictor:
+    made = decoder(**options)
+    other = LatentPredictor(in_dim=12, out_dim=7, prefix=made.prefix, grid=GRID, dim=16, depth=2, heads=4)
+    other.load_state_dict(made.state_dict())
+    return other
+
+
+def test_a_latent_predictor_has_no_mask_token_where_it_is_not_asked() -> None:
+    """Its answers are those of all blocks on the visible tokens and the sites asked for, in one sequence."""
+    made, mask = predictor(), masked()
+    encoded = torch.randn(3, 7, 12)
+    at = Mask(mask.hidden & (mask.hidden.cumsum(1) <= 4), N - 4)
+    answers = made(encoded, mask, place(), at=at)
+    for row in range(3):
+        places = made.positions(place())[0]
+        x = made.embed(encoded[row])
+        seen = x[1:] + places[~mask.hidden[row]]
+        asked = made.mask_token + places[at.hidden[row]]
+        y = torch.cat([x[:1], seen, asked])[None]
+        for block in made.blocks:
+            y = block(y)
+        torch.testing.assert_close(answers[row], made.head(made.norm(y))[0, -4:], rtol=1e-5, atol=1e-5)
+    # all hidden sites asked for: the light decoder
+    light = decoder()
+    torch.testing.assert_close(made(encoded, mask, place()), light(encoded, mask, place()))
+
+
+def test_a_latent_predictor_ignores_the_padding_of_shorter_rows() -> None:
+    made = predictor()
+    mask, valid = ragged()
+    seen = mask.keep(Tokens(torch.randn(3, N, 12), place()))
+    lead = torch.randn(3, 1, 12)
+    answers = made(torch.cat([lead, seen.values], dim=1), mask, place())
+    for row, (hidden, visible) in enumerate(((14, 6), (9, 6), (3, 6))):
+        one = Mask(mask.hidden[row : row + 1], None, valid[row : row + 1])
+        own = made(torch.cat([lead[row], seen.values[row, :visible]])[None], one, place(1))
+        torch.testing.assert_close(answers[row, :hidden], own[0], rtol=1e-5, atol=1e-5)

@@ -91,3 +91,37 @@ class LightDecoder(nn.Module):
         wanted = (mask if at is None else at).invert().keep(Tokens(x[:, self.prefix :], position)).values
         prediction: Tensor = self.head(self.norm(self.blocks[-1](wanted, attn_mask=real, context=x)))
         return prediction
+
+
+class LatentPredictor(LightDecoder):
+    """The predictor of I-JEPA (Assran et al. 2023): mask tokens at the sites asked for, and at no others.
+
+    Its sequence is the encoding of the visible tokens, then one mask token for each site to answer at, all
+    with fixed positions: what is hidden and not asked for takes no part. Arguments are those of
+    :class:`LightDecoder`.
+    """
+
+    def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
+        """Predict at hidden sites, or at others; as :meth:`LightDecoder.forward`."""
+        asked = mask if at is None else at
+        place = self.positions(position).to(encoded.dtype).expand(*mask.hidden.shape, -1)
+        seen, wanted = mask.keep(Tokens(place, position)), asked.invert().keep(Tokens(place, position))
+        x = self.embed(encoded)
+        answers = self.mask_token + wanted.values
+        x = torch.cat([x[:, : self.prefix], x[:, self.prefix :] + seen.values, answers], dim=1)
+        real = None
+        if seen.valid is not None or wanted.valid is not None:
+            parts = [_real(seen), _real(wanted)]
+            real = F.pad(torch.cat(parts, dim=1), (self.prefix, 0), value=True)[:, None, None, :]
+        for block in self.blocks[:-1]:
+            x = block(x, attn_mask=real)
+        answers = self.blocks[-1](x[:, -answers.shape[1] :], attn_mask=real, context=x)
+        prediction: Tensor = self.head(self.norm(answers))
+        return prediction
+
+
+def _real(tokens: Tokens) -> Tensor:
+    """Which tokens are no padding, bool ``[B, K]``."""
+    if tokens.valid is not None:
+        return tokens.valid
+    return torch.ones(tokens.shape, dtype=torch.bool, device=tokens.values.device)

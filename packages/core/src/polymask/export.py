@@ -126,7 +126,7 @@ def save_json(value: Mapping[str, Any], path: Path) -> None:
 
 
 def _features(system: System, facts: Mapping[str, Any]) -> Features:
-    tokenizer, encoder = getattr(system, "tokenizer", None), getattr(system, "encoder", None)
+    tokenizer, encoder = getattr(system, "tokenizer", None), getattr(system, "backbone", None)
     if tokenizer is None or encoder is None:
         raise UserError(f"{type(system).__name__} has no tokenizer and encoder of its own to export")
     return Features(tokenizer=tokenizer, encoder=encoder, facts=facts)

@@ -72,6 +72,13 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"uniform", "views"}),
         ),
         Part(
+            name="multi-block",
+            target="polymask.maskings:MultiBlock",
+            summary="several target blocks of a grid, and a context block without them",
+            paper="Assran et al. 2023, arXiv 2301.08243",
+            tags=frozenset({"grid", "uneven", "variable-count", "views"}),
+        ),
+        Part(
             name="partition",
             target="polymask.maskings:Partition",
             summary="groups of samples that show each site in one of them, to be mixed",

@@ -292,6 +292,23 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="ijepa",
+            target="polymask_vision.systems.ijepa:IJEPA",
+            presets=presets.IJEPA,
+            summary="predict an EMA teacher's features of target blocks from a context block",
+            paper="Assran et al. 2023, arXiv 2301.08243",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "encoder.class_token": False,
+                "masking": "core/multi-block",
+                "objective": "core/smooth-l1",
+            },
+            # the target follows the encoder
+            tags=frozenset({"moving-target"}),
+        ),
+        Part(
             name="mfm",
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
             presets=presets.MFM,

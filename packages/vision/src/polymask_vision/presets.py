@@ -191,6 +191,44 @@ MFM: Presets = {
     "tiny": _TINY,
 }
 
+IJEPA: Presets = {
+    # ViT-H/14; the release also raises weight decay, from this to 0.4
+    "paper": {
+        **_IMAGENET,
+        "data.augment": "crop",
+        "data.crop_scale": (0.3, 1.0),
+        "tokenizer.patch_size": 14,
+        "encoder.dim": 1280,
+        "encoder.depth": 32,
+        "encoder.heads": 16,
+        "encoder.class_token": False,
+        "predictor_dim": 384,
+        "predictor_depth": 12,
+        "predictor_heads": 16,
+        "epochs": 300,
+        "warmup_epochs": 40,
+        "batch_size": 2048,
+        "lr": 1e-3,
+        "min_lr": 1e-6,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.04,
+    },
+    "small": {
+        **_SMALL,
+        "encoder.class_token": False,
+        "predictor_dim": 64,
+        "predictor_depth": 2,
+        "predictor_heads": 4,
+    },
+    "tiny": {
+        **_TINY,
+        "encoder.class_token": False,
+        "predictor_dim": 32,
+        "predictor_depth": 2,
+        "predictor_heads": 2,
+    },
+}
+
 MTO: Presets = {
     "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
     "paper-mae": as_host_preset("vision/mae", MAE["paper"]),

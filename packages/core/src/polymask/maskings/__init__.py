@@ -4,6 +4,7 @@ from polymask.maskings.block import Block
 from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
 from polymask.maskings.frequency import Frequency
+from polymask.maskings.multi_block import MultiBlock
 from polymask.maskings.partition import Partition
 from polymask.maskings.random import Random
 from polymask.maskings.ranking import Ranking
@@ -16,6 +17,7 @@ __all__ = [
     "Color",
     "Disjoint",
     "Frequency",
+    "MultiBlock",
     "Partition",
     "Random",
     "Ranking",

@@ -110,9 +110,14 @@ class System(nn.Module):
             functional.require_hard_mask(type(self).__name__.lower(), self.masking, mask)
         return mask
 
+    @property
+    def backbone(self) -> Encoder:
+        """The encoder that pre-training is for: its features are probed, its weights exported."""
+        return self.encoder
+
     def encode(self, batch: Batch) -> Tokens:
         """Features of the unmasked input."""
-        return functional.encode(self.tokenizer, self.encoder, batch)
+        return functional.encode(self.tokenizer, self.backbone, batch)
 
     def example(self, n: int, seed: int = 0) -> Batch:
         """``n`` random samples, by default those of its tokenizers; global generators stay untouched."""
@@ -197,6 +202,11 @@ class Host(System):
         self.host = host
         self.unused = {f"host.{name}": why for name, why in host.unused.items()}
         self.least_batch, self.supervised = host.least_batch, host.supervised
+
+    @property
+    def backbone(self) -> Encoder:
+        """That of the wrapped system."""
+        return self.host.backbone
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -1,0 +1,132 @@
+"""Target blocks, and a context without them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.maskings._choose import share
+from polymask.protocols import Request
+from polymask.step import Step
+
+
+class MultiBlock:
+    """One large context block and several smaller target blocks, which the context leaves out.
+
+    Assran et al. 2023 (I-JEPA, arXiv 2301.08243). A request for stream 0 gets the mask whose visible sites
+    are the context; streams 1 to ``targets`` get masks whose hidden sites are one target block each. Target
+    blocks may overlap. Streams beyond are the same of further draws.
+
+    As published, all samples of a step share the sizes of their blocks, and one number draws area and shape
+    of the targets; places are each sample's own. So target masks of a step hide equally many sites, and
+    contexts differ between samples. Where the targets leave less than ``least`` of the context block, the
+    context drops only the first of them, as many as leave enough.
+
+    The released code never places a block in the last row or column, and cuts all contexts of a batch to the
+    shortest by dropping their last rows; ``placement="released"`` reproduces the first. Sizes change with the
+    step, so torch.compile breaks its graph where they are drawn.
+
+    Args:
+        targets: number of target blocks.
+        scale: smallest and largest target block, as shares of the grid.
+        aspect: smallest and largest height over width of a target block.
+        context: smallest and largest context block, as shares of the grid.
+        least: minimum share of sites in the context (released: 10 of 196 or 256).
+        placement: ``"anywhere"`` on the grid, or as ``"released"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        targets: int = 4,
+        scale: tuple[float, float] = (0.15, 0.2),
+        aspect: tuple[float, float] = (0.75, 1.5),
+        context: tuple[float, float] = (0.85, 1.0),
+        least: float = 0.05,
+        placement: Literal["anywhere", "released"] = "anywhere",
+    ) -> None:
+        if targets < 1:
+            raise UserError(f"targets must be 1 or more, got {targets}")
+        for name, (low, high) in (("scale", scale), ("context", context)):
+            if not 0 < low <= high <= 1:
+                raise UserError(
+                    f"{name} must be two shares of the grid, 0 < low <= high <= 1, got {low}, {high}"
+                )
+        if not 0 < aspect[0] <= aspect[1]:
+            raise UserError(f"aspect must be two ratios of lengths, 0 < low <= high, got {aspect}")
+        if not 0 <= least < context[0]:
+            raise UserError(f"least must be a share below the smallest context, {context[0]}, got {least}")
+        if placement not in ("anywhere", "released"):
+            raise UserError(f"placement={placement!r}: choose 'anywhere' or 'released'")
+        self.targets, self.least, self.placement = targets, least, placement
+        self.scale, self.aspect, self.context = scale, aspect, context
+
+    def __call__(self, request: Request) -> Mask:
+        grid = request.grid
+        if grid is None or len(grid) != 2 or request.valid is not None:
+            raise UserError(
+                "core/multi-block needs tokens that form a grid without padding, of rows and columns; "
+                "use core/random or core/span"
+            )
+        draw, stream = divmod(request.stream, 1 + self.targets)
+        target, context = self._sizes(grid, request.step, draw)
+        if math.prod(target) >= request.sites:
+            shape = " x ".join(map(str, grid))
+            raise UserError(
+                f"a target block of {target[0]} x {target[1]} sites is all of a grid of {shape}; choose a "
+                "smaller scale"
+            )
+        sizes = (context, *(target,) * self.targets)
+        bits = request.step.bits(request.ids, 2 * len(sizes), draw).view(-1, len(sizes), 2)
+        blocks = [self._block(grid, size, bits[:, i]) for i, size in enumerate(sizes)]
+        if stream:
+            return Mask(blocks[stream], request.sites - math.prod(target))
+        return Mask(~self._context(torch.stack(blocks, dim=1)))
+
+    def _sizes(self, grid: tuple[int, int], step: Step, draw: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of a step's target blocks, and of its context block."""
+        first, second = _uniform(step, -1 - draw)
+        sites = math.prod(grid)
+
+        def size(scale: tuple[float, float], u: float, aspect: float) -> tuple[int, int]:
+            area = int(sites * (scale[0] + u * (scale[1] - scale[0])))
+            ideal = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            # the released code also keeps blocks below the length of the grid
+            most = [n - (self.placement == "released") for n in grid]
+            height, width = (max(min(round(x), n), 1) for x, n in zip(ideal, most, strict=True))
+            return height, width
+
+        aspect = self.aspect[0] + first * (self.aspect[1] - self.aspect[0])
+        return size(self.scale, first, aspect), size(self.context, second, 1.0)
+
+    def _block(self, grid: tuple[int, int], size: tuple[int, int], bits_B2: Tensor) -> Tensor:
+        """Which sites lie in each sample's block, bool ``[B, sites]``."""
+        inside = []
+        for axis, (n, length) in enumerate(zip(grid, size, strict=True)):
+            places = max(n - length + (self.placement == "anywhere"), 1)
+            offset = torch.arange(n, device=bits_B2.device) - (bits_B2[:, axis, None] % places)
+            inside.append((offset >= 0) & (offset < length))
+        return (inside[0][:, :, None] & inside[1][:, None, :]).flatten(1)
+
+    def _context(self, blocks: Tensor) -> Tensor:
+        """The context block without as many targets as leave enough of it: ``[B, 1 + T, N] -> [B, N]``."""
+        # taken[:, t]: covered by the first t targets
+        taken = torch.cat([torch.zeros_like(blocks[:, :1]), blocks[:, 1:]], dim=1).cumsum(dim=1) > 0
+        left = blocks[:, :1] & ~taken
+        enough = left.sum(dim=2) >= max(share(self.least, blocks.shape[2]), 1)
+        enough[:, 0] = True
+        order = torch.arange(1 + self.targets, device=blocks.device)
+        most = torch.where(enough, order, 0).amax(dim=1)
+        return left[torch.arange(len(left), device=left.device), most]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uniform(step: Step, stream: int) -> tuple[float, float]:
+    """Two numbers in [0, 1) that all samples of a step share."""
+    first, second = step.noise(torch.zeros(1, dtype=torch.int64), 2, stream)[0].tolist()
+    return first, second

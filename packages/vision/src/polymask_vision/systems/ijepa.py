@@ -1,0 +1,165 @@
+"""I-JEPA: a Joint-Embedding Predictive Architecture for images (Assran et al. 2023, arXiv 2301.08243).
+
+Encode one large block of patches, the context, and predict from it what an EMA teacher, which sees the whole
+image, makes of several target blocks. A narrow Transformer predicts each block on its own from the positions
+of its patches.
+
+    polymask pretrain vision/ijepa --preset small --data fashion-mnist
+
+Targets are layer-normalised over features, so that predicting zero costs about 0.42 by the smooth L1 error of
+the release (the paper writes a squared error): learning starts below that. Features can collapse to a
+constant, where the loss is 0 too; training reports their spread, and that of the predictions. The teacher is
+what probes measure and export writes. Weight decay is constant here; the release raises it from 0.04 to 0.4.
+
+``--masking core/random`` has one target, all hidden patches, as in the paper's ablation; ``--target
+vision/pixels`` predicts pixels and needs no teacher, its other one.
+
+Shapes: B samples, N tokens, K of them in the context, M in a target, T targets, D encoder width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, functional
+from polymask.decoders import LatentPredictor
+from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.teachers import EMATeacher
+
+
+class IJEPA(System):
+    """Predicts an EMA teacher's features of target blocks from a context block.
+
+    Args:
+        tokenizer: cuts the input into tokens.
+        encoder: encodes the context alone (paper: without a class token).
+        masking: draws context and targets, as core/multi-block does; with a masking of one mask per sample,
+            the context is what it leaves visible and the only target what it hides.
+        objective: how a prediction is scored over the patches of a target (release: smooth L1).
+        target: what to predict in place of the teacher's features; no teacher is built then.
+        score: score per token, for maskings that need one.
+        momentum: EMA momentum of the teacher at the start of the run.
+        final_momentum: momentum at its end; it rises linearly.
+        predictor_dim: width of the predictor (paper: 384).
+        predictor_depth: blocks of the predictor (paper: 12 behind ViT-H).
+        predictor_heads: attention heads of the predictor (release: those of the encoder).
+    """
+
+    leaves_out = True
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        masking: Masking,
+        objective: Objective,
+        target: Target | None = None,
+        score: Target | None = None,
+        momentum: float = 0.996,
+        final_momentum: float = 1.0,
+        predictor_dim: int = 384,
+        predictor_depth: int = 12,
+        predictor_heads: int = 12,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective
+        self.masking, self.target, self.score = masking, target, score
+        self.targets: int = getattr(masking, "targets", 0)
+        size = {"dim": predictor_dim, "depth": predictor_depth, "heads": predictor_heads}
+        width = encoder.out_dim if target is None else target.dim
+        self.predictor = LatentPredictor.behind(encoder, tokenizer, width, **size)
+        self.teacher: EMATeacher | None = None
+        if target is None:
+            student: Any = encoder
+            self.teacher = EMATeacher(student, momentum=momentum, final=final_momentum, curve="linear")
+
+    @property
+    def backbone(self) -> Encoder:
+        """The teacher, where there is one."""
+        kept: Any = self.encoder if self.teacher is None else self.teacher.module
+        encoder: Encoder = kept
+        return encoder
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        tokens = self.tokenizer(batch)
+        context, targets = self.blocks(tokens, batch, step)
+        latents = Tokens(self.latents(batch, tokens), tokens.position)
+        predictions = self.predict(tokens, context, targets)
+        losses = [
+            functional.masked_loss(self.objective, prediction_BMD, target.invert().keep(latents))
+            for prediction_BMD, target in zip(predictions, targets, strict=True)
+        ]
+        return {"prediction": torch.stack(losses).mean()}
+
+    def blocks(self, tokens: Tokens, batch: Batch, step: Step) -> tuple[Mask, list[Mask]]:
+        """The mask whose visible tokens are the context, and one per target whose hidden tokens are it."""
+        context = self.draw(tokens, batch, step)
+        targets = [self.draw(tokens, batch, step, stream) for stream in range(1, 1 + self.targets)]
+        return context, targets or [context]
+
+    @torch.no_grad()
+    def latents(self, batch: Batch, tokens: Tokens) -> Tensor:
+        """What is to be predicted of each token of the whole image, ``[B, N, D]``."""
+        if self.target is not None:
+            return self.target(batch, tokens)
+        backbone = self.backbone
+        encoded = backbone(backbone.embed(tokens.values), tokens.position, tokens.valid)
+        latents_BND = encoded[:, backbone.prefix :].float()
+        return F.layer_norm(latents_BND, latents_BND.shape[-1:])
+
+    def predict(self, tokens: Tokens, context: Mask, targets: list[Mask]) -> list[Tensor]:
+        """Predictions ``[B, M, D]`` at the tokens of each target, each on its own."""
+        encoded_BKD = functional.encode_visible(self.encoder, tokens, context)
+        return [self.predictor(encoded_BKD, context, tokens.position, at=target) for target in targets]
+
+    def after_step(self, step: Step) -> None:
+        if self.teacher is not None:
+            student: Any = self.encoder
+            self.teacher.follow(student, step)
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        tokens = self.tokenizer(batch)
+        context, targets = self.blocks(tokens, batch, step)
+        named = {f"target {number}": target for number, target in enumerate(targets, 1) if self.targets}
+        return {name: MaskView(mask, tokens) for name, mask in {"context": context, **named}.items()}
+
+    def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        tokens = self.tokenizer(batch)
+        context, targets = self.blocks(tokens, batch, step)
+        first = self.predict(tokens, context, targets[:1])[0]
+        rows = targets[0].invert().keep(Tokens(tokens.position, tokens.position)).valid
+        # padding of shorter rows would look like spread
+        return {"prediction": first[:, 0] if rows is not None else first.mean(dim=1)}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        inverse: Any = getattr(self.tokenizer, "inverse", None)
+        if inverse is None:
+            return Preview()
+        tokens = self.tokenizer(batch)
+        context, targets = self.blocks(tokens, batch, step)
+        latents_BND, blank = self.latents(batch, tokens), tokens.values.new_zeros(1)
+        predictions = self.predict(tokens, context, targets)
+        union = torch.stack([target.hidden for target in targets]).any(dim=0)
+        error_BN = torch.zeros_like(latents_BND[..., 0])
+        for prediction_BMD, target in zip(predictions, targets, strict=True):
+            distance = (functional.at_hidden(prediction_BMD.float(), target) - latents_BND).square().mean(-1)
+            error_BN = torch.where(target.hidden, distance, error_BN)
+        dark, bright = tokens.values.aminmax()
+        # 2 is what guessing at random costs: features have variance 1
+        heat = torch.lerp(dark, bright, (error_BN / 2).clamp(max=1).to(dark.dtype))[..., None]
+        return Preview(
+            {
+                "original": inverse(tokens.values),
+                "context": inverse(context.fill(tokens.values, blank)),
+                "targets": inverse(Mask(~union).fill(tokens.values, blank)),
+                "error of the predicted features (dark: right)": inverse(
+                    Mask(~union).fill(heat.expand_as(tokens.values), blank)
+                ),
+            }
+        )
