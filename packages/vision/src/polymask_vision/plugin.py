@@ -292,6 +292,23 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="dmt-jepa",
+            target="polymask_vision.systems.dmt_jepa:DMTJEPA",
+            presets=presets.DMT_JEPA,
+            summary="predict summaries of like neighbours in an EMA teacher's features from a context block",
+            paper="Mo and Yun 2024, arXiv 2405.17995",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "encoder.class_token": False,
+                "masking": "core/multi-block",
+                "objective": "core/smooth-l1",
+            },
+            # the target follows the encoder
+            tags=frozenset({"moving-target"}),
+        ),
+        Part(
             name="ijepa",
             target="polymask_vision.systems.ijepa:IJEPA",
             presets=presets.IJEPA,

@@ -195,7 +195,7 @@ IJEPA: Presets = {
     # ViT-H/14; the release also raises weight decay, from this to 0.4
     "paper": {
         **_IMAGENET,
-        "data.augment": "crop",
+        "data.augment": "crop-flip",
         "data.crop_scale": (0.3, 1.0),
         "tokenizer.patch_size": 14,
         "encoder.dim": 1280,
@@ -227,6 +227,21 @@ IJEPA: Presets = {
         "predictor_depth": 2,
         "predictor_heads": 2,
     },
+}
+
+DMT_JEPA: Presets = {
+    # ViT-B/16, 600 epochs
+    "paper": {
+        **IJEPA["paper"],
+        "tokenizer.patch_size": 16,
+        **_VIT_B,
+        "heads": 12,
+        "predictor_depth": 6,
+        "predictor_heads": 12,
+        "epochs": 600,
+    },
+    "small": {**IJEPA["small"], "heads": 4},
+    "tiny": {**IJEPA["tiny"], "heads": 2},
 }
 
 MTO: Presets = {

@@ -114,8 +114,12 @@ class IJEPA(System):
 
     def predict(self, tokens: Tokens, context: Mask, targets: list[Mask]) -> list[Tensor]:
         """Predictions ``[B, M, D]`` at the tokens of each target, each on its own."""
-        encoded_BKD = functional.encode_visible(self.encoder, tokens, context)
+        encoded_BKD = self.encode_context(tokens, context)
         return [self.predictor(encoded_BKD, context, tokens.position, at=target) for target in targets]
+
+    def encode_context(self, tokens: Tokens, context: Mask) -> Tensor:
+        """What the predictor sees, ``[B, prefix + K, D]``."""
+        return functional.encode_visible(self.encoder, tokens, context)
 
     def after_step(self, step: Step) -> None:
         if self.teacher is not None:
@@ -131,10 +135,9 @@ class IJEPA(System):
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
         context, targets = self.blocks(tokens, batch, step)
-        first = self.predict(tokens, context, targets[:1])[0]
-        rows = targets[0].invert().keep(Tokens(tokens.position, tokens.position)).valid
-        # padding of shorter rows would look like spread
-        return {"prediction": first[:, 0] if rows is not None else first.mean(dim=1)}
+        # one token of each sample, since shorter rows of a masking of one mask are padded
+        prediction_BD = self.predict(tokens, context, targets[:1])[0][:, 0]
+        return {"prediction": prediction_BD, "target": self.latents(batch, tokens)}
 
     @torch.no_grad()
     def preview(self, batch: Batch, step: Step) -> Preview:
@@ -151,14 +154,15 @@ class IJEPA(System):
             distance = (functional.at_hidden(prediction_BMD.float(), target) - latents_BND).square().mean(-1)
             error_BN = torch.where(target.hidden, distance, error_BN)
         dark, bright = tokens.values.aminmax()
-        # 2 is what guessing at random costs: features have variance 1
-        heat = torch.lerp(dark, bright, (error_BN / 2).clamp(max=1).to(dark.dtype))[..., None]
+        # white at four times the mean error
+        share_BN = error_BN / (4 * error_BN[union].mean())
+        heat = torch.lerp(dark, bright, share_BN.clamp(max=1).to(dark.dtype))[..., None]
         return Preview(
             {
                 "original": inverse(tokens.values),
                 "context": inverse(context.fill(tokens.values, blank)),
                 "targets": inverse(Mask(~union).fill(tokens.values, blank)),
-                "error of the predicted features (dark: right)": inverse(
+                "error of the predicted features (bright: large)": inverse(
                     Mask(~union).fill(heat.expand_as(tokens.values), blank)
                 ),
             }
