@@ -50,7 +50,7 @@ def polymask_register_encoders() -> Iterable[Part]:
             name="resnet",
             target="polymask_vision.resnet:ResNet",
             presets=presets.RESNET,
-            summary="timm's ResNet on the picture its patches make, whole grids only",
+            summary="timm's ResNet on the image its patches make, whole grids only",
             paper="He et al. 2015, arXiv 1512.03385",
             modality="image",
             tags=frozenset({"needs-grid"}),
