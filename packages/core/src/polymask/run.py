@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
-from polymask.data import Dataset, as_dataset
+from polymask.data import Dataset, as_dataset, facts_of
 from polymask.errors import UserError
 from polymask.files import write_yaml
 from polymask.registry import Registry
@@ -77,7 +77,7 @@ class Run:
         """
         folder = Path(folder)
         data = open_data_of(config, folder) if data is None else as_dataset(data)
-        return cls(folder, _built(config, data.provides, folder), data, config.training, config=config)
+        return cls(folder, _built(config, facts_of(data), folder), data, config.training, config=config)
 
     @classmethod
     def open(
@@ -106,7 +106,7 @@ class Run:
         checkpoint = read_checkpoint(folder / CHECKPOINT) if trained or not known else None
         if known:
             data = open_data_of(config, folder) if data is None else as_dataset(data)
-        facts = data.provides if data is not None else checkpoint["polymask"]["facts"]  # type: ignore[index]
+        facts = facts_of(data) if data is not None else checkpoint["polymask"]["facts"]  # type: ignore[index]
         run = cls(folder, _built(config, facts, folder).eval(), data, config.training, config=config)
         if trained and checkpoint is not None:
             run.load(checkpoint)
@@ -135,7 +135,7 @@ class Run:
     def facts(self) -> Mapping[str, Any]:
         """What is known about the data."""
         if self._data is not None:
-            return self._data.provides
+            return facts_of(self._data)
         facts: Mapping[str, Any] = read_checkpoint(self.folder / CHECKPOINT)["polymask"]["facts"]
         return facts
 

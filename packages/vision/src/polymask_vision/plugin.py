@@ -326,6 +326,15 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"moving-target"}),
         ),
         Part(
+            name="supervised",
+            target="polymask.systems.supervised:Supervised",
+            presets=presets.SUPERVISED,
+            summary="train an encoder and a linear classifier on labels, a baseline and a teacher",
+            modality="image",
+            defaults={"tokenizer": "vision/patches", "encoder": "vision/vit"},
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="mfm",
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
             presets=presets.MFM,

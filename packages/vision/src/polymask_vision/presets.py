@@ -229,6 +229,8 @@ IJEPA: Presets = {
     },
 }
 
+SUPERVISED: Presets = {"small": _SMALL, "tiny": _TINY}
+
 DMT_JEPA: Presets = {
     # ViT-B/16, 600 epochs
     "paper": {

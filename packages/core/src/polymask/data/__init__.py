@@ -9,7 +9,7 @@ parameters of both are options (``--data.size 64``). A data set of its own kind 
 
 from polymask.data.batches import collate, length_key, padding, sample_of, valid_of
 from polymask.data.opening import open_data
-from polymask.data.protocols import Dataset, MediaProvider, Renderer, Samples, SplitName
+from polymask.data.protocols import Dataset, MediaProvider, Renderer, Samples, SplitName, facts_of
 from polymask.data.splits import (
     BadSample,
     FileDataset,
@@ -46,6 +46,7 @@ __all__ = [
     "collate",
     "divide",
     "evenly",
+    "facts_of",
     "held_out",
     "length_key",
     "open_data",

@@ -58,6 +58,12 @@ class Dataset(Protocol):
         """Normalised values as given to a system to something that can be drawn, in [0, 1]."""
 
 
+def facts_of(data: Dataset) -> dict[str, Any]:
+    """Facts about a data set that parts take as constructor arguments: what it provides, and ``classes``."""
+    classes = {} if data.classes is None else {"classes": len(data.classes)}
+    return {**classes, **data.provides}
+
+
 @runtime_checkable
 class Renderer(Protocol):
     """A data set whose samples are no pictures with sites on a grid (text, points), and that draws them."""
