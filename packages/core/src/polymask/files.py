@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -68,6 +69,17 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
         _sync_folder(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """See that a folder can be written, before what is to be written into it is computed.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    with writing(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=there).close()
 
 
 @contextlib.contextmanager

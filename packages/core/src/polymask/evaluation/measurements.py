@@ -20,7 +20,7 @@ from polymask.config import PartConfig, Source, resolve_part
 from polymask.errors import UserError
 from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import CAVEAT
-from polymask.files import read_json, write_json
+from polymask.files import read_json, require_writable, write_json
 from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def evaluate_run(
     config = evaluation if isinstance(evaluation, PartConfig) else chosen(evaluation, registry)
     measure: Evaluation = config.build()
     opened = Run.open(run, registry=registry) if isinstance(run, str | Path) else run
+    require_writable(opened.folder)
     with evaluating(opened.system):
         found = Measurements(config.name, list(measure(opened)), settings_of(config))
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:

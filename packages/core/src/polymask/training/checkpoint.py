@@ -81,7 +81,7 @@ class Checkpoints(pl.Callback):
                 trainer.save_checkpoint(self.path)
                 self.saved = done
             except Exception as error:  # whatever it is, the first failure is the one to tell
-                why = f" ({error})"
+                why = "" if str(error) == str(exception) else f" ({error})"
         lost = f"; the steps from there to {done} are lost{why}" if self.saved < done else ""
         exception.add_note(
             f"step {self.saved} of {module.plan.total} is saved, in {self.path}: go on with --resume{lost}"
