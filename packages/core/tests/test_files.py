@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from polymask import UserError
+from polymask.export import save_state
 from polymask.files import (
     atomic,
     locked,
@@ -205,3 +207,13 @@ def test_what_is_no_configuration_is_named(tmp_path: Path, content: bytes | None
     with pytest.raises(UserError, match=said) as caught:
         read_yaml(path)
     assert str(path) in str(caught.value)
+
+
+def test_exported_weights_can_be_read_by_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_state({"x": torch.arange(6.0).view(2, 3).T}, tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    assert load_file(tmp_path / "model.safetensors")["x"].tolist() == [[0, 3], [1, 4], [2, 5]]

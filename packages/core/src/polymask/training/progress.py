@@ -38,9 +38,11 @@ class ProgressLine(pl.Callback):
         if self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets")):
             text = TextColumn("{task.fields[text]}")
             columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), text)
-            self._live = Progress(*columns, console=self.console, refresh_per_second=4)
-            self._live.add_task("", total=module.plan.total, completed=trainer.global_step, text="")
-            self._live.start()
+            live = Progress(*columns, console=self.console, refresh_per_second=4)
+            live.add_task("", total=module.plan.total, completed=trainer.global_step, text="")
+            with suppress(OSError):
+                live.start()
+                self._live = live
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: Training, outputs: Any, batch: Any, batch_idx: int
