@@ -5,7 +5,9 @@ Before training, exit status 2, nothing written.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -187,6 +189,22 @@ class TestData:
         Path("photos/a.png").write_bytes(b"no picture")
         refused("pretrain", "vision/mae", "--data", "folder:photos", naming=("photos",))
 
+    def test_files_left_out_are_told_by_every_verb(self, here, capsys):
+        pictures("photos", n=8, classes=("a", "b"))
+        Path("photos/a/broken.png").write_bytes(b"no picture")
+        Path("photos/b/text.txt").write_text("no picture")
+        data = ("--data", "vision/folder:photos", "--data.size", "16")
+        bare = ("--preset", "tiny", "--workers", "0", "--steps", "1", "--no-report", "--out", "run")
+        for argv in (
+            ("pretrain", "vision/mae", *data, *bare),
+            ("look", "core/random", *data),
+            *((verb, "run") for verb in ("probe", "report")),
+        ):
+            assert main(argv) == 0
+            message = capsys.readouterr().err
+            assert message.count("left out") == 2, message
+            assert "vision/folder: 2 left out, 16 used; the first left out is a/broken.png: " in message
+
     def test_a_probe_without_labels(self, refused, capsys):
         pictures("photos", n=8)
         argv = ("--preset", "tiny", "--data", "folder:photos", "--data.size", "16", "--workers", "0")
@@ -200,6 +218,23 @@ class TestRuns:
 
     def test_a_folder_that_holds_a_run(self, refused, run):
         refused(*MAE, "--out", str(run), naming=("run", "--resume", "--out"))
+
+    def test_a_folder_that_holds_something_else(self, refused):
+        Path("mine").mkdir()
+        Path("mine/metrics.csv").write_text("mine")
+        refused(*MAE, "--out", "mine", naming=("mine", "metrics.csv", "something else", "--out"))
+
+    def test_resume_after_the_data_changed(self, refused):
+        pictures("photos", n=8, classes=("a", "b"))
+        argv = ("vision/mae", "--preset", "tiny", "--data", "folder:photos", "--data.size", "16")
+        bare = ("--workers", "0", "--steps", "1", "--no-report", "--out", "run")
+        assert main(["pretrain", *argv, *bare]) == 0
+        Path("photos/b").rename("photos/c")
+        refused("pretrain", "--resume", "run", naming=("classes", "names", "--data_changed"))
+        Path("photos/c").rename("photos/b")
+        pictures("photos", size=(17, 16), n=1, classes=("a", "b"))
+        refused("pretrain", "--resume", "run", naming=("sizes", "--data_changed"))
+        assert main(["pretrain", "--resume", "run", "--data_changed", "--no-report"]) == 0
 
     def test_resume_of_another_system(self, refused, run):
         refused("pretrain", "vision/simmim", "--resume", str(run), naming=("vision/mae", "vision/simmim"))
@@ -285,6 +320,77 @@ class TestFiles:
         Path("taken").write_text("mine")
         refused(*MAE, "--out", "taken", naming=("taken",))
 
+    @pytest.mark.parametrize(
+        ("argv", "naming"),
+        [
+            (("probe", "run"), "run/probe.json"),
+            (("report", "run"), "run/report.html"),
+            (("evaluate", "run", "core/heldout-loss"), "run/evaluation-core-heldout-loss.json"),
+            (("export", "run"), "run/export/safetensors/polymask.json"),
+            (("export", "run", "--format", "timm"), "run/export/timm/"),
+            (("look", "core/random", "--data", "digits", "-o", "a.png"), "a.png"),
+            ((*MAE, *ONE_STEP, "--out", "new"), "new/config.yaml"),
+            (
+                ("compare", *MAE[1:], "--masking", "core/random,core/block", "--out", "new"),
+                "new/comparison.json",
+            ),
+        ],
+        ids=lambda x: x[0] if isinstance(x, tuple) else "",
+    )
+    def test_no_room_for_what_a_verb_writes(self, run, capsys, monkeypatch, argv, naming):
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+        def full(handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            assert main(argv) == 2
+        message = capsys.readouterr().err
+        assert message.count("error: ") == 1 and "Traceback" not in message
+        assert (
+            f"error: {naming}" in message
+            and "cannot be written: No space left on device; make room" in message
+        )
+        assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            (*MAE, *ONE_STEP, "--out", "taken/run"),
+            ("look", "core/random", "--data", "digits", "-o", "taken/a.png"),
+            ("export", "run", "--out", "taken/encoder"),
+            ("compare", *MAE[1:], "--masking", "core/random,core/block", "--out", "taken/all"),
+        ],
+        ids=lambda x: x[0],
+    )
+    def test_places_that_cannot_be(self, refused, run, argv):
+        Path("taken").write_text("mine")
+        refused(*argv, naming=("taken/", "cannot be written"))
+
+    def test_a_damaged_result_is_named_and_the_rest_reported(self, run, capsys):
+        (run / "probe.json").write_text("{")
+        (run / "environment.json").write_text("[]")
+        (run / "evaluation-a.json").write_text("{}")
+        (run / "metrics.csv").write_text("step,loss\n1,x\n")
+        assert main(["report", "run"]) == 0
+        message, page = capsys.readouterr().err, (run / "report.html").read_text()
+        assert "evaluation-a.json is damaged" in message and "1 lines cannot be read" in message
+        assert "probe.json is damaged" in page and "environment.json is damaged" in page
+
+    @pytest.mark.parametrize("text", ["", "{}", '{"config": 1, "variants": 2}'])
+    def test_a_damaged_comparison(self, refused, text):
+        Path("all").mkdir()
+        Path("all/comparison.json").write_text(text)
+        refused(
+            *("compare", *MAE[1:], "--masking", "core/random,core/block", "--out", "all"),
+            naming=("all/comparison.json", "damaged", "--out"),
+        )
+
+    def test_what_the_system_refuses_is_one_message(self, refused):
+        Path("folder.yaml").mkdir()
+        refused("pretrain", "--config", "folder.yaml", naming=("folder.yaml", "Is a directory"))
+
     def test_a_disk_that_is_full(self, capsys):
         """Stood in for by a limit on file sizes: writing the checkpoint fails half way."""
         resource = pytest.importorskip("resource")
@@ -296,7 +402,7 @@ class TestFiles:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         message = capsys.readouterr().err
         assert status == 2 and "error: " in message and "Traceback" not in message
-        assert "last.ckpt" in message and "Make room" in message
+        assert "last.ckpt" in message and "make room" in message
         assert not list(Path("run/checkpoints").iterdir())
         assert main(["pretrain", "--resume", "run", "--no-report"]) == 0
 

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from polymask import UserError
-from polymask.files import atomic, read_yaml, write_json, write_text, write_yaml
+from polymask.export import save_state
+from polymask.files import (
+    atomic,
+    locked,
+    read_json,
+    read_yaml,
+    write_json,
+    write_tensors,
+    write_text,
+    write_yaml,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -35,7 +52,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path: Path, monkeypatch: py
             file.write("sec")
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"a.txt cannot be written: No space left on device; make room"):
         full()
     assert path.read_text() == "first" and names(tmp_path) == ["a.txt"]
 
@@ -45,9 +62,92 @@ def test_what_was_there_stays_when_writing_fails(tmp_path: Path, monkeypatch: py
     for step in ("replace", "fsync"):
         with monkeypatch.context() as patched:
             patched.setattr(os, step, refuse)
-            with pytest.raises(OSError, match="Input/output"):
+            with pytest.raises(UserError, match=r"a.txt cannot be written: Input/output error"):
                 write_text(path, "second")
         assert path.read_text() == "first" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_is_in_place_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "first")
+    seen = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        seen.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.read_text()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_text(path, "second")
+    assert seen == [(False, "first"), (True, "second")]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/a.txt cannot be written: (Not a directory|File exists)"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_tensors_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    write_tensors(path, {"x": torch.ones(3)})
+    whole = path.read_bytes()
+    # every byte written to this device fails for want of room
+    (tmp_path / f".a.pt.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"a.pt cannot be written: No space left on device"):
+        write_tensors(path, {"x": torch.zeros(3_000_000)})
+    assert path.read_bytes() == whole and names(tmp_path) == ["a.pt"]
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from polymask.files import locked
+with locked(Path(sys.argv[1])):
+    if "fork" in sys.argv:
+        os.fork()
+    os.write(1, b"held\\n")
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_writer_and_the_end_of_a_process_frees_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        try:
+            with (
+                pytest.raises(UserError, match=f"in use by process {other.pid} on {socket.gethostname()}"),
+                locked(folder),
+            ):
+                raise AssertionError
+        finally:
+            other.kill()
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / f".last.ckpt.{other.pid}.partial").write_bytes(b"half")
+    assert names(folder) == [".lock", "checkpoints"]
+    with locked(folder):
+        assert (folder / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+        assert names(folder / "checkpoints") == []
+    assert names(folder) == ["checkpoints"]
+
+
+def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path: Path) -> None:
+    """As worker processes do for a while when the one that trains is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), "fork"], stdout=subprocess.PIPE, start_new_session=True
+    ) as other:
+        assert other.stdout is not None
+        assert [other.stdout.readline() for _ in range(2)] == [b"held\n"] * 2
+        other.kill()
+        other.wait()
+        try:
+            with locked(tmp_path):
+                pass
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
 
 
 def test_a_stop_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -79,6 +179,15 @@ def test_json_is_of_finite_numbers_and_a_failed_write_keeps_the_old_file(tmp_pat
     assert json.loads(path.read_text()) == {"a": 1}
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"\xff", b"[" * 100_000, None])
+def test_damaged_json_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "probe.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"probe.json is damaged .*: put back a copy, or delete it"):
+        read_json(path, lambda found: found["rows"])
+
+
 def test_yaml_comes_back_in_order_and_in_any_language(tmp_path: Path) -> None:
     value = {"z": [1, 2], "a": {"größe": None, "字": 0.5}}
     write_yaml(tmp_path / "a.yaml", value)
@@ -98,3 +207,13 @@ def test_what_is_no_configuration_is_named(tmp_path: Path, content: bytes | None
     with pytest.raises(UserError, match=said) as caught:
         read_yaml(path)
     assert str(path) in str(caught.value)
+
+
+def test_exported_weights_can_be_read_by_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_state({"x": torch.arange(6.0).view(2, 3).T}, tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    assert load_file(tmp_path / "model.safetensors")["x"].tolist() == [[0, 3], [1, 4], [2, 5]]

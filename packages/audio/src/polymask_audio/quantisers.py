@@ -6,7 +6,6 @@ How they are fit is in :mod:`polymask_audio.fitting`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.files import atomic
 
 
 class Codebook(nn.Module):
@@ -202,9 +202,8 @@ class Units:
             for name, value in book.state_dict().items()
         }
         about = {"features": self.features, "layers": json.dumps(self.layers)}
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        safetensors.torch.save_file(tensors, part, about)
-        part.replace(path)
+        with atomic(path, "wb") as file:
+            file.write(safetensors.torch.save(tensors, about))
         return path
 
 

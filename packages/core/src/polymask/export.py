@@ -7,7 +7,6 @@ of how to build it again (:func:`load`). An encoder that other libraries know ha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from polymask import functional
 from polymask.config import build, built_from, plain
 from polymask.errors import UserError
+from polymask.files import atomic, read_json, write_json, writing
 from polymask.protocols import Batch, Encoder, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
@@ -78,7 +78,8 @@ def export(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder to export to")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     available[format]({**features.facts, **features.tokenizer.provides}, out)
     return out
 
@@ -104,7 +105,7 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
             f"{folder} holds no {DESCRIPTION}: give a folder that "
             "`polymask export --format safetensors` wrote"
         )
-    description = json.loads((folder / DESCRIPTION).read_text())
+    description = read_json(folder / DESCRIPTION, dict, "export it again")
     parts = {}
     for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
         options = dict(description[slot])
@@ -117,12 +118,13 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write weights as safetensors, marked as PyTorch's, which transformers insists on."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with atomic(path, "wb") as file:  # the library's own file would be closed to all others
+        file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 
 def save_json(value: Mapping[str, Any], path: Path) -> None:
     """Write JSON for people to read too."""
-    path.write_text(json.dumps(plain(value), indent=2) + "\n")
+    write_json(path, plain(value))
 
 
 def _features(system: System, facts: Mapping[str, Any]) -> Features:

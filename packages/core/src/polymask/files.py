@@ -1,15 +1,51 @@
-"""Files of a run: each is written whole or not at all, and a damaged one is named."""
+"""Files of a run: each is written whole or not at all, by one process at a time; a damaged one is named."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterator
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from polymask.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # there are no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+PARTIAL = ".partial"
+"""Suffix of files that are being written."""
+
+LOCK = ".lock"
+"""In a folder that a process writes; says which process. One that was killed leaves it behind, not locked."""
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
+    errno.ENOENT: "was its folder moved or deleted?",
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Around whatever writes to a path.
+
+    Raises:
+        UserError: it cannot be written, in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "choose another place")
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; {advice}") from error
 
 
 @contextlib.contextmanager
@@ -17,21 +53,81 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write, which takes the place of ``path`` once it is whole and on the disk.
 
     Raises:
-        OSError: it cannot be written; what was there before stays.
+        UserError: it cannot be written; what was there before stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open(mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """See that a folder can be written, before what is to be written into it is computed.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    with writing(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=there).close()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only process that writes a folder, which is made if need be; the end of a process frees it.
+
+    Raises:
+        UserError: another process writes it, with its number and host; or nobody can.
+    """
+    path = folder / LOCK
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _lock(path)
+        if hasattr(os, "register_at_fork"):  # workers outlive a process that is killed, and so would its lock
+            os.register_at_fork(after_in_child=file.close)
+        for left in folder.glob(f"**/.*{PARTIAL}"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
     try:
-        with partial.open(mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        yield
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+            path.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path: Path) -> IO[str]:
+    """A locked file, which is the one that lies there."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.seek(0)
+                holder = file.read() or "another process"
+                file.close()
+                raise UserError(
+                    f"{path.parent} is in use by {holder}: wait for its end, stop it, or give another --out"
+                ) from error
+            # a file system without locks: nothing is known
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # its holder has just removed it
 
 
 def _sync_folder(folder: Path) -> None:
@@ -60,6 +156,40 @@ def write_yaml(path: Path, value: Any) -> None:
     import yaml  # type: ignore[import-untyped]
 
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Write what ``torch.save`` takes, whole or not at all."""
+    import torch
+
+    with atomic(path, "wb") as file:
+        try:
+            torch.save(value, file)
+        # torch reports a failed write as RuntimeError, whatever the file raised
+        except RuntimeError as error:
+            before = error.__context__
+            raise before if isinstance(before, OSError) else OSError(str(error)) from error
+
+
+def read_json(
+    path: Path,
+    decode: Callable[[Any], T],
+    advice: str = "put back a copy, or delete it to have it computed again",
+) -> T:
+    """What a JSON file of ours says.
+
+    Args:
+        path: of the file.
+        decode: makes what is wanted of its content.
+        advice: what to do about a damaged one.
+
+    Raises:
+        UserError: it cannot be read, or says something else.
+    """
+    try:
+        return decode(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {advice}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

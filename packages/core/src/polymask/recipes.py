@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from polymask.config import CONFIG, RUN, RunConfig, build, plain
+from polymask.config import RUN, RunConfig, build, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.probe import labelled, probe
 from polymask.evaluation.result import ProbeResult
-from polymask.files import write_json
+from polymask.files import read_json, write_json
 from polymask.registry import Registry, default_registry
-from polymask.run import Run
+from polymask.run import Run, holds_run
 from polymask.training import fit
 from polymask.training.sanity_check import sanity_check
 
@@ -88,7 +88,7 @@ class Stage:
         self._opened[spec] = run.data
         if self._progress:
             sys.stderr.write(f"stage {name}: {system}\n")
-        known = (folder / CONFIG).exists()
+        known = holds_run(folder)
         if not known:
             sanity_check(system, run.system, run.data, run.training.seed)
         fit(run, resume=known, progress=self._progress)
@@ -102,9 +102,7 @@ class Stage:
         """What was probed of each stage, by name."""
         found = {run.folder.name: run.folder / "probe.json" for run in self.done}
         return {
-            name: ProbeResult.from_json(json.loads(path.read_text()))
-            for name, path in found.items()
-            if path.is_file()
+            name: read_json(path, ProbeResult.from_json) for name, path in found.items() if path.is_file()
         }
 
 
@@ -159,7 +157,7 @@ def _keep(plan: Mapping[str, Any], folder: Path) -> None:
             raise UserError(f"{folder} holds something else than a recipe: give another --out")
         write_json(path, plan)
         return
-    found = json.loads(path.read_text())
+    found = read_json(path, dict, "put back a copy, or give another --out")
     for key, value in plan.items():
         if found.get(key) != value:
             raise UserError(

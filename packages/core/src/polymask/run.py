@@ -12,9 +12,11 @@ again in another process.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from torch import Tensor
 from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
 from polymask.data import Dataset, as_dataset, facts_of
 from polymask.errors import UserError
-from polymask.files import write_yaml
+from polymask.files import read_yaml, write_yaml
 from polymask.registry import Registry
 from polymask.systems.base import System
 
@@ -101,6 +103,7 @@ class Run:
                 damaged or of another system.
         """
         folder = Path(folder)
+        restore_config(folder)
         config = RunConfig.load(folder, registry)
         known = data is not None or config.data is not None
         checkpoint = read_checkpoint(folder / CHECKPOINT) if trained or not known else None
@@ -159,6 +162,29 @@ class Run:
         """Write ``config.yaml``; of a system that was built in Python, its training options alone."""
         known = self.config.plain() if self.config else {"system": None, **plain(vars(self.training))}
         write_yaml(self.folder / CONFIG, known)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was begun in a folder."""
+    return any((folder / name).exists() for name in (CONFIG, CHECKPOINT))
+
+
+def restore_config(folder: Path) -> None:
+    """Write ``config.yaml`` again, from the checkpoint, where it is missing, empty or damaged.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = folder / CONFIG
+    with contextlib.suppress(UserError):
+        if read_yaml(path):
+            return
+    known = None
+    with contextlib.suppress(UserError):
+        known = read_checkpoint(folder / CHECKPOINT)["polymask"].get("config")
+    if known:
+        write_yaml(path, known)
+        warnings.warn(f"{path} was missing or damaged: it is that of the checkpoint again", stacklevel=2)
 
 
 def open_data_of(config: RunConfig, folder: str | Path | None = None) -> Dataset:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from polymask.cli import VERBS
+from polymask import UserError
+from polymask.cli import VERBS, main
 
 HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision"}
 
@@ -161,3 +162,37 @@ def test_warnings_are_one_line(polymask, monkeypatch):
 def test_a_module_can_be_run():
     done = subprocess.run([sys.executable, "-m", "polymask", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("polymask ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\nkept\n"),
+        (OSError(28, "No space"), 2, "error: No space (POLYMASK_DEBUG=1 shows where)\nkept\n"),
+        (UserError("so"), 2, "error: so\nkept\n"),
+        (KeyboardInterrupt(), 130, "kept\n"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_ends_a_verb_is_one_message_with_its_notes(monkeypatch, capsys, error, status, said):
+    error.add_note("kept")
+
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr("polymask.cli.verbs.list.run", fail)
+    monkeypatch.delenv("POLYMASK_DEBUG", raising=False)
+    assert main(["list"]) == status
+    assert capsys.readouterr().err == said
+
+
+def test_messages_to_nobody_stop_nothing(monkeypatch):
+    class Closed:
+        def isatty(self):
+            return False
+
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    assert main(["no-verb"]) == 2

@@ -46,6 +46,14 @@ def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):
     assert result.status == 2 and "holds something else than a recipe" in result.err
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_damaged_plan_is_named(polymask, tmp_path, text):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "recipe.json").write_text(text)
+    result = polymask(*WORDS)
+    assert result.status == 2 and "recipe.json is damaged" in result.err and "another --out" in result.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import os
 import pickle
 import shutil
 
@@ -7,9 +9,10 @@ import pytest
 import torch
 
 from polymask import RunConfig, UserError
+from polymask.data import FileDataset, Splits, whole
 from polymask.run import Run, read_checkpoint
 from polymask.training import fit, read_metrics
-from polymask.training.checkpoint import AtomicIO
+from polymask.training.digest import changes, digest
 
 CONFIG = {
     "system": "t/toy",
@@ -48,22 +51,10 @@ def refused(toy, folder, **changed):
     return str(caught.value)
 
 
-def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    AtomicIO().save_checkpoint({"x": torch.ones(3)}, path)
-    whole = path.read_bytes()
-    # every byte written to this device fails for want of room
-    (path.parent / ".last.ckpt.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="No space left on device.*the previous checkpoint is whole"):
-        AtomicIO().save_checkpoint({"x": torch.zeros(3_000_000)}, path)
-    assert path.read_bytes() == whole
-    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
-
-
 def test_full_disk_ends_a_run_in_one_message(toy, tmp_path, monkeypatch):
     """Room runs out at the third checkpoint; with room again, the run goes on to the same end."""
     whole = toy.train(tmp_path / "whole", steps=6, checkpoint_every=2)
-    sizes = iter([2**30, 2**30, 1000])
+    sizes = itertools.chain([2**30, 2**30], itertools.repeat(1000))
     save = torch.save
 
     def limited(checkpoint, file):
@@ -84,9 +75,12 @@ def test_full_disk_ends_a_run_in_one_message(toy, tmp_path, monkeypatch):
 
         save(checkpoint, Disk())
 
-    monkeypatch.setattr("polymask.training.checkpoint.torch.save", limited)
-    with pytest.raises(UserError, match="No space left on device.*Make room, then --resume"):
+    monkeypatch.setattr("torch.save", limited)
+    with pytest.raises(UserError, match="No space left on device; make room") as caught:
         toy.train(tmp_path / "full", steps=6, checkpoint_every=2)
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"step 2 of 6 is saved, in {last(tmp_path / 'full')}: go on with --resume")
+    assert "the steps from there to 4 are lost" in note and "No space left" in note
     monkeypatch.undo()
     assert read_checkpoint(last(tmp_path / "full"))["global_step"] == 2
     resumed = toy.train(tmp_path / "full", steps=6, checkpoint_every=2, resume=True)
@@ -152,8 +146,87 @@ def test_of_other_options(toy, run, changed, said):
     assert "to resume is to go on with the same run" in message
 
 
+def stop_at(toy, step):
+    class Stop(toy.pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            trainer.should_stop = trainer.global_step == step
+
+    return Stop()
+
+
 def test_of_other_data(toy, run):
     assert "samples: 50 then, 40 now" in refused(toy, run, data=toy.Data(n=40))
+
+
+def test_options_that_are_no_more(toy, run):
+    """A value that the checkpoint has and the run lacks, as when its part gave an option up."""
+    checkpoint = torch.load(last(run), weights_only=True)
+    checkpoint["polymask"]["run"]["gone"] = 3
+    torch.save(checkpoint, last(run))
+    assert "gone: 3 then, not set now" in refused(toy, run)
+
+
+def changed(toy, what):
+    data = toy.Data()
+    if what == "contents":
+        data.x[5:] += 1
+    elif what == "lengths":
+        data.lengths = lambda name: torch.full((50,), 6)
+    else:
+        data.classes = ["a", "b"]
+        if what == "labels":
+            data.labels = lambda name: torch.arange(50) % 2
+    return data
+
+
+@pytest.mark.parametrize("what", ["contents", "classes"])
+def test_of_changed_data(toy, run, what):
+    message = refused(toy, run, data=changed(toy, what))
+    assert "is not what this run was begun with" in message and "--data_changed" in message
+    assert what in message
+    toy.train(run, resume=True, steps=6, data=changed(toy, what), data_changed=True)
+
+
+def test_going_on_with_other_data(toy, tmp_path):
+    """Fewer samples, explicitly; from then on they are the run's own."""
+    toy.train(tmp_path, checkpoint_every=4, callbacks=[stop_at(toy, 4)])
+    assert "samples: 50 then, 40 now" in refused(toy, tmp_path, steps=12, data=toy.Data(n=40))
+    fewer = {"data": toy.Data(n=40), "data_changed": True, "resume": True}
+    toy.train(tmp_path, checkpoint_every=4, callbacks=[stop_at(toy, 8)], **fewer)
+    toy.train(tmp_path, data=toy.Data(n=40), resume=True)
+    assert read_checkpoint(last(tmp_path))["global_step"] == 12
+
+
+def test_files_are_told_apart_by_name_and_size(tmp_path):
+    class Data(FileDataset):
+        what, provides, key = "files", {}, "x"
+
+        def read(self, source, number, augment):
+            return {"x": torch.rand(3)}  # reads no sample twice alike
+
+    class Files:
+        root = tmp_path
+
+        def __init__(self, names):
+            self.names = names
+
+        def __len__(self):
+            return len(self.names)
+
+        def name(self, index):
+            return self.names[index]
+
+    def found(names):
+        split = whole(Files(names))
+        return digest(Data(Splits(train=split, test=split)))
+
+    for name in "abc":
+        (tmp_path / name).write_text("")
+    before = found(["a", "b"])
+    assert changes(before, found(["a", "b"])) == []
+    assert changes(before, found(["a", "c"])) == ["names are not the same"]
+    (tmp_path / "b").write_text("longer")
+    assert changes(before, found(["a", "b"])) == ["sizes are not the same"]
 
 
 def test_of_other_parts(registry, tmp_path):
@@ -166,11 +239,7 @@ def test_of_other_parts(registry, tmp_path):
 
 
 def test_what_does_not_change_the_run_may_change(toy, tmp_path):
-    class Stop(toy.pl.Callback):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            trainer.should_stop = trainer.global_step == 4
-
-    toy.train(tmp_path, checkpoint_every=4, callbacks=[Stop()])
+    toy.train(tmp_path, checkpoint_every=4, callbacks=[stop_at(toy, 4)])
     assert read_checkpoint(last(tmp_path))["global_step"] == 4
     toy.train(tmp_path, checkpoint_every=5, workers=1, accumulate=2, log_every=2, resume=True)
     assert read_checkpoint(last(tmp_path))["global_step"] == 12
@@ -192,6 +261,82 @@ def test_a_finished_run_resumes_to_its_end(toy, run):
     assert (run / "metrics.csv").read_text() == rows
     saved = read_checkpoint(last(run))["state_dict"]
     assert all(torch.equal(saved[f"system.{name}"], value) for name, value in fresh.state_dict().items())
+
+
+def test_a_folder_of_somebody_else_is_not_written(toy, tmp_path):
+    (tmp_path / "metrics.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"holds something else than a run \(metrics.csv\): give another"):
+        toy.train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+    assert (tmp_path / "metrics.csv").read_text() == "mine"
+
+
+def test_a_run_has_one_writer(toy, run, launch):
+    """It is refused while it is trained, and free when the process that trained it was killed."""
+    shutil.rmtree(run)
+
+    class Second(toy.pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 4:
+                holder = (run / ".lock").read_text()
+                assert holder.startswith(f"process {os.getpid()} on ")
+                # another process, since a lock is its process's own
+                assert launch(run, resume=True, steps=6) == [1]
+
+    toy.train(run, steps=6, callbacks=[Second()])
+    assert [row["step"] for row in read_metrics(run / "metrics.csv")] == [4, 6]
+    assert not (run / ".lock").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"system: [", b"\xff"])
+def test_a_run_opens_without_its_configuration(registry, tmp_path, content):
+    run = Run.create(RunConfig.resolve(CONFIG, registry=registry), tmp_path)
+    fit(run, progress=False)
+    path = tmp_path / "config.yaml"
+    before = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"config.yaml was missing or damaged"):
+        opened = Run.open(tmp_path, registry=registry)
+    assert opened.step == 2 and path.read_bytes() == before
+    path.unlink()
+    with pytest.warns(UserWarning, match=r"config.yaml was missing or damaged"):
+        fit(Run.create(run.config, tmp_path), resume=True, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_a_failure_between_steps_saves_them(toy, tmp_path):
+    """Nobody can write metrics.csv any more: the steps done are saved, and it is said."""
+
+    class Vanish(toy.pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 7:
+                shutil.rmtree(tmp_path / "run")
+
+    whole = toy.train(tmp_path / "whole")
+    with pytest.raises(UserError, match=r"metrics.csv cannot be written: No such file.*deleted\?") as caught:
+        toy.train(tmp_path / "run", checkpoint_every=12, callbacks=[Vanish()])
+    assert caught.value.__notes__ == [
+        f"step 8 of 12 is saved, in {last(tmp_path / 'run')}: go on with --resume"
+    ]
+    resumed = toy.train(tmp_path / "run", resume=True)
+    for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_failure_within_a_step_tells_what_is_lost(toy, tmp_path):
+    class Broken(toy.Toy):
+        def forward(self, batch, step):
+            if step.index == 7:
+                raise MemoryError("none left")
+            return super().forward(batch, step)
+
+    with pytest.raises(MemoryError) as caught:
+        toy.train(tmp_path, system=Broken(), checkpoint_every=5)
+    assert "step 5 of 12 is saved" in caught.value.__notes__[0]
+    assert "the steps from there to 7 are lost" in caught.value.__notes__[0]
+    assert read_checkpoint(last(tmp_path))["global_step"] == 5
 
 
 def test_nothing_to_resume(toy, tmp_path):

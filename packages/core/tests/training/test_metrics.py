@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,40 @@ def test_rows_after_the_checkpoint_are_taken_back(tmp_path):
     assert path.read_text() == "step,loss\n4,1.5\n8,1.25\n"
     file.log_metrics({"loss": 0.5}, 12)
     assert path.read_text() == "step,loss\n4,1.5\n8,1.25\n12,0.5\n"
+
+
+@pytest.mark.parametrize("line", [b"8,x", b"8", b"8,1,2", b",1", b"\xff\x00", b"", b'"'])
+def test_a_damaged_line_does_not_keep_a_run_from_going_on(tmp_path, line):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,loss\n4,1.5\n" + line + b"\n12,1.125\n")
+    with pytest.warns(UserWarning, match=r"metrics.csv: 1 lines cannot be read and are left out"):
+        assert [row["step"] for row in read_metrics(path)] == [4, 12]
+    MetricsFile(path, keep=12)
+    assert path.read_text() == "step,loss\n4,1.5\n12,1.125\n"
+    assert line in (tmp_path / "metrics.damaged.csv").read_bytes()
+
+
+def test_a_damaged_header_is_kept_aside(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"\x00\x00\n4,1.5\n")
+    MetricsFile(path, keep=12)
+    assert path.read_text() == "" and (tmp_path / "metrics.damaged.csv").read_bytes() == b"\x00\x00\n4,1.5\n"
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_counts_on_them(toy, tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def note(handle):
+        synced.append(os.stat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    toy.train(tmp_path, steps=4)
+    metrics, checkpoint = (
+        os.stat(tmp_path / name).st_ino for name in ("metrics.csv", "checkpoints/last.ckpt")
+    )
+    synced.reverse()  # numbers are given again to new files
+    assert synced[synced.index(checkpoint) + 1] == metrics
 
 
 def test_a_new_column_widens_the_file(tmp_path):

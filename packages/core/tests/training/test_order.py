@@ -54,6 +54,23 @@ def test_samples_of_like_length_meet(samples):
     assert order.keys(500, 100) == keys[500:600]
 
 
+@pytest.mark.parametrize("batch", [2, 9, 12, 15, 22, 23])
+@pytest.mark.parametrize("samples", [23, 24, 40, 250])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_no_step_has_a_sample_twice(samples, batch, ragged):
+    """Epochs stay permutations, and where one begins within a step does not depend on what was asked."""
+    lengths = torch.arange(samples) * 7 % 11 if ragged else None
+    order = Order(samples, 5, lengths, batch, window=3)
+    steps = [order.step(step) for step in range(8 * samples // batch)]
+    assert all(len({sample for _, sample in step}) == batch for step in steps)
+    keys = [key for step in steps for key in step]
+    for epoch in range(7):
+        assert sorted(s for e, s in keys if e == epoch) == list(range(samples))
+    for step in (len(steps) - 1, len(steps) // 2, 1):
+        assert Order(samples, 5, lengths, batch, window=3).step(step) == steps[step]
+        assert order.step(step) == steps[step]
+
+
 def test_resume_from_any_step():
     whole = list(Batches(plan_of(accumulate=2)))
     for step in (0, 1, 4, 8):

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from polymask.training import progress
+from polymask.training import progress, read_metrics
 from polymask.training.progress import describe
 
 ROW = {"loss": 0.73456, "samples_per_second": 1234.5, "data_wait": 0.0312}
@@ -52,3 +52,30 @@ def test_nothing_of_lightning_is_said(toy, tmp_path, capsys):
     toy.fit(toy.Run(tmp_path, toy.Toy(), toy.Data(), toy.options()), progress=False)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
+
+
+class Closed(io.StringIO):
+    """A terminal or pipe whose other end is gone."""
+
+    def write(self, text):
+        raise OSError(5, "Input/output error")
+
+
+def test_nobody_has_to_watch(toy, tmp_path, monkeypatch):
+    console = Console(file=Closed(), force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    monkeypatch.setattr("sys.stderr", Closed())
+    toy.fit(toy.Run(tmp_path / "live", toy.Toy(), toy.Data(), toy.options()))
+    console = Console(file=Closed(), force_terminal=False, width=120)
+    toy.fit(toy.Run(tmp_path / "plain", toy.Toy(), toy.Data(), toy.options()))
+    for name in ("live", "plain"):
+        assert read_metrics(tmp_path / name / "metrics.csv")[-1]["step"] == 12
+
+
+def test_a_notebook_without_widgets_gets_plain_lines(toy, tmp_path, monkeypatch, capsys):
+    """Where rich would draw it needs ipywidgets, and warns of it."""
+    console = Console(file=io.StringIO(), force_terminal=False, force_jupyter=True, width=120)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    toy.fit(toy.Run(tmp_path, toy.Toy(), toy.Data(), toy.options()))
+    assert capsys.readouterr().err.startswith("step 12/12  loss ")

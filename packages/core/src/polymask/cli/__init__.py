@@ -35,21 +35,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with plain_warnings():
             return _dispatch(words)
-    except UserError as error:
-        if os.environ.get("POLYMASK_DEBUG", "") not in ("", "0"):
-            raise
-        say(f"error: {error}", colour=31)
-        return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        _notes(stop)
         return 130
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit(1) of Ctrl-C
+            _notes(stop.__context__)
             return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: python must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    # What the system refuses (a place, a file, memory on the disk) is the user's to mend, whatever the verb.
+    except (UserError, OSError) as error:
+        if os.environ.get("POLYMASK_DEBUG", "") not in ("", "0"):
+            raise
+        say(f"error: {error if isinstance(error, UserError) else _system(error)}", colour=31)
+        _notes(error)
+        return 2
+
+
+def _system(error: OSError) -> str:
+    """What the system says of a file."""
+    text = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {text}" if error.filename else f"{text} (POLYMASK_DEBUG=1 shows where)"
+
+
+def _notes(error: BaseException) -> None:
+    """What was noted of an error on its way."""
+    for note in getattr(error, "__notes__", ()):
+        say(note)
 
 
 def _dispatch(words: list[str]) -> int:

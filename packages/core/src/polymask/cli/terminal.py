@@ -9,7 +9,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from polymask.config import plain
@@ -18,11 +18,12 @@ from polymask.registry import Registry
 
 
 def say(text: str, colour: int | None = None) -> None:
-    """Print to stderr; the word before the first colon in colour where stderr is a terminal."""
+    """Print to stderr, if anybody reads it; the word before the first colon in colour on a terminal."""
     head, colon, rest = text.partition(":")
     if colour is not None and colon and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         text = f"\x1b[{colour};1m{head}:\x1b[0m{rest}"
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # of a terminal or pipe that was closed
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

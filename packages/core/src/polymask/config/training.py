@@ -16,7 +16,7 @@ ALTERNATIVES = (
 
 SAME_RUN = frozenset(
     {"accumulate", "devices", "nodes", "accelerator", "strategy", "workers", "compile"}
-    | {"checkpoint_every", "log_every", "probe_every"}
+    | {"checkpoint_every", "log_every", "probe_every", "data_changed"}
 )
 """Options that may differ on resume: where and how fast the run goes on, not what it computes."""
 
@@ -52,6 +52,7 @@ class TrainOptions:
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
         log_every: steps per row of metrics.csv.
         probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.
+        data_changed: resume although the training data is no longer what the run was begun with.
 
     Raises:
         UserError: a value that cannot be, or two that contradict each other.
@@ -82,6 +83,7 @@ class TrainOptions:
     checkpoint_every: int | None = None
     log_every: int = 10
     probe_every: int | None = None
+    data_changed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -116,9 +117,27 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.full_name}: {error}") from error
+    if part.kind == "datasets":
+        _tell_left_out(part, built)
     with contextlib.suppress(AttributeError):  # a part with __slots__
         built._polymask_built_from = part.full_name, dict(arguments)
     return built
+
+
+def _tell_left_out(part: Part, data: Any) -> None:
+    """Warn of what a data set could not use, whoever opens it."""
+    left_out = getattr(data, "skipped", ())
+    if not left_out:
+        return
+    used = 0
+    for name in ("train", "test"):
+        with contextlib.suppress(UserError):  # it has none
+            used += len(data.split(name))
+    name, reason = left_out[0]
+    warnings.warn(
+        f"{part.full_name}: {len(left_out)} left out, {used} used; the first left out is {name}: {reason}",
+        stacklevel=3,
+    )
 
 
 def built_from(built: Any) -> dict[str, Any] | None:

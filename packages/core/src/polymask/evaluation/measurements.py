@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from polymask.config import PartConfig, Source, resolve_part
 from polymask.errors import UserError
 from polymask.evaluation.intervals import t_interval
 from polymask.evaluation.result import CAVEAT
-from polymask.files import write_json
+from polymask.files import read_json, require_writable, write_json
 from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def evaluate_run(
     config = evaluation if isinstance(evaluation, PartConfig) else chosen(evaluation, registry)
     measure: Evaluation = config.build()
     opened = Run.open(run, registry=registry) if isinstance(run, str | Path) else run
+    require_writable(opened.folder)
     with evaluating(opened.system):
         found = Measurements(config.name, list(measure(opened)), settings_of(config))
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:
@@ -191,11 +193,14 @@ def stored_at(folder: Path, config: PartConfig) -> Path:
 
 
 def read_scores(folder: Path) -> list[Measurements]:
-    """What evaluations found about a run, by name."""
-    return [
-        Measurements.from_json(json.loads(path.read_text()))
-        for path in sorted(folder.glob("evaluation-*.json"))
-    ]
+    """What evaluations found about a run, by name; a damaged file is left out, with a warning."""
+    found = []
+    for path in sorted(folder.glob("evaluation-*.json")):
+        try:
+            found.append(read_json(path, Measurements.from_json))
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return found
 
 
 def _cell(score: Measurement | None, between: str) -> str:

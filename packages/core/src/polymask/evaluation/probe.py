@@ -26,7 +26,7 @@ from polymask.evaluation.features import (
 )
 from polymask.evaluation.intervals import accuracy_interval, difference_interval
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, ProbeRow
-from polymask.files import write_json
+from polymask.files import require_writable, write_json
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -65,6 +65,7 @@ def probe(
     from polymask.run import Run
 
     trained = Run.open(run) if isinstance(run, str | Path) else run
+    require_writable(trained.folder)
     result = measure(
         trained,
         trained.data,

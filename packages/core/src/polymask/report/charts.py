@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from polymask.evaluation.intervals import Interval
+from polymask.files import atomic
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,10 @@ def save(made: Figure, path: Path) -> None:
     """Write a figure on white, as its suffix says; text stays text in SVG and PDF."""
     kind = path.suffix[1:]
     metadata = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "polymask", "pdf.fonttype": 42}):
+    text = rc_context({"svg.fonttype": "none", "svg.hashsalt": "polymask", "pdf.fonttype": 42})
+    with text, atomic(path, "wb") as file:
         made.patch.set(alpha=1, facecolor="white")
-        made.savefig(path, format=kind, dpi=160, metadata=metadata.get(kind))
+        made.savefig(file, format=kind, dpi=160, metadata=metadata.get(kind))
 
 
 def svg(made: Figure, label: str) -> str:

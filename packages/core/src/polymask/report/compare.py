@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polymask.config import CONFIG, PartConfig, RunConfig, Source, plain
+from polymask.config import PartConfig, RunConfig, Source, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.measurements import Measurements, chosen, evaluate_run, stored_at
 from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
-from polymask.files import write_json, write_text
+from polymask.files import read_json, write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
-from polymask.run import CHECKPOINT, Run
+from polymask.run import CHECKPOINT, Run, holds_run
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.sanity_check import sanity_check
@@ -178,7 +178,7 @@ def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} holds something else than a comparison: give another --out")
         return None
-    found: Config = json.loads(path.read_text())
+    found = read_json(path, _as_plan, "put back a copy, or give another --out")
     begun = list(plan["variants"].items())[: len(found["variants"])]
     same = {"config": found["config"] == plan["config"], "variants": list(found["variants"].items()) == begun}
     for key in (key for key, is_same in same.items() if not is_same):
@@ -188,6 +188,11 @@ def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
             "go behind those it has"
         )
     return found
+
+
+def _as_plan(found: Mapping[str, Any]) -> Config:
+    """What is stored of a comparison, in its shape."""
+    return {**found, "config": dict(found["config"]), "variants": dict(found["variants"])}
 
 
 class _Lazy:
@@ -221,8 +226,8 @@ def _trained(lazy: _Lazy, probe: Config, raw: bool, progress: bool) -> ProbeResu
     """Train (what is left of) a run and probe it; None where there are no labels."""
     done = lazy.folder / "probe.json"
     if done.is_file():
-        return ProbeResult.from_json(json.loads(done.read_text()))
-    fit(lazy.run, resume=(lazy.folder / CONFIG).exists(), progress=progress)
+        return read_json(done, ProbeResult.from_json)
+    fit(lazy.run, resume=holds_run(lazy.folder), progress=progress)
     return probe_run(lazy.trained, **{"raw": raw, **probe}) if labelled(lazy.run.data) else None
 
 
@@ -230,13 +235,17 @@ def _evaluated(lazy: _Lazy, evaluation: PartConfig) -> Measurements:
     """What an evaluation finds about a run, or has found with the same options."""
     path = stored_at(lazy.folder, evaluation)
     if path.is_file():
-        return Measurements.from_json(json.loads(path.read_text()))
+        return read_json(path, Measurements.from_json)
     return evaluate_run(lazy.trained, evaluation)
 
 
 def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Measurements]) -> dict[str, float]:
     """The numbers of one run, from its files alone."""
     rows = read_metrics(folder / "metrics.csv")
+    if not rows:
+        raise UserError(
+            f"{folder / 'metrics.csv'} has no row: put back a copy, or delete {folder} to train it"
+        )
     last = rows[-max(1, math.ceil(len(rows) / 10)) :]
     measured: dict[str, float] = {}
     if found is not None:

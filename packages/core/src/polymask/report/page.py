@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
-from polymask.files import read_yaml, write_text
+from polymask.files import read_json, read_yaml, write_text
 from polymask.protocols import Batch
 from polymask.registry import default_registry
 from polymask.report import charts, progress, views
@@ -30,7 +29,7 @@ from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
 from polymask.report.panels import coverage, panels_of
 from polymask.report.progress import Chart, Metrics
 from polymask.report.templates import flat, render
-from polymask.run import Run
+from polymask.run import Run, restore_config
 from polymask.step import Step
 from polymask.training.metrics import read_metrics
 from polymask.training.trainer import plan_of
@@ -105,6 +104,7 @@ def write_report(run: Run | str | Path) -> Path:
 def gather(source: Run | str | Path) -> Page:
     """Collect all there is to say about a run."""
     folder = source.folder if isinstance(source, Run) else Path(source)
+    restore_config(folder)
     config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else RunConfig.load(folder).plain()
     page = Page(title=str(config.get("system", folder.name)), config=_set(config))
     try:
@@ -169,7 +169,11 @@ def _probe(page: Page, folder: Path) -> None:
     if not path.is_file():
         page.missing["probe"] = "Not probed yet: run polymask probe with this folder. It needs labelled data."
         return
-    page.probe = found = ProbeResult.from_json(json.loads(path.read_text()))
+    try:
+        page.probe = found = read_json(path, ProbeResult.from_json)
+    except UserError as error:
+        page.missing["probe"] = str(error)
+        return
     names = list(dict.fromkeys(row.features for row in found.rows))
     series = {method: [found.accuracy(name, method) for name in names] for method in METHODS}
     made = charts.figure(4.4, 0.75 + 0.4 * len(names))
@@ -242,7 +246,10 @@ def _catching(page: Page, place: str, what: str) -> Iterator[None]:
 def _environment(page: Page, folder: Path) -> None:
     path = folder / "environment.json"
     if path.is_file():
-        page.environment = _set(json.loads(path.read_text()))
+        try:
+            page.environment = read_json(path, _set)
+        except UserError as error:
+            page.missing["environment"] = str(error)
     else:
         page.missing["environment"] = "No environment was recorded."
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from polymask.config.layers import flatten
 from polymask.errors import UserError
-from polymask.files import atomic
+from polymask.files import write_tensors
 from polymask.run import Checkpoint, some
-from polymask.training.finite_check import FiniteCheck
+from polymask.training.digest import changes
+from polymask.training.finite_check import Diverged, FiniteCheck
 from polymask.training.metrics import MetricsFile
 from polymask.training.module import Training
 from polymask.training.signals import Signals
@@ -25,17 +25,7 @@ class AtomicIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Raises :class:`UserError` where it cannot be written; what was there stays."""
-        path = Path(path)
-        try:
-            with atomic(path, "wb") as file:
-                torch.save(checkpoint, file)
-        # torch reports a failed write as RuntimeError, whatever the file raised
-        except (OSError, RuntimeError) as error:
-            before = error.__context__ if isinstance(error.__context__, OSError) else error
-            kept = "the previous checkpoint is whole" if path.exists() else "there is no earlier one"
-            raise UserError(
-                f"the checkpoint {path} cannot be written: {before}; {kept}. Make room, then --resume"
-            ) from error
+        write_tensors(Path(path), checkpoint)
 
 
 class Checkpoints(pl.Callback):
@@ -50,8 +40,10 @@ class Checkpoints(pl.Callback):
 
     def __init__(self, path: Path, about: Mapping[str, Any], guard: FiniteCheck, signals: Signals) -> None:
         self.path, self.about, self.guard, self.signals = path, dict(about), guard, signals
+        self.saved = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
+        self.saved = trainer.global_step
         # asking a sharded optimiser for its state before its first step would make it take one
         if trainer.global_step == 0 and module.device_mesh is None:
             self._save(trainer)
@@ -74,19 +66,42 @@ class Checkpoints(pl.Callback):
     ) -> None:
         checkpoint["polymask"] = self.about
 
+    def on_exception(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: Training, exception: BaseException
+    ) -> None:
+        """Save the steps that are done, if all is as a whole step left it, and note what became of them."""
+        done, why = trainer.global_step, ""
+        if self.saved < 0 or not trainer.is_global_zero or isinstance(exception, Diverged):
+            return
+        # with several processes, all would have to save, and one has failed; a second Ctrl-C is in a hurry
+        whole = module.stepped and trainer.world_size == 1 and not isinstance(exception, KeyboardInterrupt)
+        if self.saved < done and whole:
+            try:
+                self.guard.check(trainer, module, weights=True)
+                trainer.save_checkpoint(self.path)
+                self.saved = done
+            except Exception as error:  # whatever it is, the first failure is the one to tell
+                why = "" if str(error) == str(exception) else f" ({error})"
+        lost = f"; the steps from there to {done} are lost{why}" if self.saved < done else ""
+        exception.add_note(
+            f"step {self.saved} of {module.plan.total} is saved, in {self.path}: go on with --resume{lost}"
+        )
+
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.sync()
         trainer.save_checkpoint(self.path)
+        self.saved = trainer.global_step
 
 
-def check_same_run(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
+def check_same_run(checkpoint: Checkpoint, about: Mapping[str, Any], data_changed: bool = False) -> None:
     """Refuse to go on with something else than what was begun.
 
     Args:
         checkpoint: to go on from.
         about: of the run that is to go on, as :class:`Checkpoints` saves it.
+        data_changed: go on where the data is not what it was.
 
     Raises:
         UserError: lists what differs, before anything is trained.
@@ -101,4 +116,10 @@ def check_same_run(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
         raise UserError(
             "to resume is to go on with the same run, and this one differs from it:"
             f"{some(found)}\nTake the changes back, or start a new run with another --out"
+        )
+    other = changes(checkpoint["polymask"]["data"], about["data"])
+    if other and not data_changed:
+        raise UserError(
+            f"the training data is not what this run was begun with:{some(other)}\n"
+            "Put back what was there, or go on with what is there now: --data_changed"
         )

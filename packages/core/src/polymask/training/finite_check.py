@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError
-from polymask.files import write_json
+from polymask.files import write_json, write_tensors
 from polymask.protocols import Batch
 from polymask.step import Step
 from polymask.training.module import NEVER, Training
@@ -83,8 +83,7 @@ class FiniteCheck(pl.Callback):
         assert module.loader is not None
         batch = module.loader.again(index, part)
         where = self.folder / f"step-{index}"
-        where.mkdir(parents=True, exist_ok=True)
-        torch.save(batch, where / f"batch-{module.global_rank}-{part}.pt")
+        write_tensors(where / f"batch-{module.global_rank}-{part}.pt", batch)
         step = Step(index, module.plan.total, module.plan.options.seed)
         system = module.system
         system.zero_grad()

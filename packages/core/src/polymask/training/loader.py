@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -13,8 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polymask.data import Samples, collate
+from polymask.errors import UserError
 from polymask.protocols import Batch
 from polymask.training.order import Batches, Key, mix
+from polymask.training.signals import STOP
 
 FAST = 1e-4
 """Seconds per sample below which a worker would cost more than it saves."""
@@ -92,6 +96,7 @@ class Loader:
             pin_memory=pin,
             # a loader draws its workers' seed from the global generator if it has none of its own
             generator=torch.Generator().manual_seed(0),
+            worker_init_fn=_ignore_signals,
         )
 
     def __len__(self) -> int:
@@ -99,17 +104,48 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self._loader)
+        if self._loader.num_workers and threading.current_thread() is threading.main_thread():
+            # torch would raise when a worker ends, in the middle of a step; it looks at them anyway when a
+            # batch does not come
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while True:
             start = time.perf_counter()
-            self.parts = list(islice(iterator, self.batches.plan.options.accumulate))
+            self.parts = self._next(iterator)
             self.waited += time.perf_counter() - start
             if not self.parts:
                 return
             yield from self.parts
 
+    def _next(self, iterator: Iterator[Batch]) -> list[Batch]:
+        """The parts of a step.
+
+        Raises:
+            UserError: what a worker raised, without the worker's traceback; or a worker is no more.
+        """
+        try:
+            return list(islice(iterator, self.batches.plan.options.accumulate))
+        except UserError as error:
+            raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
+        # torch says so itself, or cannot receive what the worker had sent
+        except (RuntimeError, OSError, EOFError) as error:
+            codes = [worker.exitcode for worker in getattr(iterator, "_workers", ()) if worker.exitcode]
+            if not codes:
+                raise
+            how = f"with status {codes[0]}" if codes[0] > 0 else f"by {signal.Signals(-codes[0]).name}"
+            raise UserError(
+                f"{len(codes)} of {self._loader.num_workers} processes that read data ended {how}; if memory "
+                "ran out, give fewer --workers or a smaller --batch_size"
+            ) from error
+
     def again(self, step: int, part: int) -> Batch:
         """A batch read once more."""
         return collate(self.dataset.__getitems__(self.batches.keys(step, part)))
+
+
+def _ignore_signals(worker: int) -> None:
+    """Signals to a whole group of processes are for the main process, which finishes its step."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def workers_for(dataset: Keyed, processes: int = 1) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from polymask.data import padding
-from polymask.files import write_text
+from polymask.files import write_text, writing
 from polymask.training.module import Training
 
 
@@ -27,7 +29,8 @@ class MetricsFile(Logger):
     Args:
         path: of the file.
         keep: last step whose row is kept of what is there; later rows are taken back, since the
-            run that goes on from this step writes them again.
+            run that goes on from this step writes them again. Of a file with lines that cannot be read,
+            a copy is kept as ``metrics.damaged.csv``.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -35,7 +38,10 @@ class MetricsFile(Logger):
         self.path = path
         self.columns: list[str] = []
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            rows = [row for row in read_metrics(path) if row["step"] <= keep]
+            known, damaged = _parse(path)
+            if damaged:
+                path.replace(path.with_suffix(".damaged.csv"))
+            rows = [row for row in known if row["step"] <= keep]
             self.columns = list(dict.fromkeys(key for row in rows for key in row))
             self._rewrite(rows)
 
@@ -55,17 +61,19 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
         new = [key for key in row if key not in self.columns]
-        if new:
-            rows = read_metrics(self.path)
-            self.columns += new
-            self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
-            file.write(_line([row.get(column, "") for column in self.columns]))
+        with writing(self.path):
+            self.path.stat()  # a file that is gone must not begin anew, without what it held
+            if new:
+                rows = read_metrics(self.path)
+                self.columns += new
+                self._rewrite(rows)
+            with self.path.open("a", newline="") as file:
+                file.write(_line([row.get(column, "") for column in self.columns]))
 
     @rank_zero_only
     def sync(self) -> None:
         """Have the rows on the disk itself."""
-        with self.path.open("rb") as file:
+        with writing(self.path), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
@@ -76,14 +84,28 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Rows of a ``metrics.csv``, whole ones only, without their empty cells."""
-    path = Path(path)
-    text = path.read_text() if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    return [
-        {key: int(cell) if key == "step" else float(cell) for key, cell in row.items() if cell}
-        for row in csv.DictReader(io.StringIO(whole))
-    ]
+    """Rows of a ``metrics.csv``, whole ones only, without their empty cells.
+
+    Lines that cannot be read are left out, with a warning.
+    """
+    rows, damaged = _parse(Path(path))
+    if damaged:
+        warnings.warn(f"{path}: {damaged} lines cannot be read and are left out", stacklevel=2)
+    return rows
+
+
+def _parse(path: Path) -> tuple[list[dict[str, float]], int]:
+    """Rows of a file, and how many lines of it cannot be read."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    head, *lines = text[: text.rfind("\n")].split("\n")  # the last line may be cut
+    rows: list[dict[str, float]] = []
+    for line in lines:
+        with contextlib.suppress(ValueError, csv.Error):
+            columns, cells = csv.reader([head, line])
+            row = {key: float(cell) for key, cell in zip(columns, cells, strict=True) if cell}
+            if "step" in row:
+                rows.append({**row, "step": int(row["step"])})
+    return rows, len(lines) - len(rows)
 
 
 def _line(cells: list[Any]) -> str:

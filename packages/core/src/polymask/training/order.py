@@ -2,8 +2,9 @@
 
 All epochs, each a permutation of its own, make one endless stream. Optimiser step s takes places
 s * batch_size onwards, split first into the parts of accumulation, then among the processes: the
-same samples meet in a step, and in a part of it, on any number of processes. A system that weighs
-samples has each step drawn by those weights instead, from the seed and the step alone.
+same samples meet in a step, and in a part of it, on any number of processes. No step has a sample twice,
+since both would be masked alike: an epoch that begins within a step puts off what the step has already.
+A system that weighs samples has each step drawn by those weights instead, from the seed and the step alone.
 
 Samples that differ in length meet others of like length in a step, so that little is padded: each
 window of a few dozen steps is sorted by length, and the steps within it are shuffled. Where a step has
@@ -67,16 +68,33 @@ class Order:
         self.samples, self.seed = samples, seed
         self.lengths, self.batch_size, self.window = lengths, batch_size, window
         self._epoch = -1
-        self._permutation = torch.empty(0)
+        self._permutation = torch.arange(samples)
 
     def permutation(self, epoch: int) -> Tensor:
         """int64 ``[samples]``, the order of one epoch."""
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-            order = torch.randperm(self.samples, generator=generator)
-            self._permutation = order if self.lengths is None else self._alike(order, epoch, generator)
+            # how an epoch ends, which the next one has to know, follows from its own draw, unless it is short
+            short = self.samples < (2 if self.lengths is None else self.window + 1) * self.batch_size
+            first = 0 if short else max(epoch - 1, 0)
+            if self._epoch < epoch:
+                first = max(first, self._epoch + 1)
+            for number in range(first, epoch + 1):
+                self._permutation = self._draw(number, self._permutation)
             self._epoch = epoch
         return self._permutation
+
+    def _draw(self, epoch: int, before: Tensor) -> Tensor:
+        """The order of an epoch after the one before it."""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        order = torch.randperm(self.samples, generator=generator)
+        begun = -epoch * self.samples % self.batch_size
+        if begun:
+            left = before[begun - self.batch_size :]  # the first samples of the batch
+            rest = order[begun : begun + len(left)]
+            twice = torch.isin(order[:begun], left).nonzero()[:, 0]
+            free = begun + torch.isin(rest, left, invert=True).nonzero()[: len(twice), 0]
+            order[twice], order[free] = order[free], order[twice]
+        return order if self.lengths is None else self._alike(order, epoch, generator)
 
     def _alike(self, order: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
         """The same samples, each batch of the stream of like lengths.

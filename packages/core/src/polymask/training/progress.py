@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import lightning.pytorch as pl
@@ -32,19 +34,25 @@ class ProgressLine(pl.Callback):
         if not trainer.is_global_zero:
             return
         self._last = time.monotonic()
-        if self.console.is_terminal or self.console.is_jupyter:
+        # in a notebook, rich needs ipywidgets to draw over a line
+        if self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets")):
             text = TextColumn("{task.fields[text]}")
             columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), text)
-            self._live = Progress(*columns, console=self.console, refresh_per_second=4)
-            self._live.add_task("", total=module.plan.total, completed=trainer.global_step, text="")
-            self._live.start()
+            live = Progress(*columns, console=self.console, refresh_per_second=4)
+            live.add_task("", total=module.plan.total, completed=trainer.global_step, text="")
+            with suppress(OSError):
+                live.start()
+                self._live = live
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not (module.stepped and trainer.is_global_zero):
-            return
-        done, total = trainer.global_step, module.plan.total
+        if module.stepped and trainer.is_global_zero:
+            with suppress(OSError):  # of a terminal or pipe that was closed: training does not need it
+                self._show(trainer.global_step, module)
+
+    def _show(self, done: int, module: Training) -> None:
+        total = module.plan.total
         if self._live is not None:
             text = describe(self.meter.row, (total - done) * module.plan.batch_size)
             self._live.update(self._live.task_ids[0], completed=done, text=text)
@@ -61,7 +69,8 @@ class ProgressLine(pl.Callback):
 
     def _close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
 

@@ -1,18 +1,28 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the step, save, stop."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import torch
 
-from polymask.training.module import Training
+if TYPE_CHECKING:
+    from polymask.training.module import Training
 
 
-class Signals(pl.Callback):
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+
+STOP = [number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number is not None]
+"""Signals that end a run after its step."""
+
+
+class Signals:
     """Remembers a wish to stop until the step is done; a second Ctrl-C stops at once.
 
     Args:
@@ -25,12 +35,23 @@ class Signals(pl.Callback):
     def __init__(self, every: int) -> None:
         self.every, self.received = every, 0
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    @contextmanager
+    def listening(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Listen for the time of a training; afterwards, what was done about signals before is done again."""
         if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread alone
-        # in place of Lightning's own, which puts back at the end what was there before
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
+            yield  # Python delivers signals to the main thread alone
+            return
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        children = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []  # see Loader
+        before = {number: signal.getsignal(number) for number in STOP + children}
+        for number in STOP:
+            if number != _HANGUP or before[number] != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._receive)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def stop(self, trainer: pl.Trainer, module: Training) -> bool:
         """Whether to stop after this step; all processes get the same answer."""

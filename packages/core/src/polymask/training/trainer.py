@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -17,16 +18,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from polymask import __version__
-from polymask.config import CONFIG, TrainOptions, plain
+from polymask.config import TrainOptions, plain
 from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.errors import UserError
-from polymask.files import write_json
-from polymask.run import CHECKPOINT, Run, read_checkpoint, system_weights
+from polymask.files import LOCK, PARTIAL, locked, write_json
+from polymask.run import CHECKPOINT, Run, holds_run, read_checkpoint, restore_config, system_weights
 from polymask.supervision import labels_for
 from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.collapse import CollapseMonitor
+from polymask.training.digest import digest
 from polymask.training.finite_check import FiniteCheck
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Measuring, MetricLogger, MetricsFile, read_metrics
@@ -73,13 +75,14 @@ def fit(
         progress: show a progress line.
 
     Raises:
-        UserError: the folder holds a run already, there is none to resume, it was another run,
-            the options cannot be, or a checkpoint cannot be written.
+        UserError: the folder holds something already, there is no run to resume, another process trains it,
+            it was another run or has other data, the options cannot be, a file cannot be written, or a
+            process that reads data ended. What became of the steps done is in the notes of an exception.
         Diverged: a loss or gradient was not finite.
         KeyboardInterrupt, SystemExit: stopped by a signal, after saving.
     """
     system, data, options, folder = run.system, run.data, run.training, run.folder
-    with _quiet():
+    with _quiet(), contextlib.ExitStack() as held:
         samples, labels = data.split("train", augment=True), labels_for(system, data, "train")
         watches: list[Measuring] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
@@ -89,11 +92,17 @@ def fit(
         trainer = _make_trainer(options, precision, folder)
         lengths = data.lengths("train") if hasattr(data, "lengths") else None
         plan = make_plan(options, len(samples), trainer.world_size, lengths)
+        if trainer.is_global_zero:
+            _check_folder(folder, resume)
+            held.enter_context(locked(folder))
         about = _about(run, plan, precision)
         begun = resume and (folder / CHECKPOINT).is_file()
         start = _check(run, about) if begun else 0
-        if trainer.is_global_zero and not begun:
-            _make_folder(run, resume)
+        if trainer.is_global_zero:
+            if begun:
+                restore_config(folder)
+            else:
+                run.save_config()
         if start == plan.total:
             run.load()
             return FitResult(folder, start, _last_row(folder))
@@ -104,7 +113,6 @@ def fit(
         meter = MetricLogger(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
-            signals,
             guard,
             meter,
             Checkpoints(folder / CHECKPOINT, about, guard, signals),
@@ -115,7 +123,8 @@ def fit(
         if options.compile:
             system.compile()
         try:
-            trainer.fit(module, ckpt_path=folder / CHECKPOINT if begun else None, weights_only=True)
+            with signals.listening(trainer):
+                trainer.fit(module, ckpt_path=folder / CHECKPOINT if begun else None, weights_only=True)
         finally:
             system._compiled_call_impl = None
         run.step = trainer.global_step
@@ -169,7 +178,7 @@ def _make_trainer(options: TrainOptions, precision: str, folder: Path) -> pl.Tra
 
 
 def _about(run: Run, plan: Plan, precision: str) -> dict[str, Any]:
-    """What a checkpoint says of its run: ``run`` is all that must be the same to go on with it."""
+    """What a checkpoint says of its run: ``run`` and ``data`` are what must be the same to go on with it."""
     options = {key: value for key, value in vars(plan.options).items() if key not in SAME_RUN}
     for one, other in ALTERNATIVES:
         options.pop(one), options.pop(other)
@@ -180,12 +189,18 @@ def _about(run: Run, plan: Plan, precision: str) -> dict[str, Any]:
         "precision": precision,
         "batch_size": plan.batch_size,
         "batch_tokens": plan.options.batch_tokens,
-        "samples": plan.samples,
         "steps": plan.total,
         "warmup_steps": plan.warmup,
         "lr": plan.peak,
     }
-    return {"polymask": __version__, "system": run.name, "facts": _simple(run.facts), "run": plain(same)}
+    return {
+        "polymask": __version__,
+        "system": run.name,
+        "facts": _simple(run.facts),
+        "config": parts,
+        "data": digest(run.data),
+        "run": plain(same),
+    }
 
 
 def _simple(value: Any) -> Any:
@@ -200,25 +215,28 @@ def _simple(value: Any) -> Any:
 def _check(run: Run, about: Mapping[str, Any]) -> int:
     """Step of a run's last checkpoint, which must be of this very run."""
     checkpoint = read_checkpoint(run.folder / CHECKPOINT)
-    check_same_run(checkpoint, about)
+    check_same_run(checkpoint, about, run.training.data_changed)
     system_weights(checkpoint, run.system)
     return int(checkpoint["global_step"])
 
 
-def _make_folder(run: Run, resume: bool) -> None:
-    """Begin a run folder; a run that was stopped before its first checkpoint is begun anew."""
-    folder = run.folder
-    there = any((folder / name).exists() for name in (CONFIG, CHECKPOINT))
+def _check_folder(folder: Path, resume: bool) -> None:
+    """See that a run can begin in a folder, or go on; one stopped before its first checkpoint begins anew.
+
+    Raises:
+        UserError: it cannot.
+    """
+    there = holds_run(folder)
     if resume and not there:
         raise UserError(f"{folder} holds no run to resume: leave --resume out, or name a run folder")
     if there and not resume:
         raise UserError(
             f"{folder} holds a run already, {_state(folder)}: go on with --resume, or give another --out"
         )
-    try:
-        run.save_config()
-    except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error}") from error
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() and not there else []
+    others = sorted(name for name in names if name != LOCK and not name.endswith(PARTIAL))
+    if others:
+        raise UserError(f"{folder} holds something else than a run ({others[0]}): give another --out")
 
 
 def _state(folder: Path) -> str:
@@ -236,7 +254,8 @@ def _last_row(folder: Path) -> dict[str, float]:
 
 def _stop(number: int, step: int, total: int) -> None:
     """End as the signal asks, now that everything is saved."""
-    sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
+    with contextlib.suppress(OSError):  # of a terminal that was closed
+        sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

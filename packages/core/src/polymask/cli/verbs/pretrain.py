@@ -142,6 +142,9 @@ def _resume(command: Command) -> Path | None:
         raise UserError("which run? give --resume DIR, or --resume with --out DIR")
     if "config" in command.values:
         raise UserError(f"--config and --resume exclude each other: {folder} has its own configuration")
+    from polymask.run import restore_config
+
+    restore_config(Path(folder))
     if not Path(folder, CONFIG).is_file():
         raise UserError(f"{folder} holds no run to resume: there is no {Path(folder, CONFIG)}")
     return Path(folder)

@@ -1,0 +1,76 @@
+"""What tells the data of a run from other data, so that a run goes on with what it was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from polymask.data import Dataset, FileDataset, evenly
+from polymask.training.loader import Keyed
+
+READ = 32
+"""Samples that are read; more would tell more and cost more."""
+
+
+def digest(data: Dataset) -> dict[str, Any]:
+    """What is known of the training samples without reading all of them, as plain values.
+
+    How many there are, their classes and lengths; where they are files, names and sizes; and of a few of
+    them, not augmented, the mean of what is above 0, None where reading one twice gives two samples.
+    """
+    samples = data.split("train")
+    found: dict[str, Any] = {"samples": len(samples), "classes": list(data.classes or ())}
+    for name, values in (
+        ("labels", data.labels("train")),
+        ("lengths", data.lengths("train") if hasattr(data, "lengths") else None),
+    ):
+        if values is not None:
+            found[name] = _hash([values.numpy().tobytes()])
+    if isinstance(data, FileDataset):
+        split = data.splits["train"]
+        names = split.names()
+        found["names"] = _hash(name.encode("utf-8", "surrogateescape") for name in names)
+        root = getattr(split.source, "root", None)
+        files = [Path(root, name) for name in names] if root else getattr(split.source, "paths", ())
+        with ThreadPoolExecutor() as pool:
+            found["sizes"] = _hash(b"%d" % size for size in pool.map(_size, files, chunksize=256))
+    read = Keyed(samples, seed=0)
+    found["means"] = [_mean(read, place) for place in evenly(len(samples), READ)]
+    return found
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two digests, in words; means may differ by rounding, as on another machine."""
+    if then["samples"] != now["samples"]:
+        return [f"samples: {then['samples']} then, {now['samples']} now"]
+    found = [f"{name} are not the same" for name in then if name != "means" and then[name] != now.get(name)]
+    pairs = [pair for pair in zip(then["means"], now["means"], strict=True) if None not in pair]
+    other = sum(not math.isclose(*pair, rel_tol=1e-3, abs_tol=1e-4) for pair in pairs)
+    return found + ([f"contents: {other} of {len(pairs)} samples that were read differ"] if other else [])
+
+
+def _hash(values: Iterable[bytes]) -> str:
+    known = hashlib.blake2b(digest_size=8)
+    for value in values:
+        known.update(value + b"\0")
+    return known.hexdigest()
+
+
+def _size(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a sample that is no file of its own
+        return -1
+
+
+def _mean(read: Keyed, place: int) -> float | None:
+    one, two = (
+        sum(float(value.double().clamp(min=0).mean()) for key, value in read[0, place].items() if key != "id")
+        for _ in range(2)
+    )
+    return one if math.isclose(one, two) else None
