@@ -114,8 +114,10 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
             built = target(**values)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{part.full_name}: {error}") from error
+    # whatever a constructor raises, or its call of sys.exit, is about these values
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
+        raise UserError(f"{part.full_name}: {kind}{error}") from error
     with contextlib.suppress(AttributeError):  # a part with __slots__
         built._polymask_built_from = part.full_name, dict(arguments)
     return built

@@ -38,7 +38,7 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
     except UserError:
         raise
     # Whatever goes wrong here is about these parts together on this data, and nothing is lost yet.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{name} does not run with these parts on this data: {type(error).__name__}: {error}\n"
             "POLYMASK_DEBUG=1 shows where"
