@@ -46,8 +46,9 @@ class Mask:
         if self.hidden.device.type == "cpu":
             counts = self._seen().sum(1)
             if not bool((counts == self.visible).all()):
+                found = sorted(set(counts.tolist()))
                 raise ValueError(
-                    f"Mask: visible={self.visible}, but rows have {counts.unique().tolist()} visible sites; "
+                    f"Mask: visible={self.visible}, but rows have {found} visible sites; "
                     "leave visible out where rows differ"
                 )
 

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,6 +117,7 @@ class MetricLogger(pl.Callback):
         self.row: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._told = False
         self._start()
 
     def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
@@ -130,7 +132,7 @@ class MetricLogger(pl.Callback):
             self._add({"padding": padding(batch)})
         if not module.stepped:
             return
-        self._add({"grad_norm": module.grad_norm})
+        self._add({"grad_norm": module.grad_norm, "idle": module.grad_norm == 0})
         self._steps += 1
         done = trainer.global_step
         end = done == module.plan.total
@@ -140,6 +142,9 @@ class MetricLogger(pl.Callback):
         means = self._means(trainer)
         seconds = time.perf_counter() - self._since  # the means have waited for the device
         padded = {"padding": means.pop("padding")} if "padding" in means else {}
+        idle = means.pop("idle")
+        if trainer.is_global_zero:
+            self._tell_idle(idle)
         assert module.loader is not None
         self.row = {
             "loss": means.pop("loss"),
@@ -174,6 +179,18 @@ class MetricLogger(pl.Callback):
         saved = checkpoint["meter"]
         self._sums = {name: torch.tensor(value) for name, value in saved["sums"].items()}
         self._counts = dict(saved["counts"])
+
+    def _tell_idle(self, share: float) -> None:
+        """Say once that steps taught nothing; a loss of 0 looks like success."""
+        if share and not self._told:
+            self._told = True
+            idle = max(round(share * self._steps), 1)
+            warnings.warn(
+                f"{idle} of the last {self._steps} steps had a gradient of exactly 0: they scored no site and "
+                "taught nothing. Mask more, or give longer samples or larger batches; polymask look shows what "
+                "is masked",
+                stacklevel=2,
+            )
 
     def _start(self, waited: float = 0.0) -> None:
         self._steps, self._waited, self._since = 0, waited, time.perf_counter()
