@@ -186,9 +186,9 @@ class MetricLogger(pl.Callback):
             self._told = True
             idle = max(round(share * self._steps), 1)
             warnings.warn(
-                f"{idle} of the last {self._steps} steps had a gradient of exactly 0: they scored no site and "
-                "taught nothing. Mask more, or give longer samples or larger batches; polymask look shows what "
-                "is masked",
+                f"{idle} of the last {self._steps} steps had a gradient of exactly 0: they scored no site "
+                "and taught nothing. Mask more, or give longer samples or larger batches; polymask look "
+                "shows what is masked",
                 stacklevel=2,
             )
 
