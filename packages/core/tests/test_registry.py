@@ -185,6 +185,7 @@ print(json.dumps({{p.name: p.error for p in made.plugins}}))
     assert errors.keys() == FATAL.keys()
     for name, (_, expected) in FATAL.items():
         assert expected in errors[name]
+    assert errors["sleeps"].endswith("; POLYMASK_DISABLE=sleeps leaves it out")
 
 
 @pytest.mark.parametrize("name", FIRST_PARTY)

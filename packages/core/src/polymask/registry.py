@@ -154,7 +154,8 @@ class Registry:
         else:
             fields, text, trace = in_child(functools.partial(_answer, record.module, load), SECONDS)
             if text:
-                self._fail(record, text, trace)
+                hint = "" if trace else f"; POLYMASK_DISABLE={record.name} leaves it out"
+                self._fail(record, text + hint, trace)
                 return
             parts = [(kind, Part(**given)) for kind, given in fields]
         for kind, part in parts:
