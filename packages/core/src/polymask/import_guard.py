@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,7 +59,11 @@ def in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> tu
         What the function returned; if the child ended without an answer, ``None`` and how it ended.
     """
     reader, writer = os.pipe()
-    child = os.fork()
+    with (
+        warnings.catch_warnings()
+    ):  # of threads that libraries started; Python's own are the caller's to count
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         try:
             null = os.open(os.devnull, os.O_RDWR)
