@@ -77,7 +77,15 @@ def test_steps_that_score_nothing_are_told_once(toy, tmp_path):
         toy.train(tmp_path / "some", system=system, steps=8, log_every=4)
     assert len(told) == 1 and str(told[0].message).startswith("2 of the last 4 steps")
     assert "idle" not in read_metrics(tmp_path / "some" / "metrics.csv")[0]
-    system.empty = ()
+
+
+def test_a_loss_that_scores_nothing_beside_others_is_told(toy, tmp_path):
+    class Half(toy.Toy):
+        def forward(self, batch, step):
+            return {**super().forward(batch, step), "rest": 0.0 * self.head.weight.sum()}
+
+    with pytest.warns(UserWarning, match="^rest was exactly 0 in the last 4 steps"):
+        toy.train(tmp_path / "some", system=Half(), steps=4, log_every=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        toy.train(tmp_path / "none", system=system, steps=4, log_every=4)
+        toy.train(tmp_path / "none", steps=4, log_every=4)

@@ -144,7 +144,9 @@ class MetricLogger(pl.Callback):
         padded = {"padding": means.pop("padding")} if "padding" in means else {}
         idle = means.pop("idle")
         if trainer.is_global_zero:
-            self._tell_idle(idle)
+            # a teacher begins as a copy of its student: the first step may well have a loss of 0
+            constant = [name for name in module.terms if means[name] == 0 and self._steps > 1]
+            self._tell_idle(idle, constant)
         assert module.loader is not None
         self.row = {
             "loss": means.pop("loss"),
@@ -180,17 +182,22 @@ class MetricLogger(pl.Callback):
         self._sums = {name: torch.tensor(value) for name, value in saved["sums"].items()}
         self._counts = dict(saved["counts"])
 
-    def _tell_idle(self, share: float) -> None:
-        """Say once that steps taught nothing; a loss of 0 looks like success."""
-        if share and not self._told:
-            self._told = True
-            idle = max(round(share * self._steps), 1)
-            warnings.warn(
-                f"{idle} of the last {self._steps} steps had a gradient of exactly 0: they scored no site "
-                "and taught nothing. Mask more, or give longer samples or larger batches; polymask look "
-                "shows what is masked",
-                stacklevel=2,
-            )
+    def _tell_idle(self, share: float, constant: Sequence[str]) -> None:
+        """Say once that steps taught nothing, or a loss did not; a loss of 0 looks like success."""
+        if self._told or not (share or constant):
+            return
+        self._told = True
+        idle = max(round(share * self._steps), 1)
+        what = (
+            f"{idle} of the last {self._steps} steps had a gradient of exactly 0"
+            if share
+            else f"{' and '.join(constant)} was exactly 0 in the last {self._steps} steps"
+        )
+        warnings.warn(
+            f"{what}: no site was scored and nothing learned. Mask more, or give longer samples or larger "
+            "batches; polymask look shows what is masked",
+            stacklevel=2,
+        )
 
     def _start(self, waited: float = 0.0) -> None:
         self._steps, self._waited, self._since = 0, waited, time.perf_counter()
