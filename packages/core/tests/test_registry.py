@@ -199,17 +199,31 @@ def test_names_of_ours_are_reserved(entry: Entries, name: str) -> None:
     assert load(stranger).plugins[0].status == "conflict"
 
 
-def test_a_distribution_whose_entry_points_are_damaged_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("entries", "metadata", "name", "said"),
+    [
+        (b"no equals sign", b"sad", "sad", "TypeError"),
+        (b"b\xff = a_module", b"sad", "sad", "UnicodeDecodeError"),
+        (b"low = a_module_nobody_has", b"s\xffd", "low", "No module named"),
+    ],
+    ids=["syntax", "encoding", "metadata"],
+)
+def test_a_damaged_distribution_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    entries: bytes,
+    metadata: bytes,
+    name: str,
+    said: str,
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "sad-1.0.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text("Name: sad\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[polymask]\nno equals sign\n")
+    (folder / "METADATA").write_bytes(b"Name: " + metadata + b"\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_bytes(b"[polymask]\n" + entries + b"\n")
     registry = Registry(environ={})
     broken = {p.name: p for p in registry.plugins if p.status != "ok"}
-    assert broken.keys() == {"sad"} and "TypeError" in broken["sad"].error
+    assert broken.keys() == {name} and said in broken[name].error
     assert registry.find("maskings", "core/random")
 
 

@@ -19,7 +19,7 @@ import re
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -118,11 +118,12 @@ class Registry:
         except Exception:  # one damaged file stops the reading of all
             found: dict[str, Iterable[EntryPoint]] = {}
             for distribution in distributions():
-                name = str(distribution.metadata["Name"])
+                name, version = _name_and_version(distribution)
                 try:
-                    found.setdefault(name, distribution.entry_points.select(group=hookspecs.GROUP))
+                    own = distribution.entry_points.select(group=hookspecs.GROUP)
+                    found.setdefault(name or repr(distribution), own)
                 except Exception as error:
-                    self.plugins.append(PluginRecord(name, name, distribution.version, "entry_points.txt"))
+                    self.plugins.append(PluginRecord(name, name, version, "entry_points.txt"))
                     self._fail(self.plugins[-1], *_words(error))
             return itertools.chain.from_iterable(found.values())
 
@@ -260,10 +261,15 @@ def _names(value: str | None) -> frozenset[str] | None:
 
 def _source(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution an entry point is from, empty where it has none."""
-    if entry.dist is None:
+    return ("", "") if entry.dist is None else _name_and_version(entry.dist)
+
+
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    try:
+        metadata = distribution.metadata
+        return metadata["Name"] or "", metadata["Version"] or ""
+    except Exception:  # damaged
         return "", ""
-    metadata = entry.dist.metadata  # damaged metadata lack the fields
-    return metadata["Name"] or "", metadata["Version"] or ""
 
 
 def _declared(module: str, load: Callable[[], object]) -> list[tuple[str, Part]]:
