@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,29 +24,35 @@ HEAVY = frozenset(
 
 @contextlib.contextmanager
 def heavy_imports() -> Iterator[set[str]]:
-    """Collect which heavy modules are imported inside, loaded before or not.
+    """Refuse to import heavy modules inside, loaded before or not, and collect which were asked for.
 
-    A look at ``sys.modules`` alone would find a plugin at fault on the command line and fine in a
-    notebook that has imported torch already, so import statements are watched too.
+    Import statements are watched too: a finder is asked for what is not loaded yet alone, and would find a
+    plugin at fault on the command line and fine in a notebook that has imported torch already.
     """
     seen: set[str] = set()
-    before = HEAVY.intersection(sys.modules)
     original, thread = builtins.__import__, threading.get_ident()
+
+    def refuse(name: str, path: Any = None, target: Any = None) -> None:
+        root = name.partition(".")[0]
+        if root in HEAVY and threading.get_ident() == thread:
+            seen.add(root)
+            raise ImportError(f"{root} takes too long to import here", name=root)
 
     def watched(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> Any:
-        root = name.partition(".")[0]
-        if level == 0 and root in HEAVY and threading.get_ident() == thread:
-            seen.add(root)
+        if level == 0:
+            refuse(name)
         return original(name, globals, locals, fromlist, level)
 
+    finder: Any = types.SimpleNamespace(find_spec=refuse)
     builtins.__import__ = watched
+    sys.meta_path.insert(0, finder)
     try:
         yield seen
     finally:
         builtins.__import__ = original
-        seen |= HEAVY.intersection(sys.modules) - before
+        sys.meta_path.remove(finder)
 
 
 def in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> tuple[Any, str, str]:

@@ -274,8 +274,13 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
 
 def _declared(module: str, load: Callable[[], object]) -> list[tuple[str, Part]]:
     """Kind and declaration of each part of a plugin."""
+    plugin: object = None
     with heavy_imports() as heavy:
-        plugin = load()
+        try:
+            plugin = load()
+        except Exception:
+            if not heavy:
+                raise
     if heavy:
         raise ImportError(
             f"importing {module} imports {', '.join(sorted(heavy))}: declare parts as "
