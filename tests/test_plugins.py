@@ -22,6 +22,7 @@ SOURCES = [EXAMPLE, ROOT / "tests" / "fixtures" / "broken", ROOT / "tests" / "fi
 
 FAULTS = {
     "declares-badly": "Part name 'My Masking': use lower-case letters",
+    "dies": "ended its process, exit status 3",
     "exits": "SystemExit: no licence found",
     "future": "written for plugin API 99, this polymask has 1.1",
     "gone": "No module named 'polymask_broken.no_such_module'",

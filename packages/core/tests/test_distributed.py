@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from polymask.distributed import gather, gather_rows, mean, processes
+from polymask.distributed import differing, gather, gather_rows, mean, processes
 
 run = runpy.run_path(str(Path(__file__).with_name("processes.py")))["run"]
 ROWS, DIM = 5, 4
@@ -98,12 +98,34 @@ def averaged() -> tuple[Tensor, Tensor]:
     return x.detach(), average
 
 
+def unlike() -> list[str]:
+    rank = dist.get_rank()
+    found = []
+    for change in ("nothing", "weight", "order", "norm"):
+        module = nn.Sequential(nn.Linear(3, 2, bias=False), nn.BatchNorm1d(2))
+        module.register_buffer("memory", torch.tensor([1, 2, 3]))
+        nn.init.ones_(module[0].weight)
+        if change == "weight":
+            module[0].weight.data[0, 0] += rank * 1e-6
+        if change == "order":
+            module.get_buffer("memory").copy_(torch.tensor([1 + rank, 2 - rank, 3]))
+        if change == "norm":
+            module[1].running_mean.fill_(rank)
+        found.append(differing(module))
+    return found
+
+
+def test_what_differs_between_processes_is_named(tmp_path: Path) -> None:
+    assert run(__file__, "unlike", tmp_path) == [["", "0.weight", "memory", ""]] * 2
+
+
 def test_in_one_process_nothing_is_done() -> None:
     x = torch.randn(3, 2, requires_grad=True)
     assert processes() == 1
     assert gather(x) is x
     assert mean(x).data_ptr() == x.data_ptr() and not mean(x).requires_grad
     ids, values = gather_rows(torch.arange(3), x)
+    assert differing(nn.Linear(2, 2)) == ""
     assert torch.equal(values, x) and not values.requires_grad and torch.equal(ids, torch.arange(3))
 
 

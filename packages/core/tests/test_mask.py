@@ -137,7 +137,17 @@ def test_padding_is_neither_hidden_nor_visible() -> None:
     assert torch.equal(other.hidden | RAGGED.hidden, RAGGED.valid)
     assert other.count is None and other.visible is None
     # rows of equal visible count may still be padded, so the other half has no common count
-    assert Mask(RAGGED.hidden, 2, RAGGED.valid).invert().visible is None
+    assert Mask(RAGGED.hidden[1:], 2, RAGGED.valid[1:]).invert().visible is None
+
+
+@pytest.mark.parametrize("visible", [1, 2, 3])
+def test_a_wrong_count_is_refused_before_samples_are_mixed(visible: int) -> None:
+    rows = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    with pytest.raises(ValueError, match=rf"visible={visible}, but rows have \[1, 3\] visible sites"):
+        Mask(rows, visible)
+    assert Mask(rows[1:], 3).visible == 3
+    with pytest.raises(ValueError, match=r"rows have \[2\]"):
+        Mask(rows[1:], 3, torch.tensor([[True, True, True, False]]))
 
 
 def test_inverse_of_a_soft_mask() -> None:

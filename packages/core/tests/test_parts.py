@@ -34,20 +34,40 @@ def test_targets_that_are_not(target: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": ""}, "Part.name must be a non-empty string"),
-        ({"summary": None}, "Part.summary must be a non-empty string"),
-        ({"target": object}, "Part.target must be a non-empty string"),
-        ({"tags": "score"}, "tags is one string, 'score'"),
+        ({"name": ""}, "Part '': name must be a non-empty string"),
+        ({"summary": None}, "'stripes': summary must be a non-empty string"),
+        ({"target": object}, "'stripes': target must be a non-empty string"),
+        ({"tags": "score"}, "tags is one value, 'score'; give a set"),
         ({"modality": ["image", "text"]}, r"'stripes': modality must be a string, got \['image', 'text'\]"),
         ({"modality": None}, "'stripes': modality must be a string, got None"),
         ({"defaults": ["ratio"]}, "defaults must map option names"),
-        ({"presets": 3}, "presets must map option names"),
+        ({"presets": 3}, "presets must map names to options"),
         ({"presets": {"tiny": 3}}, "preset 'tiny' must map option names"),
+        ({"presets": {"tiny": {1: 3}}}, "preset 'tiny' must map option names"),
+        (
+            {"presets": {"tiny": {"masking": {"ratio": object}}}},
+            "preset 'tiny', masking, ratio: give numbers",
+        ),
+        (
+            {"defaults": {"sizes": [1, {2}, b""]}},
+            "defaults, sizes: give numbers, text, lists or mappings, got b",
+        ),
+        ({"tags": 7}, "tags is one value, 7; give a set"),
+        ({"tags": [7]}, "tags must be strings"),
+        ({"paper": 7}, "paper must be a string, got 7"),
+        ({"needs": None}, "needs must be a string, got None"),
     ],
 )
 def test_wrong_types(change: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Part(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize("field", ["summary", "paper", "needs"])
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "a\tb"])
+def test_what_is_listed_is_one_line(field: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"'stripes': {field} must be one line of text"):
+        Part(**{**GOOD, field: text})
 
 
 @pytest.mark.parametrize("modality", ["", "image+", "image + text", "image,text", "Image"])
@@ -115,5 +135,5 @@ def test_what_prepares_is_named_like_a_target() -> None:
     assert Part(**GOOD, prepare="acme.data:Images").prepare == "acme.data:Images"
     with pytest.raises(ValueError, match="prepare 'acme.Images' is not 'package.module:Class'"):
         Part(**GOOD, prepare="acme.Images")
-    with pytest.raises(TypeError, match="Part.prepare must be a string"):
+    with pytest.raises(TypeError, match="prepare must be a string"):
         Part(**GOOD, prepare=object)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 import textwrap
@@ -86,6 +87,22 @@ FAULTS = {
     "future-api": (f"POLYMASK_API = '{API[0] + 1}'\n" + textwrap.dedent(GOOD), "written for plugin API"),
     "future-minor-api": (f"POLYMASK_API = '{API[0]}.{API[1] + 1}'\n" + textwrap.dedent(GOOD), "plugin API"),
     "nonsense-api": ("POLYMASK_API = 'latest'", "'latest' is not a version"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "own-kind-of-exception": ("class Stop(BaseException): pass\nraise Stop('enough')", "Stop: enough"),
+    "endless-parts": (
+        GOOD.replace(
+            "return [Part(name=",
+            "i = 0\n        while True:\n            i += 1\n            yield Part(name=f",
+        )
+        .replace("stripes", "s{i}")
+        .replace(")]", ")"),
+        "declares more than 1000 parts",
+    ),
+    "modality-is-a-number": (
+        GOOD.replace("summary=", "modality=7, summary="),
+        "modality must be a string, got 7",
+    ),
+    "defaults-are-objects": (GOOD.replace("summary=", "defaults={'a': Part}, summary="), "defaults, a: give"),
     "heavy": ("import torch\n" + textwrap.dedent(GOOD), "imports torch"),
     "heavy-from": ("from torch.nn import Module\n" + textwrap.dedent(GOOD), "imports torch"),
 }
@@ -100,7 +117,6 @@ def test_a_broken_plugin_is_a_record_and_the_others_work(entry: Entries, fault: 
     assert expected in bad.error
     assert bad.trace.startswith("Traceback") or "SyntaxError" in bad.trace
     assert bad.parts == 0
-    assert not registry._manager.has_plugin("bad")
     assert [p.full_name for p in registry.parts("maskings")] == ["after/stripes", "zz/stripes"]
 
 
@@ -135,10 +151,80 @@ def test_a_broken_owner_keeps_its_name(entry: Entries) -> None:
     assert [p.status for p in registry.plugins] == ["broken", "conflict"]
 
 
-def test_two_entry_points_at_one_module(entry: Entries) -> None:
-    first = entry("one")
-    second = EntryPoint("two", first.value, "polymask")
-    assert [p.status for p in load(first, second).plugins] == ["ok", "broken"]
+FATAL = {
+    "exits": ("import os\nos._exit(0)", "ended its process, exit status 0"),
+    "aborts": ("import os\nos.abort()", "ended its process, signal 6"),
+    "sleeps": ("import time\ntime.sleep(1000)", "declared no parts within 0.7 s"),
+    "hook-loops": (
+        "@hookimpl\ndef polymask_register_targets():\n    while True: pass",
+        "declared no parts within",
+    ),
+    "asks": ("input('licence key? ')", "EOFError"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+}
+LOUD = "import os, sys\nprint('hello')\nos.write(1, b'hello')\nsys.stdout.close()\nos.close(1)\n"
+
+
+def test_no_plugin_ends_hangs_or_disturbs_the_process(entry: Entries, tmp_path: Path) -> None:
+    sources = {name: source for name, (source, _) in FATAL.items()} | {"loud": LOUD + textwrap.dedent(GOOD)}
+    values = {name: entry(name, source).value for name, source in sources.items()}
+    script = f"""
+import json, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from importlib.metadata import EntryPoint
+from polymask import Registry, registry
+registry.SECONDS = 0.7
+made = Registry({{}}, [EntryPoint(*each, "polymask") for each in {values!r}.items()])
+assert [part.full_name for part in made.parts("maskings")] == ["loud/stripes"]
+assert not set({list(values.values())!r}) & set(sys.modules)
+print(json.dumps({{p.name: p.error for p in made.plugins}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    errors = json.loads(done.stdout)
+    assert errors.pop("loud") == ""
+    assert errors.keys() == FATAL.keys()
+    for name, (_, expected) in FATAL.items():
+        assert expected in errors[name]
+    assert errors["sleeps"].endswith("; POLYMASK_DISABLE=sleeps leaves it out")
+
+
+@pytest.mark.parametrize("name", FIRST_PARTY)
+def test_names_of_ours_are_reserved(entry: Entries, name: str) -> None:
+    stranger = entry(name, dist="aaa-first")
+    registry = load(stranger, entry(name, dist=FIRST_PARTY[name].replace("-", "_").title()))
+    kept, refused = sorted(registry.plugins, key=lambda p: p.status != "ok")
+    assert (kept.status, refused.status, refused.source) == ("ok", "conflict", "aaa-first 1.2")
+    assert f"{name!r} is reserved for {FIRST_PARTY[name]}; rename it" in refused.error
+    vars(stranger)["dist"] = None
+    assert load(stranger).plugins[0].status == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("entries", "metadata", "name", "said"),
+    [
+        (b"no equals sign", b"sad", "sad", "TypeError"),
+        (b"b\xff = a_module", b"sad", "sad", "UnicodeDecodeError"),
+        (b"low = a_module_nobody_has", b"s\xffd", "low", "No module named"),
+    ],
+    ids=["syntax", "encoding", "metadata"],
+)
+def test_a_damaged_distribution_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    entries: bytes,
+    metadata: bytes,
+    name: str,
+    said: str,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "sad-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(b"Name: " + metadata + b"\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_bytes(b"[polymask]\n" + entries + b"\n")
+    registry = Registry(environ={})
+    broken = {p.name: p for p in registry.plugins if p.status != "ok"}
+    assert broken.keys() == {name} and said in broken[name].error
+    assert registry.find("maskings", "core/random")
 
 
 def test_an_entry_point_without_metadata_loads(entry: Entries) -> None:
@@ -416,7 +502,7 @@ def test_first_party_plugins_are_in_the_package_of_that_name() -> None:
     """The message above tells what to install; the names are those of the installed entry points."""
     for entry_point in entry_points(group="polymask"):
         if entry_point.dist is not None and entry_point.dist.name.startswith("polymask-"):
-            assert entry_point.dist.name == f"polymask-{entry_point.name}" and entry_point.name in FIRST_PARTY
+            assert entry_point.dist.name == FIRST_PARTY[entry_point.name]
 
 
 def test_a_path_given_for_a_data_set_says_where_it_goes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import subprocess
 import sys
@@ -240,7 +241,21 @@ def test_whatever_a_part_raises_is_a_finding() -> None:
         raise SystemExit("stopped by the part")
 
     result = run(check_masking_exits)
-    assert (result.outcome, result.message, result.ok) == ("failed", "SystemExit: stopped by the part", False)
+    assert (result.outcome, result.ok) == ("failed", False)
+    assert result.message.startswith("SystemExit: stopped by the part (")
+
+
+class Stumbles(Good):
+    """Raises inside of torch."""
+
+    def __call__(self, request: Request) -> Mask:
+        return torch.nn.functional.embedding(request.ids, "not a tensor")  # type: ignore[arg-type, return-value]
+
+
+def test_an_error_says_where_in_the_part_it_was_raised() -> None:
+    ended, said = outcome("check_masking_shape", part(Stumbles))
+    line = inspect.getsourcelines(Stumbles.__call__)[1] + 1
+    assert ended == "failed" and said.endswith(f" ({__file__}:{line})")
 
 
 def test_a_skip_has_a_reason() -> None:

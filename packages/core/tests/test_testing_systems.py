@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -456,8 +458,57 @@ def test_a_mask_that_forward_changed_is_the_one_to_show() -> None:
     assert result.outcome == "passed", result.message
 
 
+MEMORY = """
+import torch
+from polymask import System, distributed
+from torch import nn
+
+class Remembers(System):
+    def __init__(self, *, tokenizer):
+        super().__init__()
+        self.tokenizer, self.head = tokenizer, nn.Linear(tokenizer.provides["in_dim"], 1)
+        self.register_buffer("memory", torch.zeros(100_003))
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, batch, step):
+        self.seen = batch["id"], batch[self.tokenizer.key].flatten(1).mean(1)
+        guess = self.head(self.tokenizer(batch).values).mean(1)
+        return {"guess": self.norm(guess).square().mean() + guess.square().mean()}
+
+    def after_step(self, step):
+        ids, values = self.share(*self.seen)
+        self.memory[ids] = values
+
+    def share(self, ids, values):
+        return ids, values
+
+class Shares(Remembers):
+    share = staticmethod(distributed.gather_rows)
+"""
+
+
+def test_a_memory_that_processes_do_not_share_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "polymask_memory.py").write_text(MEMORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("polymask_memory")
+
+    def result(cls: type) -> CheckResult:
+        return check_part(cls, kind="systems", only=[SHARING])[0]
+
+    assert result(module.Remembers).message.startswith("memory ends otherwise on 2 processes")
+    assert result(module.Shares).outcome == "passed"
+    module.Remembers.__qualname__ = "Nowhere"
+    assert "cannot be sent to another process" in result(module.Remembers).message
+
+
+SHARING = "check_system_shares_its_buffers"
+
+
 def test_every_check_is_tried() -> None:
-    assert {c.name for c in CHECKS if c.kinds == ("systems",)} == {check for check, *_ in BAD}
+    tried = {check for check, *_ in BAD} | {SHARING}
+    assert {c.name for c in CHECKS if c.kinds == ("systems",)} == tried
 
 
 def test_a_good_system_passes() -> None:

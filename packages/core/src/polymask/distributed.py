@@ -10,11 +10,13 @@ Every process must call them in the same order, as forward and backward do anywa
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def processes() -> int:
@@ -65,6 +67,39 @@ def gather_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         ``ids`` and ``values`` of all processes, as :func:`gather` orders them.
     """
     return gather(ids), gather(values.detach())
+
+
+REMEDY = (
+    "Share what it is made of with polymask.distributed: gather_rows for rows of a memory, mean for "
+    "statistics and for gradients taken in forward"
+)
+
+
+def shared_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers that all processes are to have alike, by name.
+
+    Not the statistics of batch norms, of which DDP keeps those of rank 0, and not what is sharded.
+    """
+    norms = (norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._NormBase))
+    own = {id(buffer) for norm in norms for buffer in norm.buffers()}
+    for name, x in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if id(x) not in own and not hasattr(x, "full_tensor"):
+            yield name, x
+
+
+def differing(module: nn.Module) -> str:
+    """Name of the first tensor that processes do not have alike; empty where there is none."""
+    names, digests = [], []
+    for name, x in shared_tensors(module):
+        flat = x.detach().flatten().float()
+        places = torch.linspace(1, 2, len(flat), device=x.device)
+        names.append(name)
+        digests.append(torch.stack([flat.sum(), (flat * places).sum()]))
+    if processes() == 1 or not names:
+        return ""
+    rows = gather(torch.stack(digests).nan_to_num()[None])
+    alike = (rows == rows[:1]).flatten(2).all(-1).all(0).tolist()
+    return next((name for name, same in zip(names, alike, strict=True) if not same), "")
 
 
 class _Gather(torch.autograd.Function):

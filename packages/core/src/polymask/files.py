@@ -192,6 +192,47 @@ def read_json(
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {advice}") from error
 
 
+def load_yaml(text: str, name: str = "text") -> Any:
+    """A value in YAML, in which no key stands twice and nothing holds itself.
+
+    Args:
+        text: what to read.
+        name: where it stands, for messages.
+
+    Raises:
+        yaml.YAMLError: it is something else; says the line.
+    """
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    loader.name = name
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_node(node, ())
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_node(node: Any, above: tuple[Any, ...]) -> None:
+    import yaml
+
+    if node in above:
+        raise yaml.MarkedYAMLError(problem="a value holds itself", problem_mark=node.start_mark)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    keys: set[str] = set()
+    for key, _ in pairs:
+        name = str(key.value)
+        if name in keys:
+            raise yaml.MarkedYAMLError(problem=f"{name!r} is given twice", problem_mark=key.start_mark)
+        keys.add(name)
+    inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+    for each in inner:
+        _check_node(each, (*above, node))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of options.
 
@@ -201,7 +242,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = load_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(found, dict):

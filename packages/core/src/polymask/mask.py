@@ -30,11 +30,27 @@ class Mask:
         visible: visible sites per row when every row has the same number, else None. With it
             nothing here waits for the device.
         valid: ``[B, *sites]`` bool, False on padding, which is neither hidden nor visible.
+
+    Raises:
+        ValueError: a row of a hard mask has another number of visible sites than ``visible``; on the CPU
+            alone, where counting waits for nothing.
     """
 
     hidden: Tensor
     visible: int | None = None
     valid: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.visible is None or self.hidden.dtype != torch.bool or torch.compiler.is_compiling():
+            return
+        if self.hidden.device.type == "cpu":
+            counts = self._seen().sum(1)
+            if not bool((counts == self.visible).all()):
+                found = sorted(set(counts.tolist()))
+                raise ValueError(
+                    f"Mask: visible={self.visible}, but rows have {found} visible sites; "
+                    "leave visible out where rows differ"
+                )
 
     @property
     def sites(self) -> int:

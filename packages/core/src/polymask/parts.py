@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -40,11 +40,29 @@ A system (or a part made of parts) that has a parameter of such a name gets it b
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MODALITY = re.compile(r"[a-z0-9-]+(\+[a-z0-9-]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_MAY_BE_EMPTY = ("prepare", "paper", "modality", "needs")
 
 
 def slot_kind(parameter: str) -> str | None:
     """Kind of the part that a constructor parameter takes, or None when it is a plain option."""
     return SLOTS.get(parameter.rpartition("_")[2])
+
+
+def _options(given: Any, where: str) -> Mapping[str, Any]:
+    """Options that cannot be changed any more, if they are plain values by name."""
+    if not isinstance(given, Mapping) or not all(type(name) is str for name in given):
+        raise TypeError(f"{where} must map option names to values, got {given!r}")
+    return MappingProxyType({name: _plain(value, f"{where}, {name}") for name, value in given.items()})
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return dict(_options(value, where))
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_plain(item, where) for item in value)
+    if type(value) not in (str, int, float, bool, type(None)):
+        raise TypeError(f"{where}: give numbers, text, lists or mappings, got {value!r}")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,38 +99,41 @@ class Part:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("name", "target", "summary"):
-            if not isinstance(getattr(self, key), str) or not getattr(self, key):
-                raise TypeError(f"Part.{key} must be a non-empty string, got {getattr(self, key)!r}")
+        named = f"Part {self.name!r}: "
+        for key in ("name", "target", "summary", "prepare", "paper", "modality", "needs"):
+            value = getattr(self, key)
+            if type(value) is not str or not (value or key in _MAY_BE_EMPTY):
+                what = "a string" if key in _MAY_BE_EMPTY else "a non-empty string"
+                raise TypeError(f"{named}{key} must be {what}, got {value!r}")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens")
-        if not isinstance(self.prepare, str):
-            raise TypeError(f"Part.prepare must be a string, got {self.prepare!r}")
         for key in ("target", "prepare"):
             value = getattr(self, key)
             if value and not _TARGET.fullmatch(value):
-                raise ValueError(f"Part {self.name!r}: {key} {value!r} is not 'package.module:Class'")
-        if not isinstance(self.modality, str):
-            raise TypeError(f"Part {self.name!r}: modality must be a string, got {self.modality!r}")
+                raise ValueError(f"{named}{key} {value!r} is not 'package.module:Class'")
         if not _MODALITY.fullmatch(self.modality):
-            raise ValueError(
-                f"Part {self.name!r}: modality {self.modality!r} is not like 'image', 'image+text' or 'any'"
-            )
-        if isinstance(self.tags, str):
-            raise TypeError(f"Part {self.name!r}: tags is one string, {self.tags!r}; give a set of strings")
-        for what, value in {"defaults": self.defaults, "presets": self.presets}.items():
-            if not isinstance(value, Mapping):
-                raise TypeError(f"Part {self.name!r}: {what} must map option names to values, got {value!r}")
-        presets = {}
-        for name, options in self.presets.items():
-            if not isinstance(options, Mapping):
-                raise TypeError(
-                    f"Part {self.name!r}: preset {name!r} must map option names to values, got {options!r}"
-                )
-            presets[name] = MappingProxyType(dict(options))
-        object.__setattr__(self, "tags", frozenset(self.tags))
-        object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
+            raise ValueError(f"{named}modality {self.modality!r} is not like 'image', 'image+text' or 'any'")
+        for key in ("summary", "paper", "needs"):
+            if not getattr(self, key).isprintable():
+                raise ValueError(f"{named}{key} must be one line of text, got {getattr(self, key)!r}")
+        given: Any = self.tags
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(f"{named}tags is one value, {given!r}; give a set of strings")
+        tags = frozenset(given)
+        if not all(type(tag) is str for tag in tags):
+            raise TypeError(f"{named}tags must be strings, got {given!r}")
+        object.__setattr__(self, "tags", tags)
+        object.__setattr__(self, "defaults", _options(self.defaults, f"{named}defaults"))
+        if not isinstance(self.presets, Mapping):
+            raise TypeError(f"{named}presets must map names to options, got {self.presets!r}")
+        presets = {name: _options(given, f"{named}preset {name!r}") for name, given in self.presets.items()}
         object.__setattr__(self, "presets", MappingProxyType(presets))
+
+    def fields(self) -> dict[str, Any]:
+        """What the plugin said of it, as plain values to make it of again."""
+        said = {key: value for key, value in vars(self).items() if key not in ("plugin", "kind")}
+        presets = {name: dict(options) for name, options in self.presets.items()}
+        return {**said, "defaults": dict(self.defaults), "presets": presets}
 
     def of(self, plugin: str, kind: str) -> Part:
         """The same part, as a plugin has declared it."""
@@ -142,8 +163,10 @@ class Part:
         module, _, attribute = target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        # A compiled extension of the wrong build raises OSError or RuntimeError, not ImportError.
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        # An extension of the wrong build raises OSError or RuntimeError; a module may call sys.exit.
+        except BaseException as error:
             hint = f"; {self.needs}" if self.needs else ""
             raise UserError(
                 f"{self.full_name} cannot be imported from {target}: {type(error).__name__}: {error}{hint}"

@@ -3,7 +3,8 @@
 The stock loading of entry points is all or nothing: one plugin that raises aborts the rest, and
 a second distribution with the same entry-point name vanishes silently. Here each entry point is
 loaded on its own, in a fixed order, and whatever goes wrong becomes a record that
-``polymask plugins`` shows.
+``polymask plugins`` shows. Declarations are plain values, so those of other people's plugins are read
+in a child process, which may hang or die.
 """
 
 from __future__ import annotations
@@ -12,23 +13,38 @@ import copy
 import dataclasses
 import difflib
 import functools
+import itertools
 import os
+import re
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pluggy
 
 from polymask import hookspecs
 from polymask.errors import UserError
-from polymask.import_guard import heavy_imports
+from polymask.import_guard import heavy_imports, in_child
 from polymask.parts import KINDS, Part
 
 Status = Literal["ok", "disabled", "conflict", "broken"]
 
-FIRST_PARTY = ("vision", "audio", "language", "pointcloud")
-"""Plugins that the package ``polymask-<name>`` brings."""
+FIRST_PARTY = MappingProxyType(
+    {
+        "core": "polymask",
+        **{name: f"polymask-{name}" for name in ("vision", "audio", "language", "pointcloud")},
+    }
+)
+"""The distribution that brings each plugin of ours. No other one may take the name."""
+
+SECONDS = 10.0
+"""How long a plugin may take to declare its parts."""
+
+MOST = 1000
+"""How many parts a plugin may declare."""
 
 
 @dataclasses.dataclass
@@ -69,14 +85,14 @@ class Registry:
         self._allow = _names(env.get("POLYMASK_PLUGINS"))
         self._deny = _names(env.get("POLYMASK_DISABLE")) or frozenset()
         self._strict = env.get("POLYMASK_STRICT", "") not in ("", "0")
-        self._manager = pluggy.PluginManager("polymask")
-        self._manager.add_hookspecs(hookspecs)
         self._parts: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
         self._modality = "any"
         self.plugins: list[PluginRecord] = []
-        found = entry_points(group=hookspecs.GROUP) if entries is None else entries
+        found = self._installed() if entries is None else entries
         for entry in sorted(found, key=lambda entry: (entry.name, *_source(entry))):
-            self._load(PluginRecord(entry.name, *_source(entry), entry.value), entry.load)
+            record = PluginRecord(entry.name, *_source(entry), entry.value)
+            own = re.sub(r"[-_.]+", "-", record.distribution).lower() == FIRST_PARTY.get(entry.name)
+            self._load(record, entry.load, trusted=own)
 
     def add(self, name: str, plugin: object) -> PluginRecord:
         """Register a module that no entry point names: a notebook's own plugin, a test's.
@@ -90,78 +106,73 @@ class Registry:
             self.plugins.remove(record)
             self._drop(name)
         record = PluginRecord(name, "", "", getattr(plugin, "__name__", name))
-        self._load(record, lambda: plugin)
+        self._load(record, lambda: plugin, trusted=True)
         return record
 
     # ---------------------------------------------------------------- loading
 
-    def _load(self, record: PluginRecord, load: Callable[[], object]) -> None:
+    def _installed(self) -> Iterable[EntryPoint]:
+        """Entry points of all distributions; those whose own cannot be read become records."""
+        try:
+            return entry_points(group=hookspecs.GROUP)
+        except Exception:  # one damaged file stops the reading of all
+            found: dict[str, Iterable[EntryPoint]] = {}
+            for distribution in distributions():
+                name, version = _name_and_version(distribution)
+                try:
+                    own = distribution.entry_points.select(group=hookspecs.GROUP)
+                    found.setdefault(name or repr(distribution), own)
+                except Exception as error:
+                    self.plugins.append(PluginRecord(name, name, version, "entry_points.txt"))
+                    self._fail(self.plugins[-1], *_words(error))
+            return itertools.chain.from_iterable(found.values())
+
+    def _load(self, record: PluginRecord, load: Callable[[], object], trusted: bool) -> None:
         taken = [p for p in self.plugins if p.name == record.name and p.status in ("ok", "broken")]
         self.plugins.append(record)
         if record.name in self._deny or (self._allow is not None and record.name not in self._allow):
             record.status = "disabled"
             record.error = "by POLYMASK_DISABLE" if record.name in self._deny else "not in POLYMASK_PLUGINS"
             return
+        if not trusted and record.name in FIRST_PARTY:
+            text = f"the plugin name {record.name!r} is reserved for {FIRST_PARTY[record.name]}; rename it"
+            self._fail(record, text, status="conflict")
+            return
         if taken:
             owner = taken[0].source or taken[0].module
-            error = ValueError(
-                f"the plugin name {record.name!r} is taken by {owner}; uninstall one of the two"
-            )
-            self._fail(record, error, "conflict")
+            text = f"the plugin name {record.name!r} is taken by {owner}; uninstall one of the two"
+            self._fail(record, text, status="conflict")
             return
-        try:
-            with heavy_imports() as heavy:
-                plugin = load()
-            if heavy:
-                raise ImportError(
-                    f"importing {record.module} imports {', '.join(sorted(heavy))}: declare parts as "
-                    "strings and import the rest in the module their target names"
-                )
-            _check_api(getattr(plugin, "POLYMASK_API", None))
-            self._manager.register(plugin, record.name)
-            parts = self._declared(plugin, record)
-        # A plugin may call sys.exit or fail in ways of its own: it must not take others with it.
-        except (Exception, SystemExit) as error:
-            self._drop(record.name)
-            self._fail(record, error, "broken")
-            return
-        for part in parts:
-            self._parts[part.kind][part.full_name] = part
+        # a fork is safe only where no other thread may hold a lock
+        if trusted or not hasattr(os, "fork") or threading.active_count() > 1:
+            try:
+                parts = _declared(record.module, load)
+            except BaseException as error:
+                if trusted and not isinstance(error, Exception | SystemExit):
+                    raise
+                self._fail(record, *_words(error))
+                return
+        else:
+            fields, text, trace = in_child(functools.partial(_answer, record.module, load), SECONDS)
+            if text:
+                hint = "" if trace else f"; POLYMASK_DISABLE={record.name} leaves it out"
+                self._fail(record, text + hint, trace)
+                return
+            parts = [(kind, Part(**given)) for kind, given in fields]
+        for kind, part in parts:
+            self._parts[kind][f"{record.name}/{part.name}"] = part.of(record.name, kind)
         record.parts = len(parts)
 
     def _drop(self, name: str) -> None:
-        if self._manager.has_plugin(name):
-            self._manager.unregister(name=name)
         for kind, table in self._parts.items():
             self._parts[kind] = {full: part for full, part in table.items() if part.plugin != name}
 
-    def _declared(self, plugin: object, record: PluginRecord) -> list[Part]:
-        known = {f"polymask_register_{kind}": kind for kind in KINDS}
-        parts: dict[tuple[str, str], Part] = {}
-        for caller in self._manager.get_hookcallers(plugin) or []:
-            if caller.name not in known:
-                close = difflib.get_close_matches(caller.name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise AttributeError(f"{record.module} implements an unknown hook {caller.name!r}{hint}")
-            kind = known[caller.name]
-            for impl in (i for i in caller.get_hookimpls() if i.plugin is plugin):
-                declared = impl.function()
-                if not isinstance(declared, Iterable):
-                    raise TypeError(f"{caller.name} returned {declared!r}; return a list of polymask.Part")
-                for part in declared:
-                    if not isinstance(part, Part):
-                        raise TypeError(f"{caller.name} returned {part!r}, which is not a polymask.Part")
-                    if (kind, part.name) in parts:
-                        raise ValueError(f"{record.module} declares {kind} {part.name!r} twice")
-                    parts[kind, part.name] = part.of(record.name, kind)
-        return list(parts.values())
-
-    def _fail(self, record: PluginRecord, error: BaseException, status: Status) -> None:
-        record.status = status
-        record.error = f"{type(error).__name__}: {error}"
-        record.trace = "".join(traceback.format_exception(error))
+    def _fail(self, record: PluginRecord, error: str, trace: str = "", status: Status = "broken") -> None:
+        record.status, record.error, record.trace = status, error, trace
         if self._strict:
-            raise UserError(f"plugin {record.name!r} ({record.source}): {record.error}") from error
+            refused = UserError(f"plugin {record.name!r} ({record.source}): {error}")
+            refused.add_note(trace)
+            raise refused
 
     # -------------------------------------------------------------- resolving
 
@@ -250,10 +261,69 @@ def _names(value: str | None) -> frozenset[str] | None:
 
 def _source(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution an entry point is from, empty where it has none."""
-    if entry.dist is None:
+    return ("", "") if entry.dist is None else _name_and_version(entry.dist)
+
+
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    try:
+        metadata = distribution.metadata
+        return metadata["Name"] or "", metadata["Version"] or ""
+    except Exception:  # damaged
         return "", ""
-    metadata = entry.dist.metadata  # damaged metadata lack the fields
-    return metadata["Name"] or "", metadata["Version"] or ""
+
+
+def _declared(module: str, load: Callable[[], object]) -> list[tuple[str, Part]]:
+    """Kind and declaration of each part of a plugin."""
+    plugin: object = None
+    with heavy_imports() as heavy:
+        try:
+            plugin = load()
+        except Exception:
+            if not heavy:
+                raise
+    if heavy:
+        raise ImportError(
+            f"importing {module} imports {', '.join(sorted(heavy))}: declare parts as "
+            "strings and import the rest in the module their target names"
+        )
+    _check_api(getattr(plugin, "POLYMASK_API", None))
+    manager = pluggy.PluginManager("polymask")
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    known = {f"polymask_register_{kind}": kind for kind in KINDS}
+    parts: dict[tuple[str, str], Part] = {}
+    for caller in manager.get_hookcallers(plugin) or []:
+        if caller.name not in known:
+            close = difflib.get_close_matches(caller.name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise AttributeError(f"{module} implements an unknown hook {caller.name!r}{hint}")
+        kind = known[caller.name]
+        for impl in caller.get_hookimpls():
+            declared = impl.function()
+            if not isinstance(declared, Iterable):
+                raise TypeError(f"{caller.name} returned {declared!r}; return a list of polymask.Part")
+            for part in declared:
+                if not isinstance(part, Part):
+                    raise TypeError(f"{caller.name} returned {part!r}, which is not a polymask.Part")
+                if (kind, part.name) in parts:
+                    raise ValueError(f"{module} declares {kind} {part.name!r} twice")
+                if len(parts) == MOST:
+                    raise ValueError(f"{module} declares more than {MOST} parts")
+                parts[kind, part.name] = part
+    return [(kind, part) for (kind, _), part in parts.items()]
+
+
+def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, dict[str, Any]]], str, str]:
+    """The same as plain values, or what is wrong and its traceback."""
+    try:
+        return [(kind, part.fields()) for kind, part in _declared(module, load)], "", ""
+    except BaseException as error:
+        return [], *_words(error)
+
+
+def _words(error: BaseException) -> tuple[str, str]:
+    """An error in a line, and its traceback."""
+    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
 
 
 def _check_api(wanted: Any) -> None:

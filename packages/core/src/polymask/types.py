@@ -18,6 +18,10 @@ Fact = Annotated[T, FACT]
 """
 
 
+COUNTABLE = 10**12
+"""The largest number of things; more is a slip of the pen that would overflow somewhere."""
+
+
 @dataclass(frozen=True)
 class Range:
     """Which numbers an option takes.
@@ -33,7 +37,7 @@ class Range:
     above: bool = False
 
     def __str__(self) -> str:
-        if self.high < math.inf:
+        if self.high < COUNTABLE:
             return f"{self.low:g} to {self.high:g}"
         return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
 
@@ -46,11 +50,11 @@ class Range:
         if not (self.low <= value <= self.high and math.isfinite(value)) or (
             self.above and value == self.low
         ):
-            raise ValueError(str(self))
+            raise ValueError(f"{self.high:g} or less" if value > self.high == COUNTABLE else str(self))
         return value
 
 
-Count = Annotated[int, Range(1)]
+Count = Annotated[int, Range(1, COUNTABLE)]
 """A number of things, 1 or more."""
 
 Share = Annotated[float, Range(0, 1)]

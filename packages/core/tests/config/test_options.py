@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from polymask import Part, UserError, default_registry
-from polymask.config.options import UNSET, description_of, inspect_options, options_of, type_name
+from polymask.config.options import UNSET, _static, description_of, inspect_options, options_of, type_name
+from polymask.config.source import module_of
 from polymask.parts import KINDS
 from polymask.types import Count, Fact
 
@@ -280,6 +282,39 @@ def test_what_is_defined_nowhere_is_imported_and_said(part):
     gone = Part(name="x", target="polymask_nowhere.at:All", summary="x", plugin="t")
     with pytest.raises(UserError, match="t/x cannot be imported from polymask_nowhere.at:All"):
         options_of(gone)
+
+
+STRANGE = {
+    "number": ("Thing = 7", "is 7, whose options cannot be read: TypeError"),
+    "syntax": ("def (:", "SyntaxError"),
+    "not-utf8": (b"Thing = '\xff'\n", "SyntaxError"),
+    "exits": ("import sys\nThing = sys.exit(0)", "SystemExit: 0"),
+    "ends-otherwise": ("class Stop(BaseException): pass\nraise Stop('enough')", "Stop: enough"),
+    "imports-itself": ("from polymask_strange import Thing", "ImportError"),
+    "signature": (
+        "class Meta(type):\n    @property\n    def __signature__(cls): raise KeyError('no')\n"
+        "Thing = Meta('Thing', (), {})",
+        "whose options cannot be read: KeyError: 'no'",
+    ),
+    "annotation": ("class Thing:\n    def __init__(self, *, a: 'int |' = [1][7 if 0 else 0]): ...", ""),
+    "name-of-its-base": ("from polymask.maskings import Random as Thing\nclass Thing(Thing): ...", ""),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_what_cannot_be_read_is_imported_or_refused_by_name(tmp_path, monkeypatch, case):
+    text, said = STRANGE[case]
+    (tmp_path / "polymask_strange.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "polymask_strange", raising=False)
+    module_of.cache_clear(), _static.cache_clear()
+    part = Part(name="x", target="polymask_strange:Thing", summary="x", plugin="t", kind="maskings")
+    if said:
+        with pytest.raises(UserError, match=f"^t/x.*{re.escape(said)}"):
+            options_of(part)
+    else:
+        assert options_of(part)
+        assert isinstance(description_of(part), str)
 
 
 def test_two_options_of_one_name_are_refused(part):

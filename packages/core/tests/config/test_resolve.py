@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -51,7 +52,7 @@ class OtherReader:
 
 class Gaps:
     def __init__(self, *, width: int = 1, masking: Any = None) -> None:
-        self.width, self.masking = width, masking
+        self.width, self.masking = width or sys.exit(0), masking
 
 
 class Numbers:
@@ -413,6 +414,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"encoder.dim": 7, "encoder.heads": 2},
         "toy/reader: 2 heads do not divide 7",
     ),
+    "value that a constructor exits at": (
+        {"masking": "toy/gaps", "masking.width": 0},
+        "^toy/gaps: SystemExit: 0$",
+    ),
+    "value that a constructor stumbles over": ({"encoder.heads": 0}, "^toy/reader: ZeroDivisionError: "),
     "type": ({"encoder.dim": "wide"}, "^--encoder.dim takes int, got 'wide'$"),
 }
 

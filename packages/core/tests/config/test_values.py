@@ -76,6 +76,8 @@ def test_only_what_was_set_is_configured(config):
         (("--masking.ratio", "abc"), ("--masking.ratio takes float, got 'abc'",)),
         (("--encoder.act", "gelu"), ("--encoder.act takes relu | tanh, got 'gelu'",)),
         (("--encoder.depths", "[1,x]"), ("--encoder.depths takes tuple[int, ...]",)),
+        (("--encoder.depths", "1,2"), ("takes tuple[int, ...], got '1,2'; lists are written [1,2]",)),
+        (("--masking.ratio", "0,5"), ("--masking.ratio takes float, got '0,5'",)),
         (("--steps", "1.5"), ("--steps takes int | null, got '1.5'",)),
         (("--masking.ratio",), ("--masking.ratio takes float", "without a value")),
         (("--masking.rati", "1"), ("no option --masking.rati", "--masking.ratio", "command line")),
@@ -133,6 +135,14 @@ def test_origins_of_values(toys, tmp_path):
     ("text", "part"),
     [
         ("a: [", "cannot read"),
+        (
+            "gain: 1\nmasking: {ratio: 0.5, ratio: 0.6}\n",
+            r"'ratio' is given twice\n  in .*more.yaml.*, line 2",
+        ),
+        ("gain: 1\ngain: 1\n", r"'gain' is given twice\n  in .*, line 2"),
+        ("gain: 1\nmasking: &a\n  masking: *a\n", r"a value holds itself\n  in .*, line 2"),
+        ("gain: &a [*a]\n", "a value holds itself"),
+        ("[" * 5000, "cannot read"),
         ("- 1\n", "not a configuration"),
         (None, "No such file"),
         ("data: [shapes]\n", r"--data takes NAME\[:SOURCE\], got \['shapes'\]"),
@@ -204,6 +214,7 @@ RANGES = table(
         ("count", "0", "--count takes int 1 or more, got '0'"),
         ("count", "-3", "--count takes int 1 or more, got '-3'"),
         ("count", "1.5", "--count takes int, got '1.5'"),
+        ("count", "100000000000000000000", r"--count takes int 1e\+12 or less, got '1000"),
         ("limit", "0", r"--limit takes int \| null 1 or more, got '0'"),
         ("share", "1.5", "--share takes float 0 to 1, got '1.5'"),
         ("share", ".nan", "--share takes float 0 to 1, got '.nan'"),
@@ -264,7 +275,15 @@ def test_a_value_as_its_type_has_it(hint, value, text, found):
 
 
 @pytest.mark.parametrize(
-    ("hint", "value"), [(int, True), (float, "true"), (int, "x"), (tuple[int, int], [1])]
+    ("hint", "value"),
+    [
+        (int, True),
+        (float, "true"),
+        (dict[str, int], "{a: 1, a: 2}"),
+        (list[Any], "&a [*a]"),
+        (int, "x"),
+        (tuple[int, int], [1]),
+    ],
 )
 def test_a_value_of_another_type_is_refused(hint, value):
     with pytest.raises(ValueError):  # noqa: PT011  the rule is empty: the type says it all

@@ -90,5 +90,28 @@ def test_one_process_goes_on_with_the_run_of_two(toy, launch, two, tmp_path_fact
         torch.testing.assert_close(system.eval().encode({"x": x}).values, together, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("apart", "name"),
+    [({"memory": "own"}, "rows"), ({"gate": "own"}, "embed.weight")],
+    ids=["memory", "gate"],
+)
+def test_what_processes_do_not_share_stops_them_at_the_first_step(launch, tmp_path, apart, name):
+    options = {**PLAIN, "record": False, "steps": 2, "clip": None}
+    assert launch(tmp_path, 2, strategy="ddp", apart=apart, **options) == [2, 2]
+    said = (tmp_path / "said-1").read_text()
+    assert said.startswith(f"{name} of Apart differs between processes after step 1")
+    assert "gather_rows" in said and said == (tmp_path / "said-0").read_text()
+
+
+def test_what_processes_share_ends_as_on_one(launch, toy, tmp_path):
+    apart = {"memory": "all", "gate": "mean"}
+    options = {**PLAIN, "steps": 2, "strategy": "ddp"}
+    assert launch(tmp_path, 2, apart=apart, **options) == [0, 0]
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    together = system_weights(checkpoint, toy.Apart(**apart))["rows"]
+    alone = toy.train(tmp_path / "one", system=toy.Apart(**apart), steps=2, clip=1.0).rows
+    assert torch.equal(alone, together) and alone.count_nonzero() > 16
+
+
 def _trained(options):
     return {key: value for key, value in options.items() if key not in ("toy", "record")}

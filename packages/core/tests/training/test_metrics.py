@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -97,3 +98,29 @@ def test_speed_and_waiting(toy, tmp_path, monkeypatch):
         # nine looks from row to row: one at the row itself, two at each of four batches
         assert row["samples_per_second"] == pytest.approx(4 * 16 / 9)
         assert row["data_wait"] == pytest.approx(4 / 9)
+
+
+def test_steps_that_score_nothing_are_told_once(toy, tmp_path):
+    class Sparse(toy.Toy):
+        def forward(self, batch, step):
+            scored = float(step.index not in self.empty)
+            return {name: scored * term for name, term in super().forward(batch, step).items()}
+
+    system = Sparse()
+    system.empty = (1, 2, 5)
+    with pytest.warns(UserWarning, match="gradient of exactly 0") as told:
+        toy.train(tmp_path / "some", system=system, steps=8, log_every=4)
+    assert len(told) == 1 and str(told[0].message).startswith("2 of the last 4 steps")
+    assert "idle" not in read_metrics(tmp_path / "some" / "metrics.csv")[0]
+
+
+def test_a_loss_that_scores_nothing_beside_others_is_told(toy, tmp_path):
+    class Half(toy.Toy):
+        def forward(self, batch, step):
+            return {**super().forward(batch, step), "rest": 0.0 * self.head.weight.sum()}
+
+    with pytest.warns(UserWarning, match="^rest was exactly 0 in the last 4 steps"):
+        toy.train(tmp_path / "some", system=Half(), steps=4, log_every=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        toy.train(tmp_path / "none", steps=4, log_every=4)

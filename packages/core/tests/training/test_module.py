@@ -164,11 +164,20 @@ def test_a_system_without_loss_is_refused(toy, tmp_path):
         toy.train(tmp_path, system=Empty())
 
 
-@pytest.mark.parametrize("wrong", [{"strategy": "nope"}, {"accelerator": "abacus"}, {"devices": "many"}])
+@pytest.mark.parametrize(
+    "wrong", [{"strategy": "nope"}, {"accelerator": "abacus"}, {"devices": "many"}, {"devices": 10**20}]
+)
 def test_impossible_combination_for_lightning(toy, tmp_path, wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(UserError, match=f"Lightning cannot train with .*--{name} {value}"):
         fit(Run(tmp_path, toy.Toy(), toy.Data(), toy.options(**wrong)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_several_machines_need_a_launcher(toy, tmp_path, strategy):
+    with pytest.raises(UserError, match="^--nodes 2: no launcher started this process"):
+        fit(Run(tmp_path, toy.Toy(), toy.Data(), toy.options(nodes=2, strategy=strategy)))
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -95,3 +97,37 @@ def test_gradients_are_enabled_in_the_sanity_check(toy):
     with torch.no_grad():
         sanity_check("toy", system, toy.Data())
     assert all(p.grad is None for p in system.parameters()) and system.training
+
+
+LOSSES = {
+    "a tensor": (lambda losses: sum(losses.values()), "forward returned Tensor, not losses by name"),
+    "none": (lambda losses: {}, "not losses by name"),
+    "a vector": (
+        lambda losses: {"a": torch.stack([*losses.values()])},
+        r"of shape \[2\], not a scalar",
+    ),
+    "a number": (lambda losses: {"a": 0.0}, "the loss 'a' is float, not a scalar tensor"),
+    "constant": (lambda losses: {n: x.detach() for n, x in losses.items()}, "no loss has a gradient"),
+    "an exit": (lambda losses: sys.exit(0), "SystemExit: 0"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_what_cannot_be_trained_fails_before_training(toy, case):
+    change, said = LOSSES[case]
+
+    class Changed(toy.Toy):
+        def forward(self, batch, step):
+            return change(super().forward(batch, step))
+
+    with pytest.raises(UserError, match=f"^toy does not run with these parts on this data: .*{said}"):
+        sanity_check("toy", Changed(), toy.Data())
+
+
+def test_nothing_to_train_fails_before_training(toy):
+    class Group(toy.Toy):
+        def parameter_groups(self):
+            return [{"params": [], "rate": 1}]
+
+    with pytest.raises(UserError, match="a group has params, weight_decay and lr_scale, and this one has"):
+        sanity_check("toy", Group(), toy.Data())

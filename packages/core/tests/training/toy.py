@@ -11,13 +11,15 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import nn
 
-from polymask import Mask, System, Tokens
+from polymask import Mask, System, Tokens, UserError, distributed
 from polymask.data import valid_of
 from polymask.run import Run
 from polymask.teachers import EMATeacher
@@ -138,6 +140,39 @@ class Counts(Toy):
         }
 
 
+class Apart(Toy):
+    """Has a row of memory per sample, written after each step, and a gate on gradients, both by its batch.
+
+    Args:
+        memory: whether each process writes its ``"own"`` rows or those of ``"all"``; none if None.
+        gate: whether gradients are scaled by its ``"own"`` batch or the ``"mean"``; not at all if None.
+    """
+
+    def __init__(self, memory=None, gate=None):
+        super().__init__(drop=0.0)
+        self.memory, self.gate = memory, gate
+        if memory:
+            self.register_buffer("rows", torch.zeros(50))
+
+    def forward(self, batch, step):
+        self.ids, self.value = batch["id"], batch["x"].mean((1, 2))
+        return super().forward(batch, step)
+
+    def after_backward(self, step):
+        if self.gate:
+            scale = self.value.mean()
+            self.embed.weight.grad *= distributed.mean(scale) if self.gate == "mean" else scale
+
+    def after_step(self, step):
+        super().after_step(step)
+        if self.memory:
+            everybody = self.memory == "all"
+            ids, value = (
+                distributed.gather_rows(self.ids, self.value) if everybody else (self.ids, self.value)
+            )
+            self.rows[ids] = value
+
+
 class Record(pl.Callback):
     """Notes ids and masks of every part, ``(step, part, id, mask)``, by the process that saw them."""
 
@@ -188,7 +223,7 @@ def train(folder, *, system=None, data=None, resume=False, callbacks=(), **chang
     return system
 
 
-def main(folder, env, kill, record, toy, counts=False, **changed):
+def main(folder, env, kill, record, toy, counts=False, apart=None, **changed):
     # a child of a fork server would have servers of its own for its workers, which outlive a kill
     multiprocessing.set_start_method("fork", force=True)
     os.environ.update(env)
@@ -197,7 +232,12 @@ def main(folder, env, kill, record, toy, counts=False, **changed):
     callbacks = [recorder] if record else []
     callbacks += [Kill(**kill)] if kill else []
     system, data = (Counts(), Ragged()) if counts else (Toy(**toy), None)
-    train(folder, system=system, data=data, callbacks=callbacks, **changed)
+    system = system if apart is None else Apart(**apart)
+    try:
+        train(folder, system=system, data=data, callbacks=callbacks, **changed)
+    except UserError as error:
+        Path(folder, f"said-{env.get('RANK', 0)}").write_text(str(error))
+        sys.exit(2)
     if record:
         with open(f"{folder}/seen-{env.get('RANK', 0)}.json", "w") as file:
             json.dump(recorder.seen, file)

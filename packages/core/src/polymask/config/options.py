@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from polymask.config.source import Module, Unreadable, constructor, definition, evaluate, parameters
+from polymask.config.source import Module, constructor, definition, evaluate, parameters
 from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
 from polymask.types import FACT
@@ -98,13 +98,12 @@ def options_of(part: Part) -> dict[str, Option]:
     """The options of a part by name, in the order of its signature; those of its preparation behind.
 
     Raises:
-        UserError: the part cannot be found, or both have an option of one name.
+        UserError: the part cannot be imported or its options read, or both have an option of one name.
     """
-    found = _static(part.target)
-    options = dict(inspect_options(part.load()) if found is None else found)
+    options = dict(_of_target(part, 0))
     if part.prepare:
         group = f"data, prepared by {part.prepare.partition(':')[2]}"
-        for name, option in (_static(part.prepare) or inspect_options(part.load_all()[1])).items():
+        for name, option in _of_target(part, 1).items():
             if name in options:
                 both = f"{part.target} and {part.prepare}"
                 raise UserError(f"{part.full_name}: {both} both have an option {name!r}; rename one")
@@ -112,12 +111,29 @@ def options_of(part: Part) -> dict[str, Option]:
     return options
 
 
+def _of_target(part: Part, index: int) -> Options:
+    """Options of what a part names first, or of what prepares it: by its source, else by importing it."""
+    target = (part.target, part.prepare)[index]
+    found = _static(target)
+    if found is not None:
+        return found
+    source = part.load_all()[index]
+    try:
+        return inspect_options(source)
+    except Exception as error:
+        raise UserError(
+            f"{part.full_name}: {target} is {source!r}, whose options cannot be read: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
 def description_of(part: Part) -> str:
     """The first part of a system's module docstring, or of another part's own docstring, as plain text."""
     found = definition(part.target)
     if found is None:
         loaded: Any = part.load()
-        text = inspect.getdoc(sys.modules[loaded.__module__] if part.kind == "systems" else loaded)
+        module = sys.modules.get(getattr(loaded, "__module__", ""))
+        text = inspect.getdoc(module if part.kind == "systems" and module else loaded)
     else:
         text = ast.get_docstring(found[0].tree if part.kind == "systems" else found[1])
     paragraphs = []
@@ -133,13 +149,16 @@ def description_of(part: Part) -> str:
 
 @functools.cache
 def _static(target: str) -> dict[str, Option] | None:
-    """Options of a class or function by its source; None where no source defines it."""
+    """Options of a class or function by its source; None where no source defines it or it says too little."""
     defined = definition(target)
     if defined is None:
         return None
     module, node = defined
     texts = arguments_in(ast.get_docstring(node) or "")
-    found = constructor(node, module) if isinstance(node, ast.ClassDef) else (node, module)
+    try:
+        found = constructor(node, module) if isinstance(node, ast.ClassDef) else (node, module)
+    except Exception:  # a class of the name of its base
+        return None
     if found is None:
         return {}
     function, module = found
@@ -154,14 +173,14 @@ def _static(target: str) -> dict[str, Option] | None:
 def _type(node: ast.expr | None, module: Module) -> Any:
     try:
         return Any if node is None else evaluate(node, module)
-    except (Unreadable, TypeError):
+    except Exception:
         return Any
 
 
 def _default(node: ast.expr | None, module: Module) -> Any:
     try:
         return UNSET if node is None else evaluate(node, module)
-    except Unreadable:
+    except Exception:
         return UNSET
 
 
@@ -174,7 +193,7 @@ def inspect_options(source: Callable[..., Any]) -> dict[str, Option]:
         one = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             hints |= typing.get_type_hints(one, getattr(target, "__globals__", {}), include_extras=True)
-        except NameError:  # imported for type checkers only
+        except Exception:  # of a name imported for type checkers only, or no annotation at all
             continue
     return {
         name: Option(name, hints.get(name, Any), parameter.default, texts.get(name, ""))

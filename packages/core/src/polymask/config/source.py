@@ -119,8 +119,11 @@ def path_of(name: str) -> Path | None:
 def definition(target: str) -> tuple[Module, ast.ClassDef | Function] | None:
     """Where ``"package.module:Name"`` is defined, and as what."""
     name, _, attribute = target.partition(":")
-    module = module_of(name)
-    found = module.find(attribute) if module else None
+    try:
+        module = module_of(name)
+        found = module.find(attribute) if module else None
+    except Exception:  # a syntax error, names that import each other: who needs it imports it
+        return None
     return found if found is not None and isinstance(found[1], ast.ClassDef | Function) else None  # type: ignore[return-value]
 
 

@@ -115,8 +115,10 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
             built = target(**values)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{part.full_name}: {error}") from error
+    # whatever a constructor raises, or its call of sys.exit, is about these values
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
+        raise UserError(f"{part.full_name}: {kind}{error}") from error
     if part.kind == "datasets":
         _tell_left_out(part, built)
     with contextlib.suppress(AttributeError):  # a part with __slots__

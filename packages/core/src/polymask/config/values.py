@@ -11,6 +11,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from polymask.files import load_yaml
+
 
 def convert(type: Any, value: Any, text: bool = False) -> Any:
     """A value as its type has it: a list becomes a tuple where that is asked for, text a number.
@@ -27,8 +29,8 @@ def convert(type: Any, value: Any, text: bool = False) -> Any:
         value = os.fspath(value)
     candidates = [value]
     if text and isinstance(value, str):
-        with contextlib.suppress(yaml.YAMLError):
-            candidates.insert(0, yaml.safe_load(value))
+        with contextlib.suppress(yaml.YAMLError, RecursionError):
+            candidates.insert(0, load_yaml(value))
     adapter = _adapter(type)
     if adapter is None:
         return candidates[0]

@@ -23,7 +23,7 @@ def built(subject: Subject, n: int = 4, seed: int = 0) -> tuple[System, Batch]:
     return system.train(), subject.batch_for(system, n)
 
 
-def total(system: System, batch: Batch, step: Step = FIRST, seed: int = 0) -> Tensor:
+def total(system: nn.Module, batch: Batch, step: Step = FIRST, seed: int = 0) -> Tensor:
     """Sum of the terms, dropout and the like drawn from ``seed``."""
     with seeded(seed):
         terms = system(batch, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -191,7 +192,18 @@ def _outcome(check: Check, subject: Subject) -> tuple[Outcome, str]:
         return "skipped", str(skip)
     except CheckFailed as failure:
         return "failed", str(failure)
+    except KeyboardInterrupt:
+        raise
     # Whatever a stranger's part raises is a finding about it, not the end of the suite.
-    except (Exception, SystemExit) as error:
-        return "failed", f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        return "failed", f"{type(error).__name__}: {error}{_place(error, subject.part)}"
     return "passed", ""
+
+
+def _place(error: BaseException, part: Part) -> str:
+    """File and line of the error, in the package of the part if that is where it came through."""
+    package = part.target.partition(":")[0].partition(".")[0]
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [each for each in frames if each[0].f_globals.get("__name__", "").partition(".")[0] == package]
+    frame, line = (own or frames)[-1]
+    return f" ({frame.f_code.co_filename}:{line})"

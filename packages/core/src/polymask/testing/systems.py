@@ -7,19 +7,22 @@ Tags: ``moving-target`` (the loss need not fall on one batch: its targets learn 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from polymask import distributed
 from polymask.data import valid_of
 from polymask.step import Step
 from polymask.teachers import EMATeacher
 from polymask.testing.encoders import confirm_gradients
 from polymask.testing.loop import FIRST, STEPS, built, loss, optimiser, restored, same, total, train
+from polymask.testing.processes import PROCESSES, buffers_after, buffers_of_processes
 from polymask.testing.subject import Subject, rows, seeded
-from polymask.testing.suite import check, require
+from polymask.testing.suite import Skip, check, require
 
 
 @check("systems")
@@ -124,6 +127,29 @@ def _frozen(system: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if trains and not any(trains):
             still += module.named_buffers(name, recurse=False)
         yield from ((n, x) for n, x in still if id(x) not in moving)
+
+
+@check("systems")
+def check_system_shares_its_buffers(subject: Subject) -> None:
+    """Buffers that a step changes end alike in one process and in two that share the batch."""
+    samples = PROCESSES * max(2, built(subject)[0].least_batch)
+    system, batch = built(subject, samples)
+    before = {name: buffer.clone() for name, buffer in system.named_buffers()}
+    after = buffers_after(system, batch)
+    own = {name for name, _ in distributed.shared_tensors(system)}  # batch norms go by rank 0, as DDP does
+    changed = [name for name in after if name in own and not torch.equal(after[name], before[name])]
+    if not changed:
+        return
+    try:
+        found = buffers_of_processes(built(subject)[0], batch)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise Skip(f"cannot be sent to another process: {error}") from error
+    for name in changed:
+        require(
+            all(torch.allclose(each[name], after[name], rtol=1e-3, atol=1e-4) for each in found),
+            f"{name} ends otherwise on {PROCESSES} processes than on one: each has a part of the batch. "
+            f"{distributed.REMEDY}",
+        )
 
 
 @check("systems")

@@ -138,6 +138,7 @@ class MetricLogger(pl.Callback):
         self.row: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._told = False
         self._start()
 
     def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
@@ -152,7 +153,7 @@ class MetricLogger(pl.Callback):
             self._add({"padding": padding(batch)})
         if not module.stepped:
             return
-        self._add({"grad_norm": module.grad_norm})
+        self._add({"grad_norm": module.grad_norm, "idle": module.grad_norm == 0})
         self._steps += 1
         done = trainer.global_step
         end = done == module.plan.total
@@ -162,6 +163,11 @@ class MetricLogger(pl.Callback):
         means = self._means(trainer)
         seconds = time.perf_counter() - self._since  # the means have waited for the device
         padded = {"padding": means.pop("padding")} if "padding" in means else {}
+        idle = means.pop("idle")
+        if trainer.is_global_zero:
+            # a teacher begins as a copy of its student: the first step may well have a loss of 0
+            constant = [name for name in module.terms if means[name] == 0 and self._steps > 1]
+            self._tell_idle(idle, constant)
         assert module.loader is not None
         self.row = {
             "loss": means.pop("loss"),
@@ -196,6 +202,23 @@ class MetricLogger(pl.Callback):
         saved = checkpoint["meter"]
         self._sums = {name: torch.tensor(value) for name, value in saved["sums"].items()}
         self._counts = dict(saved["counts"])
+
+    def _tell_idle(self, share: float, constant: Sequence[str]) -> None:
+        """Say once that steps taught nothing, or a loss did not; a loss of 0 looks like success."""
+        if self._told or not (share or constant):
+            return
+        self._told = True
+        idle = max(round(share * self._steps), 1)
+        what = (
+            f"{idle} of the last {self._steps} steps had a gradient of exactly 0"
+            if share
+            else f"{' and '.join(constant)} was exactly 0 in the last {self._steps} steps"
+        )
+        warnings.warn(
+            f"{what}: no site was scored and nothing learned. Mask more, or give longer samples or larger "
+            "batches; polymask look shows what is masked",
+            stacklevel=2,
+        )
 
     def _start(self, waited: float = 0.0) -> None:
         self._steps, self._waited, self._since = 0, waited, time.perf_counter()

@@ -8,6 +8,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from polymask import distributed
+from polymask.errors import UserError
 from polymask.loss_reduction import counting
 from polymask.protocols import Batch
 from polymask.step import Step
@@ -136,6 +138,7 @@ class Training(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.system.after_step(self.step)
         self.stepped = True
+        self._require_alike(step.index + 1)
 
     # ------------------------------------------------------------------ ours
 
@@ -196,6 +199,16 @@ class Training(pl.LightningModule):
         if not terms:
             raise ValueError(f"{type(self.system).__name__}.forward returned no loss")
         return terms
+
+    def _require_alike(self, done: int) -> None:
+        """Stop where processes drift apart: DDP would go on with what rank 0 has, and lose the rest."""
+        if distributed.processes() > 1 and done & (done - 1) == 0:  # steps 1, 2, 4, 8, ...: it costs a pass
+            name = distributed.differing(self.system)
+            if name:
+                raise UserError(
+                    f"{name} of {type(self.system).__name__} differs between processes after step {done}: "
+                    f"each has a part of the batch. {distributed.REMEDY}; or train on one device"
+                )
 
     def _now(self) -> Step:
         return Step(self.trainer.global_step, self.plan.total, self.plan.options.seed)

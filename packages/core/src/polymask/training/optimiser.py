@@ -28,7 +28,7 @@ def parameter_groups(system: System, weight_decay: float) -> list[dict[str, Any]
     and what a module lists in ``no_weight_decay()``, as timm's models do.
 
     Raises:
-        UserError: a group of the system has unknown keys, or shares a parameter with another.
+        UserError: a group of the system has unknown keys, or shares a parameter with another; nothing trains.
     """
     own = [_checked(system, group, weight_decay) for group in system.parameter_groups()]
     grouped = [parameter for group in own for parameter in group["params"]]
@@ -53,7 +53,10 @@ def parameter_groups(system: System, weight_decay: float) -> list[dict[str, Any]
         {"params": undecayed, "weight_decay": 0.0},
         *own,
     ]
-    return [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise UserError(f"{type(system).__name__} has no trainable parameter")
+    return groups
 
 
 def _checked(system: System, group: dict[str, Any], weight_decay: float) -> dict[str, Any]:
@@ -77,11 +80,9 @@ def make_optimiser(system: System, options: TrainOptions, lr: float) -> tuple[to
         apart because functions do not belong into checkpoints.
 
     Raises:
-        ValueError: nothing to train.
+        UserError: as :func:`parameter_groups`.
     """
     groups = parameter_groups(system, options.weight_decay)
     scales: list[Scale] = [group.pop("lr_scale", 1.0) for group in groups]
-    if not groups:
-        raise ValueError(f"{type(system).__name__} has no trainable parameter")
     fused = options.precision != "16-mixed"
     return torch.optim.AdamW(groups, lr=lr, betas=options.betas, fused=fused), scales

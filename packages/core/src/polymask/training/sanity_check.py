@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from polymask.data import Dataset, collate
 from polymask.errors import UserError
 from polymask.step import Step
 from polymask.supervision import labels_for, with_labels
 from polymask.systems.base import System
+from polymask.training.optimiser import parameter_groups
 
 
 def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> None:
@@ -34,14 +39,26 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
             ids = list(range(min(max(2, system.least_batch), len(samples))))
             batch = {**collate([samples[i] for i in ids]), "id": torch.tensor(ids)}
             system.eval()
-            system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed))
+            _require_losses(system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)))
+            parameter_groups(system, 0.0)
     except UserError:
         raise
     # Whatever goes wrong here is about these parts together on this data, and nothing is lost yet.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{name} does not run with these parts on this data: {type(error).__name__}: {error}\n"
             "POLYMASK_DEBUG=1 shows where"
         ) from error
     finally:
         system.train()
+
+
+def _require_losses(terms: Any) -> None:
+    if not isinstance(terms, Mapping) or not terms:
+        raise TypeError(f"forward returned {type(terms).__name__}, not losses by name")
+    for term, loss in terms.items():
+        if not isinstance(loss, Tensor) or loss.shape != ():
+            what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TypeError(f"the loss {term!r} is {what}, not a scalar tensor")
+    if not any(loss.requires_grad for loss in terms.values()):
+        raise ValueError("no loss has a gradient: nothing would be learned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 
 from polymask import __version__
@@ -166,11 +167,19 @@ def _make_trainer(options: TrainOptions, precision: str, folder: Path) -> pl.Tra
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-    except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
+    # whatever Lightning raises here is about these options
+    except Exception as error:
         raise UserError(
             f"Lightning cannot train with --accelerator {options.accelerator} --devices {options.devices} "
             f"--strategy {options.strategy} --precision {precision}: {error}"
         ) from error
+    launcher = getattr(trainer.strategy, "cluster_environment", None)
+    launched = not isinstance(launcher, LightningEnvironment | None)
+    if options.nodes > 1 and not launched and not {"NODE_RANK", "GROUP_RANK"} & os.environ.keys():
+        raise UserError(
+            f"--nodes {options.nodes}: no launcher started this process, and it would wait for the other "
+            "machines for ever; use torchrun --nnodes or srun, or set MASTER_ADDR and NODE_RANK on each"
+        )
     # Lightning would have all processes agree at every batch whether one was told to stop, and the
     # host wait for the answer; Signals asks less often
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
