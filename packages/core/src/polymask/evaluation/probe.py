@@ -207,6 +207,11 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
             "files in one folder per class have"
         )
     for name, labels in (("training", train), ("test", test)):
+        if not len(labels):
+            raise UserError(
+                f"a probe needs {name} samples, and there are none: a class of one sample holds none out, and "
+                "neither does --data.test 0"
+            )
         if not (labels >= 0).any():
             raise UserError(f"a probe needs labels, and no {name} sample has one")
     return train, test

@@ -125,15 +125,16 @@ def find_shards(pattern: str) -> list[str]:
     found: list[str] = []
     for name in expand_braces(pattern):
         # reading a pipe or a device would not end
-        matches = [path for path in [name, *sorted(glob.glob(name))] if os.path.isfile(path)]
+        matches = [path for path in sorted(glob.glob(name)) if os.path.isfile(path)]
+        matches = [name] if os.path.isfile(name) else matches
         if not matches:
             raise UserError(f"wds:{pattern}: there is no file {os.path.abspath(name)}")
-        found += [name] if matches[0] == name else matches
+        found += matches
     return found
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """``a{00..02}{x,y}`` to ``a00x``, ``a00y``, ``a01x``, ..., one at a time, since there may be very many."""
+    """``a{00..02}{x,y}`` to ``a00x``, ``a00y``, ``a01x``, ...: one by one, as there may be many."""
     match = re.search(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}", pattern)
     if match is None:
         yield pattern
