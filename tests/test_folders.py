@@ -15,6 +15,7 @@ from PIL import Image
 
 from polymask import UserError
 from polymask.data import SplitName, open_data
+from polymask.evaluation.probe import labels_of
 
 
 def image(path: Path, number: int) -> None:
@@ -154,6 +155,24 @@ def test_unlabeled_is_no_class(made: Made) -> None:
     data = made.open()
     assert data.classes == ["a", "b"]
     assert made.found(data, "train") == {"train/a/1": "a", "train/b/2": "b", "train/unlabeled/3": None}
+
+
+def test_a_class_of_which_nothing_is_left_is_told(made: Made) -> None:
+    made.add("a/1", "b/2")
+    for name in ("gone", "empty", "unlabelled", ".hidden"):
+        (made.root / name).mkdir()
+    (made.root / f"gone/3{made.suffix}").touch()
+    with pytest.warns(UserWarning, match=r"2 of 4 class folders in .* no classes: empty, gone$"):
+        data = made.open()
+    assert data.classes == ["a", "b"]
+
+
+def test_classes_of_one_sample_are_said_to_leave_none_to_probe(made: Made) -> None:
+    made.add(*(f"{i}/{i}" for i in range(5)))
+    data = made.open()
+    assert len(data.classes) == 5
+    with pytest.raises(UserError, match="a probe needs test samples, .*: a class of one sample holds none"):
+        labels_of(data)
 
 
 def test_links_are_followed_and_never_in_circles(made: Made, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from polymask import Run, UserError, build
-from polymask.data import Split, Splits, as_dataset, divide, whole
+from polymask.data import Split, Splits, as_dataset, describe, divide, whole
 from polymask.evaluation.probe import labels_of
 from polymask.training import TrainOptions, fit
 from polymask_vision.datasets.base import Arrays, ImageDataset
@@ -82,6 +83,7 @@ def test_facts_for_the_parts_that_follow() -> None:
         "mean": (0.0,),
         "std": (1 / 255,),
         "samples": 3,
+        "range": (0, 255),
     }
     assert data.key == "image"
     assert data.labels("train") is None
@@ -180,14 +182,88 @@ def test_statistics_must_fit_the_channels() -> None:
     assert (own.mean, own.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     with pytest.raises(UserError, match="3 numbers"):
         prepared(shaped((3, 8, 8)), mean=(0.1,), std=(0.2,))
-    with pytest.raises(UserError, match="1 or 3"):
-        prepared(shaped((3, 8, 8)), channels=2)
+    with pytest.raises(UserError, match="channels must be 1 or more"):
+        prepared(shaped((3, 8, 8)), channels=0)
+    bands = prepared(shaped((13, 8, 8), (13, 8, 8)))
+    assert (bands.channels, set(bands.mean), set(bands.std)) == (13, {0.5}, {0.5})
 
 
 def test_only_readable_pictures_are_looked_at() -> None:
     assert prepared(whole(Numbers(3, broken=(0, 2)), None)).size == (4, 4)
     with pytest.raises(UserError, match=r"none of the images can be read; picture 2: .*fire"):
         prepared(whole(Numbers(3, broken=(0, 1, 2)), None))
+
+
+# ------------------------------------------------------------------------------- range of values
+
+
+def of(*images: Tensor | Any, **options: Any) -> ImageDataset:
+    class Some(Numbers):
+        def read(self, index: int) -> Any:
+            return images[index]
+
+    split = whole(Some(len(images)))
+    return ImageDataset(Splits(train=split, test=split), **options)
+
+
+def test_values_of_no_known_range_are_refused_with_file_and_range() -> None:
+    heights = [np.linspace(low, 1000 + low, 64, dtype=np.float32).reshape(8, 8) for low in (200, -40)]
+    message = r"picture 0 holds values of 200 to 1,200, .* -40 to 1,200: .*--data\.range -40,1200"
+    with pytest.raises(UserError, match=message):
+        of(*heights)
+    data = of(*heights, range=(-40, 1200))
+    assert data.provides["range"] == (-40, 1200) and data.preparation.channels == 1
+    seen = data.to_image(data.split("train")[0]["image"])[0]
+    torch.testing.assert_close(seen, (torch.from_numpy(heights[0]) + 40) / 1240)
+    with pytest.raises(UserError, match="LOW < HIGH"):
+        of(*heights, range=(5, 5))
+
+
+def test_twelve_bits_in_sixteen_are_told() -> None:
+    scan = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+    with pytest.warns(UserWarning, match=r"at most 3,780 .* 12 bits, give --data\.range 0,4095"):
+        of(scan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert of(scan, range=(0, 4095)).split("train")[0]["image"].isfinite().all()
+        of(scan * 17)
+
+
+def test_an_image_mostly_outside_the_range_is_told_once() -> None:
+    scans = [np.arange(64, dtype=np.uint16).reshape(8, 8) * 100] * 3
+    samples = of(*scans, range=(0, 1000)).split("train")
+    with pytest.warns(
+        UserWarning, match=r"picture 0: 83% of its values .* 0 to 1,000 and are clipped"
+    ) as told:
+        samples[0], samples[1]
+    assert len(told) == 1
+
+
+def test_memory_images_heed_the_range() -> None:
+    images = torch.full((4, 1, 4, 4), 50, dtype=torch.uint8)
+    found = Splits(train=whole(Arrays(images)), test=whole(Arrays(images)))
+    data = ImageDataset(found, range=(0, 100), mean=(0.0,), std=(1.0,))
+    assert data.split("train")[0]["image"].unique().tolist() == [0.5]
+
+
+def test_what_reaches_the_system_is_described() -> None:
+    scan = np.arange(64, dtype=np.uint16).reshape(8, 8) * 100
+    lines = of(scan, range=(0, 4800), mean=(0.5,), std=(0.5,)).describe()
+    assert lines["values"] == "0 to 4,800, as 0 to 1"
+    assert lines["clipped"] == "23.4% of the values, in a sample of 1"
+    assert lines["size"] == "8 x 8 pixels, 1 channel"
+    assert lines["normalised"] == "mean 0.23, standard deviation 0.67"
+    assert describe(of(scan * 10)).items() >= {"left out": "none", "values": "0 to 65,535, as 0 to 1"}.items()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_an_exhausted_machine_stops_a_run(error: Exception) -> None:
+    data = dataset(Numbers(3))
+    data.splits["train"].source.broken, data.splits["train"].source.error = (1,), error
+    samples = data.split("train")
+    with pytest.raises(UserError, match="out of memory or of open files while reading picture 1"):
+        samples[1]
+    assert data.skipped == []
 
 
 # ------------------------------------------------------------------------------------------- views

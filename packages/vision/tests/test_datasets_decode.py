@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -198,10 +201,134 @@ def test_pil_reads_the_jpeg_that_torchvision_does_not(decoder: Any, monkeypatch:
 
 def test_header_tells_size_and_colour_without_decoding() -> None:
     grey, array = Image.fromarray(colour()[..., 0]), colour()
-    assert header(encoded(grey, "JPEG")) == ((12, 20), True)
-    assert header(encoded(Image.fromarray(array), "PNG")) == ((12, 20), False)
-    assert header(encoded(Image.fromarray(array[..., 0].astype(np.uint16)), "PNG")) == ((12, 20), True)
-    assert header(array) == ((12, 20), False)
-    assert header(torch.zeros(1, 5, 7)) == ((5, 7), True)
+    assert header(encoded(grey, "JPEG")) == ((12, 20), 1, (0, 255), None)
+    assert header(encoded(Image.fromarray(array), "PNG"))[:2] == ((12, 20), 3)
+    wide = header(encoded(Image.fromarray(array[..., 0].astype(np.uint16)), "PNG"))
+    assert wide == ((12, 20), 1, (0, 65535), (0, 110))
+    assert header(array)[:2] == ((12, 20), 3)
+    assert header(torch.zeros(1, 5, 7, dtype=torch.uint8)) == ((5, 7), 1, (0, 255), None)
     with pytest.raises(BadSample):
         header(b"no picture")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_size_is_that_of_the_image_upright(kind: str) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        raw = encoded(Image.fromarray(colour()), kind, exif=exif)
+        assert header(raw).size == tuple(decode(raw, 3).shape[1:])
+
+
+# ------------------------------------------------------------------------------ ranges and bands
+
+
+def tiff(array: np.ndarray[Any, Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+RAMP = np.linspace(-200, 1000, 48).reshape(6, 8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "int32"])
+@pytest.mark.parametrize("write", [tiff, npy])
+def test_other_values_are_refused_until_a_range_is_given(dtype: str, write: Any) -> None:
+    values = RAMP.astype(dtype)
+    raw = write(values)
+    assert header(raw) == ((6, 8), 1, None, (-200, 1000))
+    with pytest.raises(BadSample, match=r"-200 to 1000, are outside .*--data\.range LOW,HIGH"):
+        decode(raw, 1)
+    found = decode(raw, 1, (0, 500))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[0], torch.from_numpy(values).double().div(500).float())
+
+
+def test_a_range_holds_for_eight_bits_too() -> None:
+    raw = encoded(Image.fromarray(colour()), "PNG")
+    torch.testing.assert_close(decode(raw, 3, (10, 20)), (decode(raw, 3).float() - 10) / 10)
+    assert torch.equal(decode(raw, 3, (0, 255)), decode(raw, 3))
+
+
+def test_values_that_are_not_finite_are_said() -> None:
+    values = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    values[0, :6] = np.nan
+    for look in (header, lambda raw: decode(raw, 1, (0, 1))):
+        with pytest.raises(BadSample, match=r"12\.5% of its values are NaN"):
+            look(tiff(values))
+
+
+def test_colour_of_sixteen_bits_keeps_them() -> None:
+    values = (colour().astype(np.uint16) * 16)[:, :, [2, 0, 1]]
+    expected = torch.from_numpy(values.transpose(2, 0, 1) / 65535).float()
+    torch.testing.assert_close(decode(tiff(values, photometric="rgb"), 3), expected)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, content in (
+        (b"IHDR", struct.pack(">IIBBBBB", 20, 12, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines)),
+        (b"IEND", b""),
+    ):
+        png += struct.pack(">I", len(content)) + name + content
+        png += struct.pack(">I", zlib.crc32(name + content))
+    torch.testing.assert_close(decode(png, 3), expected)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_many_bands_are_many_channels(first: bool) -> None:
+    bands = np.random.default_rng(0).integers(0, 4096, (13, 24, 16), dtype=np.uint16)
+    layout = bands if first else np.ascontiguousarray(bands.transpose(1, 2, 0))
+    plane = "separate" if first else "contig"
+    expected = torch.from_numpy(bands / 65535).float()
+    for raw in (tiff(layout, photometric="minisblack", planarconfig=plane), npy(layout)):
+        assert header(raw)[:2] == ((24, 16), 13)
+        torch.testing.assert_close(decode(raw, 13), expected)
+        with pytest.raises(BadSample, match="13 channels where 3 are asked for: --data.channels 13"):
+            decode(raw, 3)
+
+
+def test_opacity_and_a_fourth_band_are_kept_where_asked_for() -> None:
+    array = np.concatenate([colour(), colour()[..., :1]], axis=-1)
+    expected = torch.from_numpy(array).permute(2, 0, 1)
+    assert torch.equal(decode(encoded(Image.fromarray(array, "RGBA"), "PNG"), 4), expected)
+    infrared = tiff(array, photometric="rgb", extrasamples=[0])
+    assert torch.equal(decode(infrared, 4), expected)
+    assert torch.equal(decode(infrared, 3), expected[:3])
+    opaque = decode(encoded(Image.fromarray(colour()), "JPEG"), 4)
+    assert opaque.shape == (4, 12, 20) and (opaque[3] == 255).all()
+
+
+def test_an_array_file_shorter_than_it_says_is_a_fault(tmp_path: Path) -> None:
+    raw = npy(np.zeros((13, 60, 60), dtype=np.uint8))
+    for name, content in (("whole", raw), ("cut", raw[:1000]), ("flat", npy(np.zeros(9)))):
+        (tmp_path / name).write_bytes(content)
+    assert fault(tmp_path / "whole") is None
+    assert fault(tmp_path / "cut")
+    assert "is no image" in str(fault(tmp_path / "flat"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_an_exhausted_machine_is_no_broken_image(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(encoded(Image.fromarray(colour()), "PNG")[:-20])
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    for look in (
+        lambda: decode(path.read_bytes(), 3),
+        lambda: header(path.read_bytes()),
+        lambda: fault(path),
+    ):
+        with pytest.raises(type(error)):
+            look()

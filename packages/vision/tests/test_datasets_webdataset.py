@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -99,9 +100,11 @@ def test_members_are_grouped_by_folder_and_first_dot(tmp_path: Path) -> None:
         },
     )
     data = open_data(f"wds:{tmp_path}", test=0)
-    assert data.classes == ["7", "10"]
-    assert data.labels("train").tolist() == [0, 1, -1]  # type: ignore[union-attr]
-    assert shades(data)[2] == 50
+    assert data.labels("train").tolist() == [0, -1]  # type: ignore[union-attr]
+    assert shades(data)[1] == 50
+    assert "a sample of 2 images (y/1.left.JPG, y/1.right.png)" in data.skipped[0][1]
+    left = open_data(f"wds:{tmp_path}", image="left.jpg", test=0)
+    assert left.classes == ["7", "10"]
     right = open_data(f"wds:{tmp_path}", image="right.png", test=0)
     assert shades(right) == [90, 50]
 
@@ -116,10 +119,8 @@ def test_damage_is_named_and_the_rest_is_used(shards: Path) -> None:
     shard(shards / "train-004.tar", {"1.png": picture(40)}, "w:gz")
     data = open_data(f"wds:{shards}/train-*.tar", test=0)
     assert shades(data) == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23, 30]
-    found = {
-        Path(name).name if name.endswith(".tar") else name[-17:]: reason for name, reason in data.skipped
-    }
-    assert found["train-003.tar/1.png"[-17:]] == "empty file"
+    found = {Path(name).relative_to(shards).as_posix(): reason for name, reason in data.skipped}
+    assert found["train-003.tar/1"] == "empty file"
     assert "unpack" in found["train-004.tar"]
     assert "train-001.tar" in found
 
@@ -131,11 +132,59 @@ def test_a_broken_picture_is_replaced(tmp_path: Path) -> None:
         assert shades(data) == [10, 30, 30]
 
 
+def test_files_of_a_sample_may_lie_apart(tmp_path: Path) -> None:
+    images = {f"{i}.png": picture(i) for i in range(4)}
+    labels = {f"{i}.cls": str(i % 2).encode() for i in range(4)}
+    shard(tmp_path / "a.tar", {**images, **labels})
+    data = open_data(f"wds:{tmp_path}", test=0)
+    assert shades(data) == [0, 1, 2, 3]
+    assert data.labels("train").tolist() == [0, 1, 0, 1]  # type: ignore[union-attr]
+
+
+def test_names_with_more_dots_are_not_taken_for_one_sample(tmp_path: Path) -> None:
+    shard(tmp_path / "a.tar", {f"2023.08.{i:02d} track.png": picture(i) for i in range(20)})
+    with pytest.raises(UserError, match=r"2023: a sample of 20 images .*up to their first dot.*rename"):
+        open_data(f"wds:{tmp_path}")
+    twice = {"1.png": picture(1), "2.a.png": picture(2), "2.b.png": picture(3), "2.png": picture(4)}
+    shard(tmp_path / "a.tar", twice)
+    data = open_data(f"wds:{tmp_path}", test=0)
+    assert shades(data) == [1]
+    assert "a sample of 3 images" in data.skipped[0][1]
+    assert shades(open_data(f"wds:{tmp_path}", image="png", test=0)) == [1, 4]
+
+
+def test_a_label_that_cannot_be_read_costs_its_sample_alone(tmp_path: Path) -> None:
+    members = {f"{i}.png": picture(i) for i in range(3)}
+    shard(tmp_path / "a.tar", {**members, "0.json": b'{"a": 1}', "1.json": b"{", "2.json": b"[]"})
+    data = open_data(f"wds:{tmp_path}", label="json:a", test=0)
+    assert shades(data) == [0, 2]
+    assert data.labels("train").tolist() == [0, -1]  # type: ignore[union-attr]
+    assert data.skipped[0][0].endswith("a.tar/1")
+
+
+def test_a_shard_cut_off_is_used_to_where_it_ends(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", {f"{i}.png": picture(i) for i in range(3)})
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[2]
+    path.write_bytes(path.read_bytes()[: last.offset_data + 10])
+    data = open_data(f"wds:{tmp_path}", test=0)
+    assert shades(data) == [0, 1]
+    assert "ends within 2.png; what precedes the damage, 2 samples, is used" in data.skipped[0][1]
+
+
+def test_special_files_and_endless_patterns_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    (tmp_path / "zero.tar").symlink_to("/dev/zero")
+    for pattern in ("a.tar", "*.tar", "zero.tar", "b{0..99999999999}.tar"):
+        with pytest.raises(UserError, match="there is no file"):
+            open_data(f"wds:{tmp_path}/{pattern}")
+
+
 def test_braces_multiply() -> None:
-    assert expand_braces("a{08..11}{x,yz}.tar") == [
+    assert list(expand_braces("a{08..11}{x,yz}.tar")) == [
         f"a{i:02d}{e}.tar" for i in range(8, 12) for e in ("x", "yz")
     ]
-    assert expand_braces("plain{}.tar") == ["plain{}.tar"]
+    assert list(expand_braces("plain{}.tar")) == ["plain{}.tar"]
 
 
 def test_what_cannot_be_read_is_refused(shards: Path) -> None:

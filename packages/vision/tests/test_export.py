@@ -186,6 +186,23 @@ def test_transformers_prepares_images_as_we_do(tmp_path: Path) -> None:
     close(processor(photo(), return_tensors="pt")["pixel_values"], prepared(photo()))
 
 
+def test_other_ranges_leave_with_the_preprocessing(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    known = facts() | {"range": (-1000.0, 3000.0)}
+    export.export(make("sincos"), "transformers", tmp_path / "hf", facts=known)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
+    scan = np.linspace(-1000, 3000, 3 * 256, dtype=np.float32).reshape(16, 16, 3)
+    theirs = processor(scan, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
+    unit = (torch.from_numpy(scan).permute(2, 0, 1) + 1000) / 4000
+    ours = Preparation(size=16, mean=MEAN, std=STD)(unit)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+    export.export(make("sincos"), "timm", tmp_path / "timm", facts=known)
+    assert json.loads((tmp_path / "timm/config.json").read_text())["value_range"] == [-1000, 3000]
+    timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    export.export(make("sincos"), "safetensors", tmp_path / "ours", facts=known)
+    assert tuple(export.load(tmp_path / "ours").facts["range"]) == (-1000, 3000)
+
+
 def test_transformers_refuses_what_its_models_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="always has a class token"):
         export.export(make("bare"), "transformers", tmp_path)

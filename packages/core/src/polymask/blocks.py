@@ -14,14 +14,15 @@ class Block(nn.Module):
     Args:
         dim: width.
         heads: attention heads.
+        mlp_ratio: width between the two layers, in widths of the block.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim)
+        self.mlp = MLP(dim, mlp_ratio)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """The output for each token.
@@ -65,12 +66,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers, four times as wide between them."""
+    """Two layers, ``ratio`` times as wide between them."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, ratio: float = 4.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
+        self.fc1 = nn.Linear(dim, round(ratio * dim))
+        self.fc2 = nn.Linear(round(ratio * dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))

@@ -118,7 +118,9 @@ def test_when_nothing_can_be_read_training_stops_with_the_reason():
             return super().read(source, number, augment)
 
     split = whole(Numbers(500, broken=range(500)))
-    with pytest.raises(UserError, match="numbers or more in a row, or all, cannot be read: on fire"):
+    with pytest.raises(
+        UserError, match="numbers or more in a row, or all, cannot be read; the first, number 0: on fire"
+    ):
         Counting(Splits(train=split, test=split)).split("train")[0]
     assert len(reads) == 101
 

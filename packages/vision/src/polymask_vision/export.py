@@ -22,6 +22,9 @@ from polymask.export import WEIGHTS, save_json, save_state
 if TYPE_CHECKING:
     from polymask_vision.encoders import Swin, ViT
 
+EIGHT_BITS = (0, 255)
+"""Values that become 0 and 1 where the data does not say."""
+
 Facts = Mapping[str, Any]
 State = dict[str, Tensor]
 
@@ -232,7 +235,7 @@ def _kernel(source: State, facts: Facts) -> Tensor:
 
 
 def _statistics(facts: Facts) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel that images in [0, 1] are normalised with."""
+    """Mean and standard deviation per channel that values brought to [0, 1] are normalised with."""
     channels = facts["channels"]
     mean, std = facts.get("mean", [0.0] * channels), facts.get("std", [1.0] * channels)
     return [float(m) for m in mean], [float(s) for s in std]
@@ -266,6 +269,9 @@ def _timm(
             "classifier": classifier,
         },
     }
+    # timm has no word for other ranges
+    if tuple(facts.get("range", EIGHT_BITS)) != EIGHT_BITS:
+        config["value_range"] = list(facts["range"])
     save_json(config, out / "config.json")
     save_state(state, out / WEIGHTS)
 
@@ -273,6 +279,7 @@ def _timm(
 def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path) -> None:
     height, width = facts["size"]
     mean, std = _statistics(facts)
+    low, high = facts.get("range", EIGHT_BITS)
     common = {
         "image_size": height if height == width else [height, width],
         "patch_size": facts["patch_size"],
@@ -288,9 +295,10 @@ def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path)
         "size": {"height": height, "width": width},
         "resample": 3,
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / (high - low),
         "do_normalize": True,
-        "image_mean": mean,
+        # the processor scales and does not shift
+        "image_mean": [m + low / (high - low) for m in mean],
         "image_std": std,
     }
     save_json({**config, **common}, out / "config.json")

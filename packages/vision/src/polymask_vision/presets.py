@@ -103,7 +103,8 @@ SIMMIM: Presets = {
 _HPM_SMALL: Options = {**MAE["small"], "momentum": 0.9, "final_momentum": 0.99}
 
 HPM: Presets = {
-    # ViT-B, the longer of the published recipes (PRETRAIN.md)
+    # ViT-B, the longer of the two published lengths, which are 200 and 800 epochs (PRETRAIN.md); the
+    # average's momentum rises for 100 of them
     "paper": {
         **_IMAGENET,
         "data.crop_scale": (0.2, 1.0),
@@ -132,6 +133,8 @@ DMJD: Presets = {
         **_VIT_B,
         "encoder.depth": 11,
         **_DECODER_B,
+        # the release passes the ratio of its blocks twice as large as MAE's
+        "decoder_mlp_ratio": 8.0,
         "epochs": 400,
         "warmup_epochs": 20,
         "batch_size": 512,

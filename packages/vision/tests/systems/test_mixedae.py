@@ -138,6 +138,19 @@ def test_all_neighbours_are_plain_attention() -> None:
     assert not torch.allclose(make()(batch, STEP)["reconstruction"], plain(batch, STEP)["reconstruction"])
 
 
+def test_the_encoders_own_bias_decides_which_patches_are_among_the_k() -> None:
+    system, batch = make(**{"encoder.positions": "relative"}), images()
+    torch.nn.init.normal_(system.encoder.relative.bias, std=1e4)
+    tokens, mask = drawn(system, batch)
+    seen = mask.keep(tokens)
+    values, position = (x.reshape(2, 16, -1) for x in (seen.values, seen.position))
+    _, bias = system.encoder.begin(system.encoder.embed(values), position)
+    wanted = bias[..., 1:, 1:].topk(4, dim=-1).indices
+    for sparse in system.mix(tokens, mask)[2][1:]:
+        kept = sparse.gather(-1, wanted.expand(*sparse.shape[:-1], 4))
+        assert not kept.any() and sparse.isneginf().sum(-1).eq(12).all()
+
+
 def test_a_patch_that_nobody_chose_is_seen_by_nobody() -> None:
     """One sparse block without a class token: what is outside a row's keys does not reach the row."""
     options = {"encoder.depth": 1, "encoder.class_token": False, "encoder.heads": 1}

@@ -203,6 +203,19 @@ def test_one_gate_before_each_block_but_the_first_starts_almost_open(name: str) 
     assert losses["sparsity"].item() == pytest.approx(0.01 / (1 + 2.718281828**-2.0), abs=1e-6)
 
 
+@BOTH
+def test_sparsity_is_the_mean_over_hidden_sites_alone(name: str) -> None:
+    system, batch = make(name), images()
+    for gate in system.gates:
+        nn.init.normal_(gate.linear.weight, std=0.3)
+    _, record = system.watch(system.host, batch, STEP)
+    hidden, sites = record.mask.hidden, [x[:, system.prefix :] for x in record.states]
+    openness = [gate(x).exp() for gate, x in zip(system.gates, sites, strict=False)]
+    expected = torch.stack([x[hidden].mean() for x in openness]).mean()
+    torch.testing.assert_close(system(batch, STEP)["sparsity"], 0.01 * expected)
+    assert not torch.isclose(expected, torch.stack([x[~hidden].mean() for x in openness]).mean(), rtol=1e-3)
+
+
 # --------------------------------------------------------------------------- where gradients go
 
 

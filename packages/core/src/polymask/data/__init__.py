@@ -9,7 +9,16 @@ parameters of both are options (``--data.size 64``). A data set of its own kind 
 
 from polymask.data.batches import collate, length_key, padding, sample_of, valid_of
 from polymask.data.opening import open_data
-from polymask.data.protocols import Dataset, MediaProvider, Renderer, Samples, SplitName, facts_of
+from polymask.data.protocols import (
+    Dataset,
+    Described,
+    MediaProvider,
+    Renderer,
+    Samples,
+    SplitName,
+    describe,
+    facts_of,
+)
 from polymask.data.splits import (
     BadSample,
     FileDataset,
@@ -23,6 +32,7 @@ from polymask.data.splits import (
     divide,
     evenly,
     held_out,
+    reading,
     whole,
 )
 from polymask.data.wrapped import as_dataset
@@ -30,6 +40,7 @@ from polymask.data.wrapped import as_dataset
 __all__ = [
     "BadSample",
     "Dataset",
+    "Described",
     "FileDataset",
     "LazySamples",
     "MediaProvider",
@@ -44,6 +55,7 @@ __all__ = [
     "class_names",
     "class_numbers",
     "collate",
+    "describe",
     "divide",
     "evenly",
     "facts_of",
@@ -51,6 +63,7 @@ __all__ = [
     "length_key",
     "open_data",
     "padding",
+    "reading",
     "sample_of",
     "valid_of",
     "whole",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,17 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from polymask.data.splits import BadSample, S, Skipped, Splits, class_names, class_numbers, divide, whole
+from polymask.data.splits import (
+    BadSample,
+    S,
+    Skipped,
+    Splits,
+    class_names,
+    class_numbers,
+    divide,
+    exhausted,
+    whole,
+)
 from polymask.errors import UserError
 
 TRAIN = "train"
@@ -114,6 +125,7 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
                 looks.append(found)
         if not side and not mine:
             raise UserError(_nothing(root / place, what, suffixes, sorted(skipped)))
+        _tell_empty(root / place, mine, place, what)
         names += mine
         sides += [side > 0] * len(mine)
         labels += _classes(mine, place)
@@ -204,6 +216,8 @@ def look_at(root: Path, names: Sequence[str], look: Callable[[Path], T]) -> Iter
         except BadSample as error:
             return error
         except OSError as error:
+            if exhausted(error):
+                raise
             return BadSample(error.strerror or str(error))
 
     def some(chunk: Sequence[str]) -> list[T | BadSample]:
@@ -221,6 +235,21 @@ def _classes(names: Sequence[str], place: str) -> list[str | None]:
     if not all(folders):
         return [None] * len(names)
     return [None if folder.lower() in UNLABELED else folder for folder in folders]
+
+
+def _tell_empty(root: Path, names: Sequence[str], place: str, what: str) -> None:
+    """Warn of class folders of which nothing is left."""
+    classes = {name for name in _classes(names, place) if name is not None}
+    if not classes:
+        return
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    empty = sorted(name for name in folders - classes if name.lower() not in UNLABELED)
+    if empty:
+        warnings.warn(
+            f"{len(empty)} of {len(empty) + len(classes)} class folders in {root} hold no {what} that can be "
+            f"used, and are no classes: {', '.join(empty[:5])}{', ...' * (len(empty) > 5)}",
+            stacklevel=3,
+        )
 
 
 def _nothing(root: Path, what: str, suffixes: Sequence[str], skipped: Skipped) -> str:

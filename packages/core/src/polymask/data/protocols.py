@@ -40,7 +40,7 @@ class Dataset(Protocol):
     ``lengths(split) -> int64 [n]``, by which samples of like length are put into one batch, or None where all
     are of one length. A data set of no images has ``render`` in place of ``to_image``, see
     :class:`Renderer`; one with more to show of a sample, such as audio to play, has ``media`` too, see
-    :class:`MediaProvider`.
+    :class:`MediaProvider`; one that knows the scale of its samples says so, see :class:`Described`.
     """
 
     key: str
@@ -93,3 +93,18 @@ class MediaProvider(Protocol):
         Args:
             sample: without a batch axis and without padding.
         """
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A data set that says what of its samples reaches a system."""
+
+    def describe(self) -> Mapping[str, str]:
+        """A line by name of each: size, range of values, share clipped, scale; may read a few samples."""
+
+
+def describe(data: Dataset) -> dict[str, str]:
+    """Lines by name for a person: what the data set says of its samples, and what was left out of it."""
+    lines = dict(data.describe()) if isinstance(data, Described) else {}
+    first = f", first {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
+    return {**lines, "left out": f"{len(data.skipped):,}{first}" if data.skipped else "none"}

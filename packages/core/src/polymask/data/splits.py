@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import hashlib
 import warnings
@@ -24,6 +26,39 @@ _IN_A_ROW = 100
 
 class BadSample(Exception):
     """A sample that cannot be used; says why."""
+
+
+_EXHAUSTED = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that the machine ran out of memory or of open files, and nothing of the data."""
+    if isinstance(error, OSError):
+        return error.errno in _EXHAUSTED
+    # torch has no class of its own for that
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+@contextlib.contextmanager
+def reading(reason: Callable[[Exception], str] = str) -> Iterator[None]:
+    """Whatever fails within is a sample that cannot be used, unless the machine is exhausted.
+
+    Args:
+        reason: an error in few words.
+
+    Raises:
+        BadSample: anything failed.
+    """
+    try:
+        yield
+    except BadSample:
+        raise
+    except Exception as error:
+        if exhausted(error):
+            raise
+        raise BadSample(reason(error)) from error
 
 
 class Source(Protocol):
@@ -185,20 +220,32 @@ class LazySamples(Generic[S]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        source, failed, last = self.split.source, -1, None
-        for place in self._candidates(index % len(self)):
+        source, wanted, last = self.split.source, index % len(self), None
+        name = source.name(int(self.split.index[wanted]))
+        for place in self._candidates(wanted):
             number = int(self.split.index[place])
             try:
                 sample = self.read(source, number)
             except BadSample as error:
-                failed, last = (place, error) if last is None else (failed, last)
+                last = last or error
                 continue
-            if last is not None and not self.split.bad[failed]:
-                self.split.bad[failed] = True
-                name = source.name(int(self.split.index[failed]))
-                warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it", stacklevel=2)
+            except Exception as error:
+                if not exhausted(error):
+                    raise
+                raise UserError(
+                    f"out of memory or of open files while reading {source.name(number)}: {error}. "
+                    "Give fewer --workers or a smaller --batch_size; the file itself may be whole"
+                ) from error
+            if last is not None and not self.split.bad[wanted]:
+                self.split.bad[wanted] = True
+                other = ""
+                if self.split.labels is not None and self.split.labels[place] != self.split.labels[wanted]:
+                    other = ", of another class, as none of its own can be read"
+                warnings.warn(f"{name}: {last}; {source.name(number)} stands in for it{other}", stacklevel=2)
             return sample
-        raise UserError(f"{_IN_A_ROW} {self.what} or more in a row, or all, cannot be read: {last}")
+        raise UserError(
+            f"{_IN_A_ROW} {self.what} or more in a row, or all, cannot be read; the first, {name}: {last}"
+        )
 
     def _candidates(self, index: int) -> Iterator[int]:
         yield index

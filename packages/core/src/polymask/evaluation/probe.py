@@ -204,10 +204,15 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     train, test = data.labels("train"), data.labels("test")
     if train is None or test is None:
         raise UserError(
-            "a probe needs labels, and this data has none: give data that has a class to each sample, as "
-            "files in one folder per class have"
+            "a probe needs labels, and this data has no labels: give data that has a class to each sample, "
+            "as files in one folder per class have"
         )
     for name, labels in (("training", train), ("test", test)):
+        if not len(labels):
+            raise UserError(
+                f"a probe needs {name} samples, and there are none: a class of one sample holds none out, "
+                "and neither does --data.test 0"
+            )
         if not (labels >= 0).any():
             raise UserError(f"a probe needs labels, and no {name} sample has one")
     return train, test

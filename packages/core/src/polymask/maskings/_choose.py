@@ -135,7 +135,7 @@ def cells_of(grid: tuple[int, ...] | None, cell: int) -> tuple[int, ...]:
     if any(n % cell for n in grid):
         shape = " x ".join(map(str, grid))
         raise UserError(
-            f"cells of {cell} tokens do not tile the token grid of {shape}; choose a cell that "
-            f"divides {math.gcd(*grid)}"
+            f"cells of {cell} tokens do not tile the token grid of {shape}: set the masking's option cell "
+            f"(--masking.cell) to a divisor of {math.gcd(*grid)}, or change the size or the patches"
         )
     return tuple(n // cell for n in grid)

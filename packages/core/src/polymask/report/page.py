@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polymask.config import CONFIG, RunConfig
-from polymask.data import MediaProvider, Samples, evenly, sample_of
+from polymask.data import MediaProvider, Samples, describe, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.measurements import Measurements, read_scores
@@ -158,6 +158,7 @@ def _facts(run: Run, config: Mapping[str, Any], metrics: Metrics, total: int) ->
         "steps": f"{done:,} of {total:,}, {state}",
         "parameters": f"{trainable:,}",
         "seed": str(config.get("seed", 0)),
+        **describe(run.data),
     }
     if metrics:
         facts["last loss"] = f"{metrics['loss'][-1]:.4g}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits
-from polymask_vision.datasets.decode import Raw, decode, header, reason
+from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
+from polymask_vision.datasets.decode import Header, Raw, decode, header, reason
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
+
+LOOK = 64
+"""How many images are looked at, evenly spaced."""
 
 
 class Images(Source, Protocol):
@@ -28,8 +33,12 @@ class ImageDataset(FileDataset[Images]):
         found: what the reader found.
         size: height and width to scale and crop to. By default that of the images, if it is the same
             for all and at most 224; else 224.
-        channels: 1 (grey) or 3; by default 1 if all images are grey.
-        mean: per channel, of values in [0, 1]; by default the data set's own where known, else ImageNet's.
+        channels: 1 (grey), 3, 4 (opacity or a fourth band is kept) or as many as the files have; by default
+            1 if all images are grey, as many as they have if these are more than 4, else 3.
+        range: values that become 0 and 1, the others are clipped: ``(0, 4095)``. By default those of the
+            type of each image: 0 to 255, 0 to 65,535 or, of floats, 0 to 1.
+        mean: per channel, of values in [0, 1]; by default the data set's own where known, else ImageNet's,
+            or 0.5 where channels are neither 1 nor 3.
         std: standard deviation per channel; by default as the mean.
         augment: random augmentation in training: ``"flip"``, ``"crop-flip"`` or ``"none"``.
         crop_scale: areas of ``crop-flip``, as shares of the image.
@@ -46,6 +55,7 @@ class ImageDataset(FileDataset[Images]):
         *,
         size: int | Sequence[int] | None = None,
         channels: int | None = None,
+        range: Sequence[float] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: Augment = "none",
@@ -56,8 +66,19 @@ class ImageDataset(FileDataset[Images]):
         super().__init__(found, limit=limit)
         if views not in (1, 2):
             raise UserError(f"views={views}: a sample has 1 view of an image, or 2")
-        size, channels = _shape(found.train, size, channels)
-        usual = IMAGENET if channels == 3 else IMAGENET_GREY
+        if channels is not None and channels < 1:
+            raise UserError(f"channels must be 1 or more, got {channels}")
+        self.range = None if range is None else _range(range)
+        headers = _headers(found.train.take(LOOK))
+        sizes = {one.size for one in headers.values()}
+        if size is None:
+            size = sizes.pop() if len(sizes) == 1 and max(max(shape) for shape in sizes) <= 224 else 224
+        if channels is None:
+            most = max(one.channels for one in headers.values())
+            channels = most if most > 4 or most == 1 else 3
+        if self.range is None:
+            _require_spans(headers)
+        usual = {1: IMAGENET_GREY, 3: IMAGENET}.get(channels, ((0.5,) * channels,) * 2)
         if len(found.suggested.get("mean", ())) == channels:
             usual = found.suggested["mean"], found.suggested["std"]
         mean, std = mean or usual[0], std or usual[1]
@@ -78,6 +99,10 @@ class ImageDataset(FileDataset[Images]):
             "std": self.preparation.std,
             "samples": len(self.splits["train"]),
         }
+        spans = {self.range or one.span for one in headers.values()}
+        if len(spans) == 1:
+            self.provides["range"] = spans.pop()
+        self._clipped = False
 
     def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         """Samples of a split; those in memory are prepared once and for all.
@@ -87,13 +112,46 @@ class ImageDataset(FileDataset[Images]):
         """
         split = self.splits[name]
         augment = augment and self.preparation.augment != "none"
-        if isinstance(split.source, Arrays) and len(split) and not augment:
+        if isinstance(split.source, Arrays) and len(split) and not augment and self.range is None:
             return Ready(self.preparation(split.source.images[split.index]), self.keys)
         return super().split(name, augment=augment)
 
     def read(self, source: Images, number: int, augment: bool) -> dict[str, Tensor]:
-        image = decode(_read(source, number), self.preparation.channels)
+        image = self._decode(source, number)
+        if not self._clipped and (share := outside(image)) > 0.5:
+            self._clipped = True
+            warnings.warn(
+                f"{source.name(number)}: {share:.0%} of its values lie outside the range of "
+                f"{_shown(self.provides.get('range', ()))} and are clipped; set --data.range",
+                stacklevel=2,
+            )
         return {key: self.preparation(image, augment) for key in self.keys}
+
+    def describe(self) -> dict[str, str]:
+        """Size, range, share clipped and scale of what a system gets; reads a few images."""
+        train, lines = self.splits["train"], dict[str, str]()
+        shares, values = [], []
+        for number in train.take(LOOK).index.tolist() if len(train) else ():
+            with contextlib.suppress(BadSample):
+                image = self._decode(train.source, number)
+                shares.append(outside(image))
+                values.append(self.preparation(image).flatten())
+        (height, width), channels = self.preparation.size, self.preparation.channels
+        lines["size"] = f"{height} x {width} pixels, {channels} channel{'s' * (channels > 1)}"
+        if "range" in self.provides:
+            lines["values"] = f"{_shown(self.provides['range'])}, as 0 to 1"
+        else:
+            lines["values"] = "each image by the range of its type, as 0 to 1"
+        if values:
+            lines["clipped"] = f"{sum(shares) / len(shares):.1%} of the values, in a sample of {len(shares)}"
+            x = torch.cat(values)
+            lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
+        return lines
+
+    def _decode(self, source: Images, number: int) -> Tensor:
+        with reading(reason):
+            raw = source.read(number)
+        return decode(raw, self.preparation.channels, self.range)
 
     def to_image(self, x: Tensor) -> Tensor:
         return self.preparation.to_image(x)
@@ -132,41 +190,65 @@ class Ready:
         return dict.fromkeys(self.keys, self.images[index])
 
 
-def _shape(
-    train: Split[Images], size: int | Sequence[int] | None, channels: int | None
-) -> tuple[int | Sequence[int], int]:
-    """Size and channels, where the user leaves them open those of 64 images, evenly spaced.
+def outside(image: Tensor) -> float:
+    """Share of values beyond 0 and 1 of an image; of one in uint8, none."""
+    if not image.is_floating_point() or (image.min() >= 0 and image.max() <= 1):
+        return 0.0
+    return ((image < 0) | (image > 1)).float().mean().item()
+
+
+def _headers(split: Split[Images]) -> dict[str, Header]:
+    """What is known of images, by name, without those that cannot be read.
 
     Raises:
-        UserError: channels other than 1 or 3, or none of those looked at can be read.
+        UserError: none of them can.
     """
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels must be 1 or 3, got {channels}")
-    if size is None or channels is None:
-        found = list(_headers(train.take(64)))
-        sizes = {shape for shape, _ in found}
-        if size is None:
-            size = sizes.pop() if len(sizes) == 1 and max(max(shape) for shape in sizes) <= 224 else 224
-        if channels is None:
-            channels = 1 if all(grey for _, grey in found) else 3
-    return size, channels
-
-
-def _headers(split: Split[Images]) -> Iterator[tuple[tuple[int, int], bool]]:
-    reason, count = "", 0
+    found, last = dict[str, Header](), ""
     for index in split.index.tolist():
+        name = split.source.name(index)
         try:
-            yield header(_read(split.source, index))
-            count += 1
+            with reading(reason):
+                raw = split.source.read(index)
+            found[name] = header(raw)
         except BadSample as error:
-            reason = f"{split.source.name(index)}: {error}"
-    if not count:
-        raise UserError(f"none of the images can be read; {reason}")
+            last = f"{name}: {error}"
+    if not found:
+        raise UserError(f"none of the images can be read; {last}")
+    return found
 
 
-def _read(source: Images, index: int) -> Raw:
-    try:
-        return source.read(index)
-    # other people's data sets decode as they read, and fail as variously as files do
-    except Exception as error:
-        raise BadSample(reason(error)) from error
+def _require_spans(headers: Mapping[str, Header]) -> None:
+    """Refuse values that no range is known of, and say where a range is hardly used.
+
+    Raises:
+        UserError: an image has values outside the range of its type.
+    """
+    wide = {name: one.values for name, one in headers.items() if one.values is not None}
+    if not wide:
+        return
+    low, high = min(a for a, _ in wide.values()), max(b for _, b in wide.values())
+    for name, values in wide.items():
+        if headers[name].span is None:
+            raise UserError(
+                f"{name} holds values of {_shown(values)}, which are outside the range of an image of its "
+                f"type; those of {len(wide)} images looked at are {_shown((low, high))}: say which become 0 "
+                f"and 1, --data.range {low:g},{high:g} for example"
+            )
+    spans = {headers[name].span for name in wide}
+    if spans == {(0, 65535)} and high < 65535 / 8:
+        bits = max(int(high).bit_length(), 1)
+        warnings.warn(
+            f"the values of {len(wide)} images of 16 bits are at most {high:,.0f} and become less than "
+            f"{high / 65535:.2f}; if they have {bits} bits, give --data.range 0,{2**bits - 1}",
+            stacklevel=3,
+        )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) != 2 or not values[0] < values[1]:
+        raise UserError(f"range takes the values that become 0 and 1, LOW,HIGH with LOW < HIGH, got {values}")
+    return float(values[0]), float(values[1])
+
+
+def _shown(span: Sequence[float]) -> str:
+    return " to ".join(f"{value:,g}" for value in span)

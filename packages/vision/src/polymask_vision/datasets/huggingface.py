@@ -65,8 +65,9 @@ class Table:
     """
 
     def __init__(self, split: Any, column: str, title: str) -> None:
-        images = split.select_columns([column])
-        if isinstance(split.features[column], datasets.Image):
+        images, kind = split.select_columns([column]), split.features[column]
+        self.dtype = getattr(kind, "dtype", None)
+        if isinstance(kind, datasets.Image):
             images = images.cast_column(column, datasets.Image(decode=False))
         self.images, self.column, self.title = images, column, title
 
@@ -78,7 +79,7 @@ class Table:
         if isinstance(value, Mapping):
             raw: Raw = value["bytes"] or Path(value["path"]).read_bytes()
             return raw
-        return np.asarray(value, dtype=np.uint8)
+        return np.asarray(value, dtype=self.dtype)
 
     def name(self, index: int) -> str:
         return f"{self.title} {index}"

@@ -75,10 +75,12 @@ class Preparation:
         )
 
     def __call__(self, image: Tensor, augment: bool = False) -> Tensor:
-        """``[..., C, h, w]``, uint8 or float in [0, 1], to normalised float32 ``[..., C, H, W]``.
+        """``[..., C, h, w]``, uint8 or float clipped to [0, 1], to normalised float32 ``[..., C, H, W]``.
 
         With ``augment``, chance comes from torch's global generator.
         """
+        if image.is_floating_point():
+            image = image.clamp(0, 1)
         if augment and self.augment == "crop-flip":
             image = self._flip(self._crop(image))
         else:

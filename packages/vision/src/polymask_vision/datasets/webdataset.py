@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from polymask import UserError
-from polymask.data import Skipped, Splits, class_names, class_numbers, divide, whole
+from polymask.data import BadSample, Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.data.splits import Names
 from polymask_vision.datasets.decode import ENDINGS
 
@@ -29,6 +29,9 @@ def webdataset(
     test: float = 0.1,
 ) -> Splits[Shards]:
     """Local tar files in WebDataset's format: ``a.jpg`` and ``a.cls`` are image and class of a sample.
+
+    The files of a sample share their name up to its first dot, and may lie anywhere in their tar file. A
+    sample of several images is left out unless ``image`` says which is meant.
 
     The members are indexed once, on opening, and read by their place in the file: random access, so that
     training shuffles all samples alike and resumes exactly, which a stream of shards cannot.
@@ -100,6 +103,11 @@ class _Index:
     classes: list[str | None] = field(default_factory=list)
     skipped: Skipped = field(default_factory=list)
 
+    def add(self, key: str, image: tarfile.TarInfo, label: str | None) -> None:
+        self.keys.append(key)
+        self.places.append((image.offset_data, image.size))
+        self.classes.append(label)
+
 
 def find_shards(pattern: str) -> list[str]:
     """Files that a pattern with braces and wildcards names, sorted as given.
@@ -116,64 +124,94 @@ def find_shards(pattern: str) -> list[str]:
         pattern = os.path.join(glob.escape(pattern), "*.tar")
     found: list[str] = []
     for name in expand_braces(pattern):
-        matches = [name] if os.path.isfile(name) else sorted(glob.glob(name))
+        # reading a pipe or a device would not end
+        matches = [path for path in sorted(glob.glob(name)) if os.path.isfile(path)]
+        matches = [name] if os.path.isfile(name) else matches
         if not matches:
             raise UserError(f"wds:{pattern}: there is no file {os.path.abspath(name)}")
         found += matches
     return found
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """``a{00..02}{x,y}`` to ``a00x``, ``a00y``, ``a01x``, ..."""
+def expand_braces(pattern: str) -> Iterator[str]:
+    """``a{00..02}{x,y}`` to ``a00x``, ``a00y``, ``a01x``, ...: one by one, as there may be many."""
     match = re.search(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}", pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
     span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if span:
-        values = [str(i).zfill(len(span[1])) for i in range(int(span[1]), int(span[2]) + 1)]
+        numbers = range(int(span[1]), int(span[2]) + 1)
+        values: Iterable[str] = (str(i).zfill(len(span[1])) for i in numbers)
     else:
         values = match[1].split(",")
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [name for value in values for name in expand_braces(before + value + after)]
+    for value in values:
+        yield from expand_braces(pattern[: match.start()] + value + pattern[match.end() :])
 
 
 def _index(path: str, image: str | None, label: str) -> _Index:
     index = _Index()
     file, _, entry = label.partition(":")
+    samples = dict[str, list[tuple[str, tarfile.TarInfo]]]()
     try:
         with tarfile.open(path, "r:") as tar:
-            for key, members in _samples(tar):
-                wanted = (f".{image.lower()}",) if image else ENDINGS
-                image_file = next((m for ending, m in members.items() if f".{ending}".endswith(wanted)), None)
-                if image_file is None:
-                    continue
-                if not image_file.size:
-                    index.skipped.append((image_file.name, "empty file"))
-                    continue
-                index.keys.append(key)
-                index.places.append((image_file.offset_data, image_file.size))
-                index.classes.append(_class(tar, members.get(file.lower()), entry))
-    except (tarfile.TarError, OSError, ValueError) as error:
-        index.skipped.append(("", f"{error} (compressed tar files cannot be read at random: unpack them)"))
+            try:
+                for member in tar:
+                    _add(samples, member, os.path.getsize(path))
+            except (tarfile.TarError, OSError) as error:
+                reason = f"{error}; what precedes the damage, {len(samples)} samples, is used"
+                index.skipped.append(("", reason))
+            for key, members in samples.items():
+                try:
+                    found = _image(members, image)
+                    if found is not None:
+                        name = next((m for ending, m in members if ending == file.lower()), None)
+                        index.add(key, found, _class(tar, name, entry))
+                except (BadSample, ValueError, OSError) as error:
+                    index.skipped.append((key, str(error)))
+    except (tarfile.TarError, OSError) as error:
+        index.skipped.append(("", _reason(path, error)))
     return index
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Neighbouring members whose names agree up to the first dot, by what follows it."""
-    current, members = None, dict[str, tarfile.TarInfo]()
-    for member in tar:
-        folder, _, name = member.name.rpartition("/")
-        base, _, ending = name.partition(".")
-        if not member.isfile() or not base:
-            continue
-        key = f"{folder}/{base}" if folder else base
-        if key != current:
-            if current is not None:
-                yield current, members
-            current, members = key, {}
-        members[ending.lower()] = member
-    if current is not None:
-        yield current, members
+def _add(samples: dict[str, list[tuple[str, tarfile.TarInfo]]], member: tarfile.TarInfo, size: int) -> None:
+    """Put a member to those of its sample, under what follows the first dot of its name."""
+    folder, _, name = member.name.rpartition("/")
+    base, _, ending = name.partition(".")
+    if not member.isfile() or not base:
+        return
+    if member.offset_data + member.size > size:
+        raise tarfile.ReadError(f"the file ends within {member.name}")
+    samples.setdefault(f"{folder}/{base}" if folder else base, []).append((ending.lower(), member))
+
+
+def _image(members: list[tuple[str, tarfile.TarInfo]], image: str | None) -> tarfile.TarInfo | None:
+    """The image of a sample, or None.
+
+    Raises:
+        BadSample: there are several, or it is empty.
+    """
+    wanted = (f".{image.lower()}",) if image else ENDINGS
+    found = [(ending, m) for ending, m in members if f".{ending}".endswith(wanted)]
+    exact = [(ending, m) for ending, m in found if image and ending == image.lower()]
+    found = exact or found
+    if len(found) > 1:
+        names = ", ".join(m.name for _, m in found[:3])
+        raise BadSample(
+            f"a sample of {len(found)} images ({names}), as names are one up to their first dot: choose one "
+            "by its ending (--data.image), or rename the files"
+        )
+    if found and not found[0][1].size:
+        raise BadSample("empty file")
+    return found[0][1] if found else None
+
+
+def _reason(path: str, error: Exception) -> str:
+    with open(path, "rb") as file:
+        head = file.read(6)
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "a compressed tar file, which cannot be read at random: unpack it"
+    return str(error)
 
 
 def _class(tar: tarfile.TarFile, member: tarfile.TarInfo | None, entry: str) -> str | None:
@@ -181,5 +219,8 @@ def _class(tar: tarfile.TarFile, member: tarfile.TarInfo | None, entry: str) -> 
     if file is None:
         return None
     text = file.read().decode("utf-8").strip()
-    value = json.loads(text).get(entry) if entry else text
+    if not entry:
+        return text
+    fields = json.loads(text)
+    value = fields.get(entry) if isinstance(fields, dict) else None
     return None if value is None else str(value)

@@ -41,6 +41,8 @@ class DMJD(System):
         decoder_dim: width of the decoder and of the visible tokens' MLP (paper: 512).
         decoder_depth: blocks of the decoder (release: 8 or 2).
         decoder_heads: attention heads of the decoder (paper: 16).
+        decoder_mlp_ratio: width between the two layers of its blocks, in widths (MAE: 4; the release has 8,
+            which its paper does not mention).
     """
 
     leaves_out = True
@@ -60,6 +62,7 @@ class DMJD(System):
         decoder_dim: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
+        decoder_mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         if views != getattr(masking, "views", views):
@@ -76,7 +79,13 @@ class DMJD(System):
         self.objective, self.visible_objective = objective, visible_objective
         self.visible_weight = visible_weight
         self.decoder = LightDecoder.behind(
-            encoder, tokenizer, target.dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
+            encoder,
+            tokenizer,
+            target.dim,
+            dim=decoder_dim,
+            depth=decoder_depth,
+            heads=decoder_heads,
+            mlp_ratio=decoder_mlp_ratio,
         )
         self.head = projector(encoder.out_dim, decoder_dim, target.dim) if visible_weight else None
 

@@ -58,7 +58,7 @@ class MaskedFrequency(System):
         masking: which bins of the spectrum to hide; there are as many as sites of the signal.
         objective: loss of a spectrum over hidden bins; complex numbers are pairs.
         corruption: ``"frequency"``, or a baseline of the paper: ``"super-resolution"`` (8 times smaller
-            and back), ``"deblurring"`` or ``"denoising"``, which draw no mask.
+            and back), ``"deblurring"`` or ``"denoising"`` (its input is not clipped), which draw no mask.
         mean: mean per channel that was subtracted from values in [0, 1], from the data; without it
             values are filtered as they are and never clipped.
         std: standard deviation per channel that values were divided by, from the data.
@@ -128,12 +128,11 @@ class MaskedFrequency(System):
     def corrupt(self, batch: Batch, mask: Mask | None, step: Step) -> Tensor:
         """The corrupted input of the encoder, ``[B, C, H, W]``, normalised."""
         x = batch[self.tokenizer.key].float() * self.std + self.mean
-        if mask is not None:
-            x = spectra.band_pass(x, mask, self.axes)
-        elif self.spoil is not None:
+        if self.spoil is not None:
             x = self.spoil(x, sample_ids(batch), step)
-        if self.known:
-            x = x.clamp(0, 1)
+        elif mask is not None:
+            x = spectra.band_pass(x, mask, self.axes)
+            x = x.clamp(0, 1) if self.known else x
         return (x - self.mean) / self.std
 
     def predict(self, batch: Batch, shown_BCHW: Tensor) -> Tensor:

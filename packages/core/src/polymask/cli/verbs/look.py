@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polymask.cli.help import about, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import warn_broken
+from polymask.cli.terminal import say, warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.config import Option, PartConfig, Resolved, RunConfig, Source, resolve_part, resolve_system
 from polymask.config.layers import COMMAND
@@ -80,10 +80,13 @@ def _draw(resolved: Resolved, registry: Registry, out: str) -> Path:
     options = resolved.require().options
     data = data_config.build()
     drawing = {name: value for name, value in options.items() if name in OPTIONS}
+    from polymask.data import describe, facts_of
     from polymask.report.look import look, usual_tokenizer
 
+    for name, text in describe(data).items():
+        say(f"{name}: {text}")
     if resolved.tree.part is not None:
-        return look(RunConfig.of(resolved).system.build(data.provides), data, out, **drawing)
+        return look(RunConfig.of(resolved).system.build(facts_of(data)), data, out, **drawing)
     tokenizer, score = options.get("tokenizer"), options.get("score")
     cut = (tokenizer or usual_tokenizer(data, registry)).build(data.provides)
     facts = {**data.provides, **cut.provides}

@@ -113,15 +113,17 @@ def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
 
 
 def _conclude(run: Run, report: bool) -> None:
-    from polymask.evaluation.probe import labelled, probe
+    from polymask.evaluation.probe import labels_of, probe
 
-    if labelled(run.data):
+    try:
+        labels_of(run.data)
+    except UserError as error:
+        print(f"no probe: {error}")
+    else:
         from rich.console import Console
 
         say("probing the encoder, the same encoder untrained, and the raw input")
         Console().print(probe(run).table())
-    else:
-        print("no probe: this data has no labels")
     if report:
         from polymask.report import write_report
 

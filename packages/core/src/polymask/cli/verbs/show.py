@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from polymask.cli.terminal import Arguments, print_json, show_value, warn_broken
@@ -46,7 +47,7 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
         "modality": part.modality,
         "summary": part.summary,
         "paper": part.paper,
-        "mechanism": description_of(part),
+        "mechanism": _mechanism(part),
         "slots": [
             {
                 "name": name,
@@ -75,6 +76,14 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
         "target": part.target,
         "distribution": plugin.source,
     }
+
+
+def _mechanism(part: Part) -> str:
+    """What the class says of itself; where several parts share it, its example names this one."""
+    example = rf"polymask pretrain (?!{re.escape(part.full_name)}\b)\S+ .*"
+    return re.sub(
+        example, f"polymask pretrain {part.full_name} --preset small --data NAME", description_of(part)
+    )
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -1,0 +1,120 @@
+"""Presets named after a paper train as it published, in the units that it published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polymask.registry import default_registry
+
+ADAM, MASKED = (0.9, 0.999), (0.9, 0.95)
+
+MAE = {"rate": (1.5e-4, 256), "batch": 4096, "epochs": 800, "warmup": 40, "crop": (0.2, 1.0), "betas": MASKED}
+SIMMIM = {"rate": (1e-4, 512), "batch": 2048, "epochs": 800, "warmup": 10, "crop": (0.67, 1.0), "betas": ADAM}
+MFM = {"rate": (3e-4, 512), "batch": 2048, "epochs": 300, "warmup": 20, "crop": (0.2, 1.0), "betas": MASKED}
+BERT = {"rate": (1e-4, 256), "batch": 256, "steps": 1_000_000, "warmup": 10_000, "betas": ADAM, "decay": 0.01}
+AUDIO = {"rate": (2e-4, 512), "batch": 512, "epochs": 32, "warmup": 3}
+SPEECH = {"steps": 400_000, "warmup": 32_000, "betas": (0.9, 0.98), "decay": 0.01}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # He et al. 2021, PRETRAIN.md
+    "vision/mae paper": {**MAE, "decay": 0.05},
+    # Hinojosa et al. 2024 trains for 300, 800 and 1,600 epochs
+    "vision/colormae paper": {**MAE, "decay": 0.05},
+    "vision/mixedae paper": {**MAE, "decay": 0.05},
+    # Xie et al. 2021, configurations of the release; the last rate is a tenth of the highest
+    "vision/simmim paper": {**SIMMIM, "last": 0.1, "decay": 0.05, "clip": 5.0},
+    "vision/simmim paper-swin": {**SIMMIM, "rate": (2e-4, 512), "epochs": 100, "last": 0.05, "clip": 5.0},
+    # Wang et al. 2023, of the two lengths the longer; the average follows for 100 epochs
+    "vision/hpm paper": {**MAE, "batch": 2048, "decay": 0.05, "momentum_rise": 100 / 800},
+    # Ma et al. 2022, PRETRAIN.md: the batch counts by the share of its tokens that one view predicts
+    "vision/dmjd paper": {
+        "rate": (6e-4 / 0.6, 256),
+        "batch": 512,
+        "epochs": 400,
+        "warmup": 20,
+        "crop": (0.5, 1.0),
+        "betas": MASKED,
+        "decoder_mlp_ratio": 8.0,
+    },
+    # Xie et al. 2022, configurations of the release; the last rate is 2.5e-6 per 512
+    "vision/mfm paper": {**MFM, "last": 1 / 120, "clip": 3.0},
+    "vision/mfm paper-resnet": {**MFM, "last": 1 / 120, "clip": 3.0},
+    # Choi et al. 2024 leaves training to the host
+    "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
+    "vision/mto paper-mae": MAE,
+    # Huang et al. 2022
+    "audio/mae paper": {**AUDIO, "betas": MASKED, "decay": 1e-4},
+    "audio/simmim paper": {**AUDIO, "betas": ADAM},
+    # Hsu et al. 2021, configuration of fairseq
+    "audio/hubert paper": {**SPEECH, "rate": (5e-4, 256), "batch": 256, "clip": 10.0},
+    # Bharadwaj et al. 2025, configurations of the release
+    "audio/openbeats paper": {**SPEECH, "rate": (5e-4, 256), "batch": 256, "clip": 1.0},
+    "audio/openbeats-tokenizer paper": {**SPEECH, "rate": (5e-5, 256), "batch": 256, "clip": 1.0},
+    # Yang et al. 2025 trains with another optimiser, whose rates do not carry over
+    "audio/spear paper": {"steps": 500_000},
+    # Pang et al. 2022, configuration of the release
+    "pointcloud/mae paper": {"rate": (1e-3, 128), "batch": 128, "epochs": 300, "warmup": 10, "decay": 0.05},
+    # Tian et al. 2023, 4 samples on each of 8 devices
+    "pointcloud/geomae paper": {"batch": 32, "epochs": 72, "betas": ADAM},
+    # Wu et al. 2025
+    "pointcloud/msm paper": {
+        "rate": (1.5e-3, 12),
+        "batch": 12,
+        "epochs": 1800,
+        "warmup": 60,
+        "betas": MASKED,
+        "decay": 0.05,
+    },
+    # Devlin et al. 2018
+    "language/mlm paper": BERT,
+    "language/mae paper": BERT,
+    # Martinez et al. 2023, 32 sequences on each of 4 devices
+    "language/climb paper": {"rate": (1e-3, 128), "batch": 128, "steps": 400_000, "warmup": 100_000},
+    # Zhuang et al. 2025, configuration of the release
+    "language/meap paper": {
+        "rate": (4e-4, 256),
+        "last": 0.1,
+        "batch": 256,
+        "steps": 190_000,
+        "warmup": 19_000,
+        "betas": MASKED,
+        "decay": 0.05,
+        "clip": 1.0,
+    },
+    # Ma et al. 2021, README of the release
+    "language/prop paper": {"rate": (2e-5, 80), "batch": 80, "epochs": 1, "decay": 0.01},
+    # Christopoulou et al. 2025, the run on HH
+    "language/sparsepo paper": {"rate": (5e-7, 128), "batch": 128, "epochs": 3, "warmup": 0.3},
+}
+"""By system and preset: ``rate``, the highest learning rate and per how many samples it is; ``warmup`` in
+epochs or steps as the length is; ``last``, the last rate as a share of the highest; other names as options."""
+
+OPTIONS = {"batch": "batch_size", "crop": "data.crop_scale", "decay": "weight_decay"}
+
+PRESETS = {
+    f"{part.full_name} {name}": options
+    for part in default_registry().parts("systems")
+    for name, options in part.presets.items()
+    if name.startswith("paper") and part.plugin in ("vision", "audio", "pointcloud", "language")
+}
+
+
+def test_every_preset_named_after_a_paper_is_in_the_table() -> None:
+    assert PRESETS.keys() == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_paper_preset_trains_as_published(name: str) -> None:
+    preset, published = PRESETS[name], dict(PUBLISHED[name])
+    highest = preset["lr"] if "lr" in preset else preset["base_lr"] * preset["batch_size"] / 256
+    if "rate" in published:
+        rate, per = published.pop("rate")
+        assert highest == pytest.approx(rate * published["batch"] / per)
+    if "last" in published:
+        assert preset["min_lr"] == pytest.approx(highest * published.pop("last"))
+    if "warmup" in published:
+        unit = "warmup_epochs" if "epochs" in published else "warmup_steps"
+        assert preset[unit] == pytest.approx(published.pop("warmup"))
+    assert published == {key: preset.get(OPTIONS.get(key, key)) for key in published}
