@@ -16,12 +16,12 @@ class Block(nn.Module):
         heads: attention heads.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim)
+        self.mlp = MLP(dim, mlp_ratio)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """The output for each token.
@@ -67,10 +67,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two layers, four times as wide between them."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, ratio: float = 4.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
+        hidden = round(ratio * dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ class LightDecoder(nn.Module):
         dim: width.
         depth: blocks.
         heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class LightDecoder(nn.Module):
         dim: int,
         depth: int,
         heads: int,
+        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         if depth < 1:
@@ -51,7 +55,7 @@ class LightDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.filled = nn.Identity()  # where hooks find all sites, mask tokens filled in, before positions
         self.positions = SinCos(dim, grid)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -61,8 +65,8 @@ class LightDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: int) -> LightDecoder:
-        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and heads."""
+    def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: Any) -> LightDecoder:
+        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and so on."""
         grid = tokenizer.provides.get("grid")
         return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
 

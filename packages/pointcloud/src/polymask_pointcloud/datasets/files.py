@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from polymask.data import BadSample
 from polymask_pointcloud.datasets import formats
 from polymask_pointcloud.datasets.raw import Array, Raw, checked, fan
 from polymask_pointcloud.datasets.vrml import wrl
-
 
 _LAZ = 10_000
 """How much smaller than its points a compressed LAS file can be, and more."""
@@ -93,7 +93,9 @@ def _las(path: Path) -> Raw:
 def _mesh(path: Path) -> Raw:
     import trimesh
 
-    found: Any = trimesh.load(path, process=False)
+    # from memory, where a chunk ends with the file whatever its header claims
+    data, kind = io.BytesIO(path.read_bytes()), path.suffix[1:].lower()
+    found: Any = trimesh.load(data, file_type=kind, process=False)
     if isinstance(found, trimesh.Scene):
         found = found.to_geometry()
     points, features = np.asarray(found.vertices), {}

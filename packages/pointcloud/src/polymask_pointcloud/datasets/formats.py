@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ _COLUMNS = {
 }
 """Names of columns, lower case, that make a feature; the first that are there."""
 
-_COMMENT = re.compile(r"#|//")
+_NO_NAME = re.compile(r"#|//|[,;]")
+_COMMAS, _DECIMAL_COMMAS = str.maketrans(",", " "), str.maketrans(";,", " .")
 
 
 def pcd(path: Path) -> Raw:
@@ -51,10 +52,10 @@ def pcd(path: Path) -> Raw:
             packed, size = np.frombuffer(data, "<u4", 2, start).tolist()
             if size != rows * dtype.itemsize:
                 raise BadSample(f"{size} bytes are not {rows} points of {dtype.itemsize}")
-            table = _decompressed(data[start + 8 : start + 8 + packed], size)
+            plain = _decompressed(data[start + 8 : start + 8 + packed], size)
             # all of one column, then all of the next
             ends = np.cumsum([rows * dtype[name].itemsize for name in names])
-            columns = np.split(np.frombuffer(table, np.uint8), ends[:-1])
+            columns = np.split(np.frombuffer(plain, np.uint8), ends[:-1])
             named = {n: x.view(t).reshape(rows, -1) for n, t, x in zip(names, types, columns, strict=True)}
         case other:
             raise BadSample(f"its data are {' '.join(other)}, not ascii, binary or binary_compressed")
@@ -97,7 +98,9 @@ def by_name(columns: dict[str, Array]) -> Raw:
     for name in ("rgb", "rgba"):
         if name in columns and columns[name].dtype.itemsize == 4:
             packed = np.ascontiguousarray(columns[name]).view(np.uint32)
-            columns |= {c: (packed >> shift).astype(np.uint8) for c, shift in zip("rgb", (16, 8, 0), strict=True)}
+            columns |= {
+                c: (packed >> shift).astype(np.uint8) for c, shift in zip("rgb", (16, 8, 0), strict=True)
+            }
     features = {}
     for name, choices in _COLUMNS.items():
         for choice in choices:
@@ -115,28 +118,22 @@ def table(path: Path) -> Raw:
     """
     header: list[str] = []
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for skip, line in enumerate(file):
-            swaps = {";": " ", ",": "."} if ";" in line else {",": " "}
-            words = line.translate(str.maketrans(swaps)).split()
+        for line in file:
+            swap = _DECIMAL_COMMAS if ";" in line else _COMMAS
+            words = line.translate(swap).split()
             # a line of one number counts the points
             if len(words) > 1 and all(map(_is_number, words)):
                 break
-            header = _COMMENT.sub(" ", line.translate(str.maketrans({";": " ", ",": " "}))).lower().split() or header
+            header = _NO_NAME.sub(" ", line).lower().split() or header
         else:
             raise BadSample("has no line of numbers")
-    found = np.loadtxt(_lines(path, skip, swaps), dtype=np.float64, ndmin=2, comments=("#", "//"))
+        rows = (row.translate(swap) for row in itertools.chain([line], file))
+        found = np.loadtxt(rows, dtype=np.float64, ndmin=2, comments=("#", "//"))
     if path.suffix.lower() == ".pts" and found.shape[1] == 7:
         header = header if {"x", "y", "z"} <= set(header) else ["x", "y", "z", "i", "r", "g", "b"]
     if {"x", "y", "z"} <= set(header) and len(header) == found.shape[1]:
         return by_name(dict(zip(header, found.T, strict=True)))
     return from_array(found)
-
-
-def _lines(path: Path, skip: int, swaps: dict[str, str]) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file):
-            if number >= skip:
-                yield line.translate(str.maketrans(swaps))
 
 
 def _is_number(word: str) -> bool:
@@ -148,7 +145,7 @@ def _is_number(word: str) -> bool:
 
 
 def sweep(path: Path) -> Raw:
-    """A turn of a laser scanner, float32: x, y, z and intensity (KITTI), and a ring (nuScenes, ``.pcd.bin``)."""
+    """A turn of a laser scanner, float32: x, y, z, intensity (KITTI); a ring in ``.pcd.bin`` (nuScenes)."""
     columns = 5 if path.name.lower().endswith(".pcd.bin") else 4
     found = np.fromfile(path, "<f4")
     if len(found) % columns or path.stat().st_size % 4:
@@ -171,7 +168,7 @@ def arrays(path: Path) -> Raw:
 
 
 def _require_honest(path: Path) -> None:
-    """Refuse an archive with an array whose shape does not fit into its entry, before memory is taken for it."""
+    """Refuse an archive with an array larger than its entry, before memory is taken for it."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as file:
@@ -179,7 +176,9 @@ def _require_honest(path: Path) -> None:
                 read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
             if math.prod(shape) * dtype.itemsize > entry.file_size:
-                raise BadSample(f"{entry.filename} claims a shape of {list(shape)} in {entry.file_size} bytes")
+                raise BadSample(
+                    f"{entry.filename} claims a shape of {list(shape)} in {entry.file_size} bytes"
+                )
 
 
 def from_array(x: Array) -> Raw:

@@ -26,7 +26,7 @@ class Raw:
 
     Args:
         points: float ``[n, 3]``.
-        features: by name, ``[n, C]``, of points or of corners; names and widths are those of :data:`FEATURES`.
+        features: by name, ``[n, C]``; names and widths are those of :data:`FEATURES`.
         triangles: int ``[m, 3]``, numbers of corners; None for a cloud.
         label: int ``[n]``, a class of each point of a cloud, -1 where it is not known; None for no classes.
     """
