@@ -89,7 +89,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "language/sparsepo paper": {"rate": (5e-7, 128), "batch": 128, "epochs": 3, "warmup": 0.3},
 }
 """By system and preset: ``rate``, the highest learning rate and per how many samples it is; ``warmup`` in
-epochs or steps as the length is; ``last``, the last rate as a share of the highest; other names as options."""
+epochs or steps as the length is; ``last``, the last rate over the highest; other names as options."""
 
 OPTIONS = {"batch": "batch_size", "crop": "data.crop_scale", "decay": "weight_decay"}
 

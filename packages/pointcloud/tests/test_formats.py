@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 
 from polymask.data import BadSample
 from polymask_pointcloud.datasets.files import READERS, read
-from polymask_pointcloud.datasets.raw import fan
+from polymask_pointcloud.datasets.raw import by_area, fan
 
 POINTS = np.array([[0, 0, 0], [1.5, -2, 0.25], [4, 5, -6]])
 NORMALS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]])
@@ -61,9 +65,38 @@ def test_pcd_in_text_and_in_binary(tmp_path: Path) -> None:
     (tmp_path / "binary.pcd").write_bytes(f"{head}DATA binary\n".encode() + data)
     for name in ("text.pcd", "binary.pcd"):
         same(tmp_path / name, intensity=intensity[:, None])
-    (tmp_path / "packed.pcd").write_bytes(f"{head}DATA binary_compressed\n".encode() + data)
-    with pytest.raises(BadSample, match="only ascii and binary"):
-        read(tmp_path / "packed.pcd")
+    columns = np.frombuffer(data, np.uint8).reshape(3, -1)
+    whole = b"".join(columns[:, a:b].tobytes() for a, b in ((0, 4), (4, 8), (8, 12), (12, 14), (14, 18)))
+    # the two bytes of all points are one 7 and a copy of it that reaches into itself
+    packed = literal(whole[:37]) + bytes([(5 - 2) << 5, 0]) + literal(whole[42:])
+    sizes = struct.pack("<II", len(packed), len(whole))
+    (tmp_path / "packed.pcd").write_bytes(f"{head}DATA binary_compressed\n".encode() + sizes + packed)
+    same(tmp_path / "packed.pcd", intensity=intensity[:, None])
+    (tmp_path / "cut.pcd").write_bytes(f"{head}DATA binary_compressed\n".encode() + sizes + packed[:-1])
+    with pytest.raises(BadSample, match="54 bytes"):
+        read(tmp_path / "cut.pcd")
+
+
+def literal(data: bytes) -> bytes:
+    """Bytes as LZF has them where they repeat nothing."""
+    runs = [data[i : i + 32] for i in range(0, len(data), 32)]
+    return b"".join(bytes([len(run) - 1]) + run for run in runs)
+
+
+@pytest.mark.parametrize("kind", ["F", "U"])
+@pytest.mark.parametrize("how", ["ascii", "binary"])
+def test_pcd_packs_a_colour_into_four_bytes(tmp_path: Path, kind: str, how: str) -> None:
+    packed = (COLOUR << [16, 8, 0]).sum(1).astype(np.uint32)
+    head = HEAD.format(fields="rgb", size="4 4 4 4", kind=f"F F F {kind}", count="1 1 1 1")
+    values = packed.view(np.float32) if kind == "F" else packed
+    if how == "ascii":
+        data = "\n".join(
+            " ".join(map(repr, [*p.tolist(), v.item()])) for p, v in zip(POINTS, values, strict=True)
+        ).encode()
+    else:
+        data = b"".join(struct.pack("<fffI", *p, v) for p, v in zip(POINTS, packed, strict=True))
+    (tmp_path / "a.pcd").write_bytes(f"{head}DATA {how}\n".encode() + data)
+    same(tmp_path / "a.pcd", colour=COLOUR / 255)
 
 
 def test_las_has_colour_and_intensity_by_the_width_of_their_type(tmp_path: Path) -> None:
@@ -76,6 +109,10 @@ def test_las_has_colour_and_intensity_by_the_width_of_their_type(tmp_path: Path)
     for name in ("a.las", "a.laz"):
         las.write(tmp_path / name)
         same(tmp_path / name, colour=COLOUR / 255, intensity=np.array([[0], [0.2], [1]]))
+    las.red, las.green, las.blue = COLOUR.T
+    las.intensity = [0, 51, 255]
+    las.write(tmp_path / "bytes.las")
+    same(tmp_path / "bytes.las", colour=COLOUR / 255, intensity=np.array([[0], [0.2], [1]]))
 
 
 def test_text_and_numpy(tmp_path: Path) -> None:
@@ -90,6 +127,124 @@ def test_text_and_numpy(tmp_path: Path) -> None:
     same(tmp_path / "commas.txt", normals=NORMALS)
     same(tmp_path / "six.npy", normals=NORMALS)
     same(tmp_path / "named.npz", colour=COLOUR / 255)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [(np.uint8, 255), (np.int64, 255), (np.uint16, 65535), (np.float32, 255)]
+)
+def test_colours_and_intensities_are_0_to_1_whatever_they_are_stored_as(
+    tmp_path: Path, kind: type, most: int
+) -> None:
+    colour = (COLOUR / 255 * most).round().astype(kind)
+    np.savez(tmp_path / "a.npz", points=POINTS, colour=colour, intensity=colour[:, 0])
+    same(tmp_path / "a.npz", colour=COLOUR / 255, intensity=COLOUR[:, :1] / 255)
+
+
+TEXTS = {
+    "a.xyz": "{x} {y} {z} {r} {g} {b}",
+    "a.txt": "{x},{y},{z},{r},{g},{b}",
+    "a.pts": "{x} {y} {z} 51 {r} {g} {b}",
+    "b.txt": "{r};{g};{b};{x};{y};{z}",
+}
+HEADS = {"a.xyz": "", "a.txt": "//X,Y,Z,R,G,B", "a.pts": "3", "b.txt": "\ufeffR;G;B;X;Y;Z"}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_of_any_usual_layout(tmp_path: Path, name: str) -> None:
+    lines = [HEADS[name]] if HEADS[name] else []
+    for point, colour in zip(POINTS, COLOUR, strict=True):
+        x, y, z = (str(v).replace(".", "," if ";" in TEXTS[name] else ".") for v in point)
+        r, g, b = colour
+        lines.append(TEXTS[name].format(x=x, y=y, z=z, r=r, g=g, b=b))
+    (tmp_path / name).write_text("\n".join(lines))
+    more = {"intensity": np.full((3, 1), 0.2)} if name == "a.pts" else {}
+    same(tmp_path / name, colour=COLOUR / 255, **more)
+
+
+def test_scalar_fields_and_columns_of_no_sure_name(tmp_path: Path) -> None:
+    (tmp_path / "named.txt").write_text(
+        "# x y z scalar_Intensity label\n" + "\n".join(f"{x} {y} {z} 0.5 3" for x, y, z in POINTS)
+    )
+    same(tmp_path / "named.txt", intensity=np.full((3, 1), 0.5))
+    (tmp_path / "bare.txt").write_text("\n".join(f"{x} {y} {z} 0.5 3" for x, y, z in POINTS))
+    same(tmp_path / "bare.txt")
+
+
+def test_sweeps_of_scanners(tmp_path: Path) -> None:
+    intensity = np.array([[0], [51], [255]])
+    np.concatenate([POINTS, intensity / 255], axis=1).astype("<f4").tofile(tmp_path / "000000.bin")
+    np.concatenate([POINTS, intensity, intensity], axis=1).astype("<f4").tofile(tmp_path / "a.pcd.bin")
+    for name in ("000000.bin", "a.pcd.bin"):
+        same(tmp_path / name, intensity=intensity / 255)
+
+
+def test_meshes_keep_the_colours_of_their_corners(tmp_path: Path) -> None:
+    """Between corners they mix as places do."""
+    pytest.importorskip("trimesh")
+    rows = "\n".join(
+        f"v {' '.join(map(str, p))} {' '.join(map(str, c / 255))}"
+        for p, c in zip(POINTS, COLOUR, strict=True)
+    )
+    (tmp_path / "mesh.obj").write_text(f"{rows}\nf 1 2 3\n")
+    (tmp_path / "cloud.obj").write_text(f"{rows}\n")
+    same(tmp_path / "cloud.obj", colour=COLOUR / 255)
+    sampled = by_area(read(tmp_path / "mesh.obj"), 50, np.random.default_rng(0))
+    inside = np.linalg.lstsq(
+        np.concatenate([POINTS.T, np.ones((1, 3))]), np.concatenate([sampled.points.T, np.ones((1, 50))])
+    )[0]
+    assert np.allclose(sampled.features["colour"], inside.T @ COLOUR / 255, atol=1e-6)
+    assert sampled.features["normals"].shape == (50, 3)
+
+
+HUGE = 10**9
+CLAIMS = {
+    "a.ply": b"ply\nformat binary_little_endian 1.0\nelement vertex %d\nproperty float x\nproperty float y\n"
+    b"property float z\nend_header\n\0\0\0\0" % HUGE,
+    "text.ply": b"ply\nformat ascii 1.0\nelement vertex %d\nproperty float x\nend_header\n0\n" % HUGE,
+    "a.pcd": HEAD.format(fields="a", size="4 4 4 4", kind="F F F F", count=f"1 1 1 {HUGE}").encode()
+    + b"DATA binary\n\0",
+    "b.pcd": HEAD.format(fields="a", size="4 4 4 4", kind="F F F F", count=f"1 1 1 {HUGE}").encode()
+    + b"DATA binary_compressed\n\0\0\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("name", [*CLAIMS, "a.npy", "a.npz", "a.las", "a.stl", "a.glb"])
+def test_a_header_that_claims_too_much_takes_no_memory(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name in CLAIMS:
+        path.write_bytes(CLAIMS[name])
+    elif name.startswith("a.np"):
+        array = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            array, {"shape": (HUGE, 3), "fortran_order": False, "descr": "<f8"}
+        )
+        path.write_bytes(array.getvalue())
+        if name == "a.npz":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("points.npy", array.getvalue())
+    elif name == "a.las":
+        laspy = pytest.importorskip("laspy")
+        laspy.create(point_format=0).write(path)
+        data = bytearray(path.read_bytes())
+        data[107:111] = struct.pack("<I", HUGE)
+        path.write_bytes(data)
+    elif name == "a.stl":
+        path.write_bytes(b"\0" * 80 + struct.pack("<I", HUGE) + b"\0" * 50)
+    else:
+        path.write_bytes(b"glTF" + struct.pack("<III", 2, HUGE, HUGE) + b"JSON{}")
+    tracemalloc.start()
+    with pytest.raises(BadSample):
+        read(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ply")
+    (tmp_path / "b.ply").symlink_to("/dev/zero")
+    for name in ("a.ply", "b.ply"):
+        with pytest.raises(BadSample, match="regular"):
+            read(tmp_path / name)
 
 
 def test_meshes_in_text(tmp_path: Path) -> None:

@@ -81,6 +81,44 @@ def test_targets_of_a_moved_cloud_are_the_moved_targets() -> None:
     assert torch.allclose(before.curvature, after.curvature, atol=1e-4)
 
 
+def test_axes_stretch_apart_and_normals_stay_across() -> None:
+    """As Point-MAE moves its clouds: each axis by its own factor, then shifted, and not turned."""
+    scales, shifts = [], []
+    for seed in range(20):
+        points = moved(seed, turn=0.0, stretch=(2 / 3, 3 / 2), shift=0.2)["points"].numpy()
+        design = np.concatenate([ball().points, np.ones((400, 1))], axis=1)
+        found = np.linalg.lstsq(design, points[:, :3], rcond=None)[0]
+        assert np.allclose(found[:3], np.diag(np.diag(found[:3])), atol=1e-5)
+        scales.append(np.diag(found[:3]))
+        shifts.append(found[3])
+        # across the ellipsoid (x / a)^2 + ... = 1 at x is x / a^2
+        across = (points[:, :3] - found[3]) / np.diag(found[:3]) ** 2
+        across /= np.linalg.norm(across, axis=1, keepdims=True)
+        assert np.allclose(points[:, 3:6], across, atol=1e-4)
+    for x, low, high in ((np.array(scales), 2 / 3, 3 / 2), (np.array(shifts), -0.2, 0.2)):
+        assert x.min() >= low - 1e-4 and x.max() <= high + 1e-4 and np.ptp(x) > 0.8 * (high - low)
+        assert len(np.unique(x.round(6))) == x.size  # no axis moves as another
+
+
+def test_places_far_away_keep_their_precision_and_their_origin() -> None:
+    """UTM: float32 has steps of half a metre at five million."""
+    near = np.random.default_rng(0).random((50, 3)) * 20
+    place = near + np.array([437000.25, 5_430_000.5, 112.0])
+    sample = Preparation(points=None, normalise="none")(Raw(place), 0)
+    assert sample["origin"].dtype == torch.int64
+    back = sample["points"].double().numpy() + sample["origin"].numpy()
+    assert np.abs(back - place).max() < 1e-5
+    sample = Preparation(points=None, normalise="none")(Raw(near), 0)
+    assert not sample["origin"].any() and np.allclose(sample["points"], near, atol=1e-5)
+
+
+def test_colours_of_no_known_range_are_refused_and_only_where_asked_for() -> None:
+    raw = Raw(np.zeros((3, 3)), {"intensity": np.array([[-30.0], [-2.0], [-1.0]])})
+    with pytest.raises(BadSample, match="intensity from -30 to -1"):
+        Preparation(features=["intensity"])(raw, 0)
+    assert Preparation(points=3)(raw, 0)["points"].shape == (3, 3)
+
+
 def test_without_augmentation_nothing_moves_and_a_seed_says_which_points() -> None:
     preparation = Preparation(points=50, features=FEATURES, normalise="none", augment="move")
     one, same, other = (preparation(ball(), seed) for seed in (1, 1, 2))

@@ -73,7 +73,8 @@ def test_more_points_than_fit_are_thinned_evenly_and_fewer_repeated(name: str) -
 @cells
 def test_points_outside_the_box_are_left_out_and_its_faces_belong_to_it(name: str) -> None:
     points = torch.tensor([[[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0], [1.01, 0.0, 0.0], [0.0, 0.0, -1.01]]])
-    tokens = MAKE[name]()({"points": points})
+    with pytest.warns(UserWarning, match="2 of 4 points"):
+        tokens = MAKE[name]()({"points": points})
     assert tokens.shape == (1, 2) and len(set.union(*as_sets(points_of(tokens)))) == 2
 
 
@@ -81,7 +82,8 @@ def test_pillars_are_as_high_as_the_box() -> None:
     points = torch.tensor([[[0.1, 0.1, z] for z in (-0.9, -0.2, 0.4, 0.9)]])
     assert Pillars(pillar=0.25)({"points": points}).shape == (1, 1)
     assert Voxels(voxel=0.25)({"points": points}).shape == (1, 4)
-    low = Pillars(pillar=0.25, low=(-1, -1, 0), high=(1, 1, 0.5))({"points": points})
+    with pytest.warns(UserWarning, match="3 of 4 points"):
+        low = Pillars(pillar=0.25, low=(-1, -1, 0), high=(1, 1, 0.5))({"points": points})
     assert as_sets(points_of(low)) == [{(0.1, 0.1, round(0.4 - 0.25, 4))}]  # z is of the middle of the box
 
 
@@ -150,6 +152,20 @@ def test_features_stay_with_their_points(name: str) -> None:
 def test_points_of_another_width_are_an_error(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected points \[B, N, 3\], got \[1, 60, 4\]"):
         MAKE[name]()({"points": cloud(features=1)})
+
+
+@pytest.mark.parametrize("name", ["voxels", "pillars"])
+def test_clouds_that_miss_the_box_or_fill_one_cell_are_told(name: str) -> None:
+    tokenizer = {"voxels": Voxels(), "pillars": Pillars()}[name]
+    there = cloud()
+    with pytest.raises(UserError, match=r"1 of 2 clouds.*box, \(-1, -1, -1\) to \(1, 1, 1\).*tokenizer.low"):
+        tokenizer({"points": torch.cat([there, there + 40])})
+    with pytest.raises(UserError, match="one cell"):
+        tokenizer({"points": 0.01 * there.repeat(2, 1, 1) + 0.05})
+    partly = torch.cat([there, there + 40], dim=1)
+    with pytest.warns(UserWarning, match=f"{there.shape[1]} of {partly.shape[1]} points"):
+        tokenizer({"points": partly})
+    tokenizer({"points": partly})  # told once: a second warning would be an error
 
 
 def test_what_cannot_be_is_refused() -> None:

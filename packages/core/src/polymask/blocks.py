@@ -70,8 +70,9 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, ratio: float = 4.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, round(ratio * dim))
-        self.fc2 = nn.Linear(round(ratio * dim), dim)
+        hidden = round(ratio * dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))

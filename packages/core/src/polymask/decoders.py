@@ -30,7 +30,7 @@ class LightDecoder(nn.Module):
         dim: width.
         depth: blocks.
         heads: attention heads per block.
-        mlp_ratio: width between the two layers of a block, in widths of the decoder.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LightDecoder(nn.Module):
 
     @classmethod
     def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: Any) -> LightDecoder:
-        """A decoder of an encoder of some tokens; ``size`` is dim, depth, heads and perhaps mlp_ratio."""
+        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and so on."""
         grid = tokenizer.provides.get("grid")
         return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
 

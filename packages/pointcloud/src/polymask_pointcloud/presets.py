@@ -33,6 +33,9 @@ MAE: Presets = {
     "paper": {
         "data.points": 1024,
         "data.augment": "move",
+        "data.turn": 0.0,
+        "data.stretch": (2 / 3, 3 / 2),
+        "data.shift": 0.2,
         "tokenizer.groups": 64,
         "tokenizer.neighbours": 32,
         "encoder.dim": 384,
@@ -79,6 +82,9 @@ MAE: Presets = {
 GEOMAE: Presets = {
     # the release for nuScenes, in metres: six pairs of blocks, and two for each decoder
     "paper": {
+        "data.points": None,
+        "data.features": ("intensity",),
+        "data.normalise": "none",
         "data.augment": "move",
         "data.turn": 0.3925,
         "data.flip": 0.5,
@@ -93,6 +99,7 @@ GEOMAE: Presets = {
         "decoder_dim": 128,
         "decoder_depth": 4,
         "decoder_heads": 8,
+        "decoder_mlp_ratio": 2.0,
         "epochs": 72,
         "warmup_epochs": 7.2,
         "batch_size": 32,
@@ -127,6 +134,9 @@ GEOMAE: Presets = {
 MSM: Presets = {
     # ScanNet at 2 cm, units of a metre
     "paper": {
+        "data.points": None,
+        "data.features": ("colour", "normals"),
+        "data.normalise": "centre",
         "tokenizer.voxel": 0.02,
         "tokenizer.neighbours": 1,
         "tokenizer.low": (-10.24, -10.24, -5.12),

@@ -6,6 +6,7 @@ after another: ``[B, N, k * (3 + F)]``. Positions are centres in units of :data:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from polymask import Mask, Tokens, UserError
 from polymask.data import length_key, valid_of
 from polymask.types import Fact
 from polymask_pointcloud.display import Cloud, compare
-from polymask_pointcloud.operations import Cells, farthest_points, group_by_cell, nearest, take
+from polymask_pointcloud.operations import Cells, Grouped, farthest_points, group_by_cell, nearest, take
 
 UNIT = 0.1
 """What one step of ``Tokens.position`` is in units of the cloud. Positions are in token units by contract,
 and tokens of a cloud in the unit sphere lie about so far apart, as fixed sines and cosines need it."""
+
+_FEW = 0.05
+"""Share of the points that may lie outside a box without a word: augmentation moves some there."""
 
 
 class _Points(nn.Module):
@@ -69,9 +73,9 @@ class _Points(nn.Module):
         return compare(self.places(tokens, tokens.values), mask, guess, tokens.valid)
 
     def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
-        """``n`` clouds of noise in the unit box, of 80 to 128 points."""
+        """``n`` clouds of noise of 80 to 128 points, in the unit sphere however they are turned."""
         generator = torch.Generator().manual_seed(seed)
-        points = 2 * torch.rand(n, 128, self.channels, generator=generator) - 1
+        points = torch.rand(n, 128, self.channels, generator=generator) - 0.5
         length = torch.randint(80, 129, (n,), generator=generator)
         points[torch.arange(128) >= length[:, None]] = 0
         return {self.key: points, length_key(self.key): length}
@@ -125,6 +129,8 @@ class Voxels(_Points):
         high: upper corner.
     """
 
+    _told = False
+
     def __init__(
         self,
         *,
@@ -147,16 +153,52 @@ class Voxels(_Points):
     def forward(self, batch: Mapping[str, Tensor]) -> Tokens:
         """``batch["points"]`` float ``[B, N, 3 + F]`` to tokens ``[B, M, neighbours * (3 + F)]``.
 
-        M is as many as the fullest cloud occupies.
+        M is as many as the fullest cloud occupies. Where more than a few points lie outside the box, this is
+        told once.
 
         Raises:
             ValueError: points of another width than this tokenizer was made for.
+            UserError: a cloud lies outside the box, or each cloud in one cell.
         """
         points, valid = self.read(batch)
         found = group_by_cell(self.cells, points[..., :3], self.per_token, valid)
+        self._check(found, points[..., :3], valid)
         centre = self.cells.centre(found.key)
         values = self.gather(points, found.index, centre)
         return Tokens(values, centre[..., : self.axes] / UNIT, valid=found.valid)
+
+    def _check(self, found: Grouped, place: Tensor, valid: Tensor | None) -> None:
+        """Compare the box with the clouds.
+
+        Raises:
+            UserError: a cloud lies outside, or each cloud in one cell.
+        """
+        real = place.new_ones(place.shape[:2], dtype=torch.bool) if valid is None else valid
+        inside, total = found.count.sum(1), real.sum(1)
+        left_out = int((total - inside).sum())
+        if not left_out and found.key.shape[1] > 1:
+            return
+        cells, known = self.cells, place[real]
+        high = [low + n * size for low, n, size in zip(cells.low, cells.shape, cells.size, strict=True)]
+        box = f"the tokenizer's box, {_text(cells.low)} to {_text(high)}"
+        extent = f"the points of this batch lie from {_text(known.amin(0))} to {_text(known.amax(0))}"
+        if bool((inside == 0).any()):
+            raise UserError(
+                f"{int((inside == 0).sum())} of {len(inside)} clouds have no point in {box}; {extent}: set "
+                "--tokenizer.low and --tokenizer.high in their units, or --data.normalise sphere"
+            )
+        if self.training and len(inside) > 1 and found.key.shape[1] == 1:
+            raise UserError(
+                f"each cloud lies in one cell of {_text(cells.size)}, and masking needs several; {extent}: "
+                "set a smaller --tokenizer.voxel or --tokenizer.pillar"
+            )
+        if left_out > _FEW * int(total.sum()) and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{left_out} of {int(total.sum())} points of a batch lie outside {box}, and are left out; "
+                f"{extent}",
+                stacklevel=2,
+            )
 
 
 class Pillars(Voxels):
@@ -190,6 +232,10 @@ class Pillars(Voxels):
     def centre(self, tokens: Tokens) -> Tensor:
         middle = self.cells.low[2] + self.cells.size[2] / 2
         return nn.functional.pad(super().centre(tokens), (0, 1), value=middle)
+
+
+def _text(place: Sequence[float] | Tensor) -> str:
+    return f"({', '.join(f'{float(x):.4g}' for x in place)})"
 
 
 def _corner(place: Sequence[float]) -> tuple[float, float, float]:

@@ -82,6 +82,14 @@ def test_seven_of_ten_pillars_of_each_sample_are_hidden_and_padding_never() -> N
 # ------------------------------------------------------------------------------------ what is seen
 
 
+def test_decoders_are_as_wide_as_in_the_release() -> None:
+    """Feed-forward layers of 256 over 128, as in its encoder."""
+    facts = {"features": 1, "feature_names": ("intensity",)}
+    system = build("pointcloud/geomae", preset="paper", facts=facts, **{"encoder.depth": 1})
+    widths = {block.mlp.fc1.out_features for decoder in system.decoders.values() for block in decoder.blocks}
+    assert widths == {256} == {block.mlp.fc1.out_features for block in system.encoder.blocks}
+
+
 def test_hidden_points_reach_neither_the_encoder_nor_any_prediction() -> None:
     system, batch = make().eval(), clouds()
     tokens, mask, before = known(system, batch)

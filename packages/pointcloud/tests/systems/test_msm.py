@@ -132,6 +132,17 @@ def test_the_masking_takes_the_size_of_coarsest_cells_from_the_encoder() -> None
 # ------------------------------------------------------------------ what the student sees
 
 
+def test_each_view_draws_a_mask_of_its_own() -> None:
+    """Views that are not moved have the same voxels, so masks of one stream would be equal."""
+    system = build(**STILL)
+    one, other = (system.view(clouds(), STEP, number) for number in (0, 1))
+    assert one.mask is not None and other.mask is not None
+    assert torch.equal(one.tokens.position, other.tokens.position)
+    assert not torch.equal(one.mask.hidden, other.mask.hidden)
+    again = system.view(clouds(), STEP, 1)
+    assert again.mask is not None and torch.equal(other.mask.hidden, again.mask.hidden)
+
+
 def test_hidden_cells_are_absent_at_every_level_of_the_encoder() -> None:
     system = build()
     view = system.view(clouds(), STEP, 0)

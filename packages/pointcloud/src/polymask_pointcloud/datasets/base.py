@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import FileDataset, SplitName, Splits, valid_of
+from polymask.types import NotNegative, Share
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
 from polymask_pointcloud.datasets.raw import Raw
@@ -59,11 +60,13 @@ class PointDataset(FileDataset[Clouds]):
             are sampled by area. None for as many as there are; samples then differ in length.
         features: what to have of a point beside its place: ``normals``, ``colour``, ``intensity``.
         normalise: ``"sphere"`` centres and scales the farthest point to 1, ``"centre"`` centres, ``"none"``
-            does neither.
-        augment: ``"move"`` turns about z, mirrors and scales in training.
+            does neither; see :class:`polymask_pointcloud.datasets.prepare.Preparation` for its origin.
+        augment: ``"move"`` turns about z, mirrors, scales and shifts in training.
         turn: largest angle of a move, in radians.
         flip: probability of mirroring x, and of mirroring y.
         scale: range of the factor of a move.
+        stretch: range of a further factor of each axis.
+        shift: largest shift along each axis.
         limit: maximum number of clouds per split.
     """
 
@@ -79,8 +82,10 @@ class PointDataset(FileDataset[Clouds]):
         normalise: Normalise = "sphere",
         augment: Augment = "none",
         turn: float = 3.141592653589793,
-        flip: float = 0.0,
+        flip: Share = 0.0,
         scale: Sequence[float] = (1.0, 1.0),
+        stretch: Sequence[float] = (1.0, 1.0),
+        shift: NotNegative = 0.0,
         limit: int | None = None,
     ) -> None:
         super().__init__(found, limit=limit)
@@ -92,6 +97,8 @@ class PointDataset(FileDataset[Clouds]):
             turn=turn,
             flip=flip,
             scale=scale,
+            stretch=stretch,
+            shift=shift,
         )
         source = found.train.source
         there = features if source.features is None else source.features

@@ -16,6 +16,9 @@ Array = npt.NDArray[Any]
 FEATURES = {"normals": 3, "colour": 3, "intensity": 1}
 """Features by name, and how many numbers each has. Colour and intensity are in [0, 1]."""
 
+_WIDTHS = (255, 65535)
+"""The largest of whole numbers of one byte and of two."""
+
 
 @dataclass(frozen=True, eq=False)
 class Raw:
@@ -23,7 +26,7 @@ class Raw:
 
     Args:
         points: float ``[n, 3]``.
-        features: by name, float ``[n, C]``; names and widths are those of :data:`FEATURES`.
+        features: by name, ``[n, C]``; names and widths are those of :data:`FEATURES`.
         triangles: int ``[m, 3]``, numbers of corners; None for a cloud.
         label: int ``[n]``, a class of each point of a cloud, -1 where it is not known; None for no classes.
     """
@@ -35,24 +38,29 @@ class Raw:
 
 
 def checked(raw: Raw) -> Raw:
-    """What was read, if it can be used; points that are not finite are left out.
+    """What was read, if it can be used, as float64; points that are not finite are left out.
+
+    Colours and intensities become 0 to 1, see :func:`scaled`.
 
     Raises:
-        BadSample: nothing there, or triangles between corners that are not.
+        BadSample: nothing there, features of another number of points, or triangles between corners that are
+            not.
     """
     points = np.asarray(raw.points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise BadSample(f"no points: found an array of shape {list(points.shape)}")
+    features = {}
+    for name, x in raw.features.items():
+        if np.size(x) != FEATURES[name] * len(points):
+            raise BadSample(f"{name} of shape {list(np.shape(x))} for {len(points)} points")
+        features[name] = scaled(name, np.reshape(x, (len(points), -1)))
     if raw.triangles is not None:
         triangles = np.asarray(raw.triangles, dtype=np.int64).reshape(-1, 3)
         if not len(triangles) or triangles.min() < 0 or triangles.max() >= len(points):
             raise BadSample(f"{len(triangles)} triangles between {len(points)} corners do not fit")
         if not np.isfinite(points[triangles]).all():
             raise BadSample("corners that are not finite")
-        return Raw(points, raw.features, triangles)
-    features = {
-        name: np.asarray(x, dtype=np.float64).reshape(len(points), -1) for name, x in raw.features.items()
-    }
+        return Raw(points, features, triangles)
     real = np.isfinite(np.concatenate([points, *features.values()], axis=1)).all(1)
     if not real.any():
         raise BadSample("no point is finite")
@@ -60,8 +68,27 @@ def checked(raw: Raw) -> Raw:
     return Raw(points[real], {name: x[real] for name, x in features.items()}, label=label)
 
 
+def scaled(name: str, x: Array) -> Array:
+    """A feature as float64: colours and intensities from 0 to 1, whatever they are stored as.
+
+    Whole numbers of one byte are divided by 255. Wider ones, and fractions of more than 1, are divided by 255
+    where none is larger, else by 65,535. Fractions of 0 to 1 stay, and so does what fits none of these.
+    """
+    x = np.asarray(x)
+    whole = np.issubdtype(x.dtype, np.integer)
+    value = x.astype(np.float64)
+    if name == "normals" or not np.isfinite(value).any():
+        return value
+    low, high = np.nanmin(value), np.nanmax(value[np.isfinite(value)])
+    if low < 0 or high > _WIDTHS[-1] or (high <= 1 and not whole):
+        return value
+    return np.asarray(value / next(width for width in _WIDTHS if high <= width))
+
+
 def by_area(raw: Raw, count: int, random: np.random.Generator) -> Raw:
-    """Points spread evenly over triangles, with their normals (Osada et al. 2002).
+    """Points spread evenly over triangles, with the normals of these (Osada et al. 2002).
+
+    Other features are those of the corners, mixed by how near each is.
 
     Raises:
         BadSample: the triangles have no area.
@@ -77,9 +104,15 @@ def by_area(raw: Raw, count: int, random: np.random.Generator) -> Raw:
     which = np.searchsorted(np.cumsum(area), at).clip(max=len(area) - 1)
     which = random.permutation(which)
     root, along = np.sqrt(random.random((count, 1))), random.random((count, 1))
-    points = (1 - root) * a[which] + root * (1 - along) * b[which] + root * along * c[which]
-    normals = across[which] / np.maximum(area[which], 1e-300)[:, None]
-    return Raw(points, {"normals": normals})
+    share = (1 - root, root * (1 - along), root * along)
+
+    def mixed(x: Array) -> Array:
+        corners = raw.triangles[which].T  # type: ignore[index]
+        return np.asarray(sum(s * x[corner] for s, corner in zip(share, corners, strict=True)))
+
+    features = {name: mixed(x) for name, x in raw.features.items() if name != "normals"}
+    features["normals"] = across[which] / np.maximum(area[which], 1e-300)[:, None]
+    return Raw(mixed(raw.points), features)
 
 
 def fan(corners: Array) -> Array:

@@ -44,6 +44,7 @@ from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserErr
 from polymask.decoders import LightDecoder
 from polymask.objectives import BinaryCrossEntropy
 from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
+from polymask.types import Positive
 from polymask_pointcloud.pictures import with_normals, with_places
 from polymask_pointcloud.slots import Given
 from polymask_pointcloud.targets import Answers, answers_of, keep_answers, parts_of
@@ -89,6 +90,7 @@ class GeoMAE(System):
         decoder_dim: width of both decoders (release: that of the encoder).
         decoder_depth: blocks of each (release: two pairs).
         decoder_heads: attention heads of each.
+        decoder_mlp_ratio: width of their feed-forward layers over ``decoder_dim`` (release: 2).
     """
 
     leaves_out = True
@@ -115,6 +117,7 @@ class GeoMAE(System):
         decoder_dim: int = 128,
         decoder_depth: int = 4,
         decoder_heads: int = 8,
+        decoder_mlp_ratio: Positive = 4.0,
     ) -> None:
         super().__init__()
         self.tokenizer, self.encoder, self.masking, self.score = tokenizer, encoder, masking, score
@@ -139,7 +142,13 @@ class GeoMAE(System):
         for name, found in self.terms.items():
             out_dim = sum(term.parts * term.width for term in found)
             decoder = LightDecoder.behind(
-                encoder, tokenizer, out_dim, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads
+                encoder,
+                tokenizer,
+                out_dim,
+                dim=decoder_dim,
+                depth=decoder_depth,
+                heads=decoder_heads,
+                mlp_ratio=decoder_mlp_ratio,
             )
             # both read one sequence; only their blocks and heads are their own
             first: Any = next(iter(self.decoders.values()), decoder)
