@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens
-from polymask.types import Fact
+from polymask.types import Count, Fact
 
 
 class Content(nn.Module):
@@ -20,7 +20,7 @@ class Content(nn.Module):
             root, as Huang et al. 2022 (arXiv 2207.06405) do with patches of spectrograms.
     """
 
-    def __init__(self, *, in_dim: Fact[int] = 256, norm: bool = False) -> None:
+    def __init__(self, *, in_dim: Fact[Count] = 256, norm: bool = False) -> None:
         super().__init__()
         self.dim, self.norm = in_dim, norm
 

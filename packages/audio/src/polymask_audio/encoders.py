@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.positions import check_width, sincos
-from polymask.types import Fact
+from polymask.types import Count, Fact, Positive, Share, Whole
 
 
 def convolutions(hop: int, dim: int) -> list[tuple[int, int, int]]:
@@ -73,19 +73,19 @@ class Transformer(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 400,
+        in_dim: Fact[Count] = 400,
         raw: Fact[bool] = False,
-        hop: Fact[int] = 320,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        hop: Fact[Count] = 320,
+        dim: Count = 768,
+        depth: Whole = 12,
+        heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
         norm_first: bool = False,
-        conv_dim: int = 512,
-        kernel: int = 128,
-        groups: int = 16,
+        conv_dim: Count = 512,
+        kernel: Count = 128,
+        groups: Count = 16,
         dropout: float = 0.1,
-        layer_drop: float = 0.0,
+        layer_drop: Share = 0.0,
     ) -> None:
         super().__init__()
         if dim % heads or dim % groups:
@@ -203,13 +203,13 @@ class ViT(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 256,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        in_dim: Fact[Count] = 256,
+        dim: Count = 768,
+        depth: Whole = 12,
+        heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
         class_token: bool = False,
-        drop_path: float = 0.0,
+        drop_path: Share = 0.0,
     ) -> None:
         super().__init__()
         if dim % heads:

@@ -11,6 +11,7 @@ from polymask.maskings._choose import check_ratio, share, unique_keys
 from polymask.maskings.block import enough
 from polymask.maskings.ranking import Ranking
 from polymask.positions import coordinates
+from polymask.types import Count, Whole
 
 _LAST = torch.iinfo(torch.int64).max
 
@@ -37,7 +38,7 @@ class HubertSpan:
     """
 
     def __init__(
-        self, *, probability: float = 0.8, length: int = 10, least: int = 2, trim: bool = False
+        self, *, probability: float = 0.8, length: Count = 10, least: Whole = 2, trim: bool = False
     ) -> None:
         if not 0 < probability < 1:
             raise UserError(f"probability must lie between 0 and 1, got {probability}")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact
 from polymask_audio.features import Features, Mel, open_features, take
 from polymask_audio.quantisers import Codebook, load, nearest
 
@@ -87,7 +87,7 @@ class LogMel(_OfFrames):
     """
 
     def __init__(
-        self, *, rate: Fact[int] = 16000, hop: Fact[int] = 320, mels: Fact[int] = 80, norm: bool = True
+        self, *, rate: Fact[Count] = 16000, hop: Fact[Count] = 320, mels: Fact[Count] = 80, norm: bool = True
     ) -> None:
         super().__init__(Mel(rate, mels), rate, hop)
         self.norm = norm
@@ -127,8 +127,8 @@ class Teacher(_OfFrames):
         model: str | None = None,
         layer: int | None = None,
         norm: bool = False,
-        rate: Fact[int] = 16000,
-        hop: Fact[int] = 320,
+        rate: Fact[Count] = 16000,
+        hop: Fact[Count] = 320,
     ) -> None:
         if (run is None) == (model is None):
             raise UserError("which teacher? give --target.run FOLDER or --target.model NAME, one of them")
@@ -160,7 +160,7 @@ class Clusters(_OfFrames):
     """
 
     def __init__(
-        self, *, file: str | None = None, frames: int = 1, rate: Fact[int] = 16000, hop: Fact[int] = 320
+        self, *, file: str | None = None, frames: Count = 1, rate: Fact[Count] = 16000, hop: Fact[Count] = 320
     ) -> None:
         if frames < 1:
             raise UserError(f"a token has 1 frame of features or more, got frames={frames}")
@@ -210,15 +210,15 @@ class RandomProjection(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 256,
-        codes: int = 1024,
-        codebooks: int = 1,
-        width: int = 256,
-        hidden: int | None = 512,
+        in_dim: Fact[Count] = 256,
+        codes: Count = 1024,
+        codebooks: Count = 1,
+        width: Count = 256,
+        hidden: Count | None = 512,
         seed: int = 0,
         raw: Fact[bool] = False,
-        rate: Fact[int] = 16000,
-        hop: Fact[int] = 320,
+        rate: Fact[Count] = 16000,
+        hop: Fact[Count] = 320,
     ) -> None:
         super().__init__()
         if min(codes, codebooks, width, hidden or 1) < 1:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.positions import coordinates
-from polymask.types import Fact
+from polymask.types import Count, Fact, Positive
 from polymask_audio.windows import Mel, Sound, in_samples
 
 
@@ -36,10 +36,10 @@ class Waveform(Sound):
     def __init__(
         self,
         *,
-        rate: Fact[int] = 16000,
+        rate: Fact[Count] = 16000,
         window_ms: float = 25.0,
         hop_ms: float = 20.0,
-        seconds: Fact[float | None] = None,
+        seconds: Fact[Positive | None] = None,
     ) -> None:
         window, hop = in_samples(window_ms, rate), in_samples(hop_ms, rate)
         super().__init__(rate=rate, window=window, hop=hop, seconds=seconds)
@@ -84,13 +84,13 @@ class MelFrames(Mel):
     def __init__(
         self,
         *,
-        rate: Fact[int] = 16000,
-        mels: int = 80,
+        rate: Fact[Count] = 16000,
+        mels: Count = 80,
         window_ms: float = 25.0,
         hop_ms: float = 20.0,
         mean: float = -5.1,
-        std: float = 5.4,
-        seconds: Fact[float | None] = None,
+        std: Positive = 5.4,
+        seconds: Fact[Positive | None] = None,
     ) -> None:
         super().__init__(
             rate=rate,
@@ -140,14 +140,14 @@ class MelPatches(Mel):
     def __init__(
         self,
         *,
-        rate: Fact[int] = 16000,
-        mels: int = 128,
-        patch_size: int = 16,
+        rate: Fact[Count] = 16000,
+        mels: Count = 128,
+        patch_size: Count = 16,
         window_ms: float = 25.0,
         hop_ms: float = 10.0,
         mean: float = -5.1,
-        std: float = 5.4,
-        seconds: Fact[float | None] = None,
+        std: Positive = 5.4,
+        seconds: Fact[Positive | None] = None,
     ) -> None:
         if patch_size < 1 or mels % patch_size:
             raise UserError(

@@ -57,6 +57,9 @@ class Range:
 Count = Annotated[int, Range(1, COUNTABLE)]
 """A number of things, 1 or more."""
 
+Whole = Annotated[int, Range(0, COUNTABLE)]
+"""A number of things that may be 0, or the id of one."""
+
 Share = Annotated[float, Range(0, 1)]
 """A share or a probability, 0 to 1."""
 

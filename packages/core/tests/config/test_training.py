@@ -44,6 +44,8 @@ def test_every_option_is_explained():
         ({"betas": (0.9,)}, "betas"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"workers": -1}, "workers=-1"),
+        ({"devices": 10**20}, "devices=100000000000000000000: one machine has no more than 1024"),
+        ({"devices": "2000"}, "devices=2000: one machine"),
         ({"schedule": "linear"}, "choose cosine or constant"),
     ],
 )

@@ -77,7 +77,7 @@ def test_initial_weights_come_from_the_seed_alone(registry):
         ({"data": {"name": "t/sequences", "size": 3}}, r"t/sequences, the data, has no option --data\.size"),
         ({"widht": 3}, "did you mean --width"),
         ({"preset": "huge"}, "no preset 'huge'"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 0}, "--batch_size takes int 1 or more, got 0"),
     ],
 )
 def test_exception(registry, changed, said):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import Exporter
-from polymask.types import Fact
+from polymask.types import Count, Fact, Positive, Whole
 from polymask_language import configurations, export
 from polymask_language.configurations import BIDIRECTIONAL, CAUSAL, FROM_PADDING
 from polymask_language.tokenizers import documents
@@ -129,16 +129,16 @@ class Transformer(Adapter):
     def __init__(
         self,
         *,
-        vocabulary: Fact[int] = 8192,
-        length: Fact[int] = 128,
-        pad_id: Fact[int] = 0,
+        vocabulary: Fact[Count] = 8192,
+        length: Fact[Count] = 128,
+        pad_id: Fact[Whole] = 0,
         start_id: Fact[int | None] = None,
         end_id: Fact[int | None] = None,
         architecture: Literal["bert", "roberta", "roberta-prelayernorm", "modernbert"] = "bert",
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float | None = None,
+        dim: Count = 768,
+        depth: Whole = 12,
+        heads: Count = 12,
+        mlp_ratio: Positive | None = None,
         dropout: float = 0.1,
         init_std: float | None = None,
         pretrained: str | None = None,
@@ -202,17 +202,17 @@ class Causal(Adapter):
     def __init__(
         self,
         *,
-        vocabulary: Fact[int] = 8192,
-        length: Fact[int] = 128,
-        pad_id: Fact[int] = 0,
+        vocabulary: Fact[Count] = 8192,
+        length: Fact[Count] = 128,
+        pad_id: Fact[Whole] = 0,
         start_id: Fact[int | None] = None,
         end_id: Fact[int | None] = None,
         architecture: Literal["gpt2", "llama"] = "gpt2",
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
+        dim: Count = 768,
+        depth: Whole = 12,
+        heads: Count = 12,
         kv_heads: int | None = None,
-        mlp_ratio: float | None = None,
+        mlp_ratio: Positive | None = None,
         dropout: float = 0.1,
         init_std: float | None = None,
         tied: bool = True,

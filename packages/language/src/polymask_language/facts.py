@@ -14,6 +14,7 @@ from polymask.evaluation import Measurement
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
+from polymask.types import Count
 from polymask_language.capabilities import PredictsNext
 from polymask_language.perplexity import Perplexity
 
@@ -69,10 +70,10 @@ class Facts:
         self,
         *,
         facts: int = 4,
-        questions: int = 400,
-        length: int | None = None,
+        questions: Count = 400,
+        length: Count | None = None,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: Count = 64,
     ) -> None:
         if facts < 2 or questions < 2 * facts or batch_size < 1:
             raise UserError("facts must be 2 or more, questions twice as many at least, batch_size 1 or more")

@@ -23,6 +23,7 @@ from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import accuracy_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
+from polymask.types import Count
 from polymask_language.capabilities import ScoresTokens
 from polymask_language.perplexity import log_shares
 from polymask_language.speech import tag
@@ -69,7 +70,7 @@ class MinimalPairs:
         batch_size: texts per batch.
     """
 
-    def __init__(self, *, limit: int = 100, stride: int | None = None, batch_size: int = 64) -> None:
+    def __init__(self, *, limit: Count = 100, stride: Count | None = None, batch_size: Count = 64) -> None:
         if limit < 1 or (stride is not None and stride < 1):
             raise UserError(f"limit and stride must be 1 or more, got {limit} and {stride}")
         self.limit, self.stride, self.batch_size = limit, stride, batch_size

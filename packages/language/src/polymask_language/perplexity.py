@@ -18,6 +18,7 @@ from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.intervals import Z
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
+from polymask.types import Count
 from polymask_language.capabilities import ScoresTokens
 from polymask_language.words import load_statistics
 
@@ -39,7 +40,9 @@ class Perplexity:
         batch_size: samples per batch.
     """
 
-    def __init__(self, *, limit: int | None = 500, stride: int | None = None, batch_size: int = 64) -> None:
+    def __init__(
+        self, *, limit: Count | None = 500, stride: Count | None = None, batch_size: Count = 64
+    ) -> None:
         if stride is not None and stride < 1:
             raise UserError(f"stride must be 1 or more, got {stride}")
         self.limit, self.stride, self.batch_size = limit, stride, batch_size

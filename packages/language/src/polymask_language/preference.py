@@ -14,6 +14,7 @@ from polymask.data import collate, evenly
 from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.types import Count
 from polymask_language.systems.sparsepo import SparsePO
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Preference:
         batch_size: pairs per batch.
     """
 
-    def __init__(self, *, limit: int | None = 1000, batch_size: int = 64) -> None:
+    def __init__(self, *, limit: Count | None = 1000, batch_size: Count = 64) -> None:
         if batch_size < 1 or (limit is not None and limit < 1):
             raise UserError("limit and batch_size must be 1 or more")
         self.limit, self.batch_size = limit, batch_size

@@ -12,6 +12,7 @@ from torch import Tensor
 from polymask import System, UserError
 from polymask.data import collate, evenly
 from polymask.systems.base import implementing
+from polymask.types import Count, Whole
 from polymask_language.capabilities import RanksDocuments
 from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, recall, reciprocal_rank
 from polymask_language.reranking import Reranker, fine_tune, padded
@@ -51,15 +52,15 @@ class Retrieval:
     def __init__(
         self,
         *,
-        queries: int = 500,
-        documents: int = 20_000,
-        depth: int = 100,
-        k: int = 10,
+        queries: Count = 500,
+        documents: Count = 20_000,
+        depth: Whole = 100,
+        k: Count = 10,
         split: str = "test",
-        batch_size: int = 128,
-        labelled: int = 0,
-        negatives: int = 3,
-        tune_steps: int = 100,
+        batch_size: Count = 128,
+        labelled: Whole = 0,
+        negatives: Whole = 3,
+        tune_steps: Count = 100,
         tune_lr: float = 1e-4,
     ) -> None:
         if split not in ("train", "test"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from polymask import Mask, Tokens, UserError
 from polymask.protocols import Media
-from polymask.types import Fact
+from polymask.types import Count, Fact
 from polymask_language.display import compare
 from polymask_language.tokenizers import TAGS
 from polymask_language.words import load_statistics
@@ -49,7 +49,7 @@ class TokenId(nn.Module):
         tokenizer_file: the vocabulary of the data, to show words by.
     """
 
-    def __init__(self, *, vocabulary: Fact[int] = 8192, tokenizer_file: Fact[str | None] = None) -> None:
+    def __init__(self, *, vocabulary: Fact[Count] = 8192, tokenizer_file: Fact[str | None] = None) -> None:
         super().__init__()
         self.dim, self.tokenizer_file = vocabulary, tokenizer_file
 
@@ -101,7 +101,7 @@ class Rarity(nn.Module):
     information: Tensor
 
     def __init__(
-        self, *, vocabulary: Fact[int] = 8192, statistics_file: Fact[str | None] = None, key: str = "text"
+        self, *, vocabulary: Fact[Count] = 8192, statistics_file: Fact[str | None] = None, key: str = "text"
     ) -> None:
         super().__init__()
         self.key = key

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from polymask import Batch, Mask, Step, Tokens, UserError, functional
 from polymask.data import valid_of
 from polymask.protocols import Masking, Target
-from polymask.types import Fact
+from polymask.types import Count, Fact, Whole
 
 TAGS = ("NOUN", "VERB", "ADJ", "ADV", "PRON", "DET", "ADP", "NUM", "CONJ", "PRT", ".", "X")
 """Parts of speech by number: the universal tags of Petrov et al. 2012, in the order of CLIMB."""
@@ -48,10 +48,10 @@ class TokenIds(nn.Module):
     def __init__(
         self,
         *,
-        vocabulary: Fact[int] = 8192,
-        length: Fact[int] = 128,
-        mask_id: Fact[int] = 4,
-        pad_id: Fact[int] = 0,
+        vocabulary: Fact[Count] = 8192,
+        length: Fact[Count] = 128,
+        mask_id: Fact[Whole] = 4,
+        pad_id: Fact[Whole] = 0,
         special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
     ) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Request, UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact
 from polymask_language.taps import KINDS, Taps
 
 
@@ -66,8 +66,8 @@ class LearnedWeight(nn.Module):
     def __init__(
         self,
         *,
-        width: Fact[int] = 768,
-        layers: Fact[int] = 12,
+        width: Fact[Count] = 768,
+        layers: Fact[Count] = 12,
         mixer: Literal["positive", "symmetric"] = "positive",
     ) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from polymask.evaluation.classifiers import linear
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
+from polymask.types import Count
 from polymask_pointcloud.operations import nearest, point_shape, take
 from polymask_pointcloud.tokenizers import UNIT
 
@@ -50,7 +51,7 @@ class Dense:
     """
 
     def __init__(
-        self, *, scenes: int | None = 200, points: int = 200, seed: int = 0, batch_size: int = 16
+        self, *, scenes: Count | None = 200, points: Count = 200, seed: int = 0, batch_size: Count = 16
     ) -> None:
         if points < 1 or batch_size < 1 or (scenes is not None and scenes < 1):
             raise UserError(

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_pointcloud.tokenizers import UNIT
 
 
@@ -67,14 +67,14 @@ class Transformer(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 96,
-        channels: Fact[int] = 3,
-        axes: Fact[int] = 3,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 6,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
+        in_dim: Fact[Count] = 96,
+        channels: Fact[Count] = 3,
+        axes: Fact[Count] = 3,
+        dim: Count = 384,
+        depth: Whole = 12,
+        heads: Count = 6,
+        mlp_ratio: Positive = 4.0,
+        drop_path: Share = 0.0,
     ) -> None:
         super().__init__()
         if dim % heads:

@@ -10,7 +10,7 @@ from torch import Tensor
 from polymask import Mask, Request, UserError
 from polymask.maskings._choose import check_ratio, hidden_counts, hide_last_valid, unique_keys
 from polymask.maskings.ranking import Ranking
-from polymask.types import Fact
+from polymask.types import Count, Fact
 from polymask_pointcloud.operations.sparse import MIDDLE, pack
 from polymask_pointcloud.tokenizers import UNIT
 
@@ -74,7 +74,7 @@ class Hierarchy:
         self,
         *,
         ratio: float = 0.4,
-        stride: Fact[int] = 8,
+        stride: Fact[Count] = 8,
         cell_low: Fact[Sequence[float] | None] = None,
         cell_size: Fact[Sequence[float] | None] = None,
     ) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact, Whole
 from polymask_pointcloud.boxes import Triple, cells_of, index_of, keys_of, relative
 from polymask_pointcloud.operations import Cells, Shape, local_shape, take, token_of
 from polymask_pointcloud.slots import Boxes, Given, Ratio, Slots, ratio_of
@@ -96,9 +96,9 @@ class _OfSurface(nn.Module):
         self,
         *,
         centre: Literal["mean", "token"] = "mean",
-        least: int = 3,
+        least: Whole = 3,
         ratio: Ratio = (2, 2, 4),
-        channels: Fact[int] = 3,
+        channels: Fact[Count] = 3,
         cell_low: Fact[Triple | None] = None,
         cell_size: Fact[Triple | None] = None,
         cell_shape: Fact[Sequence[int] | None] = None,
@@ -153,9 +153,9 @@ class Normals(_OfSurface):
         *,
         sign: Literal["outward", "up", "none"] = "outward",
         centre: Literal["mean", "token"] = "mean",
-        least: int = 3,
+        least: Whole = 3,
         ratio: Ratio = (2, 2, 4),
-        channels: Fact[int] = 3,
+        channels: Fact[Count] = 3,
         cell_low: Fact[Triple | None] = None,
         cell_size: Fact[Triple | None] = None,
         cell_shape: Fact[Sequence[int] | None] = None,

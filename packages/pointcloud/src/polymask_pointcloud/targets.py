@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask import Mask, Tokens, UserError
 from polymask.protocols import Target
-from polymask.types import Fact
+from polymask.types import Count, Fact
 from polymask_pointcloud.boxes import Triple, cells_of, relative
 from polymask_pointcloud.slots import Boxes, Given, Ratio, Slots, ratio_of
 from polymask_pointcloud.tokenizers import UNIT
@@ -72,7 +72,7 @@ class Coordinates(nn.Module):
         channels: numbers per point, from the tokenizer.
     """
 
-    def __init__(self, *, in_dim: Fact[int] = 96, channels: Fact[int] = 3) -> None:
+    def __init__(self, *, in_dim: Fact[Count] = 96, channels: Fact[Count] = 3) -> None:
         super().__init__()
         self.channels, self.dim = channels, in_dim // channels * 3
 
@@ -110,7 +110,7 @@ class _Subcells(nn.Module):
         self,
         *,
         scales: Sequence[Ratio] = ((2, 2, 2),),
-        channels: Fact[int] = 3,
+        channels: Fact[Count] = 3,
         cell_low: Fact[Triple | None] = None,
         cell_size: Fact[Triple | None] = None,
         cell_shape: Fact[Sequence[int] | None] = None,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask import Mask, Tokens, UserError
 from polymask.data import length_key, valid_of
-from polymask.types import Fact
+from polymask.types import Count, Fact, Whole
 from polymask_pointcloud.display import Cloud, compare
 from polymask_pointcloud.operations import Cells, Grouped, farthest_points, group_by_cell, nearest, take
 
@@ -93,7 +93,7 @@ class Groups(_Points):
         neighbours: points per group.
     """
 
-    def __init__(self, *, features: Fact[int] = 0, groups: int = 64, neighbours: int = 32) -> None:
+    def __init__(self, *, features: Fact[Whole] = 0, groups: Count = 64, neighbours: Count = 32) -> None:
         super().__init__(features, neighbours)
         if groups < 2:
             raise UserError(f"a cloud needs 2 groups or more, got {groups}")
@@ -134,9 +134,9 @@ class Voxels(_Points):
     def __init__(
         self,
         *,
-        features: Fact[int] = 0,
+        features: Fact[Whole] = 0,
         voxel: float = 0.25,
-        neighbours: int = 16,
+        neighbours: Count = 16,
         low: Sequence[float] = (-1.0, -1.0, -1.0),
         high: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
@@ -219,9 +219,9 @@ class Pillars(Voxels):
     def __init__(
         self,
         *,
-        features: Fact[int] = 0,
+        features: Fact[Whole] = 0,
         pillar: float = 0.125,
-        neighbours: int = 32,
+        neighbours: Count = 32,
         low: Sequence[float] = (-1.0, -1.0, -1.0),
         high: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact, Share, Whole
 from polymask_pointcloud.encoders import PointNet
 from polymask_pointcloud.operations.sparse import (
     MIDDLE,
@@ -61,18 +61,18 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 48,
-        channels: Fact[int] = 3,
-        axes: Fact[int] = 3,
+        in_dim: Fact[Count] = 48,
+        channels: Fact[Count] = 3,
+        axes: Fact[Count] = 3,
         cell_low: Fact[Sequence[float] | None] = None,
         cell_size: Fact[Sequence[float] | None] = None,
-        down_dims: Sequence[int] = (32, 64, 128, 256, 384),
-        up_dims: Sequence[int] = (64, 96, 128, 256, 384),
-        depth: int = 2,
-        attention: int = 2,
-        attention_depth: int = 2,
-        head_dim: int = 8,
-        drop_path: float = 0.0,
+        down_dims: Sequence[Count] = (32, 64, 128, 256, 384),
+        up_dims: Sequence[Count] = (64, 96, 128, 256, 384),
+        depth: Whole = 2,
+        attention: Whole = 2,
+        attention_depth: Whole = 2,
+        head_dim: Count = 8,
+        drop_path: Share = 0.0,
     ) -> None:
         super().__init__()
         if len(down_dims) != len(up_dims) or not down_dims:

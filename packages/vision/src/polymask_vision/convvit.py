@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.positions import SinCos, check_width
-from polymask.types import Fact
+from polymask.types import Count, Fact, Positive, Whole
 from polymask_vision.positions import grid_index
 
 _norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -53,16 +53,16 @@ class ConvViT(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 768,
-        grid: Fact[tuple[int, int] | None] = (14, 14),
-        patch_size: Fact[int] = 16,
-        dim: int = 768,
-        depth: int = 11,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
-        conv_dims: tuple[int, int] = (256, 384),
-        conv_depths: tuple[int, int] = (2, 2),
-        conv_mlp_ratio: float = 8.0,
+        in_dim: Fact[Count] = 768,
+        grid: Fact[tuple[Count, Count] | None] = (14, 14),
+        patch_size: Fact[Count] = 16,
+        dim: Count = 768,
+        depth: Whole = 11,
+        heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
+        conv_dims: tuple[Count, Count] = (256, 384),
+        conv_depths: tuple[Whole, Whole] = (2, 2),
+        conv_mlp_ratio: Positive = 8.0,
     ) -> None:
         super().__init__()
         if grid is None or len(grid) != 2:

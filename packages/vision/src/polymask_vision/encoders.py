@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.export import Exporter
 from polymask.positions import coordinates, sincos
-from polymask.types import Fact
+from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_vision import export
 from polymask_vision.positions import RelativeBias, grid_index
 
@@ -69,15 +69,15 @@ class ViT(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 768,
-        grid: Fact[tuple[int, ...] | None] = None,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        in_dim: Fact[Count] = 768,
+        grid: Fact[tuple[Count, ...] | None] = None,
+        dim: Count = 768,
+        depth: Whole = 12,
+        heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
         class_token: bool = True,
         positions: Literal["sincos", "learned", "relative", "none"] = "sincos",
-        drop_path: float = 0.0,
+        drop_path: Share = 0.0,
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
@@ -200,13 +200,13 @@ class Swin(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 48,
-        grid: Fact[tuple[int, int]] = (48, 48),
-        dim: int = 128,
-        depths: tuple[int, ...] = (2, 2, 18, 2),
-        heads: tuple[int, ...] = (4, 8, 16, 32),
-        window: int = 6,
-        drop_path: float = 0.0,
+        in_dim: Fact[Count] = 48,
+        grid: Fact[tuple[Count, Count]] = (48, 48),
+        dim: Count = 128,
+        depths: tuple[Whole, ...] = (2, 2, 18, 2),
+        heads: tuple[Count, ...] = (4, 8, 16, 32),
+        window: Count = 6,
+        drop_path: Share = 0.0,
     ) -> None:
         super().__init__()
         if len(depths) != len(heads):

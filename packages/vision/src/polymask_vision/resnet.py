@@ -9,7 +9,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact, Share, Whole
 
 
 class ResNet(nn.Module):
@@ -39,15 +39,15 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        in_dim: Fact[int] = 3072,
-        grid: Fact[tuple[int, ...]] = (7, 7),
-        patch_size: Fact[int] = 32,
-        channels: Fact[int] = 3,
-        depths: tuple[int, ...] = (3, 4, 6, 3),
-        width: int = 64,
+        in_dim: Fact[Count] = 3072,
+        grid: Fact[tuple[Count, ...]] = (7, 7),
+        patch_size: Fact[Count] = 32,
+        channels: Fact[Count] = 3,
+        depths: tuple[Whole, ...] = (3, 4, 6, 3),
+        width: Count = 64,
         bottleneck: bool = True,
         small_stem: bool = False,
-        drop_path: float = 0.0,
+        drop_path: Share = 0.0,
     ) -> None:
         super().__init__()
         if len(grid) != 2 or in_dim != patch_size**2 * channels:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
-from polymask.types import Fact
+from polymask.types import Count, Fact
 from polymask_vision.attention import add_bias, logits
 
 
@@ -26,7 +26,7 @@ class Variance(nn.Module):
 
     dim = 1
 
-    def __init__(self, *, in_dim: Fact[int] = 768) -> None:
+    def __init__(self, *, in_dim: Fact[Count] = 768) -> None:
         super().__init__()
 
     @torch.no_grad()
@@ -46,7 +46,7 @@ class Entropy(nn.Module):
 
     dim = 1
 
-    def __init__(self, *, bins: int = 16) -> None:
+    def __init__(self, *, bins: Count = 16) -> None:
         super().__init__()
         if bins < 2:
             raise UserError(f"entropy needs 2 bins or more, got {bins}")
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         pretrained: bool = True,
         block: int | None = None,
         query: Literal["class", "patches"] | None = None,
-        channels: Fact[int] = 3,
+        channels: Fact[Count] = 3,
         mean: Fact[Sequence[float] | None] = None,
         std: Fact[Sequence[float] | None] = None,
         key: str = "image",

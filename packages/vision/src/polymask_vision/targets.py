@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.types import Fact
+from polymask.types import Count, Fact
 
 
 class Pixels(nn.Module):
@@ -22,7 +22,7 @@ class Pixels(nn.Module):
             al. 2021: unbiased variance, 1e-6 inside the root).
     """
 
-    def __init__(self, *, in_dim: Fact[int] = 768, patch_norm: bool = False) -> None:
+    def __init__(self, *, in_dim: Fact[Count] = 768, patch_norm: bool = False) -> None:
         super().__init__()
         self.dim, self.patch_norm = in_dim, patch_norm
 
@@ -63,7 +63,7 @@ class DCT(nn.Module):
     basis: Tensor
 
     def __init__(
-        self, *, channels: Fact[int] = 3, patch_size: Fact[int] = 16, low: int | None = None
+        self, *, channels: Fact[Count] = 3, patch_size: Fact[Count] = 16, low: int | None = None
     ) -> None:
         super().__init__()
         if low is not None and not 1 <= low <= patch_size:
@@ -121,11 +121,11 @@ class HOG(nn.Module):
     def __init__(
         self,
         *,
-        channels: Fact[int] = 3,
-        patch_size: Fact[int] = 16,
+        channels: Fact[Count] = 3,
+        patch_size: Fact[Count] = 16,
         std: Fact[tuple[float, ...] | None] = None,
         cell: int | None = None,
-        bins: int = 9,
+        bins: Count = 9,
         norm: bool = True,
         key: str = "image",
     ) -> None:

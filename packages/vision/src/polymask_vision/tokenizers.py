@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.positions import coordinates
-from polymask.types import Fact
+from polymask.types import Count, Fact
 
 
 class Patches(nn.Module):
@@ -28,7 +28,11 @@ class Patches(nn.Module):
     key = "image"
 
     def __init__(
-        self, *, size: Fact[int | tuple[int, int]] = 224, channels: Fact[int] = 3, patch_size: int = 16
+        self,
+        *,
+        size: Fact[Count | tuple[Count, Count]] = 224,
+        channels: Fact[Count] = 3,
+        patch_size: Count = 16,
     ) -> None:
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import FileDataset, LazySamples, Samples, Skipped, Split, SplitName, Splits
+from polymask.types import Count, NotNegative, Positive
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import Recordings
 from polymask_audio.display import Sound
@@ -57,13 +58,13 @@ class AudioDataset(FileDataset[Recordings]):
         found: Splits[Recordings],
         /,
         *,
-        rate: int = 16000,
-        seconds: float | None = None,
-        min_seconds: float = 0.0,
+        rate: Count = 16000,
+        seconds: Positive | None = None,
+        min_seconds: NotNegative = 0.0,
         pad: bool = False,
         speech: tuple[str, ...] | None = None,
         noise: float | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
         skipped = list(found.skipped)

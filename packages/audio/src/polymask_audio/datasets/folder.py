@@ -8,10 +8,11 @@ import torch
 
 from polymask.data import Splits
 from polymask.data.folders import read_folder
+from polymask.types import Share
 from polymask_audio.datasets.recordings import ENDINGS, Recordings, look, write_tone
 
 
-def folder(*, source: str, test: float = 0.1) -> Splits[Recordings]:
+def folder(*, source: str, test: Share = 0.1) -> Splits[Recordings]:
     """Audio files at any depth of a folder: wav, flac, ogg, opus, mp3; any rate, mono or more channels.
 
     Where every file lies in a subfolder, the subfolders right below the folder are the classes; where one

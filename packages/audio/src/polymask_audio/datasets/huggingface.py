@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymask import UserError
 from polymask.data import BadSample, Skipped, Splits, divide, hub, whole
+from polymask.types import Count, Share
 from polymask_audio.datasets.recordings import Header, Recordings, look, read, write_tone
 
 
@@ -24,8 +25,8 @@ def huggingface(
     audio: str | None = None,
     label: str | None = None,
     streaming: bool = False,
-    recordings: int | None = None,
-    test: float = 0.1,
+    recordings: Count | None = None,
+    test: Share = 0.1,
 ) -> Splits[Table]:
     """A data set of audio of the Hugging Face hub, by name, or a local folder in the hub's layout.
 

@@ -12,6 +12,7 @@ from polymask.data import BadSample, Skipped, Splits
 from polymask.data.cache import cache_folder
 from polymask.data.debian import unpacked
 from polymask.data.folders import look_at
+from polymask.types import Positive, Share
 from polymask_audio.datasets.recordings import Header, Recordings, look, write_tone
 from polymask_audio.datasets.voices import GROUPS, MUSIC, SPEAKERS, Label, Spoken, by_label
 
@@ -26,8 +27,8 @@ def prompts(
     label: Label = "language",
     groups: Sequence[str] = GROUPS,
     test_voice: str = "fr",
-    test: float = 0.2,
-    clip: float = 5.0,
+    test: Share = 0.2,
+    clip: Positive = 5.0,
 ) -> Splits[Recordings]:
     """2,831 prompts in five languages by four speakers, 2.2 hours, and 18 minutes of music, at 8 kHz.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from polymask.data import Splits
+from polymask.types import Share
 from polymask_audio.datasets.recordings import Recordings
 from polymask_audio.datasets.voices import GROUPS, Label, Spoken, by_label
 
@@ -21,7 +22,7 @@ def words(
     label: Label = "speaker",
     groups: Sequence[str] = GROUPS,
     test_voice: str = "fr",
-    test: float = 0.2,
+    test: Share = 0.2,
 ) -> Splits[Recordings]:
     """Numbers, letters and the phonetic alphabet, each said by five voices: 12 minutes at 8 kHz, built in.
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.types import Count, NotNegative
 from polymask_audio import units
 from polymask_audio.display import compare, silence
 
@@ -62,12 +63,12 @@ class HuBERT(System):
         target: Target,
         masking: Masking,
         objective: Objective,
-        code_dim: int = 256,
+        code_dim: Count = 256,
         temperature: float = 0.1,
         masked_weight: float = 1.0,
         unmasked_weight: float = 0.0,
-        feature_penalty: float = 10.0,
-        feature_gradient: float = 0.1,
+        feature_penalty: NotNegative = 10.0,
+        feature_gradient: NotNegative = 0.1,
         layer: int | None = None,
     ) -> None:
         super().__init__()

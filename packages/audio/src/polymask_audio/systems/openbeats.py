@@ -34,6 +34,7 @@ from polymask.config import relative_to_run
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
+from polymask.types import Count
 from polymask_audio.display import compare
 
 
@@ -61,9 +62,9 @@ class OpenBEATs(System):
         target: Target,
         masking: Masking,
         objective: Objective,
-        predictor_dim: int = 768,
+        predictor_dim: Count = 768,
         predictor_depth: int = 3,
-        predictor_heads: int = 12,
+        predictor_heads: Count = 12,
     ) -> None:
         super().__init__()
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
@@ -95,7 +96,7 @@ class OpenBEATs(System):
         return Preview({**seen, **compare(true, guess[..., 0], mask, tokens, self.target.dim)})
 
 
-def openbeats(stage: Stage, /, *, rounds: int = 2, preset: str = "small") -> None:
+def openbeats(stage: Stage, /, *, rounds: Count = 2, preset: str = "small") -> None:
     """Encoder and tokenizer in turns: the encoder of one round teaches the tokenizer of the next.
 
     Args:

@@ -26,7 +26,7 @@ from polymask.positions import SinCos
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
 from polymask.run import Run
 from polymask.teachers import Frozen
-from polymask.types import Fact
+from polymask.types import Count, Fact, NotNegative, Share, Whole
 from polymask_audio.encoders import ViT
 
 
@@ -55,12 +55,12 @@ class OpenBEATsTokenizer(System):
         encoder: Encoder,
         target: Target,
         objective: Objective,
-        codes: int = 1024,
-        code_dim: int = 256,
-        decay: float = 0.99,
-        commitment: float = 10.0,
-        decoder_depth: int = 3,
-        decoder_heads: int = 12,
+        codes: Count = 1024,
+        code_dim: Count = 256,
+        decay: Share = 0.99,
+        commitment: NotNegative = 10.0,
+        decoder_depth: Whole = 3,
+        decoder_heads: Count = 12,
     ) -> None:
         super().__init__()
         self.tokenizer, self.target, self.objective = tokenizer, target, objective
@@ -205,7 +205,7 @@ class Distilled(Frozen):
         UserError: no such run, one of another system, or one on tokens of another kind.
     """
 
-    def __init__(self, *, run: str | None = None, in_dim: Fact[int] = 256) -> None:
+    def __init__(self, *, run: str | None = None, in_dim: Fact[Count] = 256) -> None:
         if run is None:
             raise UserError(
                 "distilled by what? give --target.run FOLDER of a run of audio/openbeats-tokenizer; "

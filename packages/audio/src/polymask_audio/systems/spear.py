@@ -48,6 +48,7 @@ from polymask import (
 from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer, sample_ids
 from polymask.recipes import Stage
+from polymask.types import Count
 from polymask_audio import units
 from polymask_audio.display import compare, silence
 from polymask_audio.fitting import fit_multi, fit_units
@@ -203,15 +204,15 @@ def spear(
     *,
     teacher: str = "audio/hubert",
     layer: int | None = None,
-    codebooks: int = 4,
+    codebooks: Count = 4,
     audio_teacher: str | None = None,
     audio_layer: int | None = None,
-    audio_codebooks: int = 2,
-    codes: int = 256,
-    quantiser_steps: int = 1000,
-    frames: int = 200_000,
+    audio_codebooks: Count = 2,
+    codes: Count = 256,
+    quantiser_steps: Count = 1000,
+    frames: Count = 200_000,
     preset: str = "small",
-    steps: int | None = None,
+    steps: Count | None = None,
 ) -> None:
     """Fit codebooks to one teacher or two, then predict them.
 

@@ -27,6 +27,7 @@ from typing import Any
 from polymask import UserError
 from polymask.config import relative_to_run
 from polymask.recipes import Stage
+from polymask.types import Count
 from polymask_audio.fitting import fit, fit_units
 
 
@@ -34,15 +35,15 @@ def speech_targets(
     stage: Stage,
     /,
     *,
-    rounds: int = 2,
+    rounds: Count = 2,
     initial: str = "mfcc",
-    initial_codes: int = 100,
-    layers: tuple[int, ...] = (),
-    codes: int = 500,
-    stages: int = 1,
-    frames: int = 200_000,
+    initial_codes: Count = 100,
+    layers: tuple[Count, ...] = (),
+    codes: Count = 500,
+    stages: Count = 1,
+    frames: Count = 200_000,
     preset: str = "small",
-    steps: int | None = None,
+    steps: Count | None = None,
     system: str = "audio/hubert",
 ) -> None:
     """Cluster, pre-train, cluster again.

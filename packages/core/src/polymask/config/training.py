@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from polymask.errors import UserError
+from polymask.types import Count, NotNegative, Positive, Whole
 
 ALTERNATIVES = (
     *(("steps", "epochs"), ("warmup_steps", "warmup_epochs")),
@@ -58,31 +59,31 @@ class TrainOptions:
         UserError: a value that cannot be, or two that contradict each other.
     """
 
-    steps: int | None = None
-    epochs: float | None = None
-    batch_size: int = 256
-    batch_tokens: int | None = None
-    base_lr: float = 1e-3
-    lr: float | None = None
-    min_lr: float = 0.0
+    steps: Count | None = None
+    epochs: Positive | None = None
+    batch_size: Count = 256
+    batch_tokens: Count | None = None
+    base_lr: Positive = 1e-3
+    lr: Positive | None = None
+    min_lr: NotNegative = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int | None = None
-    warmup_epochs: float | None = None
+    warmup_steps: Whole | None = None
+    warmup_epochs: NotNegative | None = None
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05
-    clip: float | None = None
-    accumulate: int = 1
+    weight_decay: NotNegative = 0.05
+    clip: Positive | None = None
+    accumulate: Count = 1
     precision: Literal["auto", "32", "bf16-mixed", "bf16-true", "16-mixed"] = "auto"
     accelerator: str = "auto"
     devices: int | str = "auto"
-    nodes: int = 1
+    nodes: Count = 1
     strategy: str = "auto"
-    workers: int | None = None
+    workers: Whole | None = None
     seed: int = 0
     compile: bool = False
-    checkpoint_every: int | None = None
-    log_every: int = 10
-    probe_every: int | None = None
+    checkpoint_every: Count | None = None
+    log_every: Count = 10
+    probe_every: Count | None = None
     data_changed: bool = False
 
     def __post_init__(self) -> None:
@@ -98,6 +99,8 @@ class TrainOptions:
             self._require(name, "0 or more", lambda value: value >= 0)
         for name in ("base_lr", "lr", "clip"):
             self._require(name, "more than 0", lambda value: value > 0)
+        if str(self.devices).isdigit() and int(self.devices) > 1024:
+            raise UserError(f"devices={self.devices}: one machine has no more than 1024")
         self._require("seed", "0 or more and below 2**63", lambda value: 0 <= value < 2**63)
         betas: tuple[float, ...] = self.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):

@@ -18,6 +18,7 @@ from polymask.evaluation.result import TRAINED
 from polymask.mask import Mask
 from polymask.slots import filled, substitute
 from polymask.step import Step
+from polymask.types import Count
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -42,7 +43,7 @@ class ConstantBaseline:
         seed: of the masks.
     """
 
-    def __init__(self, *, limit: int | None = 500, batch_size: int = 50, seed: int = 0) -> None:
+    def __init__(self, *, limit: Count | None = 500, batch_size: Count = 50, seed: int = 0) -> None:
         self.limit, self.batch_size, self.seed = limit, batch_size, seed
 
     def __call__(self, run: Run) -> Iterator[Measurement]:

@@ -18,6 +18,7 @@ from polymask.slots import filled
 from polymask.step import Step
 from polymask.supervision import labels_for, with_labels
 from polymask.systems.base import System
+from polymask.types import Count
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -38,7 +39,7 @@ class HeldoutLoss:
     """
 
     def __init__(
-        self, *, masking: Masking, limit: int | None = 2000, batch_size: int = 100, seed: int = 0
+        self, *, masking: Masking, limit: Count | None = 2000, batch_size: Count = 100, seed: int = 0
     ) -> None:
         self.masking, self.limit, self.batch_size, self.seed = masking, limit, batch_size, seed
 

@@ -13,6 +13,7 @@ from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.probe import measure
+from polymask.types import Count
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -40,8 +41,8 @@ class MultiLabelProbe:
         self,
         *,
         sets: Mapping[str, Options | Sequence[Options]] | None = None,
-        limit: int | None = 10_000,
-        neighbours: int = 20,
+        limit: Count | None = 10_000,
+        neighbours: Count = 20,
         pool: str = "mean",
         seed: int = 0,
     ) -> None:

@@ -15,6 +15,7 @@ from polymask.maskings.ranking import Ranking
 from polymask.maskings.scheduled import Scheduled
 from polymask.protocols import Masking, Request
 from polymask.step import Step
+from polymask.types import Count
 
 
 class Disjoint:
@@ -37,7 +38,7 @@ class Disjoint:
         prediction: share of sites hidden in at least one view, between the ratio and 1.
     """
 
-    def __init__(self, *, masking: Masking, views: int = 2, prediction: float = 1.0) -> None:
+    def __init__(self, *, masking: Masking, views: Count = 2, prediction: float = 1.0) -> None:
         inner = masking.masking if isinstance(masking, Scheduled) else masking
         if not isinstance(inner, Ranking):
             raise UserError(

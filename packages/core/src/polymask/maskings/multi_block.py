@@ -13,6 +13,7 @@ from polymask.mask import Mask
 from polymask.maskings._choose import share
 from polymask.protocols import Request
 from polymask.step import Step
+from polymask.types import Count, Share
 
 
 class MultiBlock:
@@ -43,11 +44,11 @@ class MultiBlock:
     def __init__(
         self,
         *,
-        targets: int = 4,
+        targets: Count = 4,
         scale: tuple[float, float] = (0.15, 0.2),
         aspect: tuple[float, float] = (0.75, 1.5),
         context: tuple[float, float] = (0.85, 1.0),
-        least: float = 0.05,
+        least: Share = 0.05,
         placement: Literal["anywhere", "released"] = "anywhere",
     ) -> None:
         if targets < 1:

@@ -9,6 +9,7 @@ from polymask.errors import UserError
 from polymask.maskings._choose import check_ratio, site_bits, unique_keys
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Request
+from polymask.types import Count
 
 
 class Span(Ranking):
@@ -27,7 +28,7 @@ class Span(Ranking):
         length: sites per span.
     """
 
-    def __init__(self, *, ratio: float = 0.5, length: int = 10) -> None:
+    def __init__(self, *, ratio: float = 0.5, length: Count = 10) -> None:
         if length < 1:
             raise UserError(f"length must be 1 or more, got {length}")
         self.ratio, self.length = check_ratio(ratio), length

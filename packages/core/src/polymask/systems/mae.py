@@ -21,6 +21,7 @@ from torch import Tensor
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.types import Count, Whole
 
 
 class MAE(System):
@@ -49,9 +50,9 @@ class MAE(System):
         masking: Masking,
         objective: Objective,
         score: Target | None = None,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        decoder_dim: Count = 512,
+        decoder_depth: Whole = 8,
+        decoder_heads: Count = 16,
     ) -> None:
         super().__init__()
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target

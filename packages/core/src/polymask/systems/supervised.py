@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Step, System, UserError
 from polymask.protocols import Encoder, Tokenizer
-from polymask.types import Fact
+from polymask.types import Count, Fact, Share
 
 
 class Supervised(System):
@@ -41,9 +41,9 @@ class Supervised(System):
         *,
         tokenizer: Tokenizer,
         encoder: Encoder,
-        classes: Fact[int] = 10,
+        classes: Fact[Count] = 10,
         pool: Literal["mean", "prefix"] = "mean",
-        label_smoothing: float = 0.0,
+        label_smoothing: Share = 0.0,
     ) -> None:
         super().__init__()
         if pool not in ("mean", "prefix"):

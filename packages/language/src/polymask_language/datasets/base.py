@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import BadSample, Samples, Skipped, SplitName, evenly
+from polymask.types import Count, Share
 from polymask_language.datasets.difficulty import difficulty_file
 from polymask_language.datasets.encoded import encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, cut, pack
@@ -71,13 +72,13 @@ class TextDataset:
         /,
         *,
         vocab: str = "bpe",
-        vocab_size: int = 8192,
+        vocab_size: Count = 8192,
         lower: bool = True,
-        length: int = 128,
+        length: Count = 128,
         pack: bool = False,
         tags: bool = False,
-        test: float = 0.1,
-        limit: int | None = None,
+        test: Share = 0.1,
+        limit: Count | None = None,
     ) -> None:
         if not corpus.texts:
             raise UserError(_nothing(corpus))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import Samples, Skipped, SplitName, evenly
+from polymask.types import Count, Share
 from polymask_language.datasets.base import Corpus, held_out
 from polymask_language.datasets.encoded import Encoded, encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, pack
@@ -73,12 +74,12 @@ class ExchangeDataset:
         /,
         *,
         vocab: str = "bpe",
-        vocab_size: int = 8192,
+        vocab_size: Count = 8192,
         lower: bool = True,
-        length: int = 128,
+        length: Count = 128,
         pack: bool = False,
-        test: float = 0.1,
-        limit: int | None = None,
+        test: Share = 0.1,
+        limit: Count | None = None,
     ) -> None:
         if not exchanges.responses:
             why = "".join(f"; skipped {name}: {reason}" for name, reason in exchanges.skipped[:1])

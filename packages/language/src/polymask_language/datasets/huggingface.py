@@ -12,6 +12,7 @@ import torch
 
 from polymask import UserError
 from polymask.data import Skipped, hub
+from polymask.types import Count
 from polymask_language.datasets.base import Corpus
 
 _TEXT = ("text", "content", "document", "sentence", "passage")
@@ -24,7 +25,7 @@ def huggingface(
     text: str | None = None,
     label: str | None = None,
     streaming: bool = False,
-    documents: int | None = None,
+    documents: Count | None = None,
 ) -> Corpus:
     """A data set of text of the Hugging Face hub, by name, or a local folder in the hub's layout.
 

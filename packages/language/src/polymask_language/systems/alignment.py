@@ -10,6 +10,7 @@ from pathlib import Path
 from polymask.config import relative_to_run
 from polymask.export import export
 from polymask.recipes import Stage
+from polymask.types import Count
 
 
 def align(
@@ -18,9 +19,9 @@ def align(
     *,
     corpus: str | None = None,
     preset: str = "small",
-    pretrain_steps: int | None = None,
-    tune_steps: int | None = None,
-    align_steps: int | None = None,
+    pretrain_steps: Count | None = None,
+    tune_steps: Count | None = None,
+    align_steps: Count | None = None,
     masking: str = "language/learned-weight",
 ) -> None:
     """Pre-train a language model, fine-tune it on chosen responses, align it by pairs; each a run of its own.

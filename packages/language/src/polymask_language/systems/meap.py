@@ -51,7 +51,7 @@ from polymask import (
     sample_ids,
 )
 from polymask.protocols import Masking, Objective, Target, Tokenizer
-from polymask.types import Fact
+from polymask.types import Fact, Whole
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
 from polymask_language.encoders import Causal
@@ -86,9 +86,9 @@ class MEAP(System):
         objective: Objective,
         masking: Masking | None = None,
         score: Target | None = None,
-        mask_id: Fact[int] = 4,
+        mask_id: Fact[Whole] = 4,
         special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
-        long: int = 50,
+        long: Whole = 50,
         patterns: int | None = None,
         tokenizer_file: Fact[str | None] = None,
     ) -> None:

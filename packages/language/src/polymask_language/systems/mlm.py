@@ -43,7 +43,7 @@ from polymask import (
     sample_ids,
 )
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.types import Fact
+from polymask.types import Fact, Whole
 from polymask_language.corruption import corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
@@ -78,7 +78,7 @@ class MLM(System):
         masking: Masking,
         objective: Objective,
         score: Target | None = None,
-        mask_id: Fact[int] = 4,
+        mask_id: Fact[Whole] = 4,
         special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
         shares: Sequence[float] = (0.8, 0.1, 0.1),
         tied: bool = True,

@@ -47,7 +47,7 @@ from polymask import (
     sample_ids,
 )
 from polymask.protocols import Encoder, Masking, Media, Objective, Tokenizer
-from polymask.types import Fact
+from polymask.types import Count, Fact, NotNegative, Positive, Whole
 from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
@@ -93,20 +93,20 @@ class PROP(System):
         encoder: Encoder,
         masking: Masking,
         objective: Objective,
-        vocabulary: Fact[int] = 8192,
-        length: Fact[int] = 128,
-        mask_id: Fact[int] = 4,
-        pad_id: Fact[int] = 0,
+        vocabulary: Fact[Count] = 8192,
+        length: Fact[Count] = 128,
+        mask_id: Fact[Whole] = 4,
+        pad_id: Fact[Whole] = 0,
         special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
         start_id: Fact[int | None] = 2,
         end_id: Fact[int | None] = 3,
         statistics_file: Fact[str | None] = None,
         tokenizer_file: Fact[str | None] = None,
-        sequences: Fact[float] = 1.0,
-        mean_words: float = 3.0,
-        least: int = 10,
+        sequences: Fact[Positive] = 1.0,
+        mean_words: Positive = 3.0,
+        least: Whole = 10,
         preference: Literal["hinge", "logistic"] = "hinge",
-        rop_weight: float = 1.0,
+        rop_weight: NotNegative = 1.0,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()

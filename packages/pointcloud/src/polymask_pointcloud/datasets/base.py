@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import FileDataset, SplitName, Splits, valid_of
-from polymask.types import NotNegative, Share
+from polymask.types import Count, NotNegative, Share
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
 from polymask_pointcloud.datasets.raw import Raw
@@ -77,16 +77,16 @@ class PointDataset(FileDataset[Clouds]):
         found: Splits[Clouds],
         /,
         *,
-        points: int | None = 1024,
+        points: Count | None = 1024,
         features: Sequence[str] = (),
         normalise: Normalise = "sphere",
         augment: Augment = "none",
-        turn: float = 3.141592653589793,
+        turn: NotNegative = 3.141592653589793,
         flip: Share = 0.0,
         scale: Sequence[float] = (1.0, 1.0),
         stretch: Sequence[float] = (1.0, 1.0),
         shift: NotNegative = 0.0,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         super().__init__(found, limit=limit)
         self.preparation = Preparation(

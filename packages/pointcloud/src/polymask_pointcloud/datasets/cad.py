@@ -20,6 +20,7 @@ from polymask.data import BadSample, Skipped, Split, Splits, class_numbers, even
 from polymask.data.cache import cache_folder
 from polymask.data.debian import fetch
 from polymask.data.splits import S, hash_key
+from polymask.types import Count, Share
 from polymask_pointcloud.datasets.base import Clouds
 from polymask_pointcloud.datasets.files import read
 from polymask_pointcloud.datasets.raw import Array, Raw, by_area
@@ -30,7 +31,7 @@ _INSTALLED = "usr/share/kicad/3dmodels"
 _STEP = 2.0**-14
 
 
-def cad(*, source: str | None = None, per_class: int | None = None, test: float = 0.25) -> Splits[Sampled]:
+def cad(*, source: str | None = None, per_class: Count | None = None, test: Share = 0.25) -> Splits[Sampled]:
     """6,227 shapes of connectors, packages, capacitors and other parts, drawn for KiCad (CC BY-SA 4.0).
 
     They are looked for in the cache; then taken from Debian's package ``kicad-packages3d``, installed or

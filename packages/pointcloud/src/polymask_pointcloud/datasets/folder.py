@@ -10,12 +10,13 @@ import numpy as np
 from polymask.data import Splits
 from polymask.data.folders import read_folder
 from polymask.data.splits import Names
+from polymask.types import Share
 from polymask_pointcloud.datasets.base import Clouds
 from polymask_pointcloud.datasets.files import READERS, read
 from polymask_pointcloud.datasets.raw import Raw
 
 
-def folder(*, source: str, test: float = 0.1) -> Splits[Files]:
+def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
     """Clouds (ply, pcd, las, laz, npy, npz, xyz, txt) and meshes (ply, obj, stl, off, glb, wrl) of a folder.
 
     Where every file lies in a subfolder, the subfolders right below the folder are the classes; where one

@@ -12,6 +12,7 @@ from scipy.ndimage import uniform_filter
 
 from polymask import UserError
 from polymask.data import Splits, whole
+from polymask.types import Count, Share
 from polymask_pointcloud.datasets.base import Clouds
 from polymask_pointcloud.datasets.raw import Array, Raw
 
@@ -40,11 +41,11 @@ class Raster:
 def scenes(
     *,
     source: str | None = None,
-    tile: int = 48,
-    stride: int = 16,
+    tile: Count = 48,
+    stride: Count = 16,
     label: str | None = None,
-    bands: int = 4,
-    test: float = 0.3,
+    bands: Count = 4,
+    test: Share = 0.3,
 ) -> Splits[Tiles]:
     """Tiles of a room with a motorcycle and of a stretch of mountains, with a class at each point.
 

@@ -44,7 +44,7 @@ from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserErr
 from polymask.decoders import LightDecoder
 from polymask.objectives import BinaryCrossEntropy
 from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
-from polymask.types import Positive
+from polymask.types import Count, Positive, Whole
 from polymask_pointcloud.pictures import with_normals, with_places
 from polymask_pointcloud.slots import Given
 from polymask_pointcloud.targets import Answers, answers_of, keep_answers, parts_of
@@ -114,9 +114,9 @@ class GeoMAE(System):
         occupancy_weights: Sequence[float] = (5.0, 2.0),
         normal_weight: float = 4.0,
         curvature_weight: float = 4.0,
-        decoder_dim: int = 128,
-        decoder_depth: int = 4,
-        decoder_heads: int = 8,
+        decoder_dim: Count = 128,
+        decoder_depth: Whole = 4,
+        decoder_heads: Count = 8,
         decoder_mlp_ratio: Positive = 4.0,
     ) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Token
 from polymask.blocks import MLP
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.teachers import EMATeacher
-from polymask.types import Fact
+from polymask.types import Fact, NotNegative, Share
 from polymask_pointcloud.boxes import relative
 from polymask_pointcloud.colours import Colours, by_cell
 from polymask_pointcloud.display import Cloud
@@ -105,9 +105,9 @@ class MSM(System):
         masking: Masking | None = None,
         momentum: float = 0.996,
         final_momentum: float = 1.0,
-        turn: float = math.pi,
-        tilt: float = math.pi / 64,
-        flip: float = 0.5,
+        turn: NotNegative = math.pi,
+        tilt: NotNegative = math.pi / 64,
+        flip: Share = 0.5,
         scale: Sequence[float] = (0.9, 1.1),
         jitter: float = 0.005,
         crop: float = 1.0,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
+from polymask.types import Count
 from polymask_vision.datasets.decode import Header, Raw, decode, header, reason
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
 
@@ -53,15 +54,15 @@ class ImageDataset(FileDataset[Images]):
         found: Splits[Images],
         /,
         *,
-        size: int | Sequence[int] | None = None,
-        channels: int | None = None,
+        size: Count | Sequence[Count] | None = None,
+        channels: Count | None = None,
         range: Sequence[float] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: Augment = "none",
         crop_scale: Sequence[float] = (0.2, 1.0),
-        views: int = 1,
-        limit: int | None = None,
+        views: Count = 1,
+        limit: Count | None = None,
     ) -> None:
         super().__init__(found, limit=limit)
         if views not in (1, 2):

@@ -10,10 +10,11 @@ from PIL import Image
 from polymask.data import BadSample, Splits
 from polymask.data.folders import read_folder
 from polymask.data.splits import Names
+from polymask.types import Share
 from polymask_vision.datasets.decode import ENDINGS, fault
 
 
-def folder(*, source: str, test: float = 0.1) -> Splits[Files]:
+def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
     """Image files at any depth of a folder: jpg, png, webp, bmp, tiff; 8 or 16 bits, with alpha or a palette.
 
     Where every image lies in a subfolder, the subfolders right below the folder are the classes; where

@@ -11,6 +11,7 @@ import numpy as np
 
 from polymask import UserError
 from polymask.data import Splits, divide, hub, whole
+from polymask.types import Share
 from polymask_vision.datasets.decode import Raw
 
 
@@ -21,7 +22,7 @@ def huggingface(
     image: str | None = None,
     label: str | None = None,
     streaming: bool = False,
-    test: float = 0.1,
+    test: Share = 0.1,
 ) -> Splits[Table]:
     """A data set of the Hugging Face hub, by name, or a local folder in the hub's layout.
 

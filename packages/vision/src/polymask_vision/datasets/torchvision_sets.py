@@ -15,11 +15,12 @@ from polymask import UserError
 from polymask.data import Splits, divide, whole
 from polymask.data.cache import cache_folder
 from polymask.data.wrapped import labels_of
+from polymask.types import Share
 from polymask_vision.datasets.decode import Raw
 
 
 def torchvision_set(
-    *, source: str, root: str | None = None, arguments: Mapping[str, Any] | None = None, test: float = 0.1
+    *, source: str, root: str | None = None, arguments: Mapping[str, Any] | None = None, test: Share = 0.1
 ) -> Splits[Opened]:
     """Any image classification data set of ``torchvision.datasets``, by the name of its class.
 

@@ -17,6 +17,7 @@ import numpy as np
 from polymask import UserError
 from polymask.data import BadSample, Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.data.splits import Names
+from polymask.types import Share
 from polymask_vision.datasets.decode import ENDINGS
 
 
@@ -26,7 +27,7 @@ def webdataset(
     test_source: str | None = None,
     image: str | None = None,
     label: str = "cls",
-    test: float = 0.1,
+    test: Share = 0.1,
 ) -> Splits[Shards]:
     """Local tar files in WebDataset's format: ``a.jpg`` and ``a.cls`` are image and class of a sample.
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from polymask import Batch, Losses, MaskView, Preview, Step, System, Tokens, UserError, functional
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.types import Count, Positive, Whole
 
 
 class DMJD(System):
@@ -57,12 +58,12 @@ class DMJD(System):
         objective: Objective,
         visible_objective: Objective,
         score: Target | None = None,
-        views: int = 2,
+        views: Count = 2,
         visible_weight: float = 1.0,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        decoder_mlp_ratio: float = 4.0,
+        decoder_dim: Count = 512,
+        decoder_depth: Whole = 8,
+        decoder_heads: Count = 16,
+        decoder_mlp_ratio: Positive = 4.0,
     ) -> None:
         super().__init__()
         if views != getattr(masking, "views", views):

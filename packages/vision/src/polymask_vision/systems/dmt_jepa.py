@@ -28,6 +28,7 @@ from polymask import Batch, Mask, Step, Tokens, UserError
 from polymask.blocks import Block
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
+from polymask.types import Count, Share
 from polymask_vision.systems.ijepa import IJEPA
 
 DEPTH = 2
@@ -66,16 +67,16 @@ class DMTJEPA(IJEPA):
         masking: Masking,
         objective: Objective,
         score: Target | None = None,
-        neighbours: int = 4,
-        window: int = 3,
+        neighbours: Count = 4,
+        window: Count = 3,
         border: Literal["clip", "wrap"] = "clip",
         query: Literal["image", "tiled"] = "image",
-        heads: int = 12,
-        momentum: float = 0.996,
-        final_momentum: float = 1.0,
-        predictor_dim: int = 384,
-        predictor_depth: int = 6,
-        predictor_heads: int = 12,
+        heads: Count = 12,
+        momentum: Share = 0.996,
+        final_momentum: Share = 1.0,
+        predictor_dim: Count = 384,
+        predictor_depth: Count = 6,
+        predictor_heads: Count = 12,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,

@@ -33,6 +33,7 @@ from polymask.decoders import LightDecoder
 from polymask.maskings import Disjoint, Random
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
+from polymask.types import Count, Whole
 
 PASSES = 4
 """Teacher passes of complementary scoring; each shows 1 / PASSES of the patches."""
@@ -78,9 +79,9 @@ class HPM(System):
         momentum: float = 0.999,
         final_momentum: float = 0.9999,
         momentum_rise: float = 0.5,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        decoder_dim: Count = 512,
+        decoder_depth: Whole = 8,
+        decoder_heads: Count = 16,
     ) -> None:
         super().__init__()
         if not hasattr(objective, "sites"):

@@ -29,6 +29,7 @@ from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Token
 from polymask.decoders import LatentPredictor
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
+from polymask.types import Count, Share
 
 
 class IJEPA(System):
@@ -60,11 +61,11 @@ class IJEPA(System):
         objective: Objective,
         target: Target | None = None,
         score: Target | None = None,
-        momentum: float = 0.996,
-        final_momentum: float = 1.0,
-        predictor_dim: int = 384,
-        predictor_depth: int = 12,
-        predictor_heads: int = 12,
+        momentum: Share = 0.996,
+        final_momentum: Share = 1.0,
+        predictor_dim: Count = 384,
+        predictor_depth: Count = 12,
+        predictor_heads: Count = 12,
     ) -> None:
         super().__init__()
         self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective

@@ -49,6 +49,7 @@ from polymask import (
 from polymask.decoders import LightDecoder
 from polymask.objectives.contrast import site_contrast
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
+from polymask.types import Count, Whole
 from polymask_vision.attention import add_bias, keep_top, logits
 
 
@@ -84,15 +85,15 @@ class MixedAE(System):
         masking: Masking,
         objective: Objective,
         attention: Literal["top-k", "source", "plain"] = "top-k",
-        neighbours: int | None = None,
-        dense_blocks: int = 1,
+        neighbours: Count | None = None,
+        dense_blocks: Whole = 1,
         segments: bool = True,
         contrast: float = 0.1,
         temperature: float = 0.25,
         full: bool = False,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        decoder_dim: Count = 512,
+        decoder_depth: Whole = 8,
+        decoder_heads: Count = 16,
     ) -> None:
         super().__init__()
         if not hasattr(encoder, "begin"):
