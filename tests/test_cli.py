@@ -98,6 +98,13 @@ def test_every_part_can_be_shown(call, kind, name):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_the_example_of_a_system_is_of_that_system(call, system):
+    """Several may share a class, whose text has one example."""
+    shown = json.loads(call("show", system, "--kind", "systems", "--json"))
+    assert set(re.findall(r"polymask pretrain (\S+)", shown["mechanism"])) == {system}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_help_of_every_system_explains_every_option(call, system):
     modality = default_registry().find("systems", system).modality
     out = call("pretrain", system, "--data", DATA[modality], "--help")

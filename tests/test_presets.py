@@ -25,7 +25,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/mixedae paper": {**MAE, "decay": 0.05},
     # Xie et al. 2021, configurations of the release; the last rate is a tenth of the highest
     "vision/simmim paper": {**SIMMIM, "last": 0.1, "decay": 0.05, "clip": 5.0},
-    "vision/simmim paper-swin": {**SIMMIM, "rate": (2e-4, 512), "epochs": 100, "last": 0.05, "clip": 5.0},
+    "vision/simmim paper-swin": {**SIMMIM, "rate": (2e-4, 512), "epochs": 100, "last": 0.05},
     # Wang et al. 2023, of the two lengths the longer; the average follows for 100 epochs
     "vision/hpm paper": {**MAE, "batch": 2048, "decay": 0.05, "momentum_rise": 100 / 800},
     # Ma et al. 2022, PRETRAIN.md: the batch counts by the share of its tokens that one view predicts
@@ -88,8 +88,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Christopoulou et al. 2025, the run on HH
     "language/sparsepo paper": {"rate": (5e-7, 128), "batch": 128, "epochs": 3, "warmup": 0.3},
 }
-"""By system and preset: ``rate``, the highest learning rate and per how many samples it is; ``warmup`` in
-epochs or steps as the length is; ``last``, the last rate over the highest; other names as options."""
+"""By system and preset: ``rate``, the highest learning rate and per how many samples it is; ``warmup`` in the
+unit of the length; ``last``, the last rate as a share of the highest; other names as options."""
 
 OPTIONS = {"batch": "batch_size", "crop": "data.crop_scale", "decay": "weight_decay"}
 

@@ -208,7 +208,7 @@ def of(*images: Tensor | Any, **options: Any) -> ImageDataset:
 
 def test_values_of_no_known_range_are_refused_with_file_and_range() -> None:
     heights = [np.linspace(low, 1000 + low, 64, dtype=np.float32).reshape(8, 8) for low in (200, -40)]
-    message = r"picture 0 holds values of 200 to 1,200, .* -40 to 1,200: .*--data\.range -40,1200"
+    message = r"picture 0 holds values of 200 to 1,200, .* -40 to 1,200: .*--data\.range '\[-40,1200\]'"
     with pytest.raises(UserError, match=message):
         of(*heights)
     data = of(*heights, range=(-40, 1200))
@@ -221,7 +221,7 @@ def test_values_of_no_known_range_are_refused_with_file_and_range() -> None:
 
 def test_twelve_bits_in_sixteen_are_told() -> None:
     scan = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
-    with pytest.warns(UserWarning, match=r"at most 3,780 .* 12 bits, give --data\.range 0,4095"):
+    with pytest.warns(UserWarning, match=r"at most 3,780 .* 12 bits, give --data\.range '\[0,4095\]'"):
         of(scan)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

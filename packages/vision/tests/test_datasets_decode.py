@@ -244,7 +244,7 @@ def test_other_values_are_refused_until_a_range_is_given(dtype: str, write: Any)
     values = RAMP.astype(dtype)
     raw = write(values)
     assert header(raw) == ((6, 8), 1, None, (-200, 1000))
-    with pytest.raises(BadSample, match=r"-200 to 1000, are outside .*--data\.range LOW,HIGH"):
+    with pytest.raises(BadSample, match=r"-200 to 1000, are outside .*--data\.range \[LOW,HIGH\]"):
         decode(raw, 1)
     found = decode(raw, 1, (0, 500))
     assert found.dtype == torch.float32

@@ -21,6 +21,7 @@ from polymask.data import (
     class_numbers,
     divide,
     held_out,
+    reading,
     whole,
 )
 from polymask.data.splits import Names
@@ -107,6 +108,20 @@ def test_another_class_stands_in_where_a_whole_class_is_broken():
     data = dataset(4, torch.tensor([0, 1, 1, 0]), broken=(1, 2))
     with pytest.warns(UserWarning, match="stands in"):
         assert seen(data) == [0, 3, 3, 3]
+
+
+def test_a_stand_in_of_another_class_is_told_as_such():
+    data = dataset(4, labels=torch.tensor([0, 0, 1, 1]), broken=(0, 1))
+    with pytest.warns(UserWarning, match="number 2 stands in for it, of another class, as none of its own"):
+        assert seen(data) == [2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more"), RuntimeError("DefaultCPUAllocator: not enough")])
+def test_what_fails_in_reading_is_a_bad_sample_unless_the_machine_is_exhausted(error):
+    with pytest.raises(BadSample, match="odd"), reading():
+        raise ValueError("odd")
+    with pytest.raises(type(error)), reading():
+        raise error
 
 
 def test_when_nothing_can_be_read_training_stops_with_the_reason():

@@ -249,3 +249,9 @@ def test_compiles_without_graph_breaks_and_once_for_all_steps(sizes: dict[str, A
         for name, loss in compiled(images(), Step(i, 10, seed=1)).items():
             torch.testing.assert_close(loss, system(images(), Step(i, 10, seed=1))[name])
     assert counter.frame_count <= 2
+
+
+def test_the_decoders_blocks_are_as_wide_as_asked_for() -> None:
+    usual, released = (make(**options).decoder for options in ({}, {"decoder_mlp_ratio": 8.0}))
+    assert usual.blocks[0].mlp.fc1.out_features == 4 * usual.dim
+    assert released.blocks[0].mlp.fc1.out_features == 8 * usual.dim

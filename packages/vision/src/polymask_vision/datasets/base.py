@@ -36,7 +36,7 @@ class ImageDataset(FileDataset[Images]):
             for all and at most 224; else 224.
         channels: 1 (grey), 3, 4 (opacity or a fourth band is kept) or as many as the files have; by default
             1 if all images are grey, as many as they have if these are more than 4, else 3.
-        range: values that become 0 and 1, the others are clipped: ``(0, 4095)``. By default those of the
+        range: values that become 0 and 1, the others are clipped: ``[0,4095]``. By default those of the
             type of each image: 0 to 255, 0 to 65,535 or, of floats, 0 to 1.
         mean: per channel, of values in [0, 1]; by default the data set's own where known, else ImageNet's,
             or 0.5 where channels are neither 1 nor 3.
@@ -233,21 +233,23 @@ def _require_spans(headers: Mapping[str, Header]) -> None:
             raise UserError(
                 f"{name} holds values of {_shown(values)}, which are outside the range of an image of its "
                 f"type; those of {len(wide)} images looked at are {_shown((low, high))}: say which become 0 "
-                f"and 1, --data.range {low:g},{high:g} for example"
+                f"and 1, --data.range '[{low:g},{high:g}]' for example"
             )
     spans = {headers[name].span for name in wide}
     if spans == {(0, 65535)} and high < 65535 / 8:
         bits = max(int(high).bit_length(), 1)
         warnings.warn(
             f"the values of {len(wide)} images of 16 bits are at most {high:,.0f} and become less than "
-            f"{high / 65535:.2f}; if they have {bits} bits, give --data.range 0,{2**bits - 1}",
+            f"{high / 65535:.2f}; if they have {bits} bits, give --data.range '[0,{2**bits - 1}]'",
             stacklevel=3,
         )
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
     if len(values) != 2 or not values[0] < values[1]:
-        raise UserError(f"range takes the values that become 0 and 1, LOW,HIGH with LOW < HIGH, got {values}")
+        raise UserError(
+            f"range takes the values that become 0 and 1, [LOW,HIGH] with LOW < HIGH, got {values}"
+        )
     return float(values[0]), float(values[1])
 
 

@@ -78,7 +78,7 @@ def decode(raw: Raw, channels: int, span: tuple[float, float] | None = None) -> 
                 low, high = stored.min(), stored.max()
                 raise BadSample(
                     f"its values, {low:g} to {high:g}, are outside the range of an image in {stored.dtype}; "
-                    "say which become 0 and 1: --data.range LOW,HIGH"
+                    "say which become 0 and 1: --data.range [LOW,HIGH]"
                 )
             stored = torch.from_numpy(np.ascontiguousarray(stored, dtype=np.float64))
         if span is not None and (stored.dtype != torch.uint8 or span != (0, 255)):

@@ -79,11 +79,12 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
 
 
 def _mechanism(part: Part) -> str:
-    """What the class says of itself; where several parts share it, its example names this one."""
-    example = rf"polymask pretrain (?!{re.escape(part.full_name)}\b)\S+ .*"
-    return re.sub(
-        example, f"polymask pretrain {part.full_name} --preset small --data NAME", description_of(part)
-    )
+    """What the class says of itself; the example of one that several systems share names this one."""
+    text = description_of(part)
+    if part.kind != "systems":
+        return text
+    example = rf"polymask pretrain (?!{re.escape(part.full_name)} )\S+ .*"
+    return re.sub(example, f"polymask pretrain {part.full_name} --preset small --data NAME", text)
 
 
 def _print(facts: dict[str, Any]) -> None:
