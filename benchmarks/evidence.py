@@ -24,25 +24,12 @@ from claims import CLAIMS, Claim
 from command import command
 from turns import Contestant, seconds_per_step
 
-from polymask.evaluation.intervals import NOTHING
 from polymask.files import write_json
 from polymask.report import charts
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
 
 ROOT = Path(__file__).parent.parent
-
-SAYS = {
-    False: {"higher": "supports", "lower": "contradicts", NOTHING: NOTHING},
-    True: {"higher": "contradicts", "lower": "supports", NOTHING: NOTHING},
-}
-"""What a difference to the first variant says about a claim that it is better: higher, or lower."""
-
-
-def verdict(found: Comparison, claim: Claim) -> str:
-    """Supports, no difference seen, contradicts, or mixed, by the variants that the claim is about."""
-    seen = {found.verdict(label, claim.measure) for label in claim.about}
-    return SAYS[claim.lower][seen.pop()] if len(seen) == 1 else "mixed"
 
 
 def run(name: str, folder: Path | None = None) -> None:
@@ -122,7 +109,7 @@ def record(
     path = ROOT / "benchmarks" / "evidence" / f"{name}.json"
     about = {
         "claim": claim.text,
-        "verdict": verdict(found, claim),
+        "verdict": found.claimed(claim.about, claim.measure, claim.lower),
         "decided by": {
             "measure": claim.measure,
             "better": "lower" if claim.lower else "higher",

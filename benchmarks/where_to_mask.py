@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from claims import Claim
 from command import command
-from evidence import ROOT, SAYS, compared, folder_of, record
+from evidence import ROOT, compared, folder_of, record
 from turns import Contestant, seconds_per_step
 
 from polymask import Step
@@ -91,7 +91,7 @@ def run(data: str = "fashion-mnist", name: str = "fashion") -> None:
     folder = folder_of(slug)
     found = compared(claim, folder)
     said = {
-        text: {measure: SAYS[False][found.verdict(label, measure)] for measure in METHODS}
+        text: {measure: found.claimed((label,), measure) for measure in METHODS}
         for label, text in PAPERS.items()
     }
     again = "uv run benchmarks/where_to_mask.py" + (f" --data {title}:PATH --name {name}" if source else "")

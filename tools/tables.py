@@ -10,6 +10,7 @@ runs of a package (``learns``), a comparison (``evidence``) or all of them (``ve
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -124,20 +125,44 @@ def compared(found: Mapping[str, Any]) -> list[str]:
     return [f"{ours:.3f}", f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"]
 
 
+def comparison(found: Mapping[str, Any]) -> Comparison:
+    """A comparison as ``benchmarks/evidence.py`` kept it, without its curves."""
+    values = {label: result["values"] for label, result in found["results"].items()}
+    about = (found.get(key, {}) for key in ("reference", "rivals"))
+    return Comparison(
+        found["config"],
+        found["variants"],
+        tuple(found["seeds"]),
+        values,
+        *about,
+        answers=found.get("answers", {}),
+    )
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """What a comparison says of its claim, by what is known of intervals today."""
+    if "decided by" not in found:
+        return str(found["verdict"])
+    by, kept = found["decided by"], comparison(found)
+    if "curves" in found:
+        kept = dataclasses.replace(kept, curves=Curves(found["curves"]["lines"], found["curves"]["rows"]))
+    return kept.claimed(by["variants"], by["measure"], by.get("better") == "lower")
+
+
 def evidence(path: str) -> str:
     """What a comparison found, as ``benchmarks/evidence.py`` kept it: claim, verdict, command, numbers."""
     found = json.loads((ROOT / path).read_text())
-    values = {label: result["values"] for label, result in found["results"].items()}
-    about = (found.get(key, {}) for key in ("reference", "rivals"))
-    kept = Comparison(found["config"], found["variants"], tuple(found["seeds"]), values, *about)
+    kept = comparison(found)
+    # files that differ from the commit are said to
+    commit = re.sub(r"^(\w{10})\w*", r"\1", found["commit"])
     _, means, differences, notes = kept.markdown().split("\n\n")
     more = f"{claims_table(found['claims'])}\n" if "claims" in found else ""
     more += f"{curves_table(found['curves'], kept.first)}\n" if "curves" in found else ""
     more += f"{masks_table(found['masks'])}\n" if "masks" in found else ""
     return (
-        f"*{found['claim']}* **{found['verdict'].capitalize()}.**\n\n{means}\n\n{differences}\n\n{more}"
+        f"*{found['claim']}* **{verdict(found).capitalize()}.**\n\n{means}\n\n{differences}\n\n{more}"
         f"```console\n$ {found['command']}\n```\n\n"
-        f"{kept.title}; commit {found['commit'][:10]}. {notes}"
+        f"{kept.title}; commit {commit}. {notes}"
     )
 
 
@@ -147,7 +172,7 @@ def verdicts(folder: str) -> str:
     for path in sorted((ROOT / folder).rglob("*.json")):
         found = json.loads(path.read_text())
         name = path.relative_to(ROOT / folder).with_suffix("").as_posix()
-        rows.append([f"`{name}`", paper_links(found["claim"]), found["verdict"]])
+        rows.append([f"`{name}`", paper_links(found["claim"]), verdict(found)])
     return markdown(["comparison", "claim", "seen here"], rows)
 
 

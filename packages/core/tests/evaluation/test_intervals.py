@@ -11,6 +11,7 @@ from scipy import stats
 from polymask.evaluation.intervals import (
     accuracy_interval,
     difference_interval,
+    paired,
     pooled_interval,
     t_interval,
 )
@@ -76,6 +77,47 @@ def test_t_interval_covers_the_truth_95_times_in_100():
     draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     covered = sum(i.low < 0 < i.high for i in (t_interval(row) for row in draws.tolist()))
     assert abs(covered / 4000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_differences_are_doubted_over_seeds_and_samples_together():
+    """Seeds that agree leave the doubt of samples, and no end of samples that of seeds; both add up."""
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.rand(3, 400, generator=generator, dtype=torch.float64) < 0.3).double()
+    alike = rows[:1].expand(3, -1)
+    only_samples = difference_interval(alike, 0 * alike)
+    assert only_samples.error == pytest.approx(stats.sem(rows[0].numpy()), rel=0.02)
+    flat = torch.tensor([[0.1], [0.2], [0.3]], dtype=torch.float64).expand(3, 200_000)
+    found, by_hand = difference_interval(flat, 0 * flat), t_interval([0.1, 0.2, 0.3])
+    assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high), rel=1e-3)
+    both = difference_interval(alike + flat[:, :400], 0 * alike)
+    assert both.error == pytest.approx(math.hypot(only_samples.error, found.error), rel=1e-3)
+
+
+def test_intervals_of_several_comparisons_hold_together():
+    values = [0.71, 0.74, 0.69, 0.75]
+    low, high = stats.t.interval(1 - 0.05 / 3, 3, loc=sum(values) / 4, scale=stats.sem(values))
+    found = t_interval(values, comparisons=3)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("quality", [0.0, 0.5])
+def test_equal_variants_are_told_apart_at_most_5_times_in_100(seeds, quality):
+    """Of three variants that find other samples easy, one is called better than the first by chance alone."""
+    trials, samples = 1500, 40
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    easy = (
+        normal(trials, 1, 1, samples) + normal(trials, 4, 1, samples) + quality * normal(trials, 4, seeds, 1)
+    )
+    chance = torch.rand(trials, 4, 1 if not quality else seeds, samples, generator=generator)
+    right = (chance < torch.sigmoid(easy)).double()
+    mean, _, half = paired(right[:, 1:] - right[:, :1], comparisons=3)
+    called = float((mean.abs() > half).any(1).double().mean())
+    assert called < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -187,7 +187,7 @@ class Voxels(_Points):
                 f"{int((inside == 0).sum())} of {len(inside)} clouds have no point in {box}; {extent}: set "
                 "--tokenizer.low and --tokenizer.high in their units, or --data.normalise sphere"
             )
-        if self.training and len(inside) > 1 and found.key.shape[1] == 1:
+        if len(inside) > 1 and found.key.shape[1] == 1:
             raise UserError(
                 f"each cloud lies in one cell of {_text(cells.size)}, and masking needs several; {extent}: "
                 "set a smaller --tokenizer.voxel or --tokenizer.pillar"

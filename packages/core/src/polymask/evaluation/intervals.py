@@ -34,7 +34,10 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """For a difference: ``"higher"``, ``"lower"`` or :data:`NOTHING`."""
+        """For a difference: ``"higher"``, ``"lower"`` or :data:`NOTHING`, which no spread at all says too."""
+        # a few values that agree say nothing of how others would spread; sums of floats differ a little
+        if not self.error > 1e-9 * abs(self.mean):
+            return NOTHING
         if self.low > 0:
             return "higher"
         return "lower" if self.high < 0 else NOTHING
@@ -66,25 +69,55 @@ def pooled_interval(shares: Sequence[Interval], samples: Sequence[int]) -> Inter
     return _wilson(share, error, n)
 
 
-def difference_interval(first: Tensor, second: Tensor) -> Interval:
-    """First minus second, paired by sample (and by draw), with a normal interval.
+def difference_interval(first: Tensor, second: Tensor, comparisons: int = 1) -> Interval:
+    """First minus second, paired by sample and by repeat, where both are drawn at random.
 
     Args:
-        first: ``[draws, samples]`` bool or 0/1.
+        first: ``[repeats, samples]`` bool, or shares in [0, 1]: answers of several seeds, or of one encoder
+            with several draws of the training samples.
         second: the same for the rival, answers to the same samples.
+        comparisons: how many are made side by side; their intervals hold together (Bonferroni).
     """
-    mean, error = _mean_and_error(first.double() - second.double())
-    return Interval(mean, error, mean - Z * error, mean + Z * error)
+    mean, error, half = paired(first.double() - second.double(), comparisons)
+    return Interval(float(mean), float(error), float(mean - half), float(mean + half))
 
 
-def t_interval(values: Sequence[float]) -> Interval:
-    """Mean of a few independent runs, with Student's t interval; unbounded for a single value."""
+def paired(difference: Tensor, comparisons: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of differences, their standard errors, and half their intervals, float64 ``[...]`` each.
+
+    The variance between repeats is added to that between test samples, each with its own quantile of
+    Student's t, so that two repeats that agree by chance do not make an interval narrow. One sample more that
+    differs is taken for granted: where few do, their spread is known badly.
+
+    Args:
+        difference: ``[..., repeats, samples]``, float64.
+        comparisons: how many are made side by side.
+    """
+    *_, repeats, samples = difference.shape
+    level = 1 - 0.025 / comparisons
+    mean = difference.mean((-2, -1))
+    spread = (difference.mean(-2) - mean[..., None]).square().sum(-1) + 1
+    variance = spread / samples / max(samples - 1, 1)
+    half = float(stdtrit(max(samples - 1, 1), level)) ** 2 * variance
+    if repeats > 1:
+        between = difference.mean(-1).var(-1) / repeats
+        variance, half = variance + between, half + float(stdtrit(repeats - 1, level)) ** 2 * between
+    return mean, variance.sqrt(), half.sqrt()
+
+
+def t_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
+    """Mean of a few independent runs, with Student's t interval; unbounded for a single value.
+
+    Args:
+        values: of the runs.
+        comparisons: how many are made side by side; their intervals hold together (Bonferroni).
+    """
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return Interval(mean, math.nan, -math.inf, math.inf)
     error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    half = float(stdtrit(n - 1, 0.975)) * error
+    half = float(stdtrit(n - 1, 1 - 0.025 / comparisons)) * error
     return Interval(mean, error, mean - half, mean + half)
 
 

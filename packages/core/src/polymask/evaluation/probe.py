@@ -169,7 +169,10 @@ def evaluate(
                 _classify(method, train[pick], train_labels[pick], test, neighbours, seed) for pick in picks
             ]
             right = torch.stack([a.predicted == test_labels for a in answers])
-            rows.append(ProbeRow(name, method, train.shape[1], accuracy_interval(right), _note(answers)))
+            kept = tuple("".join(map(str, row)) for row in right.int().tolist())
+            rows.append(
+                ProbeRow(name, method, train.shape[1], accuracy_interval(right), _note(answers), kept)
+            )
             correct[name, method] = right
     first, *others = features
     return ProbeResult(

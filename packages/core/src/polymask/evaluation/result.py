@@ -30,6 +30,8 @@ class ProbeRow:
         dim: length of the feature vectors.
         accuracy: share of test samples classified rightly, with its 95 % interval.
         note: chosen regularisation, and whether a fit did not converge.
+        right: for each draw of the training samples a text of ``1`` and ``0``, which test samples were
+            classified rightly.
     """
 
     features: str
@@ -37,6 +39,7 @@ class ProbeRow:
     dim: int
     accuracy: Interval
     note: str = ""
+    right: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ class ProbeResult:
         """The inverse of :meth:`to_json`."""
         ends = ("mean", "error", "low", "high")
         return cls(
-            rows=[ProbeRow(**{**row, "accuracy": Interval(**row["accuracy"])}) for row in found["rows"]],
+            rows=[
+                ProbeRow(
+                    **{**row, "accuracy": Interval(**row["accuracy"]), "right": tuple(row.get("right", ()))}
+                )
+                for row in found["rows"]
+            ],
             differences={
                 (d["against"], d["method"]): Interval(**{key: d[key] for key in ends})
                 for d in found["differences"]

@@ -106,6 +106,7 @@ def compare(
     rivals: dict[str, dict[str, float]] = {}
     folders: dict[str, list[str]] = {label: [] for label in variants}
     reference: dict[str, float] = {}
+    answers: dict[str, dict[str, list[list[str]]]] = {}
     turns = list(itertools.product(seeds, variants))
     for turn, (seed, label) in enumerate(turns):
         folder = out / f"{names[label]}-seed{seed}"
@@ -117,6 +118,9 @@ def compare(
         scores = [_evaluated(lazy, one) for one in asked]
         data = lazy.data
         values[label].append(_measure(folder, found, scores))
+        for row in () if found is None else found.rows:
+            if row.features == TRAINED:
+                answers.setdefault(label, {}).setdefault(row.method, []).append(list(row.right))
         for one in scores:
             others = [name for name in one.rows if name not in (TRAINED, UNTRAINED)]
             rivals |= {name: rivals.get(name, {}) | one.row(name) for name in others}
@@ -124,7 +128,17 @@ def compare(
         if turn == 0 and found is not None:
             reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
     result = Comparison(
-        dict(config), dict(variants), seeds, values, reference, rivals, folders, _curves(out, folders)
+        dict(config),
+        dict(variants),
+        seeds,
+        values,
+        reference,
+        rivals,
+        folders,
+        _curves(out, folders),
+        answers
+        if all(right for found in answers.values() for seed in found.values() for right in seed)
+        else {},
     )
     _write(result, out, probe)
     return result

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from polymask.evaluation.intervals import NOTHING, Interval, t_interval
+from polymask.evaluation.intervals import NOTHING, Interval, difference_interval, t_interval
 from polymask.evaluation.result import CAVEAT, METHODS, RAW, UNTRAINED
+from polymask.report.curves import ROWS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
+    from torch import Tensor
 
     from polymask.report.charts import Ink
     from polymask.report.curves import Curves
@@ -23,8 +25,9 @@ DASHES = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)))
 """Lines of what variants are to be seen beside."""
 
 NOTES = (
-    "95 % t intervals over seeds; differences are paired by seed, each interval stands for itself, and those "
-    "off 0 are called higher or lower. "
+    "Means have 95 % t intervals over seeds. Differences are paired by seed, and by test sample where its "
+    "answers were kept; their intervals of 95 % hold for all variants together, and those off 0 are called "
+    "higher or lower, unless all seeds agree, which says nothing about spread. "
     "The loss is the mean over the last tenth of the run; losses of different targets, objectives "
     "or maskings measure different things. Milliseconds are the median over the run, beside whatever "
     "else the machine did. " + CAVEAT
@@ -46,6 +49,8 @@ class Comparison:
         rivals: what needs no system reaches in an evaluation, by name and metric.
         folders: by label, run folders within that of the comparison, one per seed.
         curves: accuracies on the way, where runs were probed there (``probe_every``).
+        answers: by label and method, for each seed in order and each draw of training samples, which test
+            samples a probe classified rightly, as a text of ``1`` and ``0``.
     """
 
     config: Mapping[str, Any]
@@ -56,6 +61,7 @@ class Comparison:
     rivals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     folders: Mapping[str, list[str]] = field(default_factory=dict)
     curves: Curves | None = None
+    answers: Mapping[str, Mapping[str, list[list[str]]]] = field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -77,10 +83,17 @@ class Comparison:
         """Mean over seeds, with its t interval."""
         return t_interval([value[measure] for value in self.values[label]])
 
-    def difference(self, label: str, measure: str) -> Interval:
-        """A variant minus the first, paired by seed."""
+    def difference(self, label: str, measure: str, comparisons: int | None = None) -> Interval:
+        """A variant minus the first, paired by seed, and by test sample where these are known.
+
+        The interval is one of ``comparisons``, of all variants with the first by default.
+        """
+        comparisons = comparisons or len(self.variants) - 1
+        ours, theirs = (self.answers.get(name, {}).get(measure, []) for name in (label, self.first))
+        if len(ours) == len(theirs) == len(self.seeds):
+            return difference_interval(_shares(ours), _shares(theirs), comparisons)
         pairs = zip(self.values[label], self.values[self.first], strict=True)
-        return t_interval([one[measure] - other[measure] for one, other in pairs])
+        return t_interval([one[measure] - other[measure] for one, other in pairs], comparisons)
 
     def verdict(self, label: str, measure: str) -> str:
         """The difference in a word: higher, lower, no difference seen; or why there is none."""
@@ -89,6 +102,30 @@ class Comparison:
         if len(self.seeds) == 1:
             return "one seed cannot tell"
         return self.difference(label, measure).verdict
+
+    def claimed(self, about: Sequence[str], measure: str, lower: bool = False) -> str:
+        """Whether a claim is supported that some variants are better than the first.
+
+        Intervals hold for these variants together, whatever others were run. Where variants encode other
+        numbers of rows in a step, said at equal steps and at equal rows.
+
+        Args:
+            about: the variants.
+            measure: the score that decides.
+            lower: whether a lower one is better.
+        """
+        if len(self.seeds) == 1:
+            return "one seed cannot tell"
+        found = [self.difference(label, measure, len(about)) for label in about]
+        said = _said([one.verdict for one in found], lower)
+        rows = self.curves.rows if self.curves is not None else {}
+        if self.curves is None or len({rows.get(label) for label in (self.first, *about)}) < 2:
+            return said
+        found = [
+            self.curves.difference(label, self.first, measure, ROWS, comparisons=len(about))
+            for label in about
+        ]
+        return f"{said} at equal steps, {_said([one.verdict for one in found], lower)} at equal rows encoded"
 
     @property
     def title(self) -> str:
@@ -159,7 +196,9 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and mappings; what is unbounded or unknown becomes None."""
-        curves = {} if self.curves is None else {"curves": asdict(self.curves)}
+        more: dict[str, Any] = {} if self.curves is None else {"curves": asdict(self.curves)}
+        if self.answers:
+            more["answers"] = {label: dict(found) for label, found in self.answers.items()}
         return {
             "config": dict(self.config),
             "variants": {label: dict(change) for label, change in self.variants.items()},
@@ -179,7 +218,7 @@ class Comparison:
                 }
                 for label in self.variants
             },
-            **curves,
+            **more,
             "notes": NOTES,
         }
 
@@ -222,6 +261,25 @@ class Comparison:
         if measure in self.reference:
             levels[RAW] = self.reference[measure]
         return levels | {name: found[measure] for name, found in self.rivals.items() if measure in found}
+
+
+def _said(verdicts: Sequence[str], lower: bool) -> str:
+    """What verdicts about some variants say of a claim that they are better."""
+    better, worse = ("lower", "higher") if lower else ("higher", "lower")
+    if better in verdicts and worse in verdicts:
+        return "mixed"
+    for verdict, word in ((better, "supports"), (worse, "contradicts")):
+        if count := list(verdicts).count(verdict):
+            return word if count == len(verdicts) else f"{word} in {count} of {len(verdicts)}"
+    return NOTHING
+
+
+def _shares(answers: list[list[str]]) -> Tensor:
+    """Share of the draws with a right answer, ``[seeds, samples]``."""
+    import torch
+
+    rows = [torch.tensor([[int(right) for right in draw] for draw in seed]) for seed in answers]
+    return torch.stack([row.double().mean(0) for row in rows])
 
 
 def _cell(text: str) -> str:

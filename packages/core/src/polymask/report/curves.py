@@ -88,11 +88,25 @@ class Curves:
         grid = np.linspace(start, self.shared(seed, axis), 200)
         return float(np.interp(grid, budget, self.lines[label][seed][measure]).mean())
 
-    def difference(self, label: str, first: str, measure: str, axis: str, area: bool = False) -> Interval:
-        """A variant minus another at equal budget, or of mean accuracies up to there, paired by seed."""
+    def difference(
+        self,
+        label: str,
+        first: str,
+        measure: str,
+        axis: str,
+        area: bool = False,
+        comparisons: int | None = None,
+    ) -> Interval:
+        """A variant minus another at equal budget, or of mean accuracies up to there, paired by seed.
+
+        The interval is one of ``comparisons``, of all variants with the first by default.
+        """
         value = self.area if area else self.reached
         seeds = range(len(self.lines[label]))
-        return t_interval([value(label, k, measure, axis) - value(first, k, measure, axis) for k in seeds])
+        return t_interval(
+            [value(label, k, measure, axis) - value(first, k, measure, axis) for k in seeds],
+            comparisons or len(self.lines) - 1,
+        )
 
     def table(self, first: str) -> list[list[str]]:
         """Differences to a variant as text, with a heading."""

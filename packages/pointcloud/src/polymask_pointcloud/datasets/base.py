@@ -106,7 +106,7 @@ class PointDataset(FileDataset[Clouds]):
         if missing:
             raise UserError(
                 f"these clouds have no feature {', '.join(missing)}; they have {', '.join(there) or 'none'}: "
-                "choose among these"
+                f"set --data.features [{','.join(name for name in features if name in there)}]"
             )
         self.point_classes = list(source.point_classes)
         self._lengths: dict[SplitName, Tensor] = {}

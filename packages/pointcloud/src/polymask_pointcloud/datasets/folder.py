@@ -17,7 +17,10 @@ from polymask_pointcloud.datasets.raw import Raw
 
 
 def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
-    """Clouds (ply, pcd, las, laz, npy, npz, xyz, txt) and meshes (ply, obj, stl, off, glb, wrl) of a folder.
+    """Clouds and meshes of a folder.
+
+    Clouds are ply, pcd, las, laz, npy, npz, xyz, txt, pts and bin (KITTI, nuScenes); meshes are ply, obj,
+    stl, off, glb and wrl.
 
     Where every file lies in a subfolder, the subfolders right below the folder are the classes; where one
     lies in the folder itself, there are no labels. A subfolder ``train`` holds what to train on, beside it
