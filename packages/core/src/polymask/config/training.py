@@ -38,6 +38,7 @@ class TrainOptions:
         warmup_steps: steps over which the learning rate rises linearly from 0.
         warmup_epochs: the same in passes over the data; 5 % of the run when neither is given.
         betas: decay rates of AdamW's two moments.
+        eps: added to the root of AdamW's second moment.
         weight_decay: decay of AdamW; biases, norms, positions and learned tokens have none.
         clip: greatest norm of the gradient, longer ones are scaled down; none by default.
         accumulate: parts that a batch is computed in one after the other, to save memory.
@@ -68,6 +69,7 @@ class TrainOptions:
     warmup_steps: int | None = None
     warmup_epochs: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     weight_decay: float = 0.05
     clip: float | None = None
     accumulate: int = 1
@@ -94,7 +96,7 @@ class TrainOptions:
             self._require(name, "more than 0", lambda value: value > 0)
         for name in ("warmup_steps", "warmup_epochs", "weight_decay", "workers", "min_lr"):
             self._require(name, "0 or more", lambda value: value >= 0)
-        for name in ("base_lr", "lr", "clip"):
+        for name in ("base_lr", "lr", "clip", "eps"):
             self._require(name, "more than 0", lambda value: value > 0)
         self._require("seed", "0 or more and below 2**63", lambda value: 0 <= value < 2**63)
         betas: tuple[float, ...] = self.betas

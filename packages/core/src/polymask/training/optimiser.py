@@ -84,4 +84,4 @@ def make_optimiser(system: System, options: TrainOptions, lr: float) -> tuple[to
     if not groups:
         raise ValueError(f"{type(system).__name__} has no trainable parameter")
     fused = options.precision != "16-mixed"
-    return torch.optim.AdamW(groups, lr=lr, betas=options.betas, fused=fused), scales
+    return torch.optim.AdamW(groups, lr=lr, betas=options.betas, eps=options.eps, fused=fused), scales
