@@ -66,6 +66,7 @@ REFUSED = {
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/msm", "core/top-score"): "has no option --score",
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
+    ("language/prop", "language/causal"): "choose --encoder language/transformer",
     ("language/mae", "language/words"): "does not tell which tokens make one",
     ("language/sparsepo", "language/transformer"): "choose --encoder language/causal",
     **{

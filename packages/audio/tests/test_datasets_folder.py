@@ -85,6 +85,12 @@ def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
     soundfile.write(classes / "top" / "silent.wav", np.zeros(50_000), 8000)
     soundfile.write(classes / "top" / "header.wav", np.zeros(0), 8000)
     soundfile.write(classes / "top" / "nan.wav", np.full(100, np.nan), 8000, subtype="FLOAT")
+    one_nan = np.sin(np.arange(4000) / 9)
+    one_nan[1000] = np.nan
+    soundfile.write(classes / "top" / "one_nan.wav", one_nan, 8000, subtype="FLOAT")
+    soundfile.write(classes / "top" / "loud.wav", 20_000 * np.ones(4000), 8000, subtype="FLOAT")
+    opposite = np.sin(np.arange(4000) / 9)[:, None] * [0.5, -0.5]
+    soundfile.write(classes / "top" / "opposite.wav", opposite, 8000, subtype="FLOAT")
     late = np.zeros(30_000)
     late[-10:] = 0.5
     soundfile.write(classes / "middle" / "late.wav", late, 8000)
@@ -98,7 +104,13 @@ def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
         "top/silent.wav",
         "top/header.wav",
         "top/nan.wav",
+        "top/one_nan.wav",
+        "top/loud.wav",
+        "top/opposite.wav",
     }
+    assert skipped["top/one_nan.wav"] == "holds numbers that are not finite"
+    assert skipped["top/loud.wav"].startswith("reaches 2e+04, and full scale is 1")
+    assert skipped["top/opposite.wav"] == "its channels cancel each other"
     assert skipped["low/zero.wav"] == "empty file"
     assert skipped["top/silent.wav"] == "silent from end to end"
     assert skipped["top/header.wav"] == "no samples in it"
@@ -144,3 +156,16 @@ def test_nothing_usable_is_said_clearly(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     with pytest.raises(UserError, match=r"skipped 1 files, first a\.wav: empty file"):
         open_data(f"audio/folder:{tmp_path}")
+
+
+def test_long_recordings_are_cut_unless_a_length_is_given(tmp_path: Path) -> None:
+    for i in range(3):
+        write_tone(tmp_path / f"{i}.wav", 200, seconds=(1, 31, 33)[i], rate=800)
+    with pytest.warns(UserWarning, match="2 of 3 recordings are longer than 30 s"):
+        data = open_data(f"audio/folder:{tmp_path}", test=0, rate=800)
+    assert sorted(len(x["audio"]) for x in map(data.split("train").__getitem__, range(3))) == [
+        *(800, 24_000, 24_000)
+    ]
+    whole = open_data(f"audio/folder:{tmp_path}", test=0, rate=800, seconds=60.0)
+    assert data.lengths("train").max() == 24_000  # type: ignore[attr-defined]
+    assert whole.lengths("train").max() == 33 * 800  # type: ignore[attr-defined]

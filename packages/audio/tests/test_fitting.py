@@ -186,3 +186,20 @@ def test_numbers_that_cannot_be_are_refused() -> None:
             fit_multi(vectors(100), codebooks=codebooks, codes=codes)
     with pytest.raises(UserError, match="to 10 frames"):
         fit_multi(vectors(10), codes=16)
+
+
+def test_kmeans_goes_by_standardised_channels() -> None:
+    """A channel of large variance would otherwise hide the one that has clusters."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.arange(400) % 2
+    x = torch.stack([side + 0.01 * torch.randn(400, generator=generator), torch.zeros(400)], 1)
+    x[:, 1] = 1000 * torch.rand(400, generator=generator)
+    ids = fit(x, codes=8, stages=1)(x)[:, 0]
+    assert all(len(side[ids == code].unique()) == 1 for code in ids.unique())
+
+
+def test_the_second_half_trains_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    monkeypatch.setattr("polymask_audio.fitting._train", lambda *given: rates.append(given[-1]))
+    fit_multi(vectors(100), codebooks=2, codes=4, steps=4)
+    assert rates == [5e-3, 2.5e-3]

@@ -45,7 +45,7 @@ def test_folders_are_classes_and_broken_files_are_named(tmp_path: Path) -> None:
     )
     assert corpus.test is None
     assert [name for name, _ in corpus.skipped] == ["dogs/broken.txt", "dogs/empty.txt", "dogs/picture.png"]
-    assert "no UTF-8" in corpus.skipped[0][1]
+    assert "not UTF-8" in corpus.skipped[0][1]
 
 
 def test_folders_train_and_test_are_splits_and_a_file_beside_folders_means_no_classes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from polymask import Mask, Tokens, UserError
 from polymask_language.encoders import Causal, Transformer, attention
 from polymask_language.tokenizers import TokenIds
+from polymask_language.vocabulary import vocabulary_of
 
 BIDIRECTIONAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert")
 CAUSAL = ("gpt2", "llama")
@@ -176,3 +177,19 @@ def test_an_untied_head_has_weights_of_its_own() -> None:
     tied.logits(states).sum().backward()
     assert tied.weight.grad is not None
     assert isinstance(tied.model, transformers.LlamaModel)
+
+
+@pytest.mark.parametrize("kind", [Transformer, Causal])
+def test_a_loaded_model_and_the_data_share_a_vocabulary(kind: Any, tmp_path: Path) -> None:
+    own, other = (vocabulary_of("bpe", [f"{word} " * 900], size=320) for word in ("apple pear", "rook crow"))
+    facts = {"vocabulary": own.size, "length": 24, "tokenizer_file": str(own.file)}
+    kind(dim=32, depth=1, heads=2, **facts).exports()["transformers"]({**own.facts, "length": 24}, tmp_path)
+    kind(pretrained=str(tmp_path), **facts)
+    same = vocabulary_of(str(tmp_path), [])
+    kind(pretrained=str(tmp_path), **{**facts, "tokenizer_file": str(same.file)})
+    facts |= {"vocabulary": other.size, "tokenizer_file": str(other.file)}
+    with pytest.raises(UserError, match=f"--data.vocab {tmp_path}"):
+        kind(pretrained=str(tmp_path), **facts)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.warns(UserWarning, match="comes without a vocabulary"):
+        kind(pretrained=str(tmp_path), **facts)

@@ -62,7 +62,8 @@ class Transformer(nn.Module):
         conv_dim: channels of the convolutions.
         kernel: tokens that the convolution over positions reaches across.
         groups: of that convolution.
-        dropout: in every place of a block that has one, and before the first.
+        dropout: of attention, of both parts of a block, and before the first block.
+        mlp_dropout: within the feed-forward layers; that of all others if none.
         layer_drop: chance that a block is passed over in training, for a whole batch.
     """
 
@@ -85,6 +86,7 @@ class Transformer(nn.Module):
         kernel: Count = 128,
         groups: Count = 16,
         dropout: float = 0.1,
+        mlp_dropout: Share | None = None,
         layer_drop: Share = 0.0,
     ) -> None:
         super().__init__()
@@ -109,7 +111,7 @@ class Transformer(nn.Module):
             encoder_num_heads=heads,
             encoder_attention_dropout=dropout,
             encoder_ff_interm_features=round(mlp_ratio * dim),
-            encoder_ff_interm_dropout=dropout,
+            encoder_ff_interm_dropout=dropout if mlp_dropout is None else mlp_dropout,
             encoder_dropout=dropout,
             encoder_layer_norm_first=norm_first,
             encoder_layer_drop=0.0,

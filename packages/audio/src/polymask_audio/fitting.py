@@ -70,7 +70,8 @@ def fit_multi(
     As SPEAR's are (Yang et al. 2025, arXiv 2510.25955; its released recipe takes 70,000 steps of
     1,024 vectors). For half of the steps twice as many codebooks of the square root of so many codes are
     trained; then the codes of two codebooks, each added to each, make one, and training goes on at half
-    the rate. The quarters of either half have half the rate of the one before.
+    the rate. The quarters of either half have half the rate of the one before. One learned scale multiplies
+    whole logits, bias and all.
 
     Args:
         x: ``[n, D]`` vectors; standardised per channel by numbers that the codebooks keep.

@@ -14,11 +14,15 @@ from polymask.protocols import Tokenizer, sample_ids
 PLACE, CODES = 2, 3
 """Streams of the draws."""
 
+SILENCE = 2.0**-30
+"""Mean power of silence: of the last bit of 16."""
+
 
 class Mixing:
     """Mix the sound of the row before, in the batch, into a stretch of some.
 
     The other sound keeps its own times. Nothing of it is left where it is shorter.
+    Silence is mixed into nothing.
 
     Args:
         tokenizer: of the sounds.
@@ -57,9 +61,10 @@ class Mixing:
         size = (length * _between(self.stretch, size)).long()
         begin = (place * (length - size + 1)).long()
         power = audio.square().sum(1) / length
-        loudness = (power / power.roll(1, 0).clamp(min=1e-10)).sqrt()
-        loudness = loudness * 10 ** (-_between(self.snr, ratio) / 20)
-        gain = torch.where(some < self.chance, loudness, 0.0)
+        other = power.roll(1, 0)
+        loudness = (power / other.clamp(min=SILENCE)).sqrt() * 10 ** (-_between(self.snr, ratio) / 20)
+        # silence made as loud as audio would be no audio, but its codes would count
+        gain = torch.where((some < self.chance) & (other > SILENCE), loudness, 0.0)
         at = torch.arange(audio.shape[1], device=audio.device)
         inside = (at >= begin[:, None]) & (at < (begin + size)[:, None])
         mixed = audio + torch.where(inside, gain[:, None] * audio.roll(1, 0), 0.0)

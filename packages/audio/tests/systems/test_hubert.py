@@ -12,7 +12,9 @@ import torch.nn.functional as F
 import torchaudio.models
 from torch import Tensor
 
-from polymask import Step, Tokens, UserError, build
+from polymask import RunConfig, Step, Tokens, UserError, build
+from polymask.evaluation.features import layer_features
+from polymask_audio.encoders import Transformer
 
 STEP = Step(3, 10, seed=1)
 CLASSES = 7
@@ -266,3 +268,28 @@ def test_labels_of_padding_count_for_nothing() -> None:
     other = torch.where(valid, batch["label"], (batch["label"] + 1) % CLASSES)
     one, two = system(batch, STEP), system(batch | {"label": other}, STEP)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_preset_of_the_paper_is_fairseqs_base() -> None:
+    config = RunConfig.resolve({"system": "audio/hubert", "preset": "paper"})
+    found = config.system.plain()
+    encoder, masking, training = found["encoder"], found["masking"], config.training
+    assert (encoder["dropout"], encoder["mlp_dropout"], encoder["layer_drop"]) == (0.1, 0.0, 0.05)
+    assert masking["trim"] is True
+    assert (training.eps, training.betas, training.lr, training.clip) == (1e-6, (0.9, 0.98), 5e-4, 10.0)
+
+
+def test_the_feed_forward_layers_may_have_a_dropout_of_their_own() -> None:
+    encoder = Transformer(in_dim=8, dim=32, depth=1, heads=2, groups=4, kernel=8, mlp_dropout=0.0)
+    layer = encoder.encoder.transformer.layers[0]
+    assert (layer.feed_forward.intermediate_dropout.p, layer.feed_forward.output_dropout.p) == (0.0, 0.1)
+
+
+def test_a_probe_reads_every_block() -> None:
+    system = make().eval()
+    batch = sounds(system)
+    blocks = layer_features(system)
+    assert list(blocks) == ["block 1", "block 2"]
+    with torch.no_grad():
+        torch.testing.assert_close(blocks["block 1"](batch), system.encode(batch, layer=1).pool())
+        torch.testing.assert_close(blocks["block 2"](batch), system.encode(batch).pool())

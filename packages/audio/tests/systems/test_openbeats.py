@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -146,6 +150,50 @@ def test_codes_stay_on_the_sphere_and_follow_what_chose_them() -> None:
     assert torch.equal(book.book[1:], before[1:])  # padding chose 1, nothing chose the others
     book.follow()
     torch.testing.assert_close(book.book.norm(dim=1), torch.ones(4))
+
+
+def learned(own: slice | None = None) -> Tensor:
+    """A codebook after its start and two steps, of a process's own rows of three batches."""
+    own = own or (slice(0, 2), slice(2, 5))[dist.get_rank()]
+    book = Codebook(6, 3, decay=0.9)
+    batches = F.normalize(torch.randn(3, 5, 7, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    book.start(batches[0, own].flatten(0, 1))
+    for index in (1, 2):
+        z = batches[index, own]
+        book.watch(z, book.nearest(z), torch.ones(z.shape[:2], dtype=torch.bool), Step(index, 3))
+        book.follow()
+    return book.book
+
+
+def test_codes_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[3] / "core" / "tests" / "processes.py"
+    if not folder.is_file():
+        pytest.skip("the core's tests are not here")
+    for found in runpy.run_path(str(folder))["run"](__file__, "learned", tmp_path):
+        torch.testing.assert_close(found, learned(slice(None)))
+
+
+def test_the_decoder_is_told_places_and_not_padding() -> None:
+    system = tokenizer_system().eval()
+    tokens = system.tokenizer(sounds(system))
+    codes = torch.randn(*tokens.shape, 8)
+    real = tokens.valid
+    assert not real.all()
+    out = system.decode(codes, tokens)
+    moved = dataclasses.replace(tokens, position=tokens.position.flip(1))
+    assert not torch.allclose(system.decode(codes, moved)[real], out[real], atol=1e-3)
+    other = torch.where(real[..., None], codes, 9.0)
+    torch.testing.assert_close(system.decode(other, tokens)[real], out[real])
+
+
+def test_commitment_draws_patches_to_their_codes() -> None:
+    system = tokenizer_system()
+    system(sounds(system), STEP)["commitment"].backward()
+    assert system.quantiser.to_code[2].weight.grad.any() and system.head.weight.grad is None
+
+
+def test_labels_are_smoothed_by_a_tenth_unless_told_otherwise() -> None:
+    assert make().objective.label_smoothing == 0.1
 
 
 def test_codes_start_among_the_first_batch_and_not_in_eval() -> None:

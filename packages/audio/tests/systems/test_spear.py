@@ -310,3 +310,34 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="spear predicts classes"):
         make(target="audio/mel")(system.example(2), STEP)
     assert isinstance(system, SPEAR)
+
+
+def test_a_silent_recording_is_mixed_into_none() -> None:
+    """No gain makes it audible, and its codes replace none."""
+    batch = noise(4)
+    batch["audio"][1] = 0
+    mixture = Mixing(TOKENIZER, 1.0, (1.0, 1.0), (0.0, 0.0))(batch, STEP)
+    assert (mixture.gain > 0).tolist() == [True, False, False, True]
+    tokens = Tokens(torch.zeros(4, 100, 1), torch.arange(100.0).expand(4, -1)[..., None])
+    labels = torch.arange(4)[:, None, None].expand(-1, 100, 2)
+    changed = (mixture.exchange(labels, tokens, STEP) != labels).flatten(1).any(1)
+    assert changed.tolist() == [True, False, False, True]
+
+
+def test_published_ratios_are_the_default() -> None:
+    mixing = make(mixing=0.3).mixing
+    assert (mixing.chance, mixing.stretch, mixing.snr) == (0.3, (0.2, 0.5), (-5.0, 5.0))
+
+
+def test_channels_and_frames_are_hidden_by_streams_of_their_own() -> None:
+    asked = []
+
+    def masking(request: Any) -> Mask:
+        asked.append((request.sites, request.stream))
+        return Mask(torch.zeros(len(request.ids), request.sites, dtype=torch.bool), None, request.valid)
+
+    system = make(masking=masking, channel_masking=masking)
+    batch = sounds(system)
+    system(batch, STEP)
+    sites, channels = system.tokenizer(batch).values.shape[1:]
+    assert asked == [(sites, 0), (channels, 1)]

@@ -132,3 +132,8 @@ def test_draws_that_differ_count_towards_the_interval():
     singles = [r.accuracy("x", "kNN").mean for r in one]
     assert many.mean == pytest.approx(sum(singles) / 6)
     assert many.error > torch.tensor(singles).std() / 6**0.5 * 0.99
+
+
+def test_blocks_that_cannot_be_read_are_refused(run):
+    with pytest.raises(UserError, match="leave --layers out"):
+        probe(run, layers=True)

@@ -123,3 +123,9 @@ def test_groups_that_cannot_be_are_told(groups, message):
     system.parameter_groups = lambda: groups(system)
     with pytest.raises(UserError, match=message):
         make_optimiser(system, TrainOptions(), lr=0.1)
+
+
+def test_rate_betas_and_eps_are_those_asked_for():
+    optimiser, _ = make_optimiser(Zoo(), TrainOptions(betas=(0.8, 0.9), eps=1e-6), lr=0.3)
+    (found,) = {(group["lr"], group["betas"], group["eps"]) for group in optimiser.param_groups}
+    assert found == (0.3, (0.8, 0.9), 1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import transformers
 
 from polymask import UserError
+from polymask_language.vocabulary import Vocabulary, vocabulary_of
 
 BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert"), ("gpt2", "llama")
 FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "camembert")
@@ -96,24 +98,50 @@ def build(
     return factory.from_config(config, attn_implementation="sdpa")
 
 
-def load(name: str, kind: Any) -> Any:
+def load(name: str, kind: Any, tokenizer_file: str | None = None) -> Any:
     """A model with its weights, in float32.
 
     Args:
         name: on the Hugging Face hub, or path of a folder.
         kind: auto class of transformers.
+        tokenizer_file: the vocabulary of the data, None where there is none.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or its vocabulary is not that of the data.
     """
     path = Path(name).expanduser()
     where = str(path) if path.exists() else name
+    if tokenizer_file is not None:
+        _confirm_vocabulary(where, tokenizer_file)
     try:
         return kind.from_pretrained(where, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model {name!r} can be loaded, neither from a folder nor from the hub: {error}"
         ) from error
+
+
+def _confirm_vocabulary(model: str, tokenizer_file: str) -> None:
+    """The ids of a model name the same tokens in the data; those that the data adds are new to it.
+
+    Raises:
+        UserError: they do not.
+    """
+    try:
+        own = vocabulary_of(model, []).tokenizer.get_vocab(with_added_tokens=True)
+    except UserError:
+        warnings.warn(
+            f"the model {model} comes without a vocabulary: its ids are taken for those of the data",
+            stacklevel=4,
+        )
+        return
+    data = Vocabulary(Path(tokenizer_file)).tokenizer.get_vocab(with_added_tokens=True)
+    other = sum(data.get(token) != i for token, i in own.items())
+    if other:
+        raise UserError(
+            f"the model {model} has a vocabulary of its own, and {other} of its {len(own)} tokens have other "
+            f"ids in the data: give the data the same, --data.vocab {model}"
+        )
 
 
 def _width(architecture: str, ratio: float | None, dim: int) -> int:

@@ -113,6 +113,7 @@ class Transformer(Adapter):
         pad_id: id of padding, from the tokenizer.
         start_id: id that begins a document, from the data; told to those who load an export.
         end_id: id that ends one, the same.
+        tokenizer_file: the vocabulary of the data, which a loaded model must share.
         architecture: which model to build.
         dim: width.
         depth: blocks.
@@ -134,6 +135,7 @@ class Transformer(Adapter):
         pad_id: Fact[Whole] = 0,
         start_id: Fact[int | None] = None,
         end_id: Fact[int | None] = None,
+        tokenizer_file: Fact[str | None] = None,
         architecture: Literal["bert", "roberta", "roberta-prelayernorm", "modernbert"] = "bert",
         dim: Count = 768,
         depth: Whole = 12,
@@ -160,7 +162,7 @@ class Transformer(Adapter):
                 eos_token_id=end_id,
             )
         else:
-            model = configurations.load(pretrained, transformers.AutoModel)
+            model = configurations.load(pretrained, transformers.AutoModel, tokenizer_file)
             if model.config.model_type not in (*BIDIRECTIONAL, *FROM_PADDING):
                 raise UserError(
                     f"{pretrained} is a {model.config.model_type}, and this encoder runs "
@@ -183,6 +185,7 @@ class Causal(Adapter):
         pad_id: id of padding, from the tokenizer.
         start_id: id that begins a document, from the data; told to those who load an export.
         end_id: id that ends one, the same.
+        tokenizer_file: the vocabulary of the data, which a loaded model must share.
         architecture: which model to build.
         dim: width.
         depth: blocks.
@@ -207,6 +210,7 @@ class Causal(Adapter):
         pad_id: Fact[Whole] = 0,
         start_id: Fact[int | None] = None,
         end_id: Fact[int | None] = None,
+        tokenizer_file: Fact[str | None] = None,
         architecture: Literal["gpt2", "llama"] = "gpt2",
         dim: Count = 768,
         depth: Whole = 12,
@@ -241,7 +245,7 @@ class Causal(Adapter):
                 **shared,
             )
         else:
-            whole = configurations.load(pretrained, transformers.AutoModelForCausalLM)
+            whole = configurations.load(pretrained, transformers.AutoModelForCausalLM, tokenizer_file)
             if whole.config.model_type not in CAUSAL:
                 raise UserError(
                     f"{pretrained} is a {whole.config.model_type}, and this encoder runs {', '.join(CAUSAL)}"

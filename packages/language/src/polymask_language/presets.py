@@ -108,7 +108,7 @@ MEAP: Presets = {
         "weight_decay": 0.05,
         "clip": 1.0,
     },
-    # fine-tuning of a model: --encoder.pretrained NAME, and data that has responses
+    # fine-tuning of a model: --encoder.pretrained NAME --data.vocab NAME, and data that has responses
     "sft": {
         "data.pack": False,
         "masking.ratio": 0.1,
@@ -122,7 +122,8 @@ MEAP: Presets = {
 }
 
 PROP: Presets = {
-    # BERT-base, whose weights the paper starts from: --encoder.pretrained bert-base-uncased
+    # BERT-base, whose weights the paper starts from: --encoder.pretrained bert-base-uncased, and its
+    # vocabulary, --data.vocab bert-base-uncased
     "paper": {
         **_BERT,
         "masking.ratio": 0.15,
@@ -131,6 +132,7 @@ PROP: Presets = {
         "batch_size": 80,
         "accumulate": 5,
         "lr": 2e-5,
+        "warmup_epochs": 0.1,
         "weight_decay": 0.01,
     },
     "small": {**_SMALL, "encoder.init_std": 0.09, "masking.ratio": 0.15, "preference": "logistic"},
@@ -178,6 +180,7 @@ CLIMB: Presets = {
 
 SPARSEPO: Presets = {
     # dialogue (Anthropic HH) on a 1.4B model that was fine-tuned before: --encoder.pretrained NAME
+    # --data.vocab NAME
     "paper": {
         "data.length": 512,
         "beta": 0.1,

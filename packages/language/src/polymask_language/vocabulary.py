@@ -23,6 +23,9 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 FILE = "tokenizer.json"
 
+SMALLEST, BYTES_PER_ID = 300, 16
+"""Ids that bytes or letters take, and the text for each id: with less, whole documents become tokens."""
+
 _UNKNOWN = ("[UNK]", "<unk>")
 _START = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>")
 _END = ("[SEP]", "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
@@ -142,7 +145,7 @@ def vocabulary_of(
         what: ``"bpe"`` (of bytes) or ``"wordpiece"`` to train one; else the path of a ``tokenizer.json``
             or its folder, or a name on the Hugging Face hub (``"bert-base-uncased"``).
         texts: what to train it on.
-        size: how many ids a trained one is to have, at most.
+        size: how many ids a trained one is to have, at most; one for every 16 bytes of text at most.
         lower: in a trained one, capital letters are made small.
         corpus: hash of the texts, where it is known.
 
@@ -151,8 +154,11 @@ def vocabulary_of(
     """
     if what not in ("wordpiece", "bpe"):
         return _keep(_load(what))
-    if size < 300:
-        raise UserError(f"a vocabulary of {size} ids is too small for bytes or letters; choose 300 or more")
+    if size < SMALLEST:
+        raise UserError(
+            f"a vocabulary of {size} ids is too small for bytes or letters; choose {SMALLEST} or more"
+        )
+    size = min(size, max(sum(len(text.encode()) for text in texts) // BYTES_PER_ID, SMALLEST))
     options = (what, size, lower, tokenizers.__version__, corpus or hash_of(texts))
     folder = cache_folder("vocabulary") / hash_of(map(str, options))
     if not (folder / FILE).is_file():

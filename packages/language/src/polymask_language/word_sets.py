@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,14 +90,13 @@ class WordSets(nn.Module):
                 )
             found = {name: torch.from_numpy(x) for name, x in load_statistics(statistics_file).items()}
             spelled = Vocabulary(Path(tokenizer_file)).spell(found["pieces"])
-            counts = torch.tensor(
-                [w.isascii() and w.isalpha() and w.lower() not in ENGLISH_STOP_WORDS for w in spelled]
-            )
+            counts = torch.tensor([of_letters(w) and w.lower() not in ENGLISH_STOP_WORDS for w in spelled])
             chosen = counts & (found["frequency"] >= least)
             if not chosen.any():
                 raise UserError(
-                    f"no word occurs {least} times or more in the corpus of {len(found['length'])} texts: "
-                    "give more of them, or a smaller least count"
+                    f"no word of letters that is no stop word occurs {least} times or more in the corpus of "
+                    f"{len(found['length'])} texts: give more of them, or a smaller --least; where no "
+                    "spaces part words, --data.vocab wordpiece makes words of ideographs"
                 )
             pieces, ignored = found["pieces"][chosen], found["pieces"][~counts]
             frequency, documents = found["frequency"][chosen], found["documents"][chosen]
@@ -174,6 +174,11 @@ class WordSets(nn.Module):
         """The pieces of words ``[B, L]``: int64 ``[B, L * longest]``, -1 where there is none."""
         pieces = torch.where(words[..., None] < 0, -1, self.pieces[words.clamp(min=0)])
         return pieces.flatten(1)
+
+
+def of_letters(word: str) -> bool:
+    """Whether a word is of letters of any script, with their marks."""
+    return word != "" and all(unicodedata.category(letter)[0] in "LM" for letter in word)
 
 
 def _keys(pieces: Tensor) -> Tensor:

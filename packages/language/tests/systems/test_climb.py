@@ -411,3 +411,15 @@ def test_what_it_shows() -> None:
 def test_a_host_that_does_not_ask_for_words_is_refused() -> None:
     with pytest.raises(UserError, match="--words null"):
         make("language/mae", words="ids")
+
+
+def test_the_copy_for_classes_sees_no_unknown_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = make()
+    batch, start, shown = batch_of(system), Step(0, 10, seed=1), []
+    embed = system.encoder.embed
+    monkeypatch.setattr(system.encoder, "embed", lambda values: (shown.append(values), embed(values))[1])
+    tokens = system.tokenizer(batch)
+    system.class_states(tokens, system.draw_classes(tokens, batch, start), batch, start)
+    ids = shown[0][..., 0]
+    assert torch.equal(system.words(ids, batch, start), ids)
+    assert (ids != tokens.ids)[tokens.valid].float().mean() > 0.5

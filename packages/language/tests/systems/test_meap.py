@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polymask import Mask, Step, UserError, build
 from polymask.data import collate, open_data
+from polymask.report.statistics import describe
 
 FACTS = {"vocabulary": 96, "length": 64}
 STEP = Step(3, 10, seed=1)
@@ -265,3 +266,12 @@ def test_what_follows_is_what_it_is_surprised_by_and_the_head_runs_there_alone()
 def test_refuses_an_encoder_that_sees_the_future() -> None:
     with pytest.raises(UserError, match="language/causal"):
         build("language/meap", facts=FACTS, encoder={"name": "language/transformer", "dim": 32, "heads": 2})
+
+
+def test_masks_are_described_where_no_response_is_long() -> None:
+    system = make(long=50)
+    batch = batch_of(system)
+    batch["response"] = torch.arange(64).expand(6, -1) >= 40
+    (mask,) = system.masks(batch, STEP).values()
+    found = describe(mask.mask.hidden, (64,), mask.mask.valid)
+    assert found.spread == (0.0, 0.0) and found.uniform and found.to_json()["hidden"] == [0, 0]

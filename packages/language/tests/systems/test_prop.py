@@ -15,13 +15,13 @@ from polymask import Batch, Step, UserError
 from polymask.data import collate, valid_of
 from polymask.objectives import CrossEntropy
 from polymask_language.datasets.base import Corpus, TextDataset
-from polymask_language.encoders import Transformer
+from polymask_language.encoders import Causal, Transformer
 from polymask_language.joining import join
 from polymask_language.maskings import Words
 from polymask_language.systems.prop import PROP
 from polymask_language.tokenizers import TokenIds, maskable
 from polymask_language.vocabulary import Vocabulary
-from polymask_language.word_sets import LONGEST, Counted, WordSets
+from polymask_language.word_sets import LONGEST, Counted, WordSets, of_letters
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay"]
 TEXTS = [
@@ -84,7 +84,7 @@ def test_the_list_holds_words_that_are_frequent_enough_and_no_stop_words(data: T
     )
     assert min(train.count(w) for w in words) == 2
     assert len(words) == sum(train.count(w) >= 2 for w in set(train) - {"the", "and", "of"})
-    with pytest.raises(UserError, match="no word occurs 9999 times"):
+    with pytest.raises(UserError, match="occurs 9999 times"):
         sets_of(data, least=9999)
 
 
@@ -293,3 +293,56 @@ def test_pairs_can_be_learned_and_held_out_ones_told_apart(data: TextDataset, ba
             )
             right.append(a > b)
     assert float(torch.stack(right).float().mean()) > 0.65
+
+
+def test_words_are_of_letters_of_any_script() -> None:
+    assert all(map(of_letters, ("ant", "éclair", "слово", "हिन्दी", "字")))
+    assert not any(map(of_letters, ("", "a1", "4", ".", "it's")))
+    texts = [f"мама мыла раму, {'папа' if i % 2 else 'брат'} спал" for i in range(40)]
+    data = TextDataset(Corpus([f"{t} {i}" for i, t in enumerate(texts)]), vocab_size=400, length=48)
+    assert {"мама", "раму", "папа"} <= set(spelled(sets_of(data), data))
+
+
+def test_the_background_is_the_share_in_document_frequencies(data: TextDataset) -> None:
+    sets, train = sets_of(data), [TEXTS[i] for i in data.documents["train"].tolist()]
+    words = spelled(sets, data)
+    counts = [sum(word in text.replace(",", "").replace(".", "").split() for text in train) for word in words]
+    expected = torch.tensor(counts) / sum(counts)
+    torch.testing.assert_close(sets.background, expected.float())
+
+
+def test_rare_words_are_always_kept(data: TextDataset) -> None:
+    sets = sets_of(data, threshold=0.0, frequent=20)
+    train = " ".join(TEXTS[i] for i in data.documents["train"].tolist()).replace(",", "").replace(".", "")
+    counts = torch.tensor([train.split().count(word) for word in spelled(sets, data)])
+    assert torch.equal(sets.kept, (counts < 20).float()) and 0 < int((counts < 20).sum()) < len(counts)
+
+
+def test_the_score_sees_segments_through_a_tanh(data: TextDataset, batch: Batch) -> None:
+    system = system_of(data).eval()
+    query, document = torch.full((24, 2), 9), batch["text"]
+    before = system.relevance(query, document)
+    with torch.no_grad():
+        system.segment.weight.copy_(system.segment.weight.flip(0))
+    assert not torch.allclose(system.relevance(query, document), before)
+    states = 1000 * torch.randn(5, 1, 16)
+    bound = float(system.scorer[-1].weight.detach().abs().sum())
+    assert float(system.judge(states).detach().abs().max()) <= bound + 1e-6
+
+
+def test_rows_of_a_pair_draw_from_streams_of_their_own(data: TextDataset, batch: Batch) -> None:
+    streams, words = [], Words()
+
+    def masking(request: Any) -> Any:
+        streams.append(request.stream)
+        return words(request)
+
+    system = system_of(data, masking=masking)
+    system.draw_sides(system.pair(batch, STEP), STEP)
+    assert len(set(streams)) == 2
+
+
+def test_an_encoder_that_sees_nothing_at_the_first_token_is_refused(data: TextDataset) -> None:
+    encoder = Causal(vocabulary=data.vocabulary.size, length=64, dim=16, depth=1, heads=2)
+    with pytest.raises(UserError, match="choose --encoder language/transformer"):
+        system_of(data, encoder=encoder)

@@ -204,6 +204,13 @@ def test_gradient_reaches_the_mask_once_the_policy_has_moved_and_never_the_refer
         assert p.grad.any()
     (group,) = moved.parameter_groups()
     assert {*group["params"]} == {*moved.masking.parameters()} and group["weight_decay"] == 0.01
+    assert make(mask_decay=0.3).parameter_groups()[0]["weight_decay"] == 0.3
+
+
+def test_the_policy_is_pulled_by_its_divergence() -> None:
+    system = make(masking={"name": ONES, "weight": 0.0}, kl_masking=ONES)
+    system(pairs(system), STEP)["preference"].backward()
+    assert system.encoder.weight.grad.any()
 
 
 def test_sparsity_is_the_sum_of_the_weights_and_half_where_they_are_shared() -> None:
@@ -407,7 +414,9 @@ def test_the_recipe_hands_its_model_on_from_stage_to_stage(tmp_path: Path) -> No
     assert [run.step for run in (first, second, last)] == [2, 2, 2]
     assert "rejected_text" not in first.data.split("train")[0] and "document" in first.data.split("train")[0]
     assert second.data.split("train")[0]["response"].any()
-    assert [run.data.provides["vocabulary"] for run in (first, second, last)] == [400] * 3
+    assert [run.data.provides["vocabulary"] for run in (first, second, last)] == [
+        first.data.provides["vocabulary"]
+    ] * 3
     aligned: Any = last.system
     tuned: Any = second.system
     for mine, theirs in zip(aligned.reference.parameters(), tuned.encoder.parameters(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,9 @@ from polymask_audio.features import Mel
 
 BANDS = 64
 """Of the spectrograms drawn."""
+
+LONGEST = 30.0
+"""Seconds that recordings are cut to where nothing is said."""
 
 PICTURE = (128, 320)
 """Height and width of a drawing."""
@@ -42,7 +46,7 @@ class AudioDataset(FileDataset[Recordings]):
         found: what the reader found.
         rate: samples per second to resample to.
         seconds: cut longer recordings to this length, anywhere in training and in the middle otherwise; by
-            default they are kept whole.
+            default to 30 s, which is said where it cuts any.
         min_seconds: skip shorter recordings.
         pad: add silence after recordings shorter than ``seconds``, so that all are equally long.
         speech: classes that are speech, for systems that treat it apart (``audio/spear``); by default those
@@ -67,6 +71,14 @@ class AudioDataset(FileDataset[Recordings]):
         limit: Count | None = None,
     ) -> None:
         cut = Cut(rate=rate, seconds=seconds, min_seconds=min_seconds, pad=pad)
+        if seconds is None and (long := sum(_longer(split) for split in (found.train, found.test))):
+            warnings.warn(
+                f"{long} of {len(found.train) + len(found.test)} recordings are longer than {LONGEST:g} s "
+                "and are cut to that, since attention grows with the square of the length: "
+                "give --data.seconds for another length",
+                stacklevel=2,
+            )
+            cut = Cut(rate=rate, seconds=max(LONGEST, min_seconds), min_seconds=min_seconds)
         skipped = list(found.skipped)
         train, test = (_long_enough(split, min_seconds, skipped) for split in (found.train, found.test))
         super().__init__(replace(found, train=train, test=test, skipped=skipped), limit=limit)
@@ -80,7 +92,7 @@ class AudioDataset(FileDataset[Recordings]):
         self.provides: dict[str, Any] = {
             "rate": rate,
             "samples": len(self.splits["train"]),
-            "seconds": seconds if lengths == {cut.most} else None,
+            "seconds": cut.seconds if lengths == {cut.most} else None,
         }
 
     def read(self, source: Recordings, number: int, augment: bool) -> dict[str, Tensor]:
@@ -151,6 +163,12 @@ class AudioDataset(FileDataset[Recordings]):
         weight = ((frames < counts) / counts)[..., None]
         mean = (weight * mel).sum(1)
         return torch.cat([mean, (weight * (mel - mean[:, None]).square()).sum(1).sqrt()], dim=1)
+
+
+def _longer(split: Split[Recordings]) -> int:
+    """How many recordings are longer than :data:`LONGEST`."""
+    frames, rates = split.source.frames[split.index], split.source.rates[split.index]
+    return int((frames > LONGEST * rates).sum())
 
 
 def _long_enough(split: Split[Recordings], least: float, skipped: Skipped) -> Split[Recordings]:

@@ -22,6 +22,9 @@ ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 SILENCE = 2.0**-15
 """Nothing louder than the last bit of 16 is silence."""
 
+LOUDEST = 4.0
+"""Full scale is 1; peaks of lossy coding exceed it, integers stored as floats by far."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -84,7 +87,7 @@ def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
-        BadSample: it is empty, silent from end to end, broken, or no audio.
+        BadSample: it is empty, silent from end to end, broken, no audio, or what :func:`mono` refuses.
     """
     try:
         if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
@@ -92,30 +95,44 @@ def look(path: str | Path | io.BytesIO) -> Header:
         with soundfile.SoundFile(path) as file:
             if not file.frames:
                 raise BadSample("no samples in it")
-            for block in file.blocks(file.samplerate, dtype="float32"):
-                if np.abs(block).max(initial=0) > SILENCE:  # False for NaN, which reading refuses too
+            cancels = False
+            for block in file.blocks(file.samplerate, dtype="float32", always_2d=True):
+                if np.abs(mono(block)).max(initial=0) > SILENCE:
                     return Header(file.frames, file.samplerate)
+                cancels = cancels or np.abs(block).max(initial=0) > SILENCE
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise BadSample(reason(error)) from error
-    raise BadSample("silent from end to end")
+    raise BadSample("its channels cancel each other" if cancels else "silent from end to end")
 
 
 def read(path: Path | io.BytesIO, start: int, count: int) -> Tensor:
     """A stretch of a file, its channels averaged, float32 ``[T]``.
 
     Raises:
-        BadSample: the file is gone, broken or empty there, or holds NaN.
+        BadSample: the file is gone, broken or empty there, or what :func:`mono` refuses.
     """
     try:
         values, _ = soundfile.read(path, count, start, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise BadSample(reason(error)) from error
-    mono = torch.from_numpy(values).mean(dim=1)
-    if not len(mono):
+    if not len(values):
         raise BadSample(f"ends before sample {start}")
-    if not mono.isfinite().all():
+    return torch.from_numpy(mono(values))
+
+
+def mono(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The mean of the channels ``[T, C]``, ``[T]``.
+
+    Raises:
+        BadSample: NaN or infinity, or numbers far beyond full scale, which clipping would leave as noise.
+    """
+    peak = np.abs(values).max(initial=0)
+    if not np.isfinite(peak):
         raise BadSample("holds numbers that are not finite")
-    return mono
+    if peak > LOUDEST:
+        raise BadSample(f"reaches {peak:.4g}, and full scale is 1: divide it by what full scale is in it")
+    mean: npt.NDArray[np.float32] = values.mean(axis=1)
+    return mean
 
 
 def reason(error: Exception) -> str:

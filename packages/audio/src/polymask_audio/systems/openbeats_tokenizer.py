@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Losses, Mask, Step, System, Tokens, UserError, functional
+from polymask import Batch, Losses, Mask, Step, System, Tokens, UserError, distributed, functional
 from polymask.blocks import Block
 from polymask.positions import SinCos
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
@@ -142,7 +142,7 @@ class Quantiser(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Codes on the unit sphere that follow what chooses them; no gradient.
+    """Codes on the unit sphere that follow what chooses them, on all processes; no gradient.
 
     Args:
         codes: how many.
@@ -166,6 +166,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def start(self, z: Tensor, rounds: int = 10) -> None:
         """Spherical k-means of unit vectors ``[n, dim]``, from some of them at equal distances."""
+        z = distributed.gather(z)
         at = torch.arange(len(self.book), device=z.device) * len(z) // len(self.book)
         self.book.copy_(z[at])
         for _ in range(rounds):
@@ -182,7 +183,9 @@ class Codebook(nn.Module):
     def follow(self) -> None:
         """Move each code that was chosen towards the mean of what chose it."""
         if self._seen:
-            self._move(torch.stack([sums for _, sums in self._seen]).sum(0), self.decay)
+            sums = torch.stack([sums for _, sums in self._seen]).sum(0)
+            # a direction alone counts: the mean over processes has that of their sum
+            self._move(distributed.mean(sums), self.decay)
         self._seen = []
 
     def _sums(self, z: Tensor, ids: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class TrainOptions:
         warmup_steps: steps over which the learning rate rises linearly from 0.
         warmup_epochs: the same in passes over the data; 5 % of the run when neither is given.
         betas: decay rates of AdamW's two moments.
+        eps: added to the root of AdamW's second moment.
         weight_decay: decay of AdamW; biases, norms, positions and learned tokens have none.
         clip: greatest norm of the gradient, longer ones are scaled down; none by default.
         accumulate: parts that a batch is computed in one after the other, to save memory.
@@ -70,6 +71,7 @@ class TrainOptions:
     warmup_steps: Whole | None = None
     warmup_epochs: NotNegative | None = None
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: Positive = 1e-8
     weight_decay: NotNegative = 0.05
     clip: Positive | None = None
     accumulate: Count = 1
@@ -97,7 +99,7 @@ class TrainOptions:
             self._require(name, "more than 0", lambda value: value > 0)
         for name in ("warmup_steps", "warmup_epochs", "weight_decay", "workers", "min_lr"):
             self._require(name, "0 or more", lambda value: value >= 0)
-        for name in ("base_lr", "lr", "clip"):
+        for name in ("base_lr", "lr", "clip", "eps"):
             self._require(name, "more than 0", lambda value: value > 0)
         if str(self.devices).isdigit() and int(self.devices) > 1024:
             raise UserError(f"devices={self.devices}: one machine has no more than 1024")

@@ -6,6 +6,8 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,6 +45,26 @@ def encoder_features(system: System, pool: str = "mean") -> Extractor:
             raise UserError(f"features with pool={pool!r}: {error}") from error
 
     return extract
+
+
+def layer_features(system: System, pool: str = "mean") -> dict[str, Extractor]:
+    """The same of each block of the encoder, by name; their order is that of the blocks.
+
+    Raises:
+        UserError: the encoder does not let its blocks be read.
+    """
+    encoder: Any = getattr(system, "encoder", None)
+    if not hasattr(encoder, "layers") or not hasattr(system, "tokenizer"):
+        raise UserError(f"the blocks of {type(encoder).__name__} cannot be read: leave --layers out")
+
+    def extract(batch: Batch, layer: int) -> Tensor:
+        device = next(system.parameters()).device
+        tokens = system.tokenizer({key: value.to(device) for key, value in batch.items()})
+        x = encoder.layers(encoder.embed(tokens.values), tokens.position, tokens.valid)[layer]
+        r = encoder.prefix
+        return replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None).pool(pool)
+
+    return {f"block {k + 1}": partial(extract, layer=k) for k in range(encoder.depth)}
 
 
 def raw_of(data: Dataset) -> Extractor | None:

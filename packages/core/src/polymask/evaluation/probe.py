@@ -22,6 +22,7 @@ from polymask.evaluation.features import (
     encoder_features,
     evaluating,
     extract,
+    layer_features,
     raw_of,
 )
 from polymask.evaluation.intervals import accuracy_interval, difference_interval
@@ -41,6 +42,7 @@ def probe(
     pool: str = "mean",
     limit: int | None = 10_000,
     raw: bool = True,
+    layers: bool = False,
     seed: int = 0,
     batch_size: int = 256,
     workers: int = 0,
@@ -55,6 +57,7 @@ def probe(
         pool: ``"mean"`` over tokens or ``"prefix"``, the class token.
         limit: most training samples to use, drawn at random; None for all.
         raw: whether to probe the raw input too, see :func:`polymask.evaluation.features.raw_of`.
+        layers: whether to probe every block of the pre-trained encoder too.
         seed: of the draws.
         batch_size: samples per batch.
         workers: processes that read samples.
@@ -75,6 +78,7 @@ def probe(
         pool=pool,
         limit=limit,
         raw=raw,
+        layers=layers,
         seed=seed,
         batch_size=batch_size,
         workers=workers,
@@ -93,6 +97,7 @@ def measure(
     pool: str = "mean",
     limit: int | None = 10_000,
     raw: bool = True,
+    layers: bool = False,
     seed: int = 0,
     batch_size: int = 256,
     workers: int = 0,
@@ -111,6 +116,8 @@ def measure(
             TRAINED: encoder_features(one, pool),
             UNTRAINED: encoder_features(two, pool),
         }
+        if layers:
+            rows |= layer_features(one, pool)
         if raw and (descriptor := raw_of(data)) is not None:
             rows[RAW] = descriptor
         union = torch.unique(torch.cat(picks))

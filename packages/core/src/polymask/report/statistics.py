@@ -151,13 +151,13 @@ def describe(hidden: Tensor, grid: tuple[int, ...] | None, valid: Tensor | None 
     if n < 2:
         raise UserError(f"statistics need two masks or more, got {n}")
     real = torch.ones(hidden.shape, dtype=torch.bool) if valid is None else valid
-    if valid is not None:
+    if valid is not None and valid.any():  # where nothing may be hidden, nothing is, anywhere
         there = valid.any(dim=0)
         hidden, real = hidden[:, there], valid[:, there]
         grid = grid if there.all() else None
     sites = hidden.shape[1]
     x = hidden.double()
-    coverage = x.sum(dim=0) / real.sum(dim=0)
+    coverage = x.sum(dim=0) / real.sum(dim=0).clamp(min=1)
     ratio = x.sum(dim=1) / real.sum(dim=1).clamp(min=1)
     # Deviation of each site from its mask's own ratio: the mean over masks is 0 everywhere if,
     # and only if, coverage is uniform, and nothing else about the masking is assumed.

@@ -85,4 +85,4 @@ def make_optimiser(system: System, options: TrainOptions, lr: float) -> tuple[to
     groups = parameter_groups(system, options.weight_decay)
     scales: list[Scale] = [group.pop("lr_scale", 1.0) for group in groups]
     fused = options.precision != "16-mixed"
-    return torch.optim.AdamW(groups, lr=lr, betas=options.betas, fused=fused), scales
+    return torch.optim.AdamW(groups, lr=lr, betas=options.betas, eps=options.eps, fused=fused), scales

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +55,7 @@ class TextDataset:
         corpus: the documents.
         vocab: ``bpe`` or ``wordpiece`` to train a vocabulary on the training documents; or the path of a
             ``tokenizer.json``, or a name on the Hugging Face hub.
-        vocab_size: ids of a trained vocabulary.
+        vocab_size: ids of a trained vocabulary, at most; fewer of little text.
         lower: a trained vocabulary makes capital letters small.
         length: maximum number of tokens in a sequence, special ones included; longer documents are cut into
             several.
@@ -101,6 +102,7 @@ class TextDataset:
         )
         self.encoded = encode(corpus.texts, self.vocabulary, known, tags)
         cuts = {name: self._cut(index) for name, index in self.documents.items()}
+        _confirm_long_enough(cuts["train"], corpus.title)
         self._samples = {name: self._make(index, *cuts[name]) for name, index in self.documents.items()}
         self.classes = None if pack or corpus.labels is None else list(corpus.classes or ())
         statistics = statistics_of(self.encoded, self.documents["train"], self.vocabulary)
@@ -213,13 +215,42 @@ def read_text(raw: bytes) -> str:
     Raises:
         BadSample: it is empty, or no UTF-8.
     """
-    try:
-        text = raw.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise BadSample(f"no UTF-8 text: {error.reason} at byte {error.start}") from error
+    text = decoded(raw).strip()
     if not text or "\0" in text:
         raise BadSample("no text" if not text else "no text but bytes")
     return text
+
+
+def decoded(raw: bytes) -> str:
+    """UTF-8 as text, with or without a mark at its start.
+
+    Raises:
+        BadSample: it is something else.
+    """
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadSample(
+            f"not UTF-8 ({error.reason} at byte {error.start}): convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def _confirm_long_enough(cuts: tuple[Tensor, Tensor, Tensor], title: str) -> None:
+    """Warn of documents that are one token: there is nothing to predict it from.
+
+    Raises:
+        UserError: all of them are.
+    """
+    starts, stops, _ = cuts
+    short = int((stops - starts <= 1).sum())
+    if 2 * short > len(starts):
+        found = (
+            f"{short} of {len(starts)} documents of {title} are a single token, which nothing can be "
+            "predicted of: give longer ones, or a vocabulary of smaller pieces (--data.vocab_size 300)"
+        )
+        if short == len(starts):
+            raise UserError(found)
+        warnings.warn(found, stacklevel=3)
 
 
 def held_out(corpus: Corpus, share: float) -> np.ndarray[Any, np.dtype[np.bool_]]:

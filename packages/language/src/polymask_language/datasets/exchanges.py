@@ -57,7 +57,7 @@ class ExchangeDataset:
         exchanges: what the reader found.
         vocab: ``bpe`` or ``wordpiece`` to train a vocabulary on the training text; or the path of a
             ``tokenizer.json``, or a name on the Hugging Face hub.
-        vocab_size: ids of a trained vocabulary.
+        vocab_size: ids of a trained vocabulary, at most; fewer of little text.
         lower: a trained vocabulary makes capital letters small.
         length: maximum number of tokens of prompt and response together; longer ones are cut.
         pack: put several into one sequence, as plain text to pre-train on, without rejected ones.

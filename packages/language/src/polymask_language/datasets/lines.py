@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polymask import UserError
-from polymask.data import Skipped
-from polymask_language.datasets.base import Corpus
+from polymask.data import BadSample, Skipped
+from polymask_language.datasets.base import Corpus, decoded
 
 
 def lines(*, source: str, paragraphs: bool = False) -> Corpus:
@@ -40,6 +40,6 @@ def read_lines(source: str, name: str, skipped: Skipped) -> Iterator[tuple[int, 
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                skipped.append((f"line {number}", f"no UTF-8 text: {error.reason}"))
+                yield number, decoded(raw).rstrip("\r\n")
+            except BadSample as error:
+                skipped.append((f"line {number}", str(error)))

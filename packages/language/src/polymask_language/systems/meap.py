@@ -11,7 +11,8 @@ What to compare with is plain next-token prediction, the same system without a m
 The paper's gain is in finding facts far back in long texts, at a thousand times this size. Losses of
 training are those of masked inputs: compare perplexities, which are of clean ones.
 
-    polymask pretrain language/meap --preset sft --data responses:FILE --encoder.pretrained FOLDER
+    polymask pretrain language/meap --preset sft --data responses:FILE --encoder.pretrained FOLDER \
+        --data.vocab FOLDER
 
 Fine-tuning on responses: where the batch has ``response``, bool ``[B, N]``, only tokens of responses are
 predicted, twice: once from clean input, once (responses of more than ``long`` tokens) with some of them

@@ -14,10 +14,10 @@ from scratch and learns within some thousand steps which words of a set occur in
 Choices where paper and published code differ or are silent: word sets are sampled anew at each step, one pair
 per document, from the noise of the step (the code prepares ten pairs, uses four or five of them once, and
 skips most documents of less than 100 pieces). Words are sampled from the whole vocabulary with probabilities
-proportional to ``P(w|d) keep(w)``, exactly (the code samples about 500 words per document and rejects). Words
-are not stemmed. Both forms of the preference loss are options: the code's hinge on the softmax of the pair,
-which is ``2 sigmoid(s- - s+)`` and gives little gradient for pairs that are confidently wrong, and the
-logistic loss.
+proportional to ``P(w|d) keep(w)``, exactly (the code renormalises over about 500 words per document). Words
+are not stemmed. 15 % of the pieces are hidden (the code: as many pieces as 15 % of the words). Both forms of
+the preference loss are options: the code's hinge on the softmax of the pair, which is ``2 sigmoid(s- - s+)``
+and gives little gradient for pairs that are confidently wrong, and the logistic loss.
 
 Shapes: B documents, N tokens of one, L words of a set, T tokens of a set with its document, D width,
 V vocabulary.
@@ -112,6 +112,11 @@ class PROP(System):
         super().__init__()
         if preference not in ("hinge", "logistic"):
             raise UserError(f"preference={preference!r}: choose 'hinge' or 'logistic'")
+        if getattr(encoder, "causal", False):
+            raise UserError(
+                f"prop reads its score at the first token, from where {type(encoder).__name__} sees nothing "
+                "of the text: choose --encoder language/transformer"
+            )
         if start_id is None or end_id is None:
             raise UserError(
                 "prop needs a vocabulary with tokens for start and end, as BERT's: choose another"

@@ -5,7 +5,8 @@ ratio of policy to reference and its KL divergence, both multiplied by weights >
 activations of the frozen reference model (arXiv 2410.05102).
 
     polymask recipe language/sparsepo --data language/sentiment
-    polymask pretrain language/sparsepo --preset small --data language/sentiment --encoder.pretrained FOLDER
+    polymask pretrain language/sparsepo --preset small --data language/sentiment \
+        --encoder.pretrained FOLDER --data.vocab FOLDER
     polymask evaluate RUN language/preference
 
 The recipe pre-trains, fine-tunes and aligns a model in minutes on two cores. The system alone starts from a

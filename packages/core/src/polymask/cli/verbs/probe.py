@@ -18,6 +18,7 @@ OPTIONS = table(
     Option("draws", Count, 5, "how often those few are drawn anew"),
     Option("pool", str, "mean", "mean of the tokens, or prefix, the class token"),
     Option("limit", Count | None, 10_000, "most training samples to use, drawn at random; null for all"),
+    Option("layers", bool, False, "a row for every block of the encoder too"),
     Option("seed", int, 0, "of the draws"),
 )
 """Those of :func:`polymask.evaluation.probe` that a user may want, written out to be light."""
