@@ -115,7 +115,7 @@ class TestValues:
             (("--encoder.positions", "rope"), ("--encoder.positions", "sincos | learned |", "'rope'")),
             (("--betas", "[0.9]"), ("--betas", "tuple[float, float]")),
             (("--steps", "many"), ("--steps", "int", "'many'")),
-            (("--steps", "0"), ("steps=0", "more than 0")),
+            (("--steps", "0"), ("--steps", "1 or more")),
             (("--steps", "5", "--epochs", "5"), ("steps", "epochs", "one of them")),
             (("--steps", "5", "--warmup_steps", "9"), ("warm-up of 9", "run of 5")),
             (("--batch_size", "8", "--accumulate", "3"), ("batch of 8", "--accumulate")),

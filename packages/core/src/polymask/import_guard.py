@@ -1,19 +1,13 @@
-"""Watches what the import of a plugin imports, and keeps what it does to its process away from ours."""
+"""Watches what the import of a plugin imports."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
-import marshal
-import os
-import select
-import signal
 import sys
 import threading
-import time
 import types
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 HEAVY = frozenset(
@@ -53,54 +47,3 @@ def heavy_imports() -> Iterator[set[str]]:
     finally:
         builtins.__import__ = original
         sys.meta_path.remove(finder)
-
-
-def in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> tuple[Any, str, str]:
-    """Call a function in a child process, which reads nothing and prints nothing on stdout.
-
-    Args:
-        function: returns plain values, what went wrong in words, and a traceback; raises nothing.
-        seconds: after which the child is killed.
-
-    Returns:
-        What the function returned; if the child ended without an answer, ``None`` and how it ended.
-    """
-    reader, writer = os.pipe()
-    with (
-        warnings.catch_warnings()
-    ):  # of threads that libraries started; Python's own are the caller's to count
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 0)
-            os.dup2(null, 1)
-            with open(writer, "wb") as pipe:
-                pipe.write(marshal.dumps(function()))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    answer, end = b"", time.monotonic() + seconds
-    waiting = select.poll()
-    waiting.register(reader, select.POLLIN)
-    try:
-        while ready := waiting.poll(max(end - time.monotonic(), 0) * 1000):
-            if not (piece := os.read(reader, 1 << 16)):
-                break
-            answer += piece
-    finally:
-        os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    try:
-        found: tuple[Any, str, str] = marshal.loads(answer)
-        return found
-    except (EOFError, ValueError, TypeError):
-        if not ready:
-            return None, f"declared no parts within {seconds:g} s", ""
-        return (
-            None,
-            f"ended its process, {f'exit status {status}' if status >= 0 else f'signal {-status}'}",
-            "",
-        )

@@ -17,17 +17,14 @@ import itertools
 import os
 import re
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from types import MappingProxyType
 from typing import Any, Literal
 
-import pluggy
-
 from polymask import hookspecs
+from polymask.declarations import declared, declared_apart, words
 from polymask.errors import UserError
-from polymask.import_guard import heavy_imports, in_child
 from polymask.parts import KINDS, Part
 
 Status = Literal["ok", "disabled", "conflict", "broken"]
@@ -42,9 +39,6 @@ FIRST_PARTY = MappingProxyType(
 
 SECONDS = 10.0
 """How long a plugin may take to declare its parts."""
-
-MOST = 1000
-"""How many parts a plugin may declare."""
 
 
 @dataclasses.dataclass
@@ -124,7 +118,7 @@ class Registry:
                     found.setdefault(name or repr(distribution), own)
                 except Exception as error:
                     self.plugins.append(PluginRecord(name, name, version, "entry_points.txt"))
-                    self._fail(self.plugins[-1], *_words(error))
+                    self._fail(self.plugins[-1], *words(error))
             return itertools.chain.from_iterable(found.values())
 
     def _load(self, record: PluginRecord, load: Callable[[], object], trusted: bool) -> None:
@@ -146,19 +140,18 @@ class Registry:
         # a fork is safe only where no other thread may hold a lock
         if trusted or not hasattr(os, "fork") or threading.active_count() > 1:
             try:
-                parts = _declared(record.module, load)
+                parts = declared(record.module, load)
             except BaseException as error:
                 if trusted and not isinstance(error, Exception | SystemExit):
                     raise
-                self._fail(record, *_words(error))
+                self._fail(record, *words(error))
                 return
         else:
-            fields, text, trace = in_child(functools.partial(_answer, record.module, load), SECONDS)
+            parts, text, trace = declared_apart(record.module, load, SECONDS)
             if text:
                 hint = "" if trace else f"; POLYMASK_DISABLE={record.name} leaves it out"
                 self._fail(record, text + hint, trace)
                 return
-            parts = [(kind, Part(**given)) for kind, given in fields]
         for kind, part in parts:
             self._parts[kind][f"{record.name}/{part.name}"] = part.of(record.name, kind)
         record.parts = len(parts)
@@ -270,70 +263,3 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
         return metadata["Name"] or "", metadata["Version"] or ""
     except Exception:  # damaged
         return "", ""
-
-
-def _declared(module: str, load: Callable[[], object]) -> list[tuple[str, Part]]:
-    """Kind and declaration of each part of a plugin."""
-    plugin: object = None
-    with heavy_imports() as heavy:
-        try:
-            plugin = load()
-        except Exception:
-            if not heavy:
-                raise
-    if heavy:
-        raise ImportError(
-            f"importing {module} imports {', '.join(sorted(heavy))}: declare parts as "
-            "strings and import the rest in the module their target names"
-        )
-    _check_api(getattr(plugin, "POLYMASK_API", None))
-    manager = pluggy.PluginManager("polymask")
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin)
-    known = {f"polymask_register_{kind}": kind for kind in KINDS}
-    parts: dict[tuple[str, str], Part] = {}
-    for caller in manager.get_hookcallers(plugin) or []:
-        if caller.name not in known:
-            close = difflib.get_close_matches(caller.name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise AttributeError(f"{module} implements an unknown hook {caller.name!r}{hint}")
-        kind = known[caller.name]
-        for impl in caller.get_hookimpls():
-            declared = impl.function()
-            if not isinstance(declared, Iterable):
-                raise TypeError(f"{caller.name} returned {declared!r}; return a list of polymask.Part")
-            for part in declared:
-                if not isinstance(part, Part):
-                    raise TypeError(f"{caller.name} returned {part!r}, which is not a polymask.Part")
-                if (kind, part.name) in parts:
-                    raise ValueError(f"{module} declares {kind} {part.name!r} twice")
-                if len(parts) == MOST:
-                    raise ValueError(f"{module} declares more than {MOST} parts")
-                parts[kind, part.name] = part
-    return [(kind, part) for (kind, _), part in parts.items()]
-
-
-def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, dict[str, Any]]], str, str]:
-    """The same as plain values, or what is wrong and its traceback."""
-    try:
-        return [(kind, part.fields()) for kind, part in _declared(module, load)], "", ""
-    except BaseException as error:
-        return [], *_words(error)
-
-
-def _words(error: BaseException) -> tuple[str, str]:
-    """An error in a line, and its traceback."""
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
-
-
-def _check_api(wanted: Any) -> None:
-    if wanted is None:
-        return
-    try:
-        numbers = [int(number) for number in str(wanted).split(".")]
-    except ValueError:
-        raise ValueError(f"POLYMASK_API = {wanted!r} is not a version like '1' or '1.0'") from None
-    major, minor = numbers[0], (numbers[1] if len(numbers) > 1 else 0)
-    if major != hookspecs.API[0] or minor > hookspecs.API[1]:
-        have = ".".join(map(str, hookspecs.API))
-        raise ImportError(f"written for plugin API {wanted}, this polymask has {have}")
