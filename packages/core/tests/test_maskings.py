@@ -251,6 +251,7 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
         "color",
         "disjoint",
         "frequency",
+        "multi-block",
         "partition",
         "random",
         "scheduled",
