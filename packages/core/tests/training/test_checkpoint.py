@@ -80,7 +80,7 @@ def test_full_disk_ends_a_run_in_one_message(toy, tmp_path, monkeypatch):
         toy.train(tmp_path / "full", steps=6, checkpoint_every=2)
     (note,) = caught.value.__notes__
     assert note.startswith(f"step 2 of 6 is saved, in {last(tmp_path / 'full')}: go on with --resume")
-    assert "the steps from there to 4 are lost" in note and "No space left" in note
+    assert "the steps from there to 4 are lost" in note
     monkeypatch.undo()
     assert read_checkpoint(last(tmp_path / "full"))["global_step"] == 2
     resumed = toy.train(tmp_path / "full", steps=6, checkpoint_every=2, resume=True)
