@@ -23,10 +23,10 @@ from polymask.files import (
     read_json,
     read_yaml,
     write_json,
-    write_tensors,
     write_text,
     write_yaml,
 )
+from polymask.run import write_tensors
 
 
 def names(folder: Path) -> list[str]:

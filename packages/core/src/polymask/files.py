@@ -158,19 +158,6 @@ def write_yaml(path: Path, value: Any) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def write_tensors(path: Path, value: Any) -> None:
-    """Write what ``torch.save`` takes, whole or not at all."""
-    import torch
-
-    with atomic(path, "wb") as file:
-        try:
-            torch.save(value, file)
-        # torch reports a failed write as RuntimeError, whatever the file raised
-        except RuntimeError as error:
-            before = error.__context__
-            raise before if isinstance(before, OSError) else OSError(str(error)) from error
-
-
 def read_json(
     path: Path,
     decode: Callable[[Any], T],

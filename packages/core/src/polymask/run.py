@@ -27,7 +27,7 @@ from torch import Tensor
 from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
 from polymask.data import Dataset, as_dataset, facts_of
 from polymask.errors import UserError
-from polymask.files import read_yaml, write_yaml
+from polymask.files import atomic, read_yaml, write_yaml
 from polymask.registry import Registry
 from polymask.systems.base import System
 
@@ -230,6 +230,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
         raise UserError(f"{path} is a checkpoint, but not one of polymask's")
     return checkpoint
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Write what ``torch.save`` takes, whole or not at all."""
+    with atomic(path, "wb") as file:
+        try:
+            torch.save(value, file)
+        # torch reports a failed write as RuntimeError, whatever the file raised
+        except RuntimeError as error:
+            before = error.__context__
+            raise before if isinstance(before, OSError) else OSError(str(error)) from error
 
 
 def system_weights(checkpoint: Checkpoint, system: System) -> dict[str, Tensor]:

@@ -11,8 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from polymask.config.layers import flatten
 from polymask.errors import UserError
-from polymask.files import write_tensors
-from polymask.run import Checkpoint, some
+from polymask.run import Checkpoint, some, write_tensors
 from polymask.training.digest import changes
 from polymask.training.finite_check import Diverged, FiniteCheck
 from polymask.training.metrics import MetricsFile

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from polymask.errors import UserError
-from polymask.files import write_json, write_tensors
+from polymask.files import write_json
 from polymask.protocols import Batch
+from polymask.run import write_tensors
 from polymask.step import Step
 from polymask.training.module import NEVER, Training
 

@@ -130,7 +130,7 @@ def fit(
             system._compiled_call_impl = None
         run.step = trainer.global_step
     if signals.received:
-        _stop(signals.received, run.step, plan.total)
+        _stop(signals.received, run.step, plan.total, say=trainer.is_global_zero)
     return FitResult(folder, run.step, _last_row(folder))
 
 
@@ -261,10 +261,11 @@ def _last_row(folder: Path) -> dict[str, float]:
     return rows[-1] if rows else {}
 
 
-def _stop(number: int, step: int, total: int) -> None:
+def _stop(number: int, step: int, total: int, say: bool) -> None:
     """End as the signal asks, now that everything is saved."""
     with contextlib.suppress(OSError):  # of a terminal that was closed
-        sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
+        if say:
+            sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
