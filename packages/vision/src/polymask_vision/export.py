@@ -1,9 +1,8 @@
 """Our encoders as models of timm and of transformers: weights, configuration, preprocessing.
 
-Both libraries embed a patch by a convolution; its kernel is our embedding's weight, whose inputs
-are in the order of :class:`polymask_vision.tokenizers.Patches` (row, column, channel). What is
-written is the layout of the hub, so neither library is imported to write it, and any version that
-reads the hub reads this.
+Both libraries embed a patch by a convolution; its kernel is our embedding's weight, whose inputs are in the
+order of :class:`polymask_vision.tokenizers.Patches` (row, column, channel). What is written is the layout of
+the hub, so neither library is imported to write it.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ State = dict[str, Tensor]
 def vit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
     """A folder for ``timm.create_model("local-dir:<out>", pretrained=True)``.
 
-    ``forward_features`` then gives class token and patch tokens, and the model itself the mean of
-    the patch tokens after the final norm.
+    ``forward_features`` gives class token and patch tokens, the model itself the mean of the latter, normed.
     """
     if encoder.relative is not None:
         _beit_to_timm(encoder, facts, out)
@@ -226,10 +224,7 @@ def _block(source: State, ours: str, theirs: str, attention: str) -> State:
 def _kernel(source: State, facts: Facts) -> Tensor:
     """Weight of the patch embedding as the kernel of a convolution, ``[D, C, p, p]``."""
     if not {"size", "channels", "patch_size"} <= facts.keys():
-        raise UserError(
-            "timm and transformers embed square patches of pixels, and this system's tokenizer makes "
-            "other tokens: export as safetensors"
-        )
+        raise UserError("timm and transformers embed square patches of pixels alone: export as safetensors")
     p, weight = facts["patch_size"], source["patch_embed.proj.weight"]
     return weight.view(-1, p, p, facts["channels"]).permute(0, 3, 1, 2)
 
@@ -269,9 +264,8 @@ def _timm(
             "classifier": classifier,
         },
     }
-    # timm has no word for other ranges
     if tuple(facts.get("range", EIGHT_BITS)) != EIGHT_BITS:
-        config["value_range"] = list(facts["range"])
+        config["value_range"] = list(facts["range"])  # timm has no word for it
     save_json(config, out / "config.json")
     save_state(state, out / WEIGHTS)
 

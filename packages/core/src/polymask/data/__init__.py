@@ -19,8 +19,8 @@ from polymask.data.protocols import (
     describe,
     facts_of,
 )
+from polymask.data.reading import BadSample, reading
 from polymask.data.splits import (
-    BadSample,
     FileDataset,
     LazySamples,
     Skipped,
@@ -32,7 +32,6 @@ from polymask.data.splits import (
     divide,
     evenly,
     held_out,
-    reading,
     whole,
 )
 from polymask.data.wrapped import as_dataset

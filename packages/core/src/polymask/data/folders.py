@@ -17,17 +17,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from polymask.data.splits import (
-    BadSample,
-    S,
-    Skipped,
-    Splits,
-    class_names,
-    class_numbers,
-    divide,
-    exhausted,
-    whole,
-)
+from polymask.data.reading import BadSample, exhausted
+from polymask.data.splits import S, Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.errors import UserError
 
 TRAIN = "train"

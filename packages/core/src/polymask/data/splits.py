@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import hashlib
 import warnings
@@ -16,49 +14,13 @@ import torch
 from torch import Tensor
 
 from polymask.data.protocols import Samples, SplitName
+from polymask.data.reading import BadSample, exhausted
 from polymask.errors import UserError
 
 Skipped = list[tuple[str, str]]
 """What was left out, ``(name, reason)``."""
 
 _IN_A_ROW = 100
-
-
-class BadSample(Exception):
-    """A sample that cannot be used; says why."""
-
-
-_EXHAUSTED = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether an error says that the machine ran out of memory or of open files, and nothing of the data."""
-    if isinstance(error, OSError):
-        return error.errno in _EXHAUSTED
-    # torch has no class of its own for that
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
-
-
-@contextlib.contextmanager
-def reading(reason: Callable[[Exception], str] = str) -> Iterator[None]:
-    """Whatever fails within is a sample that cannot be used, unless the machine is exhausted.
-
-    Args:
-        reason: an error in few words.
-
-    Raises:
-        BadSample: anything failed.
-    """
-    try:
-        yield
-    except BadSample:
-        raise
-    except Exception as error:
-        if exhausted(error):
-            raise
-        raise BadSample(reason(error)) from error
 
 
 class Source(Protocol):
@@ -96,11 +58,7 @@ class Split(Generic[S_co]):
         return Split(self.source, self.index[which], None if self.labels is None else self.labels[which])
 
     def take(self, limit: int | None) -> Split[S_co]:
-        """At most ``limit`` of them, evenly spaced, so that sorted classes stay in proportion.
-
-        Raises:
-            UserError: a limit below 1.
-        """
+        """At most ``limit`` of them, evenly spaced, so that sorted classes stay in proportion."""
         if limit is not None and limit < 1:
             raise UserError(f"limit must be 1 or more, got {limit}")
         if limit is None or limit >= len(self):
@@ -132,14 +90,11 @@ class Splits(Generic[S_co]):
 
 
 class FileDataset(Generic[S]):
-    """A data set of samples that are read one by one; subclasses say how.
+    """A data set of samples that are read one by one; subclasses say how, and ``what`` these are called.
 
     Args:
         found: what a reader found.
         limit: maximum number of samples per split.
-
-    Attributes:
-        what: what its samples are called.
     """
 
     what: ClassVar[str]
