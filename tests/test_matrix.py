@@ -64,6 +64,7 @@ REFUSED = {
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
+    ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
     ("pointcloud/msm", "core/top-score"): "has no option --score",
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
     ("language/prop", "language/causal"): "choose --encoder language/transformer",

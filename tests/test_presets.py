@@ -13,6 +13,15 @@ ADAM, MASKED = (0.9, 0.999), (0.9, 0.95)
 MAE = {"rate": (1.5e-4, 256), "batch": 4096, "epochs": 800, "warmup": 40, "crop": (0.2, 1.0), "betas": MASKED}
 SIMMIM = {"rate": (1e-4, 512), "batch": 2048, "epochs": 800, "warmup": 10, "crop": (0.67, 1.0), "betas": ADAM}
 MFM = {"rate": (3e-4, 512), "batch": 2048, "epochs": 300, "warmup": 20, "crop": (0.2, 1.0), "betas": MASKED}
+JEPA = {
+    "rate": (1e-3, 2048),
+    "batch": 2048,
+    "warmup": 40,
+    "last": 1e-3,
+    "crop": (0.3, 1.0),
+    "betas": ADAM,
+    "decay": 0.04,
+}
 BERT = {"rate": (1e-4, 256), "batch": 256, "steps": 1_000_000, "warmup": 10_000, "betas": ADAM, "decay": 0.01}
 AUDIO = {"rate": (2e-4, 512), "batch": 512, "epochs": 32, "warmup": 3}
 SPEECH = {"steps": 400_000, "warmup": 32_000, "betas": (0.9, 0.98), "decay": 0.01}
@@ -41,6 +50,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Xie et al. 2022, configurations of the release; the last rate is 2.5e-6 per 512
     "vision/mfm paper": {**MFM, "last": 1 / 120, "clip": 3.0},
     "vision/mfm paper-resnet": {**MFM, "last": 1 / 120, "clip": 3.0},
+    # Assran et al. 2023, configuration of the release for ViT-H/14
+    "vision/ijepa paper": {**JEPA, "epochs": 300},
+    # Mo and Yun 2024, configuration of the release for ViT-B/16
+    "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

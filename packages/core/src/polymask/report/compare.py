@@ -295,9 +295,6 @@ def _write(result: Comparison, out: Path, probe: Config) -> None:
         "config": flat(result.config),
         "changes": {label: flat(change) for label, change in result.variants.items()},
     }
-    for name, text in (
-        ("comparison.md", result.markdown()),
-        ("comparison.html", render("comparison.html.j2", **context)),
-    ):
-        write_text(out / name, text)
+    write_text(out / "comparison.md", result.markdown())
+    write_text(out / "comparison.html", render("comparison.html.j2", **context))
     write_json(out / PLAN, {**plain(result.to_json()), "probe": plain(probe)})

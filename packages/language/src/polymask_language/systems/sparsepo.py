@@ -24,7 +24,6 @@ the loss is ``-log sigmoid(beta (sum m_r r + m_d KL - the same of the rejected))
 not penalised for moving on the chosen side. Larger weights act like a larger beta, so report the mean weight,
 which is logged, with any comparison. Dropout is off in policy and reference, as published; the dropout of the
 published scorers has no effect there and is omitted.
-
 The hooks of ``language/activation-weight`` break the graph of ``torch.compile``; everything else compiles.
 
 Shapes: B pairs, R = 2 B rows (chosen, then rejected), N tokens, D width, V vocabulary.

@@ -80,11 +80,12 @@ def _draw(resolved: Resolved, registry: Registry, out: str) -> Path:
     options = resolved.require().options
     data = data_config.build()
     drawing = {name: value for name, value in options.items() if name in OPTIONS}
-    from polymask.data import describe, facts_of
+    from polymask.data import Described, facts_of
     from polymask.report.look import look, usual_tokenizer
 
-    for name, text in describe(data).items():
-        say(f"{name}: {text}")
+    if isinstance(data, Described):
+        for name, text in data.describe().items():
+            say(f"{name}: {text}")
     if resolved.tree.part is not None:
         return look(RunConfig.of(resolved).system.build(facts_of(data)), data, out, **drawing)
     tokenizer, score = options.get("tokenizer"), options.get("score")
