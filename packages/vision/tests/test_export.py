@@ -192,7 +192,9 @@ def test_other_ranges_leave_with_the_preprocessing(tmp_path: Path) -> None:
     export.export(make("sincos"), "transformers", tmp_path / "hf", facts=known)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
     scan = np.linspace(-1000, 3000, 3 * 256, dtype=np.float32).reshape(16, 16, 3)
-    theirs = processor(scan, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
+    theirs = processor(scan, return_tensors="pt", input_data_format="channels_last", do_resize=False)[
+        "pixel_values"
+    ][0]
     unit = (torch.from_numpy(scan).permute(2, 0, 1) + 1000) / 4000
     ours = Preparation(size=16, mean=MEAN, std=STD)(unit)
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)

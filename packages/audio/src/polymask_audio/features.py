@@ -148,7 +148,7 @@ class Layers(Features):
         from polymask.run import Run
 
         system: Any = Run.open(folder).system
-        tokenizer, encoder = system.tokenizer, system.encoder
+        tokenizer, encoder = system.tokenizer, system.backbone
         if getattr(tokenizer, "rate", rate) != rate:
             raise UserError(
                 f"the run {folder} learned from sound at {tokenizer.rate} Hz, and this is at {rate} Hz: "

@@ -53,7 +53,7 @@ def layer_features(system: System, pool: str = "mean") -> dict[str, Extractor]:
     Raises:
         UserError: the encoder does not let its blocks be read.
     """
-    encoder: Any = getattr(system, "encoder", None)
+    encoder: Any = getattr(system, "backbone", None)
     if not hasattr(encoder, "layers") or not hasattr(system, "tokenizer"):
         raise UserError(f"the blocks of {type(encoder).__name__} cannot be read: leave --layers out")
 

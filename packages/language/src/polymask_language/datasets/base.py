@@ -277,7 +277,7 @@ def held_out(corpus: Corpus, share: float) -> np.ndarray[Any, np.dtype[np.bool_]
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         test[members[np.argsort(rank[members], kind="stable")[:count]]] = True
     # a text of two classes goes where it is held out
-    return np.isin(rank, rank[test])
+    return np.isin(rank, rank[test], kind="sort")  # a table overflows 64 bits in older numpy
 
 
 def _nothing(corpus: Corpus) -> str:
