@@ -70,7 +70,18 @@ def test(session: nox.Session, *arguments: str, **env: str) -> None:
     Where an environment forbids bytecode, hundreds of processes would each compile torch's sources.
     """
     session.run(
-        *("pytest", "-q", "-n", "auto", "--maxprocesses", "8", *arguments, *session.posargs),
+        *(
+            "pytest",
+            "-q",
+            "-n",
+            "auto",
+            "--maxprocesses",
+            "8",
+            "--dist",
+            "worksteal",
+            *arguments,
+            *session.posargs,
+        ),
         env={"OMP_NUM_THREADS": "1", "POLYMASK_STRICT": "1", "PYTHONDONTWRITEBYTECODE": "", **env},
     )
 

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -104,6 +106,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self._loader)
+        for worker in getattr(iterator, "_workers", ()):
+            # a process that exits ends its children by SIGTERM, which these ignore, and would wait for ever
+            Finalize(worker, worker.kill, exitpriority=0)
         if self._loader.num_workers and threading.current_thread() is threading.main_thread():
             # torch would raise when a worker ends, in the middle of a step; it looks at them anyway when a
             # batch does not come
@@ -128,7 +133,11 @@ class Loader:
             raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
         # torch says so itself, or cannot receive what the worker had sent
         except (RuntimeError, OSError, EOFError) as error:
-            codes = [worker.exitcode for worker in getattr(iterator, "_workers", ()) if worker.exitcode]
+            workers = getattr(iterator, "_workers", ())
+            ended = wait([worker.sentinel for worker in workers], timeout=2)
+            for worker in workers:
+                worker.join(2 * (worker.sentinel in ended))  # its status takes a moment to be known
+            codes = [worker.exitcode for worker in workers if worker.exitcode]
             if not codes:
                 raise
             how = f"with status {codes[0]}" if codes[0] > 0 else f"by {signal.Signals(-codes[0]).name}"
