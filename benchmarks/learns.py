@@ -21,11 +21,11 @@ from command import command
 from evidence import ROOT
 
 from polymask import Run, RunConfig, default_registry
-from polymask.config import CONFIG
 from polymask.evaluation import evaluate_run, probe
 from polymask.evaluation.constant_baseline import CONSTANT, DIFFERENCE
 from polymask.evaluation.result import METHODS, TRAINED, UNTRAINED
 from polymask.files import write_json
+from polymask.run import holds_run
 from polymask.training import fit
 
 RUNS: Mapping[str, Mapping[str, Any]] = {
@@ -99,7 +99,7 @@ def systems_of(package: str) -> dict[str, Mapping[str, Any]]:
 def trained(spec: str, options: Mapping[str, Any], folder: Path) -> Run:
     """The run of one system, trained now or before."""
     run = Run.create(RunConfig.resolve({"system": spec.partition(":")[0], **options}), folder)
-    fit(run, resume=(folder / CONFIG).exists(), progress=False)
+    fit(run, resume=holds_run(folder), progress=False)
     return run
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from claims.claim import Claim
 from polymask import Run, RunConfig
-from polymask.config import CONFIG
 from polymask.export import export
+from polymask.run import holds_run
 from polymask.training import fit
 
 # A minute or so of one core must tell more than frequencies of tokens do, a loss of 6.4: ModernBERT leaves
@@ -74,7 +74,7 @@ def definitions(folder: Path) -> dict[str, str]:
     model = base / "model"
     if not model.is_dir():
         run = Run.create(RunConfig.resolve(DEFINITIONS), base)
-        fit(run, resume=(base / CONFIG).exists())
+        fit(run, resume=holds_run(base))
         export(run, "transformers", model)
     return {"encoder.pretrained": str(model), "data.vocab": str(model)}
 

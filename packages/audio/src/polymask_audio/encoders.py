@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.blocks import initialise
 from polymask.positions import check_width, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
 
@@ -234,10 +235,7 @@ class ViT(nn.Module):
             for rate in rates
         )
         self.norm = nn.LayerNorm(dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     @property
     def depth(self) -> int:

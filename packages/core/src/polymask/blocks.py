@@ -6,6 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def initialise(module: nn.Module) -> None:
+    """MAE's initialisation of the linear maps within a module: Xavier's, biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 class Block(nn.Module):
     """Attention and a two-layer network, each after a norm and beside a shortcut.
 

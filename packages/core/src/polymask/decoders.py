@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.blocks import Block
+from polymask.blocks import Block, initialise
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.positions import SinCos
@@ -59,10 +59,7 @@ class LightDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         nn.init.normal_(self.mask_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     @classmethod
     def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: Any) -> LightDecoder:
@@ -107,25 +104,36 @@ class LatentPredictor(LightDecoder):
 
     def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
         """Predict at hidden sites, or at others; as :meth:`LightDecoder.forward`."""
-        asked = mask if at is None else at
-        place = self.positions(position).to(encoded.dtype).expand(*mask.hidden.shape, -1)
-        seen, wanted = mask.keep(Tokens(place, position)), asked.invert().keep(Tokens(place, position))
+        return self.answer(self.context(encoded, mask, position), position, mask if at is None else at)
+
+    def context(self, encoded: Tensor, mask: Mask, position: Tensor) -> Tokens:
+        """What all answers are made from: the encoding ``[B, prefix + K, dim]`` with its positions."""
+        seen = mask.keep(self._places(mask, position, encoded.dtype))
         x = self.embed(encoded)
+        x = torch.cat([x[:, : self.prefix], x[:, self.prefix :] + seen.values], dim=1)
+        valid = None if seen.valid is None else F.pad(seen.valid, (self.prefix, 0), value=True)
+        return Tokens(x, seen.position, valid=valid)
+
+    def answer(self, context: Tokens, position: Tensor, at: Mask) -> Tensor:
+        """Predictions ``[B, M, out_dim]`` at the hidden sites of a mask, from :meth:`context`."""
+        wanted = at.invert().keep(self._places(at, position, context.values.dtype))
         answers = self.mask_token + wanted.values
-        x = torch.cat([x[:, : self.prefix], x[:, self.prefix :] + seen.values, answers], dim=1)
-        real = None
-        if seen.valid is not None or wanted.valid is not None:
-            parts = [_real(seen), _real(wanted)]
-            real = F.pad(torch.cat(parts, dim=1), (self.prefix, 0), value=True)[:, None, None, :]
+        x, real = torch.cat([context.values, answers], dim=1), None
+        if context.valid is not None or wanted.valid is not None:
+            real = torch.cat([_real(context), _real(wanted)], dim=1)[:, None, None, :]
         for block in self.blocks[:-1]:
             x = block(x, attn_mask=real)
         answers = self.blocks[-1](x[:, -answers.shape[1] :], attn_mask=real, context=x)
         prediction: Tensor = self.head(self.norm(answers))
         return prediction
 
+    def _places(self, mask: Mask, position: Tensor, dtype: torch.dtype) -> Tokens:
+        """The embedding of the position of every site."""
+        return Tokens(self.positions(position).to(dtype).expand(*mask.hidden.shape, -1), position)
+
 
 def _real(tokens: Tokens) -> Tensor:
     """Which tokens are no padding, bool ``[B, K]``."""
     if tokens.valid is not None:
         return tokens.valid
-    return torch.ones(tokens.shape, dtype=torch.bool, device=tokens.values.device)
+    return torch.ones(tokens.values.shape[:2], dtype=torch.bool, device=tokens.values.device)

@@ -85,8 +85,12 @@ def require_hard_mask(system: str, masking: Masking, mask: Mask) -> Mask:
 
 def encode_visible(encoder: Encoder, tokens: Tokens, mask: Mask) -> Tensor:
     """The visible tokens alone, encoded: ``[B, prefix + K, out_dim]``."""
-    seen = mask.keep(tokens)
-    return encoder(encoder.embed(seen.values), seen.position, seen.valid)
+    return encode_tokens(encoder, mask.keep(tokens))
+
+
+def encode_tokens(encoder: Encoder, tokens: Tokens) -> Tensor:
+    """All of some tokens, encoded: ``[B, prefix + K, out_dim]``."""
+    return encoder(encoder.embed(tokens.values), tokens.position, tokens.valid)
 
 
 def masked_loss(objective: Objective, prediction: Tensor, target: Tokens) -> Tensor:
@@ -107,7 +111,7 @@ def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
         the mean position of the tokens it covers.
     """
     tokens = tokenizer(batch)
-    x = encoder(encoder.embed(tokens.values), tokens.position, tokens.valid)
+    x = encode_tokens(encoder, tokens)
     r, down = encoder.prefix, encoder.downsample
     position, grid = tokens.position, tokens.grid
     if down > 1:

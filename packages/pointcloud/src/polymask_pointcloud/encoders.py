@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.blocks import initialise
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_pointcloud.tokenizers import UNIT
 
@@ -92,10 +93,7 @@ class Transformer(nn.Module):
         # The networks of points and of centres keep torch's initialisation, biases too: without those a norm
         # behind a map of three numbers tells directions and no distances; with small weights, centres weigh
         # next to nothing
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self.blocks)
 
     def embed(self, values: Tensor) -> Tensor:
         """``[B, K, in_dim] -> [B, K, dim]``, places of points in steps of ``position``."""

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.blocks import initialise
 from polymask.positions import SinCos, check_width
 from polymask.types import Count, Fact, Positive, Whole
 from polymask_vision.positions import grid_index
@@ -91,10 +92,7 @@ class ConvViT(nn.Module):
             Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=_norm) for _ in range(depth)
         )
         self.norm = _norm(dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     def embed(self, values: Tensor) -> Tensor:
         """Pixels ``[B, K, p * p * C]`` to the embedded cells of each token, ``[B, K, dim]``."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.blocks import initialise
 from polymask.export import Exporter
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
@@ -113,11 +114,7 @@ class ViT(nn.Module):
 
     def _initialise(self) -> None:
         """MAE's: xavier for linear maps, biases 0, class token normal(0.02)."""
-        for module in self.vit.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self.vit)
         if self.vit.cls_token is not None:
             nn.init.normal_(self.vit.cls_token, std=0.02)
 

@@ -10,6 +10,14 @@ from polymask_vision import presets
 
 POLYMASK_API = "1.0"
 
+JEPA = {
+    "tokenizer": "vision/patches",
+    "encoder": "vision/vit",
+    "encoder.class_token": False,
+    "masking": "core/multi-block",
+    "objective": "core/smooth-l1",
+}
+
 IMAGES = "polymask_vision.datasets.base:ImageDataset"
 
 
@@ -298,13 +306,7 @@ def polymask_register_systems() -> Iterable[Part]:
             summary="predict summaries of like neighbours in an EMA teacher's features from a context block",
             paper="Mo and Yun 2024, arXiv 2405.17995",
             modality="image",
-            defaults={
-                "tokenizer": "vision/patches",
-                "encoder": "vision/vit",
-                "encoder.class_token": False,
-                "masking": "core/multi-block",
-                "objective": "core/smooth-l1",
-            },
+            defaults=JEPA,
             # the target follows the encoder
             tags=frozenset({"moving-target"}),
         ),
@@ -315,13 +317,7 @@ def polymask_register_systems() -> Iterable[Part]:
             summary="predict an EMA teacher's features of target blocks from a context block",
             paper="Assran et al. 2023, arXiv 2301.08243",
             modality="image",
-            defaults={
-                "tokenizer": "vision/patches",
-                "encoder": "vision/vit",
-                "encoder.class_token": False,
-                "masking": "core/multi-block",
-                "objective": "core/smooth-l1",
-            },
+            defaults=JEPA,
             # the target follows the encoder
             tags=frozenset({"moving-target"}),
         ),

@@ -195,7 +195,7 @@ MFM: Presets = {
 }
 
 IJEPA: Presets = {
-    # ViT-H/14; the release also raises weight decay, from this to 0.4
+    # ViT-H/14; the release raises weight decay from this to 0.4, and crops without flipping
     "paper": {
         **_IMAGENET,
         "data.augment": "crop-flip",

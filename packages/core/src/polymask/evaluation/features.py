@@ -20,6 +20,7 @@ from polymask.data import Dataset, Samples, collate, sample_of
 from polymask.errors import UserError
 from polymask.protocols import Batch
 from polymask.systems.base import System
+from polymask.tokens import Tokens
 
 Extractor = Callable[[Batch], Tensor]
 """Vectors ``[B, D]`` of a batch."""
@@ -37,10 +38,8 @@ def encoder_features(system: System, pool: str = "mean") -> Extractor:
     """
 
     def extract(batch: Batch) -> Tensor:
-        device = next((p.device for p in system.parameters()), torch.device("cpu"))
-        moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         try:
-            return system.encode(moved).pool(pool)
+            return system.encode(_moved(batch, system)).pool(pool)
         except ValueError as error:
             raise UserError(f"features with pool={pool!r}: {error}") from error
 
@@ -57,14 +56,25 @@ def layer_features(system: System, pool: str = "mean") -> dict[str, Extractor]:
     if not hasattr(encoder, "layers") or not hasattr(system, "tokenizer"):
         raise UserError(f"the blocks of {type(encoder).__name__} cannot be read: leave --layers out")
 
+    last: tuple[Any, ...] = (None,)
+
     def extract(batch: Batch, layer: int) -> Tensor:
-        device = next(system.parameters()).device
-        tokens = system.tokenizer({key: value.to(device) for key, value in batch.items()})
-        x = encoder.layers(encoder.embed(tokens.values), tokens.position, tokens.valid)[layer]
-        r = encoder.prefix
-        return replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None).pool(pool)
+        nonlocal last
+        if last[0] is not batch:  # one pass for all blocks
+            tokens = system.tokenizer(_moved(batch, system))
+            last = batch, tokens, encoder.layers(encoder.embed(tokens.values), tokens.position, tokens.valid)
+        _, tokens, outputs = last
+        x, r = outputs[layer], encoder.prefix
+        read: Tokens = replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
+        return read.pool(pool)
 
     return {f"block {k + 1}": partial(extract, layer=k) for k in range(encoder.depth)}
+
+
+def _moved(batch: Batch, system: System) -> Batch:
+    """A batch where the system is."""
+    device = next((p.device for p in system.parameters()), torch.device("cpu"))
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
 def raw_of(data: Dataset) -> Extractor | None:

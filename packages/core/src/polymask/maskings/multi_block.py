@@ -84,9 +84,10 @@ class MultiBlock:
             )
         sizes = (context, *(target,) * self.targets)
         bits = request.step.bits(request.ids, 2 * len(sizes), draw).view(-1, len(sizes), 2)
-        blocks = [self._block(grid, size, bits[:, i]) for i, size in enumerate(sizes)]
         if stream:
-            return Mask(blocks[stream], request.sites - math.prod(target))
+            hidden = self._block(grid, target, bits[:, stream])
+            return Mask(hidden, request.sites - math.prod(target))
+        blocks = [self._block(grid, size, bits[:, i]) for i, size in enumerate(sizes)]
         return Mask(~self._context(torch.stack(blocks, dim=1)))
 
     def _sizes(self, grid: tuple[int, int], step: Step, draw: int) -> tuple[tuple[int, int], tuple[int, int]]:

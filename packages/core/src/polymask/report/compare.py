@@ -127,6 +127,7 @@ def compare(
         folders[label].append(folder.name)
         if turn == 0 and found is not None:
             reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
+    known = all(right for found in answers.values() for seed in found.values() for right in seed)
     result = Comparison(
         dict(config),
         dict(variants),
@@ -136,9 +137,7 @@ def compare(
         rivals,
         folders,
         _curves(out, folders),
-        answers
-        if all(right for found in answers.values() for seed in found.values() for right in seed)
-        else {},
+        answers if known else {},
     )
     _write(result, out, probe)
     return result

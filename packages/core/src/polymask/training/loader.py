@@ -136,7 +136,8 @@ class Loader:
             workers = getattr(iterator, "_workers", ())
             ended = wait([worker.sentinel for worker in workers], timeout=2)
             for worker in workers:
-                worker.join(2 * (worker.sentinel in ended))  # its status takes a moment to be known
+                if worker.sentinel in ended:
+                    worker.join(2)  # its status takes a moment to be known
             codes = [worker.exitcode for worker in workers if worker.exitcode]
             if not codes:
                 raise

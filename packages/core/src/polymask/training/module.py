@@ -202,7 +202,7 @@ class Training(pl.LightningModule):
 
     def _require_alike(self, done: int) -> None:
         """Stop where processes drift apart: DDP would go on with what rank 0 has, and lose the rest."""
-        if distributed.processes() > 1 and done & (done - 1) == 0:  # steps 1, 2, 4, 8, ...: it costs a pass
+        if done & (done - 1) == 0:  # steps 1, 2, 4, 8, ...: it costs a pass
             name = distributed.differing(self.system)
             if name:
                 raise UserError(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, MaskView, Preview, Step, System, Tokens, UserError, functional
+from polymask.blocks import initialise
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Positive, Whole
@@ -142,8 +143,5 @@ def projector(in_dim: int, dim: int, out_dim: int) -> nn.Sequential:
         nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False),
         nn.Linear(dim, out_dim),
     )
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    initialise(layers)
     return layers

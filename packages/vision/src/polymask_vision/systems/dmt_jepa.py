@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, Step, Tokens, UserError
-from polymask.blocks import Block
+from polymask import Batch, Step, Tokens, UserError
+from polymask.blocks import Block, initialise
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
 from polymask.types import Count, Share
@@ -137,12 +137,9 @@ class DMTJEPA(IJEPA):
         index_BNW = self.window_index.expand(len(h_BND), -1, -1)
         return index_BNW.gather(2, best.indices), best.values > -torch.inf
 
-    def encode_context(self, tokens: Tokens, context: Mask) -> Tensor:
-        z_BKD = super().encode_context(tokens, context)
-        valid = context.keep(Tokens(tokens.position, tokens.position, valid=tokens.valid)).valid
-        if valid is not None:
-            valid = F.pad(valid, (self.encoder.prefix, 0), value=True)
-        return self.summary.spread(z_BKD, valid)
+    def encode_context(self, seen: Tokens) -> Tensor:
+        valid = None if seen.valid is None else F.pad(seen.valid, (self.encoder.prefix, 0), value=True)
+        return self.summary.spread(super().encode_context(seen), valid)
 
     def after_step(self, step: Step) -> None:
         super().after_step(step)
@@ -161,10 +158,7 @@ class Summary(nn.Module):
         super().__init__()
         self.blocks: Any = nn.ModuleList(Block(dim, heads) for _ in range(DEPTH))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, query: Tensor, members: Tensor, real: Tensor) -> Tensor:
         """The summary ``[R, 1, D]``, like the query, of features ``[R, S, D]`` where ``real [R, S]``."""

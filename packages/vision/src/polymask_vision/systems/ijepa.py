@@ -73,7 +73,7 @@ class IJEPA(System):
         self.targets: int = getattr(masking, "targets", 0)
         size = {"dim": predictor_dim, "depth": predictor_depth, "heads": predictor_heads}
         width = encoder.out_dim if target is None else target.dim
-        self.predictor = LatentPredictor.behind(encoder, tokenizer, width, **size)
+        self.predictor: Any = LatentPredictor.behind(encoder, tokenizer, width, **size)
         self.teacher: EMATeacher | None = None
         if target is None:
             student: Any = encoder
@@ -108,19 +108,19 @@ class IJEPA(System):
         """What is to be predicted of each token of the whole image, ``[B, N, D]``."""
         if self.target is not None:
             return self.target(batch, tokens)
-        backbone = self.backbone
-        encoded = backbone(backbone.embed(tokens.values), tokens.position, tokens.valid)
-        latents_BND = encoded[:, backbone.prefix :].float()
+        encoded = functional.encode_tokens(self.backbone, tokens)
+        latents_BND = encoded[:, self.backbone.prefix :].float()
         return F.layer_norm(latents_BND, latents_BND.shape[-1:])
 
     def predict(self, tokens: Tokens, context: Mask, targets: list[Mask]) -> list[Tensor]:
         """Predictions ``[B, M, D]`` at the tokens of each target, each on its own."""
-        encoded_BKD = self.encode_context(tokens, context)
-        return [self.predictor(encoded_BKD, context, tokens.position, at=target) for target in targets]
+        encoded_BKD = self.encode_context(context.keep(tokens))
+        seen = self.predictor.context(encoded_BKD, context, tokens.position)
+        return [self.predictor.answer(seen, tokens.position, target) for target in targets]
 
-    def encode_context(self, tokens: Tokens, context: Mask) -> Tensor:
-        """What the predictor sees, ``[B, prefix + K, D]``."""
-        return functional.encode_visible(self.encoder, tokens, context)
+    def encode_context(self, seen: Tokens) -> Tensor:
+        """What the predictor gets of the tokens of the context, ``[B, prefix + K, D]``."""
+        return functional.encode_tokens(self.encoder, seen)
 
     def after_step(self, step: Step) -> None:
         if self.teacher is not None:
