@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polymask import Step, UserError
+from polymask.step import gaussian
 
 M64 = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -77,6 +78,19 @@ def test_noise_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     Step(1, 2, 3).noise(torch.arange(8), 8)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_normal_numbers_are_finite_at_both_ends_and_symmetric() -> None:
+    ends = gaussian(torch.tensor([0.0, 1 - 2.0**-24, 0.5]))
+    assert ends.isfinite().all() and float(ends[0]) == -float(ends[1])
+    assert float(ends[1]) == pytest.approx(5.42, abs=0.01) and abs(float(ends[2])) < 1e-6
+
+
+def test_normal_numbers_have_the_moments_and_quantiles_of_a_normal_distribution() -> None:
+    x = Step(5, 10, 11).normal(torch.arange(1 << 10), 1 << 10).double()
+    n = x.numel() ** 0.5
+    assert abs(float(x.mean())) < 5 / n and abs(float(x.var()) - 1) < 5 * math.sqrt(2) / n
+    assert abs(float((x.abs() < 1).double().mean()) - math.erf(1 / math.sqrt(2))) < 5 * 0.47 / n
 
 
 def test_noise_is_in_the_unit_interval_and_uniform() -> None:

@@ -64,6 +64,17 @@ class Step:
         """Uniform numbers in [0, 1): float32 ``[B, sites]``; arguments as :meth:`bits`."""
         return _shift(self.bits(ids, sites, stream), 40).float() * 2.0**-24
 
+    def normal(self, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
+        """Standard normal numbers, all finite: float32 ``[B, sites]``; arguments as :meth:`bits`."""
+        return gaussian(self.noise(ids, sites, stream))
+
+
+def gaussian(uniform: Tensor) -> Tensor:
+    """Standard normal numbers of what :meth:`Step.noise` gives; the largest is 5.42."""
+    # Exact in float32, and never 1 or -1, where the inverse is infinite; half a step added before the
+    # subtraction would be rounded up to 1 once in 2^24 numbers
+    return 2**0.5 * torch.erfinv(2 * uniform - 1 + 2.0**-24)
+
 
 def _shift(x: Tensor, k: int) -> Tensor:
     """Logical right shift; torch shifts int64 arithmetically."""

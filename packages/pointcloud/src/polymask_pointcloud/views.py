@@ -92,9 +92,7 @@ class Views:
         turned = motion.matrix.transpose(1, 2)
         place = (points[..., :3].double() @ turned).to(points.dtype)
         if self.jitter:
-            noise = step.noise(ids, 3 * n, stream + 1).view(-1, n, 3)
-            # in [0, 1): half a step up keeps both ends finite
-            place = place + self.jitter * math.sqrt(2) * torch.erfinv(2 * noise + 2.0**-24 - 1)
+            place = place + self.jitter * step.normal(ids, 3 * n, stream + 1).view(-1, n, 3)
         rest = points[..., 3:]
         if self.normals is not None:
             i = self.normals - 3

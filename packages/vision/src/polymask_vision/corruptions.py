@@ -6,7 +6,6 @@ Chance comes from the step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -55,9 +54,7 @@ def _mirrored(n: int, reach: int, device: torch.device) -> Tensor:
 
 def noise(x: Tensor, ids: Tensor, step: Step) -> Tensor:
     """Gaussian noise of standard deviation 75 / 255, not clipped."""
-    # in (0, 1), where the inverse of the error function is finite
-    uniform = step.noise(ids, x[0].numel()).view_as(x) + 2.0**-25
-    return x + 75 / 255 * math.sqrt(2) * torch.erfinv(2 * uniform - 1)
+    return x + 75 / 255 * step.normal(ids, x[0].numel()).view_as(x)
 
 
 CORRUPTIONS: Mapping[str, Corruption] = {
