@@ -135,7 +135,9 @@ def gather(source: Run | str | Path) -> Page:
 
 def _open(page: Page, folder: Path) -> Run | None:
     try:
-        return Run.open(folder)
+        run = Run.open(folder)
+        run.data  # noqa: B018, is opened here if it can be
+        return run
     except (UserError, OSError) as error:
         page.missing["pictures"] = f"The trained system could not be opened: {error}"
     try:

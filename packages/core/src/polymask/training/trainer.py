@@ -22,6 +22,7 @@ from polymask import __version__
 from polymask.config import TrainOptions, plain
 from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
+from polymask.data import storable
 from polymask.errors import UserError
 from polymask.files import LOCK, PARTIAL, locked, write_json
 from polymask.run import CHECKPOINT, Run, holds_run, read_checkpoint, restore_config, system_weights
@@ -205,20 +206,11 @@ def _about(run: Run, plan: Plan, precision: str) -> dict[str, Any]:
     return {
         "polymask": __version__,
         "system": run.name,
-        "facts": _simple(run.facts),
+        "facts": storable(run.facts),
         "config": parts,
         "data": digest(run.data),
         "run": plain(same),
     }
-
-
-def _simple(value: Any) -> Any:
-    """Numbers, text, tuples, lists and mappings alone, which a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _simple(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(map(_simple, value)) if type(value) in (tuple, list) else [*map(_simple, value)]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _check(run: Run, about: Mapping[str, Any]) -> int:
