@@ -31,6 +31,7 @@ from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.collapse import CollapseMonitor
 from polymask.training.digest import digest
+from polymask.training.extensions import callbacks_of, loggers_of
 from polymask.training.finite_check import FiniteCheck
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Measuring, MetricLogger, MetricsFile, read_metrics
@@ -85,6 +86,7 @@ def fit(
     """
     system, data, options, folder = run.system, run.data, run.training, run.folder
     with _quiet(), contextlib.ExitStack() as held:
+        callbacks = [*callbacks_of(options), *callbacks]
         samples, labels = data.split("train", augment=True), labels_for(system, data, "train")
         watches: list[Measuring] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
@@ -97,6 +99,7 @@ def fit(
         if trainer.is_global_zero:
             _check_folder(folder, resume)
             held.enter_context(locked(folder))
+            loggers = [*loggers_of(options, folder), *loggers]  # some write as soon as they are made
         about = _about(run, plan, precision)
         begun = resume and (folder / CHECKPOINT).is_file()
         start = _check(run, about) if begun else 0
@@ -112,6 +115,8 @@ def fit(
             write_json(
                 folder / "environment.json", environment.describe(options, precision, trainer.world_size)
             )
+        for logger in loggers:
+            logger.log_hyperparams(about["config"] or about["run"])
         meter = MetricLogger(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
