@@ -25,10 +25,10 @@ def keep(
     lines = [f"{step},{1 / step},30,{step / 100 if step != 10 else ''}" for step in steps]
     (folder / "metrics.csv").write_text("\n".join(["step,loss,seconds,kNN", *lines, ""]))
     if probe:
-        x = torch.randn(40, 8, generator=torch.Generator().manual_seed(steps[-1]))
+        none = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(steps[-1]))
         labels = torch.arange(40) % 2
-        good, none = x + 3 * labels[:, None], x
-        found = evaluate({"pre-trained": (good, good), "untrained": (none, none)}, labels, labels)
+        good = none + 3 * labels[:, None]
+        found = evaluate({"pre-trained": tuple(good), "untrained": tuple(none)}, labels, labels)
         write_json(folder / "probe.json", found.to_json())
 
 
