@@ -110,23 +110,23 @@ def test_a_run_whose_data_is_gone_is_exported_and_embeds_other_data(polymask, tr
     assert sorted(np.load("f.npz")) == ["embedding", "id", "split"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "the first argument should be the folder of a run or of an export"),
-        (["run"], "give -o FILE"),
-        (["run", "-o", "f.csv"], "f.csv: choose a name that ends in .parquet, .npz, .safetensors"),
-        (["run", "-o", "f.npz", "--layer", "1"], "the blocks of Net cannot be read"),
-        (["run", "-o", "f.npz", "--pool", "prefix"], "this encoder has no class token"),
-        (["run", "-o", "f.npz", "--pools", "mean"], "did you mean --pool?"),
-        (["run", "-o", "f.npz", "--data", "nothing"], "no dataset is called 'nothing'"),
-        (["nowhere", "-o", "f.npz"], "nowhere is no run folder"),
-        (["run", "-o", "run/config.yaml/f.npz"], "cannot be written"),
-    ],
-)
-def test_what_is_wrong_is_said(polymask, trained, words, message):
-    result = polymask("embed", *words)
-    assert result.status == 2 and message in result.err
+WRONG = [
+    ([], "the first argument should be the folder of a run or of an export"),
+    (["run"], "give -o FILE"),
+    (["run", "-o", "f.csv"], "f.csv: choose a name that ends in .parquet, .npz, .safetensors"),
+    (["run", "-o", "f.npz", "--layer", "1"], "the blocks of Net cannot be read"),
+    (["run", "-o", "f.npz", "--pool", "prefix"], "this encoder has no class token"),
+    (["run", "-o", "f.npz", "--pools", "mean"], "did you mean --pool?"),
+    (["run", "-o", "f.npz", "--data", "nothing"], "no dataset is called 'nothing'"),
+    (["nowhere", "-o", "f.npz"], "nowhere is no run folder"),
+    (["run", "-o", "run/config.yaml/f.npz"], "cannot be written"),
+]
+
+
+def test_what_is_wrong_is_said(polymask, trained):
+    for words, message in WRONG:
+        result = polymask("embed", *words)
+        assert result.status == 2 and message in result.err, words
 
 
 def test_what_was_there_stays_where_features_are_not_finite(polymask, trained, tmp_path):
