@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.export import WEIGHTS, save_json, save_state
+from polymask.export import save_json, save_state
+from polymask.imports import WEIGHTS
 
 if TYPE_CHECKING:
     from polymask_vision.encoders import Swin, ViT
