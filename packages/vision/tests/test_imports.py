@@ -115,7 +115,7 @@ def test_other_normalisation_and_grey_images_are_exact(timm_source: tuple[Any, s
 
 
 def test_positions_and_patches_of_another_size(timm_source: tuple[Any, str]) -> None:
-    model, source = timm_source
+    _, source = timm_source
     system = make(size=64, patch=16)
     report = initialise(system, source, facts=facts())
     assert report.changes == ("patches: kernels of 8 x 8 pixels resampled to 16 x 16",)

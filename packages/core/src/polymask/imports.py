@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from polymask.checkpoints import CHECKPOINT, read_checkpoint, some, system_weights
-from polymask.config import RUN, RunConfig, build, built_from, plain
+from polymask.config import RUN, RunConfig, build, built_from, options_of, plain
 from polymask.errors import UserError
 from polymask.files import read_json
+from polymask.registry import default_registry
 from polymask.systems.base import System
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "polymask.json"
@@ -121,7 +122,7 @@ def require_options(encoder: nn.Module, options: Mapping[str, Any]) -> None:
     Raises:
         UserError: says which options to give.
     """
-    own = plain(built_from(encoder) or {})
+    own = plain(_options(built_from(encoder)))
     other = {name: value for name, value in plain(options).items() if own.get(name, value) != value}
     if other:
         has = ", ".join(f"{name} {_text(own[name])}" for name in other)
@@ -156,7 +157,7 @@ def _read(source: str, encoder: Any, facts: Mapping[str, Any]) -> Weights:
     forms = ["the folder of a run or an export", "a safetensors file"]
     forms += [f"{library}:NAME" for library in importers]
     more = ""
-    if "pretrained" in (built_from(encoder) or {}):
+    if "pretrained" in _options(built_from(encoder)):
         more = "; this encoder takes models of transformers by --encoder.pretrained NAME"
     raise UserError(
         f"--init {source}: no weights there that {type(encoder).__name__} can begin with; it takes "
@@ -184,16 +185,26 @@ def _of_export(folder: Path) -> Weights:
     return _ours(own, description["encoder"], {**description["facts"], **tokenizer.provides})
 
 
-def _ours(
-    state: Mapping[str, Tensor], options: Mapping[str, Any] | None, facts: Mapping[str, Any]
-) -> Weights:
-    # sizes that shapes do not show; rates of dropout may differ, and what the tokenizer says is adapted
+def _ours(state: Mapping[str, Tensor], built: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> Weights:
+    # sizes, which shapes do not always show; rates of dropout may differ
     sizes = {
         name: value
-        for name, value in (options or {}).items()
-        if name not in facts and (isinstance(value, int) or (value and isinstance(value, list | tuple)))
+        for name, value in _options(built).items()
+        if isinstance(value, int) or (value and isinstance(value, list | tuple))
     }
     return Weights(state, sizes, facts)
+
+
+def _options(built: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of an encoder that was built by name, without those that facts fill."""
+    if built is None:
+        return {}
+    options = options_of(default_registry().find("encoders", built["name"]))
+    return {
+        name: built.get(name, option.default)
+        for name, option in options.items()
+        if not option.fact and not option.slot
+    }
 
 
 def _require_same_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

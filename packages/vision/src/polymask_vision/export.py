@@ -241,34 +241,42 @@ def _timm(
     architecture: str, arguments: dict[str, Any], state: State, classifier: str, facts: Facts, out: Path
 ) -> None:
     state = {**state, "patch_embed.proj.weight": _kernel(state, facts)}
+    arguments = {"img_size": list(facts["size"]), "patch_size": facts["patch_size"], **arguments}
+    about = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": classifier}
+    save_json(timm_config(architecture, arguments, about, facts), out / "config.json")
+    save_state(state, out / WEIGHTS)
+
+
+def timm_config(
+    architecture: str, arguments: Mapping[str, Any], about: Mapping[str, Any], facts: Facts
+) -> dict[str, Any]:
+    """``config.json`` of a folder that timm loads.
+
+    Args:
+        architecture: name of the model in timm.
+        arguments: of its constructor, but for the channels.
+        about: entries of ``pretrained_cfg`` that depend on the architecture.
+        facts: about the data and the tokenizer.
+    """
     mean, std = _statistics(facts)
-    size = list(facts["size"])
     config = {
         "architecture": architecture,
         "num_classes": 0,
-        "model_args": {
-            "img_size": size,
-            "patch_size": facts["patch_size"],
-            "in_chans": facts["channels"],
-            **arguments,
-        },
+        "model_args": {"in_chans": facts["channels"], **arguments},
         "pretrained_cfg": {
-            "input_size": [facts["channels"], *size],
-            "fixed_input_size": True,
+            "input_size": [facts["channels"], *facts["size"]],
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "mean": mean,
             "std": std,
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": classifier,
+            **about,
         },
     }
     if tuple(facts.get("range", EIGHT_BITS)) != EIGHT_BITS:
         config["value_range"] = list(facts["range"])  # timm has no word for it
-    save_json(config, out / "config.json")
-    save_state(state, out / WEIGHTS)
+    return config
 
 
 def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path) -> None:

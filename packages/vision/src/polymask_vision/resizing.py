@@ -70,7 +70,7 @@ def embed_patches(state: State, weights: Weights, facts: Facts, changes: list[st
 def _values(theirs: Facts, ours: Facts, channels: int, changes: list[str]) -> tuple[Tensor, Tensor]:
     """What the model's normalised channels are of ours: ``mix @ x + shift``, ``[C, K]`` and ``[C]``.
 
-    A channel that we have several of is their mean, one that we lack is the mean of all we have: grey images are
+    A channel that we have several of is their mean, one that we lack the mean of all we have: grey images are
     to a model of colour ones what they are in three equal channels.
     """
     own = ours["channels"]
