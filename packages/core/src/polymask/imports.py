@@ -30,8 +30,8 @@ from polymask.systems.base import System
 WEIGHTS, DESCRIPTION = "model.safetensors", "polymask.json"
 """Files of an export as ``safetensors``."""
 
-MUST_AGREE = ("mean", "std", "rate")
-"""Facts of the data that weights depend on, unless the encoder adapts them."""
+MUST_AGREE = ("mean", "std", "rate", "standardise")
+"""Facts of the data and the tokenizer that weights depend on, unless the encoder adapts them."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def initialise(system: System, source: str | Path, *, facts: Mapping[str, Any] |
     digest = _digest(weights.state)
     require_options(encoder, weights.options)
     adapted: Weights = encoder.adapt(weights, known) if hasattr(encoder, "adapt") else weights
-    _require_same_data(adapted.facts, known)
+    _require_same_data(adapted.facts, known, facts or {})
     _require_fit(encoder, adapted.state, str(source))
     # a teacher is copied from the encoder when the system is built, so it is found by its values
     copies = {name: module for name, module in system.named_modules() if _equal(module, encoder)}
@@ -207,21 +207,16 @@ def _options(built: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _require_same_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    other = [
-        name
-        for name in MUST_AGREE
-        if name in theirs and name in ours and plain(theirs[name]) != plain(ours[name])
-    ]
+def _require_same_data(theirs: Mapping[str, Any], ours: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    both = [name for name in MUST_AGREE if name in theirs and name in ours]
+    other = {name: theirs[name] for name in both if plain(theirs[name]) != plain(ours[name])}
     if other:
-        raise UserError(
-            "the model was trained on data of "
-            + ", ".join(f"{name} {_text(theirs[name])}" for name in other)
-            + ", and this data has "
-            + ", ".join(f"{name} {_text(ours[name])}" for name in other)
-            + ": give "
-            + " ".join(f"--data.{name} '{_text(theirs[name])}'" for name in other)
+        give = " ".join(
+            f"--{'data' if name in data else 'tokenizer'}.{name} '{_text(value)}'"
+            for name, value in other.items()
         )
+        has, had = (", ".join(f"{name} {_text(value[name])}" for name in other) for value in (ours, theirs))
+        raise UserError(f"the model was trained on input of {had}, and here it is of {has}: give {give}")
 
 
 def _require_fit(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -32,79 +32,159 @@ from polymask_vision.positions import grid_index
 Facts = Mapping[str, Any]
 
 
-def backbone(
-    *,
-    in_dim: Fact[Count] = 3072,
-    grid: Fact[tuple[Count, ...] | None] = (7, 7),
-    patch_size: Fact[Count] = 32,
-    channels: Fact[Count] = 3,
-    model: str = "resnet50",
-    arguments: Mapping[str, Any] | None = None,
-) -> Backbone:
+class Backbone(nn.Module):
     """A backbone of timm, its weights drawn anew; ``init`` loads those that timm has.
 
     Args:
         in_dim: numbers per token, from the tokenizer.
         grid: token rows and columns, from the tokenizer.
-        patch_size: side of a patch in pixels, from the tokenizer: that of a Vision Transformer, and for other
-            models one that divides their stride, 32 for most.
+        patch_size: side of a patch in pixels, from the tokenizer: that of a Vision Transformer, and for
+            other models one that divides their stride, 32 for most.
         channels: image channels, from the tokenizer.
         model: name in timm.
         arguments: of timm's model, e.g. ``{drop_path_rate: 0.1}``.
-    """
-    if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
-        raise UserError(
-            f"backbones of timm take square patches of pixels, and tokens of {in_dim} numbers on a grid of "
-            f"{grid} are none: use vision/patches"
-        )
-    size = grid[0] * patch_size, grid[1] * patch_size
-    options = {"in_chans": channels, "num_classes": 0, **(arguments or {})}
-    try:
-        net: Any = _create(timm.create_model, model, size, options)
-    except Exception as error:  # timm raises all kinds of errors
-        raise UserError(f"timm cannot build {model!r} for {size[0]} x {size[1]} pixels: {error}") from error
-    kind = TokenBackbone if isinstance(net, VisionTransformer) else GridBackbone
-    return kind(net, model, options, size, patch_size)
-
-
-def _create(factory: Any, name: str, size: tuple[int, int], options: Mapping[str, Any]) -> Any:
-    """A model for images of a size, which models that take any size do not ask for."""
-    try:
-        return factory(name, **{"img_size": size, **options})
-    except (TypeError, UserError) as error:
-        cause = error.__cause__ if isinstance(error, UserError) else error
-        if "img_size" in str(cause) and isinstance(cause, TypeError):
-            return factory(name, **options)
-        raise
-
-
-class Backbone(nn.Module):
-    """What both kinds have in common.
-
-    Args:
-        net: of timm, without a classifier.
-        name: of it in timm.
-        options: that it was built with.
-        size: height and width of images.
-        patch_size: side of a patch.
     """
 
     scale: Tensor
     shift: Tensor
 
     def __init__(
-        self, net: Any, name: str, options: Mapping[str, Any], size: tuple[int, int], patch_size: int
+        self,
+        *,
+        in_dim: Fact[Count] = 3072,
+        grid: Fact[tuple[Count, ...] | None] = (7, 7),
+        patch_size: Fact[Count] = 32,
+        channels: Fact[Count] = 3,
+        model: str = "resnet50",
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.name, self.options, self.size, self.patch_size = net, name, options, size, patch_size
-        self.grid = size[0] // patch_size, size[1] // patch_size
-        self.channels: int = options["in_chans"]
-        self.out_dim: int = net.num_features
+        if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
+            raise UserError(
+                f"backbones of timm take square patches of pixels, and tokens of {in_dim} numbers on a grid "
+                f"of {grid} are none: use vision/patches"
+            )
+        self.name, self.patch_size, self.channels = model, patch_size, channels
+        self.grid, self.size = (grid[0], grid[1]), (grid[0] * patch_size, grid[1] * patch_size)
+        self.options = {**(arguments or {}), "in_chans": channels, "num_classes": 0}
+        try:
+            self.net: Any = self._create(timm.create_model, model)
+        except Exception as error:  # timm raises all kinds of errors
+            raise UserError(
+                f"timm cannot build {model!r} for {self.size[0]} x {self.size[1]} pixels: {error}"
+            ) from error
         # from the values that the data has to those that the weights know
-        self.register_buffer("scale", torch.ones(self.channels))
-        self.register_buffer("shift", torch.zeros(self.channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("shift", torch.zeros(channels))
+        self.prefix = int(getattr(self.net, "num_prefix_tokens", 0))
+        self.needs_grid = not isinstance(self.net, VisionTransformer)
+        if self.needs_grid:
+            self._fit_stride()
+        else:
+            self._fit_patches()
 
-    def pixels(self, values: Tensor) -> Tensor:
+    def _fit_patches(self) -> None:
+        own = tuple(self.net.patch_embed.patch_size)
+        if own != (self.patch_size, self.patch_size):
+            raise UserError(
+                f"{self.name} has patches of {own[0]} x {own[1]} pixels and the tokenizer has "
+                f"{self.patch_size} x {self.patch_size}: give --tokenizer.patch_size {own[0]}"
+            )
+        self.downsample, self.dim, self.out_dim = 1, self.net.embed_dim, self.net.embed_dim
+        for head in (self.net.fc_norm, self.net.attn_pool, self.net.head):
+            if head is not None:
+                head.requires_grad_(False)
+
+    def _fit_stride(self) -> None:
+        (h, w), name = self.size, self.name
+        layout = getattr(self.net, "output_fmt", "NCHW")
+        self.channels_last = getattr(layout, "value", layout) == "NHWC"
+        self.dim = self.patch_size**2 * self.channels
+        try:
+            places, self.out_dim = self._try()
+        except Exception as error:  # whatever a network says of images that do not fit it
+            raise UserError(
+                f"{name} cannot encode images of {h} x {w} pixels ({type(error).__name__}: {error}): choose "
+                "another --data.size, or a model that takes it"
+            ) from error
+        known = getattr(self.net, "feature_info", None)
+        # of images that it does not divide, a network rounds up
+        stride = known[-1]["reduction"] if known else math.isqrt(h * w // places)
+        if h % stride or w % stride or stride % self.patch_size or places * stride**2 != h * w:
+            raise UserError(
+                f"{name} has one output for {stride} x {stride} pixels, and images are {h} x {w} in patches "
+                f"of {self.patch_size}: choose a --tokenizer.patch_size that divides {stride}, and a "
+                f"--data.size that {stride} divides"
+            )
+        self.downsample = stride // self.patch_size
+
+    def _try(self) -> tuple[int, int]:
+        """Outputs per image and their width; weights that do not reach them are not trained."""
+        net = copy.deepcopy(self.net).to("meta").eval()  # shapes alone, nothing is computed
+        with torch.enable_grad():
+            out = self._features(torch.zeros(1, self.channels, *self.size, device="meta"), net)
+            reached = torch.autograd.grad(out.sum(), list(net.parameters()), allow_unused=True)
+        for parameter, gradient in zip(self.net.parameters(), reached, strict=True):
+            parameter.requires_grad_(parameter.requires_grad and gradient is not None)
+        return out.shape[1] - self.prefix, out.shape[2]
+
+    def _create(self, factory: Any, name: str) -> Any:
+        """A model for images of this size, which models that take any size do not ask for."""
+        try:
+            return factory(name, **{"img_size": self.size, **self.options})
+        except (TypeError, UserError) as error:
+            cause = error.__cause__ if isinstance(error, UserError) else error
+            if "img_size" in str(cause) and isinstance(cause, TypeError):
+                return factory(name, **self.options)
+            raise
+
+    def embed(self, values: Tensor) -> Tensor:
+        """``[B, K, p * p * C]`` to ``[B, K, D]``; where the whole grid is needed, as it is."""
+        if self.needs_grid:
+            return values
+        embed = self.net.patch_embed
+        kernel = embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        embedded: Tensor = embed.norm(F.linear(self._pixels(values).flatten(-3), kernel, embed.proj.bias))
+        return embedded
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, K, D]`` at ``[B, K, 2]`` to ``[B, prefix + K, D]``, a whole grid to ``[B, prefix + L, D]``.
+
+        Raises:
+            ValueError: only part of a grid that is needed as a whole, or padding.
+        """
+        if not self.needs_grid:
+            return self._tokens(x, position, valid)
+        if x.shape[1] != math.prod(self.grid) or valid is not None:
+            raise ValueError(f"{self.name} encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
+        patches = self._pixels(x.view(len(x), *self.grid, -1)).permute(0, 5, 1, 3, 2, 4)
+        return self._features(patches.reshape(-1, self.channels, *self.size), self.net)
+
+    def _tokens(self, x: Tensor, position: Tensor, valid: Tensor | None) -> Tensor:
+        net, r = self.net, self.prefix
+        leading = [token for token in (net.cls_token, net.reg_token) if token is not None]
+        lead = torch.cat([*leading, x.new_zeros(1, 0, self.dim)], dim=1)
+        if net.pos_embed is not None:
+            table = net.pos_embed
+            if not net.no_embed_class:
+                lead, table = lead + table[:, :r], table[:, r:]
+            x = x + table[0][grid_index(position, self.grid)].to(x.dtype)
+        x = torch.cat([lead.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+        attend = None if valid is None else F.pad(valid, (r, 0), value=True)[:, None, None, :]
+        x = net.norm_pre(net.pos_drop(x))
+        for block in net.blocks:
+            x = block(x, attn_mask=attend)
+        encoded: Tensor = net.norm(x)
+        return encoded
+
+    def _features(self, image: Tensor, net: Any) -> Tensor:
+        """Images ``[B, C, H, W]`` to ``[B, prefix + L, out_dim]``."""
+        x: Tensor = net.forward_features(image)
+        if x.dim() == 3:
+            return x
+        return x.flatten(1, 2) if self.channels_last else x.flatten(2).transpose(1, 2)
+
+    def _pixels(self, values: Tensor) -> Tensor:
         """Tokens ``[..., p * p * C]`` as the network knows them, ``[..., p, p, C]``."""
         p = self.patch_size
         return values.reshape(*values.shape[:-1], p, p, self.channels) * self.scale + self.shift
@@ -135,7 +215,7 @@ class Backbone(nn.Module):
 
     def _from_timm(self, name: str, facts: Facts) -> Weights:
         # timm itself fits positions and the first convolution to the size and the channels of the data
-        model: Any = _create(timm_model, name, self.size, self.options)
+        model: Any = self._create(timm_model, name)
         own, other = self.net.pretrained_cfg["architecture"], model.pretrained_cfg["architecture"]
         config = model.pretrained_cfg
         state = {f"net.{key}": value for key, value in model.state_dict().items()}
@@ -163,127 +243,3 @@ class Backbone(nn.Module):
         about = {key: config.get(key) for key in ("first_conv", "classifier", "fixed_input_size")}
         save_json(timm_config(architecture, arguments, about, known), out / "config.json")
         save_state(self.net.state_dict(), out / WEIGHTS)
-
-
-class TokenBackbone(Backbone):
-    """A Vision Transformer on any subset of tokens."""
-
-    needs_grid = False
-    downsample = 1
-
-    def __init__(self, net: Any, name: str, options: Any, size: tuple[int, int], patch_size: int) -> None:
-        own = tuple(net.patch_embed.patch_size)
-        if own != (patch_size, patch_size):
-            raise UserError(
-                f"{name} has patches of {own[0]} x {own[1]} pixels and the tokenizer has {patch_size} x "
-                f"{patch_size}: give --tokenizer.patch_size {own[0]}"
-            )
-        super().__init__(net, name, options, size, patch_size)
-        self.dim: int = net.embed_dim
-        self.prefix: int = net.num_prefix_tokens
-        for head in (net.fc_norm, getattr(net, "attn_pool", None), net.head):
-            if head is not None:
-                head.requires_grad_(False)
-
-    def embed(self, values: Tensor) -> Tensor:
-        """``[B, K, p * p * C] -> [B, K, D]``."""
-        embed = self.net.patch_embed
-        kernel = embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        embedded: Tensor = embed.norm(F.linear(self.pixels(values).flatten(-3), kernel, embed.proj.bias))
-        return embedded
-
-    @property
-    def blocks(self) -> Any:
-        """Blocks of timm, each called as ``block(x, attn_mask=bias)``."""
-        return self.net.blocks
-
-    @property
-    def norm(self) -> Any:
-        """What follows the last block."""
-        return self.net.norm
-
-    def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """What the first block gets, ``[B, prefix + K, D]``, and where attention may go."""
-        net, r = self.net, self.prefix
-        lead = torch.cat(
-            [token for token in (net.cls_token, net.reg_token) if token is not None] or [x[:1, :0]], 1
-        )
-        if net.pos_embed is not None:
-            table = net.pos_embed
-            if not net.no_embed_class:
-                lead, table = lead + table[:, :r], table[:, r:]
-            index = grid_index(position, self.grid)
-            x = x + table[0][index].to(x.dtype)
-        x = torch.cat([lead.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
-        attend = None if valid is None else F.pad(valid, (r, 0), value=True)[:, None, None, :]
-        return net.norm_pre(net.pos_drop(x)), attend
-
-    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``[B, K, D]`` at ``[B, K, 2]`` to ``[B, prefix + K, D]``."""
-        x, attend = self.begin(x, position, valid)
-        for block in self.blocks:
-            x = block(x, attn_mask=attend)
-        encoded: Tensor = self.norm(x)
-        return encoded
-
-
-class GridBackbone(Backbone):
-    """A convolutional or hierarchical network, on the image that all tokens make."""
-
-    needs_grid = True
-
-    def __init__(self, net: Any, name: str, options: Any, size: tuple[int, int], patch_size: int) -> None:
-        super().__init__(net, name, options, size, patch_size)
-        self.dim = patch_size**2 * self.channels
-        self.prefix = int(getattr(net, "num_prefix_tokens", 0))
-        layout = getattr(net, "output_fmt", "NCHW")
-        self.channels_last = getattr(layout, "value", layout) == "NHWC"
-        try:
-            places = self._try()
-        except Exception as error:  # whatever a network says of images that do not fit it
-            raise UserError(
-                f"{name} cannot encode images of {size[0]} x {size[1]} pixels "
-                f"({type(error).__name__}: {error}): choose another --data.size, or a model that takes it"
-            ) from error
-        self.downsample = math.isqrt(math.prod(self.grid) // places) if places else 0
-        if places * self.downsample**2 != math.prod(self.grid) or any(n % self.downsample for n in self.grid):
-            stride = math.isqrt(math.prod(size) // max(places, 1))
-            raise UserError(
-                f"{name} has {places} outputs for images of {size[0]} x {size[1]} pixels, one for about "
-                f"{stride} x {stride}, which patches of {patch_size} do not make up: choose a "
-                f"--tokenizer.patch_size that divides {stride}, and a --data.size that {stride} divides"
-            )
-
-    def _try(self) -> int:
-        """Outputs per image; weights that do not reach them are those of a classifier, and are not trained."""
-        net = copy.deepcopy(self.net).to("meta").eval()  # shapes alone, nothing is computed
-        with torch.enable_grad():
-            out = self.features(torch.zeros(1, self.channels, *self.size, device="meta"), net)
-            reached = torch.autograd.grad(out.sum(), list(net.parameters()), allow_unused=True)
-        for parameter, gradient in zip(self.net.parameters(), reached, strict=True):
-            parameter.requires_grad_(parameter.requires_grad and gradient is not None)
-        self.out_dim = out.shape[-1]
-        return out.shape[1] - self.prefix
-
-    def embed(self, values: Tensor) -> Tensor:
-        """``[B, N, p * p * C]`` as it is."""
-        return values
-
-    def features(self, image: Tensor, net: Any) -> Tensor:
-        """Images ``[B, C, H, W]`` to ``[B, prefix + L, out_dim]``."""
-        x: Tensor = net.forward_features(image)
-        if x.dim() == 3:
-            return x
-        return x.flatten(1, 2) if self.channels_last else x.flatten(2).transpose(1, 2)
-
-    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``[B, N, p * p * C]`` over the whole grid to ``[B, prefix + L, out_dim]``.
-
-        Raises:
-            ValueError: only part of the grid, or padding.
-        """
-        h, w = self.grid
-        if x.shape[1] != h * w or valid is not None:
-            raise ValueError(f"{self.name} encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
-        patches = self.pixels(x.unflatten(1, (h, w))).permute(0, 5, 1, 3, 2, 4)
-        return self.features(patches.reshape(-1, self.channels, *self.size), self.net)

@@ -247,29 +247,18 @@ def _timm(
     save_state(state, out / WEIGHTS)
 
 
-def timm_config(
-    architecture: str, arguments: Mapping[str, Any], about: Mapping[str, Any], facts: Facts
-) -> dict[str, Any]:
-    """``config.json`` of a folder that timm loads.
-
-    Args:
-        architecture: name of the model in timm.
-        arguments: of its constructor, but for the channels.
-        about: entries of ``pretrained_cfg`` that depend on the architecture.
-        facts: about the data and the tokenizer.
-    """
-    mean, std = _statistics(facts)
+def timm_config(architecture: str, arguments: Facts, about: Facts, facts: Facts) -> dict[str, Any]:
+    """``config.json`` of a folder that timm loads: ``about`` is what its ``pretrained_cfg`` says besides."""
+    (mean, std), channels = _statistics(facts), facts["channels"]
+    pretrained = {"input_size": [channels, *facts["size"]], "mean": mean, "std": std, "num_classes": 0}
     config = {
         "architecture": architecture,
         "num_classes": 0,
-        "model_args": {"in_chans": facts["channels"], **arguments},
+        "model_args": {"in_chans": channels, **arguments},
         "pretrained_cfg": {
-            "input_size": [facts["channels"], *facts["size"]],
+            **pretrained,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "mean": mean,
-            "std": std,
-            "num_classes": 0,
             "pool_size": None,
             **about,
         },

@@ -65,7 +65,7 @@ def polymask_register_encoders() -> Iterable[Part]:
         ),
         Part(
             name="timm",
-            target="polymask_vision.backbones:backbone",
+            target="polymask_vision.backbones:Backbone",
             presets=presets.TIMM,
             summary="any backbone of timm: ViTs on any subset of tokens, others on whole grids",
             paper="Wightman 2019, github.com/huggingface/pytorch-image-models",
