@@ -32,9 +32,8 @@ SMALL: dict[str, Any] = {
 
 def make(rate: int = 16000, **more: Any) -> Any:
     torch.manual_seed(1)
-    options = {**SMALL, "tokenizer": "audio/waveform", "encoder": "audio/transformer", "target": "audio/mel"}
-    facts = {"rate": rate}
-    return build("core/simmim", facts=facts, **{**options, "masking": "core/random", **more}).eval()
+    options = {**SMALL, "tokenizer": "audio/waveform", "encoder": "audio/transformer", **more}
+    return build("audio/simmim", preset="tiny", facts={"rate": rate}, **options).eval()
 
 
 def shake(model: Any) -> Any:
@@ -65,6 +64,12 @@ def features(system: Any, audio: Tensor) -> Tensor:
     return values
 
 
+def close(actual: Tensor, expected: Tensor) -> None:
+    """To the rounding of convolutions that run over windows here, and over the whole recording there."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).norm() < 1e-5 * expected.norm()
+
+
 def standard(audio: Tensor) -> Tensor:
     return (audio - audio.mean(1, keepdim=True)) / audio.std(1, keepdim=True, correction=0)
 
@@ -78,7 +83,7 @@ def test_a_model_of_transformers(tmp_path: Path, name: str) -> None:
     report = initialise(system, f"transformers:{tmp_path}", facts={"rate": 16000})
     with torch.no_grad():
         expected = model(standard(AUDIO)).last_hidden_state
-    torch.testing.assert_close(features(system, AUDIO), expected, rtol=1e-5, atol=1e-5)
+    close(features(system, AUDIO), expected)
     assert len(report.loaded) == len(system.encoder.state_dict())
 
 
@@ -116,7 +121,7 @@ def test_a_bundle_of_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
     model.aux = None
     with torch.no_grad():
         expected = model(standard(AUDIO))[0]
-    torch.testing.assert_close(features(system, AUDIO), expected, rtol=1e-5, atol=1e-5)
+    close(features(system, AUDIO), expected)
     assert set(report.unused) == {"aux.weight", "aux.bias"}
 
 

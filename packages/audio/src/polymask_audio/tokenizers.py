@@ -52,7 +52,10 @@ class Waveform(Sound):
 
     @property
     def provides(self) -> dict[str, Any]:
-        """``in_dim``, ``grid``, ``rate``, ``window_size``, ``hop``, ``standardise``; ``raw``: values are samples."""
+        """``in_dim``, ``grid``, ``rate``, ``window_size``, ``hop``, ``standardise``.
+
+        And ``raw``: values are samples.
+        """
         return {
             "in_dim": self.window,
             "grid": self.grid,
