@@ -30,12 +30,15 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "encodes whole grids only"
         for system in LEAVE_OUT
-        for encoder in ("swin", "resnet")
+        for encoder in ("swin", "resnet", "timm")
     },
-    **{("vision/mixedae", f"vision/{encoder}"): "does not let" for encoder in ("swin", "resnet", "conv-vit")},
+    **{
+        ("vision/mixedae", f"vision/{encoder}"): "does not let"
+        for encoder in ("swin", "resnet", "conv-vit", "timm")
+    },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit")
+        for encoder in ("swin", "resnet", "conv-vit", "timm")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"

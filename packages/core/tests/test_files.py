@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from polymask import UserError
+from polymask.checkpoints import write_tensors
 from polymask.export import save_state
 from polymask.files import (
     atomic,
@@ -26,7 +27,6 @@ from polymask.files import (
     write_text,
     write_yaml,
 )
-from polymask.run import write_tensors
 
 
 def names(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.blocks import initialise
+from polymask.imports import Importer, Weights
 from polymask.positions import check_width, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
+from polymask_audio import imports
 
 
 def convolutions(hop: int, dim: int) -> list[tuple[int, int, int]]:
@@ -61,6 +64,7 @@ class Transformer(nn.Module):
         mlp_ratio: width of the feed-forward layers over ``dim``.
         norm_first: norms before attention and feed-forward layers (large models), not behind (base).
         conv_dim: channels of the convolutions.
+        conv_bias: whether they have biases, as in the published large models.
         kernel: tokens that the convolution over positions reaches across.
         groups: of that convolution.
         dropout: of attention, of both parts of a block, and before the first block.
@@ -84,6 +88,7 @@ class Transformer(nn.Module):
         mlp_ratio: Positive = 4.0,
         norm_first: bool = False,
         conv_dim: Count = 512,
+        conv_bias: bool = False,
         kernel: Count = 128,
         groups: Count = 16,
         dropout: float = 0.1,
@@ -103,7 +108,7 @@ class Transformer(nn.Module):
         model = torchaudio.models.wav2vec2_model(
             extractor_mode="layer_norm",
             extractor_conv_layer_config=layers,
-            extractor_conv_bias=False,
+            extractor_conv_bias=conv_bias,
             encoder_embed_dim=dim,
             encoder_projection_dropout=dropout,
             encoder_pos_conv_kernel=kernel,
@@ -136,6 +141,16 @@ class Transformer(nn.Module):
         conv = self.encoder.transformer.pos_conv_embed.conv
         conv.weight = torch.randn_like(conv.weight) * math.sqrt(4 / (conv.kernel_size[0] * self.dim))
         nn.init.zeros_(conv.bias)
+
+    def imports(self) -> dict[str, Importer]:
+        """Libraries whose models this encoder can begin with."""
+        if self.extractor is None:
+            return {}
+        return {"torchaudio": imports.from_torchaudio, "transformers": imports.from_transformers}
+
+    def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
+        """Weights of torchaudio's wav2vec 2.0 and HuBERT as weights of this encoder."""
+        return imports.adapt(weights)
 
     @property
     def depth(self) -> int:

@@ -22,7 +22,7 @@ from torchaudio.transforms import MelSpectrogram
 from polymask import UserError
 from polymask.data import length_key, valid_of
 from polymask.teachers import Frozen
-from polymask_audio.windows import energies, transform_size
+from polymask_audio.windows import energies, standardised, transform_size
 
 WINDOW, HOP = 0.025, 0.010
 """Seconds, of spectra and cepstra."""
@@ -253,11 +253,7 @@ def _run_transformers(
     if length is not None:
         real = torch.arange(audio.shape[1], device=audio.device) < length[:, None]
     if normalise:
-        weight = torch.ones_like(audio) if real is None else real.float()
-        total = weight.sum(1, keepdim=True)
-        mean = (audio * weight).sum(1, keepdim=True) / total
-        var = ((audio - mean).square() * weight).sum(1, keepdim=True) / total
-        audio = (audio - mean) / (var + 1e-7).sqrt() * weight
+        audio = standardised(audio, length)
     mask = None if real is None else real.long()
     states = model(audio, attention_mask=mask, output_hidden_states=True).hidden_states
     counts = None if length is None else model._get_feat_extract_output_lengths(length)

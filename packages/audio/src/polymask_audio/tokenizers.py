@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
+from polymask.data import length_key
 from polymask.positions import coordinates
 from polymask.types import Count, Fact, Positive
-from polymask_audio.windows import Mel, Sound, in_samples
+from polymask_audio.windows import Mel, Sound, in_samples, standardised
 
 
 class Waveform(Sound):
@@ -30,6 +31,8 @@ class Waveform(Sound):
         rate: samples per second.
         window_ms: length of a window.
         hop_ms: from one window to the next.
+        standardise: bring every recording to mean 0 and variance 1, as the published large models of wav2vec
+            2.0 and HuBERT expect.
         seconds: the length of every sample, which gives tokens a grid; None for samples of any length.
     """
 
@@ -39,27 +42,36 @@ class Waveform(Sound):
         rate: Fact[Count] = 16000,
         window_ms: float = 25.0,
         hop_ms: float = 20.0,
+        standardise: bool = False,
         seconds: Fact[Positive | None] = None,
     ) -> None:
         window, hop = in_samples(window_ms, rate), in_samples(hop_ms, rate)
         super().__init__(rate=rate, window=window, hop=hop, seconds=seconds)
+        self.standardise = standardise
         self.grid = None if self.steps is None else (self.steps,)
 
     @property
     def provides(self) -> dict[str, Any]:
-        """``in_dim``, ``grid``, ``rate``, ``window_size``, ``hop``; and ``raw``: values are samples."""
+        """``in_dim``, ``grid``, ``rate``, ``window_size``, ``hop``, ``standardise``.
+
+        And ``raw``: values are samples.
+        """
         return {
             "in_dim": self.window,
             "grid": self.grid,
             "rate": self.rate,
             "window_size": self.window,
             "hop": self.hop,
+            "standardise": self.standardise,
             "raw": True,
         }
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tokens:
         """``batch["audio"]`` float ``[B, T]`` to tokens ``[B, N, window]``."""
-        values = self.read(batch).unfold(1, self.window, self.hop)
+        audio = self.read(batch)
+        if self.standardise:
+            audio = standardised(audio, batch.get(length_key(self.key)))
+        values = audio.unfold(1, self.window, self.hop)
         n = values.shape[1]
         position = torch.arange(float(n), device=values.device)[:, None].expand(len(values), -1, -1)
         return Tokens(values, position, self.grid, valid=self.valid(batch, n))

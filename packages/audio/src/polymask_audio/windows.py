@@ -100,6 +100,16 @@ def in_samples(milliseconds: float, rate: int) -> int:
     return round(milliseconds * rate / 1000)
 
 
+def standardised(audio: Tensor, length: Tensor | None = None) -> Tensor:
+    """Audio ``[B, T]`` of mean 0 and variance 1 over its ``length`` samples, 0 at padding."""
+    if length is None:
+        length = torch.full((len(audio),), audio.shape[1], device=audio.device)
+    real = torch.arange(audio.shape[1], device=audio.device) < length[:, None]
+    centred = torch.where(real, audio - (audio * real).sum(1, keepdim=True) / length[:, None], 0.0)
+    variance = centred.square().sum(1, keepdim=True) / length[:, None]
+    return centred / (variance + 1e-7).sqrt()
+
+
 def energies(mel: Any, sound: Tensor) -> Tensor:
     """What a ``torchaudio.transforms.MelSpectrogram`` makes of sound ``[B, T]``: ``[B, mels, frames]``.
 

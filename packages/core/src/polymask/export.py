@@ -18,6 +18,7 @@ from polymask import functional
 from polymask.config import build, built_from, plain
 from polymask.errors import UserError
 from polymask.files import atomic, read_json, write_json, writing
+from polymask.imports import DESCRIPTION, WEIGHTS
 from polymask.protocols import Batch, Encoder, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
@@ -26,8 +27,6 @@ from polymask.tokens import Tokens
 
 Exporter: TypeAlias = Callable[[Mapping[str, Any], Path], None]
 """Writes an encoder into a folder, given the facts about its data and its tokenizer."""
-
-WEIGHTS, DESCRIPTION = "model.safetensors", "polymask.json"
 
 
 class Features(nn.Module):

@@ -118,6 +118,9 @@ class Encoder(Protocol):
         needs_grid: True when only the whole grid can be encoded (windows, convolutions): a
             system may substitute hidden tokens then, but not leave them out.
 
+    An encoder that other libraries know may have ``exports()`` (:mod:`polymask.export`), ``imports()`` and
+    ``adapt(weights, facts)`` (:mod:`polymask.imports`).
+
     An encoder that is one stack of Transformer blocks may let a system run them itself, to change attention
     from block to block. It has ``begin(x, position, valid) -> (x, bias)``, the input of the first block
     ``[B, prefix + K, dim]`` and what attention adds: bool (False where attention must not go), float or None,

@@ -14,26 +14,26 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from polymask.checkpoints import CHECKPOINT, Checkpoint, read_checkpoint, system_weights
 from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
+from polymask.config.tree import resolve_path
 from polymask.data import Dataset, as_dataset, facts_of
 from polymask.errors import UserError
-from polymask.files import atomic, read_yaml, write_yaml
+from polymask.files import read_json, read_yaml, write_json, write_yaml
+from polymask.imports import Initial, load_initial
 from polymask.registry import Registry
 from polymask.systems.base import System
 
-CHECKPOINT = "checkpoints/last.ckpt"
-Checkpoint = dict[str, Any]
-PREFIX = "system."
+INITIAL = "initial.json"
 
 
 class Run:
@@ -62,11 +62,16 @@ class Run:
         self.folder, self.system, self.step = Path(folder), system, step
         self.training = training or (config.training if config else TrainOptions())
         self.config, self._data = config, None if data is None else as_dataset(data)
-        self._initial = None if config else copy.deepcopy(system)
+        self.initial: Initial | None = None
+        if config is None:
+            self.initial = self._begin(system, {} if self._data is None else facts_of(self._data))
+        self._built = None if config else copy.deepcopy(system)
 
     @classmethod
     def create(cls, config: RunConfig, folder: str | Path, *, data: Dataset | None = None) -> Run:
-        """Open the data and build the system, its weights drawn from the seed.
+        """Open the data and build the system, its weights drawn from the seed or those of ``init``.
+
+        Where the folder holds a checkpoint already, which training goes on with, ``init`` is not read.
 
         Args:
             config: of the run.
@@ -79,7 +84,9 @@ class Run:
         """
         folder = Path(folder)
         data = open_data_of(config, folder) if data is None else as_dataset(data)
-        return cls(folder, _built(config, facts_of(data), folder), data, config.training, config=config)
+        run = cls(folder, _built(config, facts_of(data), folder), data, config.training, config=config)
+        run.initial = run._begin(run.system, run.facts)
+        return run
 
     @classmethod
     def open(
@@ -116,6 +123,8 @@ class Run:
         run.facts = facts
         if trained and checkpoint is not None:
             run.load(checkpoint)
+        elif not trained:
+            run._begin(run.system, facts, again=True)
         return run
 
     @property
@@ -149,10 +158,32 @@ class Run:
         return facts
 
     def untrained(self) -> System:
-        """The same system as it was before training, in eval mode: what a trained one is compared with."""
+        """The same system as it was before training, in eval mode: what a trained one is compared with.
+
+        Of a run with ``init`` it has the weights that the run began with.
+
+        Raises:
+            UserError: they cannot be loaded any more, or have changed since.
+        """
         if self.config is None:
-            return copy.deepcopy(self._initial).eval()  # type: ignore[union-attr]
-        return _built(self.config, self.facts, self.folder).eval()
+            return copy.deepcopy(self._built).eval()  # type: ignore[union-attr]
+        system = _built(self.config, self.facts, self.folder).eval()
+        self._begin(system, self.facts, again=True)
+        return system
+
+    def _begin(self, system: System, facts: Mapping[str, Any], *, again: bool = False) -> Initial | None:
+        """Set the weights that ``init`` names, ``again`` when the run began long ago."""
+        source = resolve_path(self.training.init, self.folder)
+        if not source or (not again and (self.folder / CHECKPOINT).is_file()):
+            return None
+        found = load_initial(system, source, facts=facts)
+        path = self.folder / INITIAL
+        if again and path.is_file() and read_json(path, lambda saved: saved["digest"]) != found.digest:
+            raise UserError(
+                f"{self.folder} began with other weights than {source} holds now, so what it was like before "
+                "training is lost: put back those weights"
+            )
+        return found
 
     def load(self, checkpoint: Checkpoint | None = None) -> None:
         """Load the weights of the last checkpoint into the system.
@@ -165,9 +196,14 @@ class Run:
         self.step = int(checkpoint["global_step"])
 
     def save_config(self) -> None:
-        """Write ``config.yaml``; of a system that was built in Python, its training options alone."""
+        """Write ``config.yaml``, and ``initial.json`` of what was loaded by ``init``.
+
+        Of a system that was built in Python, its training options alone.
+        """
         known = self.config.plain() if self.config else {"system": None, **plain(vars(self.training))}
         write_yaml(self.folder / CONFIG, known)
+        if self.initial is not None:
+            write_json(self.folder / INITIAL, dataclasses.asdict(self.initial))
 
 
 def holds_run(folder: Path) -> bool:
@@ -215,69 +251,3 @@ def _built(config: RunConfig, facts: Mapping[str, Any], folder: Path) -> System:
         torch.manual_seed(config.training.seed)
         system: System = config.system.build({**facts, RUN: folder})
     return system
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint of ours; its tensors are read when they are used.
-
-    Raises:
-        UserError: there is none, it is damaged, or it is not one of ours.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}: the run has not come that far")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged or none at all: {reason}. "
-            "Put back a copy, or start anew with another --out"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
-        raise UserError(f"{path} is a checkpoint, but not one of polymask's")
-    return checkpoint
-
-
-def write_tensors(path: Path, value: Any) -> None:
-    """Write what ``torch.save`` takes, whole or not at all."""
-    with atomic(path, "wb") as file:
-        try:
-            torch.save(value, file)
-        # torch reports a failed write as RuntimeError, whatever the file raised
-        except RuntimeError as error:
-            before = error.__context__
-            raise before if isinstance(before, OSError) else OSError(str(error)) from error
-
-
-def system_weights(checkpoint: Checkpoint, system: System) -> dict[str, Tensor]:
-    """The weights in a checkpoint that belong to this very system.
-
-    Raises:
-        UserError: names or shapes differ; says which.
-    """
-    saved = {
-        name.removeprefix(PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
-    wanted = system.state_dict()
-    found = [f"{name} only in the checkpoint" for name in saved.keys() - wanted.keys()]
-    found += [f"{name} only in the system" for name in wanted.keys() - saved.keys()]
-    found += [
-        f"{name} {list(saved[name].shape)} in the checkpoint, {list(wanted[name].shape)} in the system"
-        for name in saved.keys() & wanted.keys()
-        if saved[name].shape != wanted[name].shape
-    ]
-    if found:
-        other = checkpoint["polymask"].get("system")
-        raise UserError(
-            f"the checkpoint is of another system ({other}) than {type(system).__name__}, or of one with "
-            f"other options; {len(found)} of its weights differ:{some(found)}"
-        )
-    return saved
-
-
-def some(lines: list[str], most: int = 8) -> str:
-    """The first of some lines, each indented, and how many more there are."""
-    shown = "".join(f"\n  {line}" for line in sorted(lines)[:most])
-    return shown + (f"\n  and {len(lines) - most} more" if len(lines) > most else "")

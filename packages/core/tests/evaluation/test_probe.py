@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from polymask import Run, UserError
+from polymask.config import TrainOptions
 from polymask.evaluation import ProbeResult, evaluate, probe
 from polymask.evaluation.probe import draw
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
@@ -23,7 +24,7 @@ def run(tmp_path, monkeypatch, toy_data, toy_system):
     trained, untrained = toy_system(dim=8), toy_system(dim=8)
     with torch.no_grad():
         untrained.proj.weight.zero_()
-    opened = SimpleNamespace(folder=tmp_path, system=trained, data=data, step=70)
+    opened = SimpleNamespace(folder=tmp_path, system=trained, data=data, step=70, training=TrainOptions())
     opened.untrained = lambda: untrained
 
     def open_run(folder):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from polymask import RunConfig, UserError
+from polymask.checkpoints import read_checkpoint
 from polymask.data import FileDataset, Splits, whole
-from polymask.run import Run, read_checkpoint
+from polymask.run import Run
 from polymask.training import fit, read_metrics
 from polymask.training.digest import changes, digest
 

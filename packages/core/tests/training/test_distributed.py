@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from polymask.run import read_checkpoint, system_weights
+from polymask.checkpoints import read_checkpoint, system_weights
 from polymask.training import read_metrics
 
 # no dropout, which processes draw each for themselves

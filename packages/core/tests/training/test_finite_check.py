@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.run import read_checkpoint
+from polymask.checkpoints import read_checkpoint
 from polymask.training import Diverged, finite_check
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from polymask import Mask
+from polymask.checkpoints import read_checkpoint
 from polymask.loss_reduction import counting
-from polymask.run import read_checkpoint
 from polymask.training import read_metrics
 
 ONCE = {"steps": 6, "log_every": 1, "clip": 0.5, "warmup_steps": 0}

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from polymask.run import read_checkpoint
+from polymask.checkpoints import read_checkpoint
 from polymask.training import read_metrics
 
 # 50 samples in batches of 16: the twelve steps go almost four times round the data

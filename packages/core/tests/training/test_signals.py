@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.run import read_checkpoint
+from polymask.checkpoints import read_checkpoint
 
 
 class Send:

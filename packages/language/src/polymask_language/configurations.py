@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,27 @@ def _confirm_vocabulary(model: str, tokenizer_file: str) -> None:
         raise UserError(
             f"the model {model} has a vocabulary of its own, and {other} of its {len(own)} tokens have other "
             f"ids in the data: give the data the same, --data.vocab {model}"
+        )
+
+
+def require_same_vocabulary(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse weights of other data whose ids name other tokens.
+
+    Args:
+        theirs: facts of the data that a model was trained on, with its ``tokenizer_file``.
+        ours: facts of the data.
+
+    Raises:
+        UserError: the vocabularies differ, or one is gone.
+    """
+    one, other = (facts.get("tokenizer_file") for facts in (theirs, ours))
+    if one is None or other is None:
+        return
+    if not Path(one).is_file():
+        raise UserError(f"the vocabulary of these weights, {one}, is gone: their ids cannot be compared")
+    if Path(one).read_bytes() != Path(other).read_bytes():
+        raise UserError(
+            f"these weights have a vocabulary of their own: give the data the same, --data.vocab {one}"
         )
 
 

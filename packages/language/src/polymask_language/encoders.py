@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import Exporter
+from polymask.imports import Weights
 from polymask.types import Count, Fact, Positive, Whole
 from polymask_language import configurations, export
 from polymask_language.configurations import BIDIRECTIONAL, CAUSAL, FROM_PADDING
@@ -82,6 +83,11 @@ class Adapter(nn.Module):
     def layers(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
         """The output of every block, ``[B, K, dim]``; the last, normed, is that of ``forward``."""
         return list(self._run(x, position, valid, output_hidden_states=True).hidden_states[1:])
+
+    def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
+        """Weights of a run or an export, whose ids must name the same tokens as those of the data."""
+        configurations.require_same_vocabulary(weights.facts, facts)
+        return weights
 
     def exports(self) -> Mapping[str, Exporter]:
         """Formats of other libraries, see :mod:`polymask.export`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import timm.models
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.blocks import initialise
 from polymask.export import Exporter
+from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
-from polymask_vision import export
+from polymask_vision import export, imports
 from polymask_vision.positions import RelativeBias, grid_index
 
 
@@ -176,6 +178,14 @@ class ViT(nn.Module):
             offered["transformers"] = functools.partial(export.vit_to_transformers, self)
         return dict(offered)
 
+    def imports(self) -> dict[str, Importer]:
+        """Libraries whose models this encoder can begin with."""
+        return {"timm": imports.from_timm, "transformers": imports.from_transformers} if self.grid else {}
+
+    def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
+        """Weights of other names, positions, patches and channels as weights of this encoder."""
+        return imports.adapt_vit(self, weights, facts)
+
 
 class Swin(nn.Module):
     """timm's Swin Transformer (Liu et al. 2021): hierarchical, so it needs the whole grid.
@@ -252,3 +262,11 @@ class Swin(nn.Module):
             "timm": functools.partial(export.swin_to_timm, self),
             "transformers": functools.partial(export.swin_to_transformers, self),
         }
+
+    def imports(self) -> dict[str, Importer]:
+        """Libraries whose models this encoder can begin with."""
+        return {"timm": imports.from_timm, "transformers": imports.from_transformers}
+
+    def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
+        """Weights of other names, windows, patches and channels as weights of this encoder."""
+        return imports.adapt_swin(self, weights, facts)

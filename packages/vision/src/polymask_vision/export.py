@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.export import WEIGHTS, save_json, save_state
+from polymask.export import save_json, save_state
+from polymask.imports import WEIGHTS
 
 if TYPE_CHECKING:
     from polymask_vision.encoders import Swin, ViT
@@ -240,34 +241,31 @@ def _timm(
     architecture: str, arguments: dict[str, Any], state: State, classifier: str, facts: Facts, out: Path
 ) -> None:
     state = {**state, "patch_embed.proj.weight": _kernel(state, facts)}
-    mean, std = _statistics(facts)
-    size = list(facts["size"])
+    arguments = {"img_size": list(facts["size"]), "patch_size": facts["patch_size"], **arguments}
+    about = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": classifier}
+    save_json(timm_config(architecture, arguments, about, facts), out / "config.json")
+    save_state(state, out / WEIGHTS)
+
+
+def timm_config(architecture: str, arguments: Facts, about: Facts, facts: Facts) -> dict[str, Any]:
+    """``config.json`` of a folder that timm loads: ``about`` is what its ``pretrained_cfg`` says besides."""
+    (mean, std), channels = _statistics(facts), facts["channels"]
+    pretrained = {"input_size": [channels, *facts["size"]], "mean": mean, "std": std, "num_classes": 0}
     config = {
         "architecture": architecture,
         "num_classes": 0,
-        "model_args": {
-            "img_size": size,
-            "patch_size": facts["patch_size"],
-            "in_chans": facts["channels"],
-            **arguments,
-        },
+        "model_args": {"in_chans": channels, **arguments},
         "pretrained_cfg": {
-            "input_size": [facts["channels"], *size],
-            "fixed_input_size": True,
+            **pretrained,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "mean": mean,
-            "std": std,
-            "num_classes": 0,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": classifier,
+            **about,
         },
     }
     if tuple(facts.get("range", EIGHT_BITS)) != EIGHT_BITS:
         config["value_range"] = list(facts["range"])  # timm has no word for it
-    save_json(config, out / "config.json")
-    save_state(state, out / WEIGHTS)
+    return config
 
 
 def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path) -> None:

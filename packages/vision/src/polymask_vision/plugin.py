@@ -64,6 +64,15 @@ def polymask_register_encoders() -> Iterable[Part]:
             tags=frozenset({"needs-grid"}),
         ),
         Part(
+            name="timm",
+            target="polymask_vision.backbones:Backbone",
+            presets=presets.TIMM,
+            summary="any backbone of timm: ViTs on any subset of tokens, others on whole grids",
+            paper="Wightman 2019, github.com/huggingface/pytorch-image-models",
+            modality="image",
+            tags=frozenset({"needs-grid"}),
+        ),
+        Part(
             name="swin",
             target="polymask_vision.encoders:Swin",
             presets=presets.SWIN,

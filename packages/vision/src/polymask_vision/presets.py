@@ -274,6 +274,18 @@ RESNET: Presets = {
     "small": {"depths": (2, 2, 2), "width": 32, **_BASIC},
     "tiny": {"depths": (1, 1, 1), "width": 8, **_BASIC},
 }
+# strides of 4 pixels, for images of 28 to 64
+_SWIN = {"patch_size": 2, "window_size": 7}
+TIMM: Presets = {
+    "small": {
+        "model": "swin_tiny_patch4_window7_224",
+        "arguments": {**_SWIN, "embed_dim": 64, "depths": [2, 2], "num_heads": [2, 4]},
+    },
+    "tiny": {
+        "model": "swin_tiny_patch4_window7_224",
+        "arguments": {**_SWIN, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2]},
+    },
+}
 SWIN: Presets = {
     "small": {"dim": 64, "depths": (2, 2), "heads": (2, 4), "window": 4},
     "tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2},

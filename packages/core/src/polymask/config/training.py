@@ -50,6 +50,8 @@ class TrainOptions:
         nodes: how many machines.
         strategy: auto, ddp, fsdp (shards weights and optimiser), or any other of Lightning.
         workers: processes that read data, per device; chosen by how fast samples are read if none.
+        init: weights that the encoder begins with, instead of random ones: a run or export of ours, a
+            safetensors file, or LIBRARY:NAME; to go on with a run, --resume it.
         seed: of weights, order, augmentation, masks and dropout.
         compile: compile the system's forward with torch.compile.
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
@@ -85,6 +87,7 @@ class TrainOptions:
     nodes: Count = 1
     strategy: str = "auto"
     workers: Whole | None = None
+    init: str | None = None
     seed: int = 0
     compile: bool = False
     checkpoint_every: Count | None = None

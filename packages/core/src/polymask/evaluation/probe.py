@@ -137,6 +137,7 @@ def measure(
         seed=seed,
         settings={
             "step": trained.step,
+            "init": trained.training.init,
             "neighbours": neighbours,
             "labels_per_class": labels_per_class,
             "draws": len(picks),

@@ -117,6 +117,8 @@ class ProbeResult:
             cells = [self.accuracy(name, method) for method in METHODS]
             table.add_row(name, *(f"{a.mean:.3f} [dim]{a.low:.3f} to {a.high:.3f}[/dim]" for a in cells))
         table.add_row("most frequent class", *(f"{self.chance:.3f}" for _ in METHODS), style="dim")
-        table.caption = f"{self.train} training, {self.test} test samples. {CAVEAT}"
+        began = self.settings.get("init")
+        note = f" Untrained is the encoder as this run began, with the weights of {began}." if began else ""
+        table.caption = f"{self.train} training, {self.test} test samples.{note} {CAVEAT}"
         table.caption_justify = "left"
         return table

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polymask.checkpoints import CHECKPOINT
 from polymask.config import PartConfig, RunConfig, Source, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
@@ -25,7 +26,7 @@ from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeRe
 from polymask.files import read_json, write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
-from polymask.run import CHECKPOINT, Run, holds_run
+from polymask.run import Run, holds_run
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.sanity_check import sanity_check

@@ -9,9 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from polymask.checkpoints import Checkpoint, some, write_tensors
 from polymask.config.layers import flatten
 from polymask.errors import UserError
-from polymask.run import Checkpoint, some, write_tensors
 from polymask.training.digest import changes
 from polymask.training.finite_check import Diverged, FiniteCheck
 from polymask.training.metrics import MetricsFile

@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from polymask.checkpoints import write_tensors
 from polymask.errors import UserError
 from polymask.files import write_json
 from polymask.protocols import Batch
-from polymask.run import write_tensors
 from polymask.step import Step
 from polymask.training.module import NEVER, Training
 

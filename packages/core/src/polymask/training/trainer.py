@@ -19,13 +19,14 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 
 from polymask import __version__
+from polymask.checkpoints import CHECKPOINT, read_checkpoint, system_weights
 from polymask.config import TrainOptions, plain
 from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.data import storable
 from polymask.errors import UserError
 from polymask.files import LOCK, PARTIAL, locked, write_json
-from polymask.run import CHECKPOINT, Run, holds_run, read_checkpoint, restore_config, system_weights
+from polymask.run import Run, holds_run, restore_config
 from polymask.supervision import labels_for
 from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run

@@ -101,6 +101,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
     sanity_check(run.name, run.system, run.data, config.training.seed)
     if _rank() == 0:
         assert config.data is not None
+        if run.initial is not None:
+            say(str(run.initial))
         say(f"{'resuming' if resume else 'training'} {run.name} on {config.data.name} in {folder}")
     os.environ[FOLDER] = str(folder)
     try:

@@ -1,0 +1,93 @@
+"""Weights of torchaudio and transformers as those of our encoders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchaudio
+from torchaudio.models.wav2vec2.utils import import_huggingface_model
+
+from polymask import UserError
+from polymask.imports import Weights
+
+_HEADS = re.compile(
+    r"(aux|masked_spec_embed|mask_generator|logit_generator|quantizer|project_q|project_hid)\b"
+)
+"""Weights that are no part of an encoder: classifiers, quantisers, what stands for hidden tokens."""
+
+
+def from_torchaudio(name: str, facts: Mapping[str, Any]) -> Weights:
+    """A model of torchaudio by the name of its bundle, e.g. ``HUBERT_LARGE``.
+
+    Raises:
+        UserError: there is none of this name, or its weights cannot be had.
+    """
+    bundle: Any = getattr(torchaudio.pipelines, name, None)
+    if not hasattr(bundle, "get_model"):
+        raise UserError(f"torchaudio.pipelines has no model {name!r}")
+    try:
+        model = bundle.get_model()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"torchaudio cannot load {name!r}: {error}") from error
+    # a bundle whose waveforms are normalised wraps its model
+    standardise = hasattr(model, "normalize_waveform") and bool(model.normalize_waveform)
+    return _weights(name, getattr(model, "model", model), bundle.sample_rate, standardise)
+
+
+def from_transformers(name: str, facts: Mapping[str, Any]) -> Weights:
+    """A wav2vec 2.0 or HuBERT of transformers, by name on the Hugging Face hub or as a folder.
+
+    Raises:
+        UserError: it cannot be loaded or is of another kind, or transformers is not installed.
+    """
+    try:
+        from transformers import AutoFeatureExtractor, AutoModel
+    except ImportError as error:
+        raise UserError(
+            "transformers is not installed: pip install 'polymask-audio[transformers]'"
+        ) from error
+    try:
+        model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
+        inputs: Any = AutoFeatureExtractor.from_pretrained(name)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UserError(f"transformers cannot load {name!r}: {error}") from error
+    if type(model).__name__ not in ("Wav2Vec2Model", "HubertModel"):
+        raise UserError(f"{name} is a {type(model).__name__}: audio/transformer is a wav2vec 2.0 or a HuBERT")
+    return _weights(name, import_huggingface_model(model), inputs.sampling_rate, bool(inputs.do_normalize))
+
+
+def _weights(name: str, model: Any, rate: int, standardise: bool) -> Weights:
+    layers, transformer = model.feature_extractor.conv_layers, model.encoder.transformer
+    if any(isinstance(layer.layer_norm, torch.nn.GroupNorm) for layer in layers):
+        raise UserError(
+            f"the convolutions of {name} are normed over time, through which all tokens meet; those of "
+            "audio/transformer are normed over channels, as in the large models: choose one of these"
+        )
+    first, conv = transformer.layers[0], transformer.pos_conv_embed.conv
+    options = {
+        "dim": conv.in_channels,
+        "depth": len(transformer.layers),
+        "heads": first.attention.num_heads,
+        "mlp_ratio": first.feed_forward.intermediate_dense.out_features / conv.in_channels,
+        # "norm first" is said of the stack there, and is the opposite of what it is of its blocks
+        "norm_first": not transformer.layer_norm_first,
+        "conv_dim": layers[0].conv.out_channels,
+        "conv_bias": layers[0].conv.bias is not None,
+        "kernel": conv.kernel_size[0],
+        "groups": conv.groups,
+    }
+    return Weights(model.state_dict(), options, {"rate": int(rate), "standardise": standardise})
+
+
+def adapt(weights: Weights) -> Weights:
+    """Weights of torchaudio's model under the names of ours."""
+    state = {
+        re.sub(r"^feature_extractor\.", "extractor.", name): value
+        for name, value in weights.state.items()
+        if not _HEADS.match(name)
+    }
+    unused = tuple(name for name in weights.state if _HEADS.match(name))
+    return Weights(state, weights.options, weights.facts, unused)

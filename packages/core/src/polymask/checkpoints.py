@@ -1,0 +1,84 @@
+"""Checkpoints: what reads and writes them, and the weights in one that belong to a system."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymask.errors import UserError
+from polymask.files import atomic
+from polymask.systems.base import System
+
+CHECKPOINT = "checkpoints/last.ckpt"
+Checkpoint = dict[str, Any]
+PREFIX = "system."
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint of ours; its tensors are read when they are used.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}: the run has not come that far")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged or none at all: {reason}. "
+            "Put back a copy, or start anew with another --out"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
+        raise UserError(f"{path} is a checkpoint, but not one of polymask's")
+    return checkpoint
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Write what ``torch.save`` takes, whole or not at all."""
+    with atomic(path, "wb") as file:
+        try:
+            torch.save(value, file)
+        # torch reports a failed write as RuntimeError, whatever the file raised
+        except RuntimeError as error:
+            before = error.__context__
+            raise before if isinstance(before, OSError) else OSError(str(error)) from error
+
+
+def system_weights(checkpoint: Checkpoint, system: System) -> dict[str, Tensor]:
+    """The weights in a checkpoint that belong to this very system.
+
+    Raises:
+        UserError: names or shapes differ; says which.
+    """
+    saved = {
+        name.removeprefix(PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    wanted = system.state_dict()
+    found = [f"{name} only in the checkpoint" for name in saved.keys() - wanted.keys()]
+    found += [f"{name} only in the system" for name in wanted.keys() - saved.keys()]
+    found += [
+        f"{name} {list(saved[name].shape)} in the checkpoint, {list(wanted[name].shape)} in the system"
+        for name in saved.keys() & wanted.keys()
+        if saved[name].shape != wanted[name].shape
+    ]
+    if found:
+        other = checkpoint["polymask"].get("system")
+        raise UserError(
+            f"the checkpoint is of another system ({other}) than {type(system).__name__}, or of one with "
+            f"other options; {len(found)} of its weights differ:{some(found)}"
+        )
+    return saved
+
+
+def some(lines: list[str], most: int = 8) -> str:
+    """The first of some lines, each indented, and how many more there are."""
+    shown = "".join(f"\n  {line}" for line in sorted(lines)[:most])
+    return shown + (f"\n  and {len(lines) - most} more" if len(lines) > most else "")
