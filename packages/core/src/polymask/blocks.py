@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -85,4 +87,21 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class PostNorm(nn.Module):
+    """A block's forward pass with each norm behind its shortcut (Vaswani et al. 2017), for blocks of timm.
+
+    ``class PostNormBlock(PostNorm, Block)`` has the weights of timm's ``Block``. The shortcut around the
+    feed-forward layer begins behind the first norm.
+    """
+
+    norm_first = False
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, N, dim]`` to the same."""
+        block: Any = self
+        x = block.norm1(x + block.drop_path1(block.ls1(block.attn(x, attn_mask=attn_mask))))
+        out: Tensor = block.norm2(x + block.drop_path2(block.ls2(block.mlp(x))))
         return out

@@ -124,6 +124,10 @@ class Encoder(Protocol):
     broadcasting to ``[B, heads, prefix + K, prefix + K]``; ``blocks``, each called as
     ``block(x, attn_mask=bias)``; and ``norm`` for the output of the last. A system that needs them refuses
     encoders without.
+
+    An encoder of Transformer blocks may have ``feed_forwards``, the feed-forward layer of each block, in
+    order: modules that return ``[B, prefix + K, out_dim]``, what is added to a shortcut. A system that
+    predicts what they return refuses encoders without.
     """
 
     dim: int

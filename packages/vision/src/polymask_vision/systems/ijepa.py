@@ -154,17 +154,13 @@ class IJEPA(System):
         for prediction_BMD, target in zip(predictions, targets, strict=True):
             distance = (functional.at_hidden(prediction_BMD.float(), target) - latents_BND).square().mean(-1)
             error_BN = torch.where(target.hidden, distance, error_BN)
-        dark, bright = tokens.values.aminmax()
-        # white at four times the mean error
-        share_BN = error_BN / (4 * error_BN[union].mean())
-        heat = torch.lerp(dark, bright, share_BN.clamp(max=1).to(dark.dtype))[..., None]
         return Preview(
             {
                 "original": inverse(tokens.values),
                 "context": inverse(context.fill(tokens.values, blank)),
                 "targets": inverse(Mask(~union).fill(tokens.values, blank)),
                 "error of the predicted features (bright: large)": inverse(
-                    Mask(~union).fill(heat.expand_as(tokens.values), blank)
+                    functional.bright(error_BN, tokens, Mask(union))
                 ),
             }
         )
