@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.blocks import Block, initialise
+from polymask.blocks import Block, Convolutions, initialise
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.positions import SinCos
@@ -137,7 +137,7 @@ class ConvDecoder(nn.Module):
     """The decoder of data2vec 2.0 (Baevski et al. 2022): convolutions over all sites, hidden ones filled in.
 
     It has no mask token and no positions: place is in the layout alone, so that convolutions have to reach
-    across the largest hole. Each is followed by layer norm without weights and GELU.
+    across the largest hole.
 
     Args:
         in_dim: width of the encoder's output.
@@ -170,24 +170,9 @@ class ConvDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if kernel % 2 == 0:
-            raise UserError(f"the decoder's kernel must be an odd number of tokens, got {kernel}")
-        if dim % groups or in_dim % groups:
-            raise UserError(
-                f"the decoder convolves {in_dim} channels of the encoder and {dim} of its own, and {groups} "
-                "groups do not divide both: choose another --decoder_groups"
-            )
-        if grid is not None and not 1 <= len(grid) <= 3:
-            raise UserError(
-                f"the decoder convolves over one to three axes, and these tokens have {len(grid)}"
-            )
-        self.prefix, self.grid, self.residual = prefix, grid, residual
-        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid or (0,)) - 1]
-        widths = [in_dim] + [dim] * depth
-        self.dropout = nn.Dropout(dropout)
-        self.convolutions = nn.ModuleList(
-            convolution(before, after, kernel, padding=kernel // 2, groups=groups)
-            for before, after in itertools.pairwise(widths)
+        self.prefix, self.dropout = prefix, nn.Dropout(dropout)
+        self.convolutions = Convolutions(
+            [in_dim] + [dim] * depth, kernel=kernel, groups=groups, grid=grid, residual=residual
         )
         widths = [dim] + [2 * dim] * (head_depth - 1)
         hidden = [part for pair in itertools.pairwise(widths) for part in (nn.Linear(*pair), nn.GELU())]
@@ -206,13 +191,7 @@ class ConvDecoder(nn.Module):
             ``[B, M, out_dim]``, hidden sites in their order; shorter rows end in padding.
         """
         x = mask.restore(self.dropout(encoded[:, self.prefix :]), fill)
-        shape = self.grid or (x.shape[1],)
-        for convolution in self.convolutions:
-            if mask.valid is not None:  # padding is to be the zeros that lie beyond the end
-                x = torch.where(mask.valid[..., None], x, 0)
-            y = convolution(x.transpose(1, 2).reshape(len(x), -1, *shape)).flatten(2).transpose(1, 2)
-            y = F.gelu(F.layer_norm(y, y.shape[-1:]))
-            x = x + y if self.residual and x.shape == y.shape else y
+        x = self.convolutions(x, mask.valid)
         hidden = mask.invert().keep(Tokens(x, position)).values
         prediction: Tensor = self.head(hidden)
         return prediction

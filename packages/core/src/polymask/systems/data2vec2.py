@@ -98,6 +98,7 @@ class Data2Vec2(System):
         decoder_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
+        self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective
         student: Any = encoder
         blocks = len(getattr(student, "feed_forwards", ()))
         if not blocks:
@@ -115,7 +116,6 @@ class Data2Vec2(System):
                 f"the class loss needs a class token, and {type(encoder).__name__} has none: choose "
                 "--class_weight 0"
             )
-        self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective
         self.masking, self.score = masking, score
         self.views, self.layers, self.class_weight = views, layers, class_weight
         self.layer_norm, self.target_norm, self.noise = layer_norm, target_norm, noise
