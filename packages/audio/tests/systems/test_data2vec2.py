@@ -105,3 +105,19 @@ def test_spans_hide_what_the_release_hides() -> None:
     share = torch.stack([masking(each).hidden.float().mean() for each in asked]).mean()
     assert isinstance(masking, HubertSpan)
     assert share.item() == pytest.approx(0.385, abs=0.005)
+
+
+@pytest.mark.compile
+def test_forward_is_one_graph_where_all_hide_the_same_number() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    facts, spans = {"rate": 1600, "seconds": 1.0}, {"name": "core/span", "length": 2}
+    system: Any = build("audio/data2vec2", preset="tiny", facts=facts, masking=spans).eval()
+    counter = CompileCounter()
+    compiled = torch.compile(system, backend=counter, fullgraph=True)
+    batch = {**system.tokenizer.example(4), "id": torch.arange(4)}
+    for i in range(3):
+        one, other = (made(batch, Step(i, 10))["regression"] for made in (compiled, system))
+        torch.testing.assert_close(one, other)
+    assert counter.frame_count <= 2

@@ -11,9 +11,11 @@ if they name their ``feed_forwards``. Targets have unit variance, so that predic
 root of their width: learning starts below that. Both networks can collapse to a constant; training reports
 the spread of targets and predictions. The student is what probes measure and export writes, as published.
 
-The release draws the same number of hidden tokens in every row of a batch; where samples differ in length,
-here each has its share. Padding counts in no statistic here, and as zeros there. Its class loss is a sum over
-the batch of one device; here it is a mean, whose weight 2.56 is that of the release's 16 images in 16 views.
+Where samples differ in length, each hides its share; in the release all rows of a batch hide the same number.
+Padding counts in no statistic here, and as zeros there. The release's teacher of text has the student's
+positions and embedding norm, here averages of its own. Its class loss is a sum over the batch of one device;
+here it is a mean, whose weight 2.56 is that of 16 images in 16 views. Of masks that hide different numbers,
+torch.compile breaks its graph where tokens are kept.
 
 Shapes: B samples, N tokens, V views, R = V B rows, K visible tokens, M hidden ones, D encoder width.
 """

@@ -22,13 +22,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, functional
 from polymask.decoders import LatentPredictor
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.teachers import EMATeacher
+from polymask.teachers import EMATeacher, normalise
 from polymask.types import Count, Share
 
 
@@ -109,8 +108,7 @@ class IJEPA(System):
         if self.target is not None:
             return self.target(batch, tokens)
         encoded = functional.encode_tokens(self.backbone, tokens)
-        latents_BND = encoded[:, self.backbone.prefix :].float()
-        return F.layer_norm(latents_BND, latents_BND.shape[-1:])
+        return normalise(encoded[:, self.backbone.prefix :], "layer")
 
     def predict(self, tokens: Tokens, context: Mask, targets: list[Mask]) -> list[Tensor]:
         """Predictions ``[B, M, D]`` at the tokens of each target, each on its own."""
