@@ -69,6 +69,13 @@ def test_the_loss_is_the_mean_over_hidden_tokens_of_all_views_by_hand() -> None:
     assert system(batch, STEP)["regression"].item() == pytest.approx(total / count / math.sqrt(32), rel=1e-4)
 
 
+def test_the_decoder_drops_some_of_what_the_encoder_gives_in_training_alone() -> None:
+    system, batch = make(decoder_dropout=0.5), sound(2.0, 1.3)
+    trained, again = (float(system.train()(batch, STEP)["regression"].detach()) for _ in range(2))
+    tested, once_more = (float(system.eval()(batch, STEP)["regression"].detach()) for _ in range(2))
+    assert trained != again and tested == once_more
+
+
 def test_predictions_depend_neither_on_padding_nor_on_what_is_hidden() -> None:
     system, batch = make(), sound(2.0, 1.3)
     tokens = system.tokenizer(batch)
