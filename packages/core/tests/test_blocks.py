@@ -76,6 +76,7 @@ def test_convolutions_are_torchs_with_norm_and_gelu_behind_each(axes: int, resid
         norm = torch.nn.LayerNorm(12, elementwise_affine=False)
         out = torch.nn.functional.gelu(norm(layer(y).movedim(1, -1))).movedim(-1, 1)
         y = y + out if residual and y.shape == out.shape else out
+    assert all(layer.groups == 4 for layer in made.layers)
     assert isinstance(made.layers[0], (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[axes - 1])
     torch.testing.assert_close(made(x), y.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
 
