@@ -113,16 +113,28 @@ def test_features_of_a_token_go_by_time_and_not_by_order() -> None:
     )
 
 
-def test_a_sample_is_encoded_alike_alone_padded_and_of_a_known_length() -> None:
-    encoder, tokens = make(), frames()
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_a_sample_is_encoded_alike_alone_padded_and_of_a_known_length(kernel: int) -> None:
+    encoder, tokens = make(kernel=kernel), frames()
     valid = torch.arange(30) < torch.tensor([[30], [17], [9]])
     out = encode(encoder, dataclasses.replace(tokens, valid=valid))
     for row, n in enumerate((30, 17, 9)):
         alone = Tokens(tokens.values[row : row + 1, :n], tokens.position[:1, :n])
         torch.testing.assert_close(out[row : row + 1, :n], encode(encoder, alone), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        encode(make(grid=(30,)), tokens), encode(encoder, tokens), rtol=1e-4, atol=1e-5
+        encode(make(grid=(30,), kernel=kernel), tokens), encode(encoder, tokens), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_padding_may_hold_anything_and_lie_anywhere(kernel: int) -> None:
+    encoder, tokens = make(kernel=kernel), frames(10)
+    valid = (torch.arange(10) < 7).expand(3, -1)
+    values = torch.where(valid[..., None], tokens.values, 50.0)
+    position = torch.where(valid[..., None], tokens.position, 2.0)
+    out = encode(encoder, Tokens(values, position, valid=valid))
+    alone = Tokens(tokens.values[:, :7], tokens.position[:, :7])
+    torch.testing.assert_close(out[:, :7], encode(encoder, alone), rtol=1e-4, atol=1e-5)
 
 
 def test_samples_are_embedded_as_by_wav2vecs_convolutions() -> None:

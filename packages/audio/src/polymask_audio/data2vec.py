@@ -152,10 +152,9 @@ class Data2VecTransformer(nn.Module):
         (b, k, d), last = x.shape, self.grid[0] if self.grid else int(place.max()) + 1
         length = last + self.reach
         start = torch.arange(b, device=x.device)[:, None] * length
-        # padding goes where nothing is read, and is cleared there
+        # padding goes to the end of the line, which no token's convolutions reach
         into = (start + (place if valid is None else torch.where(valid, place, length - 1))).flatten()
-        given = x if valid is None else torch.where(valid[..., None], x, 0)
-        line = x.new_zeros(b * length, d).index_copy(0, into, given.reshape(b * k, d)).view(b, length, d)
+        line = x.new_zeros(b * length, d).index_copy(0, into, x.reshape(b * k, d)).view(b, length, d)
         found: Tensor = self.positions(line).to(x.dtype).reshape(b * length, d)
         return found.index_select(0, (start + place).flatten()).view(b, k, d)
 
