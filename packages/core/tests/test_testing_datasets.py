@@ -218,7 +218,28 @@ class NoHtml(Good):
         return {"sound": Html("")}
 
 
+class OddFact(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.provides["scale"] = torch.tensor(2.0)
+
+
+class Rescales(Good):
+    """Its preparation is not the whole of it.
+
+    Args:
+        size: of something.
+    """
+
+    def __init__(self, *, size: int | None = None) -> None:
+        super().__init__()
+        self.provides["preparation"] = {"size": 8}
+        self.x = {name: x * (2 if size is None else 1) for name, x in self.x.items()}
+
+
 BAD = [
+    ("check_dataset_facts_outlive_it", OddFact, "scale: facts are numbers, text"),
+    ("check_dataset_facts_outlive_it", Rescales, "it gives another sample"),
     ("check_dataset_presented", Unsteady, "captions differ: ['sound "),
     ("check_dataset_presented", NoHtml, "sound: no HTML"),
     ("check_dataset_lengths", WrongLengths, "train[0] is 24 long, not 23"),

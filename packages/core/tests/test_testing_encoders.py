@@ -60,6 +60,34 @@ class GoodPyramid(nn.Module):
         return self.halve(x.transpose(1, 2).unflatten(2, self.grid)).flatten(2).transpose(1, 2)
 
 
+class InBlocks(Good):
+    """Says what each of its two blocks gives: all before attention, and its output.
+
+    Args:
+        in_dim: numbers per token, from the tokenizer.
+    """
+
+    depth = 2
+
+    def layers(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        first = torch.cat([self.summary.expand(len(x), 1, -1), x + self.place(position)], dim=1)
+        return [first, self(x, position, valid)]
+
+
+class ForgetsTheNorm(InBlocks):
+    def layers(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        return [layer / 2 for layer in super().layers(x, position, valid)]
+
+
+class GivesOneBlockTwice(InBlocks):
+    def layers(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        return super().layers(x, position, valid)[1:] * 2
+
+
+class MiscountsItsBlocks(InBlocks):
+    depth = 3
+
+
 class LiesAboutDim(Good):
     def __init__(self, *, in_dim: Fact[int]) -> None:
         super().__init__(in_dim=in_dim)
@@ -235,6 +263,9 @@ BAD = [
         DropsInEval,
         "a second call in eval mode gives other features",
     ),
+    ("check_encoder_blocks_are_what_it_runs", ForgetsTheNorm, "the last is not its output"),
+    ("check_encoder_blocks_are_what_it_runs", GivesOneBlockTwice, "two blocks give the same"),
+    ("check_encoder_blocks_are_what_it_runs", MiscountsItsBlocks, "has 3 blocks, and gives 2 outputs"),
     ("check_encoder_is_deterministic_in_eval", AveragesTheBatch, "depend on the samples beside it"),
 ]
 
@@ -251,7 +282,7 @@ def test_every_check_is_tried() -> None:
     assert {c.name for c in CHECKS if c.kinds == ("encoders",)} == {check for check, *_ in BAD}
 
 
-@pytest.mark.parametrize(("good", "tags"), [(Good, []), (GoodPyramid, ["needs-grid"])])
+@pytest.mark.parametrize(("good", "tags"), [(Good, []), (InBlocks, []), (GoodPyramid, ["needs-grid"])])
 def test_a_good_encoder_passes(good: type, tags: list[str]) -> None:
     assert not [result for result in check_part(good, kind="encoders", tags=tags) if not result.ok]
 

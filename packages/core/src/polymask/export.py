@@ -47,8 +47,16 @@ class Features(nn.Module):
 
     def forward(self, x: Tensor | Batch) -> Tokens:
         """Features of a batch, or of its one entry, as :meth:`polymask.System.encode` gives them."""
-        batch = {self.tokenizer.key: x} if isinstance(x, Tensor) else x
+        return self.encode({self.tokenizer.key: x} if isinstance(x, Tensor) else x)
+
+    def encode(self, batch: Batch) -> Tokens:
+        """Features of a batch, as :meth:`polymask.System.encode` gives them."""
         return functional.encode(self.tokenizer, self.encoder, batch)
+
+    @property
+    def backbone(self) -> Encoder:
+        """The encoder, as a system names it."""
+        return self.encoder
 
 
 def export(

@@ -93,6 +93,47 @@ def encode_tokens(encoder: Encoder, tokens: Tokens) -> Tensor:
     return encoder(encoder.embed(tokens.values), tokens.position, tokens.valid)
 
 
+def layers(encoder: Encoder, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+    """The output of every block of an encoder, ``[B, prefix + K, dim]``; the last as the encoder gives it.
+
+    Args:
+        encoder: one that says so itself (``layers``), or lets its blocks be run, see
+            :class:`polymask.protocols.Encoder`.
+        x: embedded tokens ``[B, K, dim]``.
+        position: of the tokens.
+        valid: which are no padding, bool ``[B, K]``.
+
+    Raises:
+        UserError: its blocks cannot be read.
+    """
+    own: Any = encoder
+    depth(encoder)
+    if hasattr(own, "layers"):
+        found: list[Tensor] = own.layers(x, position, valid)
+        return found
+    x, bias = own.begin(x, position, valid)
+    states = []
+    for block in own.blocks:
+        x = block(x, attn_mask=bias)
+        states.append(x)
+    states[-1] = own.norm(x)
+    return states
+
+
+def depth(encoder: Encoder) -> int:
+    """How many blocks an encoder has.
+
+    Raises:
+        UserError: its blocks cannot be read.
+    """
+    own: Any = encoder
+    if hasattr(own, "layers"):
+        return int(own.depth)
+    if not all(hasattr(own, name) for name in ("begin", "blocks", "norm")):
+        raise UserError(f"the blocks of {type(encoder).__name__} cannot be read, only its output")
+    return len(own.blocks)
+
+
 def masked_loss(objective: Objective, prediction: Tensor, target: Tokens) -> Tensor:
     """The loss at tokens that a mask kept, ``[B, K, T]`` each; the padding of shorter rows does not count."""
     return objective(prediction, target.values, None if target.valid is None else Mask(target.valid))

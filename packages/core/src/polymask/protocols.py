@@ -123,7 +123,9 @@ class Encoder(Protocol):
     ``[B, prefix + K, dim]`` and what attention adds: bool (False where attention must not go), float or None,
     broadcasting to ``[B, heads, prefix + K, prefix + K]``; ``blocks``, each called as
     ``block(x, attn_mask=bias)``; and ``norm`` for the output of the last. A system that needs them refuses
-    encoders without.
+    encoders without. :func:`polymask.functional.layers` reads the output of every block of such an encoder,
+    and of one that has ``layers(x, position, valid)``, a list of them, and their number, ``depth``, itself.
+
 
     An encoder of Transformer blocks may have ``feed_forwards``, the feed-forward layer of each block, in
     order: modules that return ``[B, prefix + K, out_dim]``, what is added to a shortcut. A system that

@@ -90,7 +90,7 @@ class Run:
         data: Dataset | None = None,
         registry: Registry | None = None,
     ) -> Run:
-        """Build the run in a folder again, in eval mode.
+        """Build the run in a folder again, in eval mode; a trained one needs no data for that.
 
         Args:
             folder: of the run.
@@ -105,28 +105,34 @@ class Run:
         folder = Path(folder)
         restore_config(folder)
         config = RunConfig.load(folder, registry)
-        known = data is not None or config.data is not None
-        checkpoint = read_checkpoint(folder / CHECKPOINT) if trained or not known else None
-        if known:
-            data = open_data_of(config, folder) if data is None else as_dataset(data)
+        data = None if data is None else as_dataset(data)
+        checkpoint = None
+        if trained or (data is None and config.data is None):
+            checkpoint = read_checkpoint(folder / CHECKPOINT)
+        if data is None and checkpoint is None:
+            data = open_data_of(config, folder)
         facts = facts_of(data) if data is not None else checkpoint["polymask"]["facts"]  # type: ignore[index]
         run = cls(folder, _built(config, facts, folder).eval(), data, config.training, config=config)
+        run.facts = facts
         if trained and checkpoint is not None:
             run.load(checkpoint)
         return run
 
     @property
     def data(self) -> Dataset:
-        """The data set.
+        """The data set; that of a run that was opened again is opened when it is first asked for.
 
         Raises:
-            UserError: the run was trained on a data set given in Python, and that is not at hand.
+            UserError: the run was trained on a data set given in Python, and that is not at hand; or nothing
+                usable is there any more.
         """
         if self._data is None:
-            raise UserError(
-                f"{self.folder} was trained on a data set given in Python, which no name opens again: "
-                "give it to Run.open(folder, data=...)"
-            )
+            if self.config is None or self.config.data is None:
+                raise UserError(
+                    f"{self.folder} was trained on a data set given in Python, which no name opens again: "
+                    "give it to Run.open(folder, data=...)"
+                )
+            self._data = open_data_of(self.config, self.folder)
         return self._data
 
     @property
@@ -136,7 +142,7 @@ class Run:
 
     @functools.cached_property
     def facts(self) -> Mapping[str, Any]:
-        """What is known about the data."""
+        """What is known about the data that the system was built for."""
         if self._data is not None:
             return facts_of(self._data)
         facts: Mapping[str, Any] = read_checkpoint(self.folder / CHECKPOINT)["polymask"]["facts"]

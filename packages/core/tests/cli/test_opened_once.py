@@ -32,8 +32,9 @@ def test_by_pretrain_with_probe_and_report(opened):
 
 def test_by_what_opens_a_run(opened):
     opened("pretrain", "toy/mean", "--preset", "small", *TRAIN, "--out", "run", "--no-report")
-    for argv in (["probe", "run"], ["report", "run"], ["evaluate", "run", "brightness"], ["export", "run"]):
+    for argv in (["probe", "run"], ["report", "run"], ["evaluate", "run", "brightness"]):
         assert opened(*argv) == 1, argv
+    assert opened("export", "run") == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*have collapsed:UserWarning")
@@ -58,4 +59,5 @@ def test_by_a_run_and_its_untrained_system(opened, toy):
     toy.Shapes.opened = 0
     run = Run.open("run")
     run.untrained()
-    assert toy.Shapes.opened == 1
+    assert toy.Shapes.opened == 0
+    assert run.data is run.data and toy.Shapes.opened == 1

@@ -174,7 +174,7 @@ class Shapes:
         n = 0 if source == "nothing" else n
         self.n, self.size, self.labelled, self.skipped = n, tuple(size), labelled, []
         self.classes = ["lying", "standing"] if labelled else None
-        self.provides = {"size": self.size, "channels": 1}
+        self.provides = {"size": self.size, "channels": 1, "preparation": {"size": self.size}}
 
     def split(self, name, *, augment=False):
         return Bars(self.n, self.size, 0 if name == "train" else 1000)

@@ -135,5 +135,5 @@ def test_draws_that_differ_count_towards_the_interval():
 
 
 def test_blocks_that_cannot_be_read_are_refused(run):
-    with pytest.raises(UserError, match="leave --layers out"):
+    with pytest.raises(UserError, match="cannot be read"):
         probe(run, layers=True)

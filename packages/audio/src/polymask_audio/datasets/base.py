@@ -93,6 +93,7 @@ class AudioDataset(FileDataset[Recordings]):
             "rate": rate,
             "samples": len(self.splits["train"]),
             "seconds": cut.seconds if lengths == {cut.most} else None,
+            "preparation": {"rate": rate, "seconds": cut.seconds, "pad": pad},
         }
 
     def read(self, source: Recordings, number: int, augment: bool) -> dict[str, Tensor]:

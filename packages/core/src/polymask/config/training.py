@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ ALTERNATIVES = (
 
 SAME_RUN = frozenset(
     {"accumulate", "devices", "nodes", "accelerator", "strategy", "workers", "compile"}
-    | {"checkpoint_every", "log_every", "probe_every", "data_changed"}
+    | {"checkpoint_every", "log_every", "probe_every", "data_changed", "logger", "callbacks"}
 )
 """Options that may differ on resume: where and how fast the run goes on, not what it computes."""
 
@@ -54,6 +55,9 @@ class TrainOptions:
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
         log_every: steps per row of metrics.csv.
         probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.
+        logger: where metrics go beside metrics.csv: tensorboard, wandb, mlflow or a class of Lightning; with
+            options, or several, as {wandb: {project: masks}}.
+        callbacks: Lightning callbacks to run along, by class, with their options: {DeviceStatsMonitor: {}}.
         data_changed: resume although the training data is no longer what the run was begun with.
 
     Raises:
@@ -86,6 +90,8 @@ class TrainOptions:
     checkpoint_every: Count | None = None
     log_every: Count = 10
     probe_every: Count | None = None
+    logger: str | Mapping[str, Any] | None = None
+    callbacks: str | Mapping[str, Any] | None = None
     data_changed: bool = False
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from polymask.data.protocols import (
     SplitName,
     describe,
     facts_of,
+    storable,
 )
 from polymask.data.reading import BadSample, reading
 from polymask.data.splits import (
@@ -64,6 +65,7 @@ __all__ = [
     "padding",
     "reading",
     "sample_of",
+    "storable",
     "valid_of",
     "whole",
 ]

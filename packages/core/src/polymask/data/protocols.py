@@ -32,7 +32,9 @@ class Dataset(Protocol):
 
     Attributes:
         key: entry of the batch it fills: ``"image"``, ``"audio"``, ...
-        provides: facts that parts take as constructor arguments: ``size``, ``channels``, ...
+        provides: facts that parts take as constructor arguments: ``size``, ``channels``, ... Under
+            ``preparation``, the options with which other data sets of its modality bring their samples to the
+            same form.
         classes: names of the classes, or None where there are no labels.
         skipped: files left out, with the reason: ``(path, reason)``.
 
@@ -62,6 +64,16 @@ def facts_of(data: Dataset) -> dict[str, Any]:
     """Facts about a data set that parts take as constructor arguments: what it provides, and ``classes``."""
     classes = {} if data.classes is None else {"classes": len(data.classes)}
     return {**classes, **data.provides}
+
+
+def storable(value: Any) -> Any:
+    """Numbers, text, tuples, lists and mappings alone, which a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {str(key): storable(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = map(storable, value)
+        return type(value)(items) if type(value) in (tuple, list) else [*items]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """How good features are: the same probes for a trained encoder, an untrained one and the raw input."""
 
+from polymask.evaluation.embed import embed
 from polymask.evaluation.intervals import Interval
 from polymask.evaluation.measurements import Evaluation, Measurement, Measurements, evaluate_run
 from polymask.evaluation.probe import evaluate, probe
@@ -12,6 +13,7 @@ __all__ = [
     "Measurements",
     "ProbeResult",
     "ProbeRow",
+    "embed",
     "evaluate",
     "evaluate_run",
     "probe",

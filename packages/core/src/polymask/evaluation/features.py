@@ -8,70 +8,99 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from polymask import functional
 from polymask.data import Dataset, Samples, collate, sample_of
 from polymask.errors import UserError
+from polymask.export import Features
 from polymask.protocols import Batch
 from polymask.systems.base import System
 from polymask.tokens import Tokens
 
+M = TypeVar("M", bound=nn.Module)
+
 Extractor = Callable[[Batch], Tensor]
 """Vectors ``[B, D]`` of a batch."""
+
+TokenReader = Callable[[Batch], Tokens]
+"""All tokens of a batch, encoded."""
+
+Encoding = System | Features
+"""What encodes a batch: a system, or the encoder that was exported of one."""
 
 Known = dict[bytes, dict[str, Tensor]]
 """Vectors ``[D]`` by name of extractor, of every sample seen, by a digest of what the sample holds."""
 
 
-def encoder_features(system: System, pool: str = "mean") -> Extractor:
+def encoder_features(system: Encoding, pool: str = "mean") -> Extractor:
     """What a system's encoder makes of the unmasked input, pooled to one vector per sample.
 
     Args:
         system: the system; use within :func:`evaluating`.
         pool: ``"mean"`` over tokens or ``"prefix"``, the class token.
     """
+    return _pooled(encoder_tokens(system), pool)
 
+
+def layer_features(system: Encoding, pool: str = "mean") -> dict[str, Extractor]:
+    """The same of each block of the encoder, by name; their order is that of the blocks.
+
+    Raises:
+        UserError: the encoder does not let its blocks be read.
+    """
+    return {f"block {k}": _pooled(read, pool) for k, read in enumerate(layer_tokens(system), start=1)}
+
+
+def encoder_tokens(system: Encoding) -> TokenReader:
+    """What a system's encoder makes of every token of the unmasked input."""
+    return lambda batch: system.encode(_moved(batch, system))
+
+
+def layer_tokens(system: Encoding) -> list[TokenReader]:
+    """The same of each block of the encoder, in their order; all come of one pass over a batch.
+
+    Raises:
+        UserError: the encoder does not let its blocks be read.
+    """
+    encoder, tokenizer = getattr(system, "backbone", None), getattr(system, "tokenizer", None)
+    if encoder is None or tokenizer is None:
+        raise UserError(
+            f"the blocks of {type(system).__name__} cannot be read: it has no encoder and tokenizer"
+        )
+    last: tuple[Any, ...] = (None,)
+
+    def read(batch: Batch, layer: int) -> Tokens:
+        nonlocal last
+        if last[0] is not batch:
+            tokens = tokenizer(_moved(batch, system))
+            x = encoder.embed(tokens.values)
+            last = batch, tokens, functional.layers(encoder, x, tokens.position, tokens.valid)
+        _, tokens, outputs = last
+        x, r = outputs[layer], encoder.prefix
+        encoded: Tokens = replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
+        return encoded
+
+    return [partial(read, layer=k) for k in range(functional.depth(encoder))]
+
+
+def _pooled(read: TokenReader, pool: str) -> Extractor:
     def extract(batch: Batch) -> Tensor:
         try:
-            return system.encode(_moved(batch, system)).pool(pool)
+            return read(batch).pool(pool)
         except ValueError as error:
             raise UserError(f"features with pool={pool!r}: {error}") from error
 
     return extract
 
 
-def layer_features(system: System, pool: str = "mean") -> dict[str, Extractor]:
-    """The same of each block of the encoder, by name; their order is that of the blocks.
-
-    Raises:
-        UserError: the encoder does not let its blocks be read.
-    """
-    encoder: Any = getattr(system, "backbone", None)
-    if not hasattr(encoder, "layers") or not hasattr(system, "tokenizer"):
-        raise UserError(f"the blocks of {type(encoder).__name__} cannot be read: leave --layers out")
-
-    last: tuple[Any, ...] = (None,)
-
-    def extract(batch: Batch, layer: int) -> Tensor:
-        nonlocal last
-        if last[0] is not batch:  # one pass for all blocks
-            tokens = system.tokenizer(_moved(batch, system))
-            last = batch, tokens, encoder.layers(encoder.embed(tokens.values), tokens.position, tokens.valid)
-        _, tokens, outputs = last
-        x, r = outputs[layer], encoder.prefix
-        read: Tokens = replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
-        return read.pool(pool)
-
-    return {f"block {k + 1}": partial(extract, layer=k) for k in range(encoder.depth)}
-
-
-def _moved(batch: Batch, system: System) -> Batch:
+def _moved(batch: Batch, system: Encoding) -> Batch:
     """A batch where the system is."""
     device = next((p.device for p in system.parameters()), torch.device("cpu"))
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
@@ -113,7 +142,7 @@ def raw_features(key: str, most: int = 4096) -> Extractor:
 
 
 @contextmanager
-def evaluating(system: System, device: torch.device | None = None) -> Iterator[System]:
+def evaluating(system: M, device: torch.device | None = None) -> Iterator[M]:
     """The system in eval mode, on the best device, without gradient; as it was afterwards."""
     modes = {module: module.training for module in system.modules()}
     home = next((p.device for p in system.parameters()), torch.device("cpu"))
@@ -153,28 +182,41 @@ def extract(
     Raises:
         UserError: a feature is not finite.
     """
-    picked = Picked(samples, range(len(samples)) if index is None else index)
-    # A generator of its own: a loader otherwise draws its workers' seed from the global one.
-    loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        picked,
+    found: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    for batch in batches(samples, index, batch_size=batch_size, workers=workers):
+        made = _made(extractors, batch) if known is None else _made_once(extractors, batch, known)
+        for name, value in made.items():
+            require_finite(name, value)
+            found[name].append(value)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def batches(
+    samples: Samples, index: Sequence[int] | None = None, *, batch_size: int = 256, workers: int = 0
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of the samples at some places, in order; the places are under ``"id"``."""
+    return DataLoader(
+        Picked(samples, range(len(samples)) if index is None else index),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
+        # of its own: a loader otherwise draws its workers' seed from the global one
         generator=torch.Generator().manual_seed(0),
     )
-    found: dict[str, list[Tensor]] = {name: [] for name in extractors}
-    for batch in loader:
-        made = _made(extractors, batch) if known is None else _made_once(extractors, batch, known)
-        for name, value in made.items():
-            found[name].append(value)
-    features = {name: torch.cat(parts) for name, parts in found.items()}
-    for name, value in features.items():
-        if not value.isfinite().all():
-            raise UserError(
-                f"features of {name!r} are not finite in {int((~value.isfinite()).any(1).sum())} of "
-                f"{len(value)} samples: the run has diverged; lower the learning rate or resume from before"
-            )
-    return features
+
+
+def require_finite(name: str, features: Tensor) -> None:
+    """Features ``[n, D]`` without NaN and infinity.
+
+    Raises:
+        UserError: there is one.
+    """
+    bad = ~features.isfinite().all(1)
+    if bad.any():
+        raise UserError(
+            f"features of {name!r} are not finite in {int(bad.sum())} of {len(bad)} samples: the run has "
+            "diverged; lower the learning rate or resume from before"
+        )
 
 
 class Picked(TorchDataset[dict[str, Tensor]]):

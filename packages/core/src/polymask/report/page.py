@@ -26,6 +26,7 @@ from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
+from polymask.report.neighbours import neighbours
 from polymask.report.panels import coverage, panels_of
 from polymask.report.progress import Chart, Metrics
 from polymask.report.templates import flat, render
@@ -55,6 +56,7 @@ class Page:
         scores: of evaluations.
         pictures: strips of held-out samples by caption, as data URIs.
         displays: other things to see or hear by caption, as HTML.
+        neighbours: rows of a sample and those nearest to it, as a data URI, and what they are.
         depth: charts of what changes from block to block.
         masks: the same samples under each view's mask.
         mask_charts: by view.
@@ -74,6 +76,7 @@ class Page:
     scores: list[Measurements] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
     displays: dict[str, list[str]] = field(default_factory=dict)
+    neighbours: tuple[str, str] | None = None
     depth: list[Chart] = field(default_factory=list)
     masks: dict[str, str] = field(default_factory=dict)
     mask_charts: dict[str, list[Chart]] = field(default_factory=dict)
@@ -124,6 +127,9 @@ def gather(source: Run | str | Path) -> Page:
         total = plan_of(run).total
         with evaluating(run.system, torch.device("cpu")):
             _pictures(page, run, Step(run.step, total, run.training.seed))
+        with evaluating(run.system), _catching(page, "neighbours", "Nearest neighbours"):
+            found = neighbours(run, SIDE // 2)
+            page.neighbours = (_uri(sheet(found.rows)), found.note) if found else None
         page.curves += progress.schedule(run.system, total)
         page.facts = _facts(run, config, metrics, total)
         page.skipped = [(str(path), reason) for path, reason in run.data.skipped]
@@ -135,7 +141,9 @@ def gather(source: Run | str | Path) -> Page:
 
 def _open(page: Page, folder: Path) -> Run | None:
     try:
-        return Run.open(folder)
+        run = Run.open(folder)
+        run.data  # noqa: B018, is opened here if it can be
+        return run
     except (UserError, OSError) as error:
         page.missing["pictures"] = f"The trained system could not be opened: {error}"
     try:
@@ -258,7 +266,11 @@ def _environment(page: Page, folder: Path) -> None:
 def _strip(pictures: list[Pixels]) -> str:
     """Pictures side by side, or the film strips of some clips one below the other, as a data URI."""
     rows = [[clip] for clip in pictures[:CLIPS]] if pictures[0].ndim == 4 else [pictures]
-    return "data:image/png;base64," + base64.b64encode(png(sheet(rows, gap=16))).decode()
+    return _uri(sheet(rows, gap=16))
+
+
+def _uri(pixels: Pixels) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
 
 
 def _set(value: Mapping[str, Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from polymask.config import build
-from polymask.data import Renderer
+from polymask.data import Renderer, facts_of, storable
 from polymask.errors import UserError
 from polymask.testing.subject import Subject, seeded
 from polymask.testing.suite import Skip, check, require
@@ -27,10 +27,9 @@ SPLITS = ("train", "test")
 
 
 @contextmanager
-def opened(subject: Subject) -> Iterator[Any]:
+def opened(subject: Subject, **options: Any) -> Iterator[Any]:
     """The data set, over its own example where it has one."""
     with tempfile.TemporaryDirectory() as folder:
-        options = {}
         if "source" in subject.parameters and "source" not in subject.options:
             example = getattr(sys.modules[subject.cls.__module__], "example_source", None)
             if example is None:
@@ -192,3 +191,19 @@ def check_dataset_facts_fit_a_tokenizer(subject: Subject) -> None:
             tokenizer({data.key: torch.stack([sample[data.key] for sample in samples])})
             return
         raise Skip(f"no tokenizer of {data.key!r} is installed")
+
+
+@check("datasets")
+def check_dataset_facts_outlive_it(subject: Subject) -> None:
+    """A checkpoint gives back the facts that it ``provides``; with its ``preparation`` it opens the same."""
+    with opened(subject) as data:
+        facts = facts_of(data)
+        kept = storable(facts)
+        lost = [name for name in facts if kept[name] != facts[name]]
+        require(not lost, f"{', '.join(lost)}: facts are numbers, text, tuples, lists and mappings of these")
+        prepared = data.provides.get("preparation")
+        if not prepared:
+            return
+        with opened(subject, **prepared) as again:
+            one, other = (each.split("train")[0][data.key] for each in (data, again))
+            require(torch.equal(one, other), "opened with its own preparation, it gives another sample")

@@ -8,11 +8,14 @@ with a reason, in the attribute ``unused``.
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polymask import functional
+from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.testing.subject import Subject, seeded
 from polymask.testing.suite import Skip, check, require
@@ -221,6 +224,23 @@ def check_encoder_is_deterministic_in_eval(subject: Subject) -> None:
         torch.allclose(first[1:3], run(encoder, few), rtol=1e-3, atol=1e-4),
         "features of a sample depend on the samples beside it",
     )
+
+
+@check("encoders")
+def check_encoder_blocks_are_what_it_runs(subject: Subject) -> None:
+    """Where its blocks can be read, the last output is the encoder's, and no two are the same."""
+    encoder, tokens = subject.make().eval(), subject.tokens(4)
+    try:
+        depth = functional.depth(encoder)
+    except UserError as error:
+        raise Skip(str(error)) from error
+    with torch.no_grad():
+        states = functional.layers(encoder, encoder.embed(tokens.values), tokens.position, tokens.valid)
+    require(len(states) == depth, f"has {depth} blocks, and gives {len(states)} outputs")
+    require(torch.allclose(states[-1], run(encoder, tokens), atol=1e-5), "the last is not its output")
+    shape = (len(tokens.values), encoder.prefix + tokens.shape[1], encoder.dim)
+    require(all(x.shape == shape for x in states), f"an output of a block is not {list(shape)}")
+    require(not any(torch.equal(x, y) for x, y in pairwise(states)), "two blocks give the same")
 
 
 def other(values: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from polymask import __version__
 from polymask.config import TrainOptions, plain
 from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
+from polymask.data import storable
 from polymask.errors import UserError
 from polymask.files import LOCK, PARTIAL, locked, write_json
 from polymask.run import CHECKPOINT, Run, holds_run, read_checkpoint, restore_config, system_weights
@@ -30,6 +31,7 @@ from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.collapse import CollapseMonitor
 from polymask.training.digest import digest
+from polymask.training.extensions import callbacks_of, loggers_of
 from polymask.training.finite_check import FiniteCheck
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Measuring, MetricLogger, MetricsFile, read_metrics
@@ -84,6 +86,7 @@ def fit(
     """
     system, data, options, folder = run.system, run.data, run.training, run.folder
     with _quiet(), contextlib.ExitStack() as held:
+        callbacks = [*callbacks_of(options), *callbacks]
         samples, labels = data.split("train", augment=True), labels_for(system, data, "train")
         watches: list[Measuring] = [CollapseMonitor(data, every=10 * options.log_every)]
         if options.probe_every is not None:
@@ -96,6 +99,7 @@ def fit(
         if trainer.is_global_zero:
             _check_folder(folder, resume)
             held.enter_context(locked(folder))
+            loggers = [*loggers_of(options, folder), *loggers]  # some write as soon as they are made
         about = _about(run, plan, precision)
         begun = resume and (folder / CHECKPOINT).is_file()
         start = _check(run, about) if begun else 0
@@ -111,6 +115,8 @@ def fit(
             write_json(
                 folder / "environment.json", environment.describe(options, precision, trainer.world_size)
             )
+        for logger in loggers:
+            logger.log_hyperparams(about["config"] or about["run"])
         meter = MetricLogger(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
@@ -205,20 +211,11 @@ def _about(run: Run, plan: Plan, precision: str) -> dict[str, Any]:
     return {
         "polymask": __version__,
         "system": run.name,
-        "facts": _simple(run.facts),
+        "facts": storable(run.facts),
         "config": parts,
         "data": digest(run.data),
         "run": plain(same),
     }
-
-
-def _simple(value: Any) -> Any:
-    """Numbers, text, tuples, lists and mappings alone, which a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _simple(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(map(_simple, value)) if type(value) in (tuple, list) else [*map(_simple, value)]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _check(run: Run, about: Mapping[str, Any]) -> int:

@@ -109,6 +109,7 @@ class TextDataset:
         self.provides: dict[str, Any] = {
             **self.vocabulary.facts,
             "length": length,
+            "preparation": {"vocab": str(self.vocabulary.file), "length": length, "pack": pack, "tags": tags},
             "samples": len(self._samples["train"][0]),
             "sequences": len(cuts["train"][0]) / max(len(self.documents["train"]), 1),
             "statistics_file": str(statistics),

@@ -111,6 +111,7 @@ class ExchangeDataset:
         self.provides: dict[str, Any] = {
             **self.vocabulary.facts,
             "length": length,
+            "preparation": {"vocab": str(self.vocabulary.file), "length": length},
             "statistics_file": str(statistics_of(self.encoded, train, self.vocabulary)),
         }
         self._samples = {name: self._make(numbers) for name, numbers in self._numbers.items()}

@@ -115,6 +115,7 @@ class PointDataset(FileDataset[Clouds]):
             "feature_names": self.preparation.features,
             "points": points,
             "samples": len(self.splits["train"]),
+            "preparation": {"points": points, "features": tuple(features), "normalise": normalise},
         }
 
     def read(self, source: Clouds, number: int, augment: bool) -> dict[str, Tensor]:

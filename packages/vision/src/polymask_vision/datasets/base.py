@@ -103,6 +103,8 @@ class ImageDataset(FileDataset[Images]):
         spans = {self.range or one.span for one in headers.values()}
         if len(spans) == 1:
             self.provides["range"] = spans.pop()
+        known = ("size", "channels", "mean", "std", "range")
+        self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
         self._clipped = False
 
     def split(self, name: SplitName, *, augment: bool = False) -> Samples:

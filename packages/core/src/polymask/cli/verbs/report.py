@@ -1,18 +1,21 @@
-"""One self-contained HTML page of a run: curves, masks, reconstructions, probe."""
+"""One self-contained HTML page: of a run, or of all runs in a folder."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from polymask.cli.terminal import Arguments, warn_broken
 from polymask.registry import default_registry
 
 
 def run(argv: list[str]) -> int:
-    """``polymask report RUN``."""
-    parser = Arguments("report", __doc__, "polymask report runs/mae-digits-1")
-    parser.add_argument("folder", metavar="RUN", help="folder of a run")
+    """``polymask report RUN|FOLDER``."""
+    parser = Arguments("report", __doc__, "polymask report runs/mae-digits-1\n  polymask report runs")
+    parser.add_argument("folder", metavar="FOLDER", help="of a run, or with runs in it", type=Path)
     args = parser.parse_args(argv)
     warn_broken(default_registry())
-    from polymask.report import write_report
+    from polymask.report import write_index, write_report
+    from polymask.run import holds_run
 
-    print(write_report(args.folder))
+    print(write_report(args.folder) if holds_run(args.folder) else write_index(args.folder))
     return 0

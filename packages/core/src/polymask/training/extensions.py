@@ -1,0 +1,97 @@
+"""Loggers and callbacks of Lightning that options name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+
+from polymask.config import TrainOptions
+from polymask.errors import UserError
+
+Named = str | Mapping[str, Any] | None
+"""A name, or names with the options of each."""
+
+LOGGERS = {"tensorboard": "TensorBoardLogger", "wandb": "WandbLogger", "mlflow": "MLFlowLogger"}
+"""Classes of ``lightning.pytorch.loggers`` by the name of the option, which is that of the extra too."""
+
+
+def loggers_of(options: TrainOptions, folder: Path) -> list[Logger]:
+    """The loggers that options name; they write into the folder of the run unless told otherwise.
+
+    Raises:
+        UserError: a name that means nothing, a library that is not installed, or options it refuses.
+    """
+    same = hashlib.blake2b(str(folder.absolute()).encode(), digest_size=8).hexdigest()
+    own: dict[str, dict[str, Any]] = {
+        "tensorboard": {"save_dir": folder, "name": "", "version": "tensorboard"},
+        "wandb": {
+            "save_dir": folder,
+            "project": "polymask",
+            "name": folder.name,
+            "id": same,
+            "resume": "allow",
+        },
+        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "experiment_name": "polymask"},
+    }
+    own["mlflow"]["run_name"] = folder.name
+    found = []
+    for name, given in _pairs(options.logger):
+        path = LOGGERS.get(name, name)
+        cls = _find(path, "lightning.pytorch.loggers", f"--logger {name}", LOGGERS)
+        found.append(_made(cls, {**own.get(name, {}), **given}, f"--logger {name}", Logger))
+    return found
+
+
+def callbacks_of(options: TrainOptions) -> list[pl.Callback]:
+    """The callbacks that options name.
+
+    Raises:
+        UserError: a name that means nothing, or options it refuses.
+    """
+    return [
+        _made(_find(name, "lightning.pytorch.callbacks", f"--callbacks {name}"), given, name, pl.Callback)
+        for name, given in _pairs(options.callbacks)
+    ]
+
+
+def _pairs(named: Named) -> list[tuple[str, Mapping[str, Any]]]:
+    if named is None:
+        return []
+    pairs = {named: {}} if isinstance(named, str) else named
+    for name, given in pairs.items():
+        if given is not None and not isinstance(given, Mapping):
+            raise UserError(
+                f"{name}: give its options as a mapping, {{{name}: {{option: value}}}}, not {given!r}"
+            )
+    return [(name, given or {}) for name, given in pairs.items()]
+
+
+def _find(path: str, home: str, asked: str, names: Mapping[str, str] | None = None) -> Any:
+    """A class by ``package.module:Class``, or by its name alone in a module of Lightning."""
+    module, colon, name = path.rpartition(":")
+    try:
+        return getattr(importlib.import_module(module if colon else home), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        choices = f"{', '.join(names)}, " if names else ""
+        raise UserError(
+            f"{asked} is not found ({error}): choose {choices}a class of {home}, or package.module:Class"
+        ) from error
+
+
+def _made(cls: Any, options: Mapping[str, Any], asked: str, kind: type) -> Any:
+    try:
+        made = cls(**options)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{asked}: {error}; pip install 'polymask[{asked.split()[-1]}]'") from error
+    # whatever it raises is about these options
+    except Exception as error:
+        raise UserError(f"{asked}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{asked} is no {kind.__name__} of Lightning")
+    return made

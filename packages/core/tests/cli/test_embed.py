@@ -1,0 +1,141 @@
+"""``polymask embed``: features of a data set in a file, those that the probes see."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from polymask import Run
+from polymask.evaluation.embed import embed
+from polymask.evaluation.features import encoder_features, evaluating, extract
+
+TRAIN = ("toy/mean", "--preset", "small", "--data", "toy/shapes", "--data.size", "[4,6]", "--data.n", "32")
+
+
+@pytest.fixture
+def trained(polymask):
+    assert (
+        polymask("pretrain", *TRAIN, "--out", "run", "--no-report", "--workers", "0", "--steps", "2").status
+        == 0
+    )
+    return "run"
+
+
+def test_rows_are_the_features_that_the_probes_see(polymask, trained):
+    done = polymask("embed", trained, "-o", "f.npz", "--batch_size", "5", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out) == {"out": "f.npz", "rows": 64}
+    run, found = Run.open(trained), np.load("f.npz")
+    with evaluating(run.system):
+        for name in ("train", "test"):
+            features = extract({"x": encoder_features(run.system)}, run.data.split(name))["x"]
+            rows = found["split"] == name
+            np.testing.assert_allclose(found["embedding"][rows], features, rtol=0, atol=1e-6)
+            assert found["id"][rows].tolist() == list(range(32))
+            assert found["label"][rows].tolist() == run.data.labels(name).tolist()
+    assert found["class"].tolist() == ["lying", "standing"] * 32
+    assert "name" not in found
+
+
+def test_all_formats_hold_the_same(trained, tmp_path):
+    run = Run.open(trained)
+    for name in ("f.npz", "new/f.safetensors"):
+        assert embed(run, tmp_path / name, split="test", pool="tokens", batch_size=7) == 32 * 24
+    one = np.load(tmp_path / "f.npz")
+    with safe_open(tmp_path / "new/f.safetensors", "numpy") as other:
+        for name in ("id", "label", "token", "embedding"):
+            assert np.array_equal(other.get_tensor(name), one[name]), name
+        text = json.loads(other.metadata()["text"])
+    assert text == {name: one[name].tolist() for name in ("split", "class")}
+    assert one["token"][:25].tolist() == [*range(24), 0] and one["embedding"].dtype == np.float32
+
+
+def test_parquet_is_read_by_pandas(trained, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    run = Run.open(trained)
+    embed(run, tmp_path / "f.parquet", batch_size=9)
+    embed(run, tmp_path / "f.npz", batch_size=9)
+    frame, one = pandas.read_parquet(tmp_path / "f.parquet"), np.load(tmp_path / "f.npz")
+    assert list(frame.columns) == ["id", "split", "label", "class", "embedding"]
+    for name in ("id", "split", "label", "class"):
+        assert frame[name].tolist() == one[name].tolist()
+    assert np.array_equal(np.stack(frame.embedding), one["embedding"])
+
+
+def test_other_data_is_prepared_as_that_of_the_run(polymask, trained):
+    """The data set alone would have 4 x 4 cells; an option that is given counts nevertheless."""
+    given = ("embed", trained, "--data", "toy/shapes", "--split", "test", "--pool", "tokens", "-o", "f.npz")
+    for argv in ([], ["--data.n", "3"]):
+        done = polymask(*given, *argv)
+        assert done.status == 0, done.err
+        assert np.load("f.npz")["token"].max() + 1 == 24
+    refused = polymask(*given, "--data.size", "[3,5]")
+    assert refused.status == 2 and "does not take such data (image [32, 1, 3, 5])" in refused.err
+    assert polymask("embed", trained, "--data.n", "3", "-o", "f.npz", "--json").out.count('"rows": 6') == 1
+
+
+def test_an_export_embeds_data_that_is_given(polymask, trained):
+    assert polymask("export", trained, "--out", "encoder").status == 0
+    given = ("--data", "toy/shapes", "-o")
+    assert polymask("embed", "encoder", *given, "a.npz").status == 0
+    assert polymask("embed", trained, *given, "b.npz").status == 0
+    assert np.array_equal(np.load("a.npz")["embedding"], np.load("b.npz")["embedding"])
+    missing = polymask("embed", "encoder", "-o", "c.npz")
+    assert missing.status == 2 and "give the data to embed" in missing.err
+
+
+def test_a_run_whose_data_is_gone_is_exported_and_embeds_other_data(polymask, trained, toy, monkeypatch):
+    def gone(*args, **options):
+        raise FileNotFoundError("photos")
+
+    monkeypatch.setattr(toy.Shapes, "__init__", gone)
+    assert polymask("export", trained, "--out", "encoder").status == 0
+    assert "photos" in polymask("embed", trained, "-o", "f.npz").err
+
+    class Other:
+        key, classes, skipped, provides = "image", None, [], {}
+
+        def split(self, name, *, augment=False):
+            return [{"image": torch.zeros(1, 4, 6)}] * 3
+
+        def labels(self, name):
+            return None
+
+    assert embed(trained, "f.npz", data=Other(), split="train") == 3
+    assert sorted(np.load("f.npz")) == ["embedding", "id", "split"]
+
+
+WRONG = [
+    ([], "the first argument should be the folder of a run or of an export"),
+    (["run"], "give -o FILE"),
+    (["run", "-o", "f.csv"], "f.csv: choose a name that ends in .parquet, .npz, .safetensors"),
+    (["run", "-o", "f.npz", "--layer", "1"], "the blocks of Net cannot be read"),
+    (["run", "-o", "f.npz", "--pool", "prefix"], "this encoder has no class token"),
+    (["run", "-o", "f.npz", "--pools", "mean"], "did you mean --pool?"),
+    (["run", "-o", "f.npz", "--data", "nothing"], "no dataset is called 'nothing'"),
+    (["nowhere", "-o", "f.npz"], "nowhere is no run folder"),
+    (["run", "-o", "run/config.yaml/f.npz"], "cannot be written"),
+]
+
+
+def test_what_is_wrong_is_said(polymask, trained):
+    for words, message in WRONG:
+        result = polymask("embed", *words)
+        assert result.status == 2 and message in result.err, words
+
+
+def test_what_was_there_stays_where_features_are_not_finite(polymask, trained, tmp_path):
+    run = Run.open(trained)
+    embed(run, "f.npz")
+    before = (tmp_path / "f.npz").read_bytes()
+    with torch.no_grad():
+        run.system.encoder.proj.bias.fill_(torch.nan)
+    with pytest.raises(Exception, match="not finite"):
+        embed(run, "f.npz")
+    assert (tmp_path / "f.npz").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz", "run"]
