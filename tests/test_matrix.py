@@ -23,7 +23,7 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa")
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2")
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
@@ -66,12 +66,20 @@ REFUSED = {
         ("audio/openbeats-tokenizer", target): "distils features"
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
+    ("vision/data2vec2", "vision/conv-vit"): "needs a class token",
+    **{
+        (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
+        for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer")
+    },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
     ("pointcloud/msm", "core/top-score"): "has no option --score",
     ("language/meap", "language/transformer"): "choose --encoder language/causal",
     ("language/prop", "language/causal"): "choose --encoder language/transformer",
-    ("language/mae", "language/words"): "does not tell which tokens make one",
+    **{
+        (f"language/{system}", "language/words"): "does not tell which tokens make one"
+        for system in ("mae", "data2vec2")
+    },
     ("language/sparsepo", "language/transformer"): "choose --encoder language/causal",
     **{
         (part.full_name, f"language/{weight}-weight"): "hides them in part"

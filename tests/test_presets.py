@@ -23,6 +23,7 @@ JEPA = {
     "decay": 0.04,
 }
 BERT = {"rate": (1e-4, 256), "batch": 256, "steps": 1_000_000, "warmup": 10_000, "betas": ADAM, "decay": 0.01}
+DATA2VEC = {"views": 8, "layers": 8, "final_momentum": 0.99999, "betas": (0.9, 0.98), "decay": 0.01}
 AUDIO = {"rate": (2e-4, 512), "batch": 512, "epochs": 32, "warmup": 3}
 SPEECH = {"steps": 400_000, "warmup": 32_000, "betas": (0.9, 0.98), "decay": 0.01}
 
@@ -54,6 +55,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/ijepa paper": {**JEPA, "epochs": 300},
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
+    # Baevski et al. 2022, configuration of the release: 16 images on each of 16 devices
+    "vision/data2vec2 paper": {
+        **DATA2VEC,
+        "rate": (1e-3, 256),
+        "batch": 256,
+        "steps": 375_300,
+        "warmup": 50_040,
+        "betas": MASKED,
+        "decay": 0.05,
+        "clip": 4.0,
+        "views": 16,
+        "layers": 10,
+        "momentum": 0.9998,
+        "momentum_rise": 100_000 / 375_300,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,
@@ -62,6 +78,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "audio/simmim paper": {**AUDIO, "betas": ADAM},
     # Hsu et al. 2021, configuration of fairseq
     "audio/hubert paper": {**SPEECH, "rate": (5e-4, 256), "batch": 256, "clip": 10.0},
+    # Baevski et al. 2022, configuration of the release, whose batches are of 500 s
+    "audio/data2vec2 paper": {
+        **DATA2VEC,
+        "rate": (7.5e-4, 40),
+        "batch": 40,
+        "steps": 400_000,
+        "warmup": 8_000,
+        "momentum": 0.999,
+        "momentum_rise": 75_000 / 400_000,
+    },
     # Bharadwaj et al. 2025, configurations of the release
     "audio/openbeats paper": {**SPEECH, "rate": (5e-4, 256), "batch": 256, "clip": 1.0},
     "audio/openbeats-tokenizer paper": {**SPEECH, "rate": (5e-5, 256), "batch": 256, "clip": 1.0},
@@ -83,6 +109,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Devlin et al. 2018
     "language/mlm paper": BERT,
     "language/mae paper": BERT,
+    # Baevski et al. 2022, configuration of the release: 4 sequences on each of 16 devices
+    "language/data2vec2 paper": {
+        **DATA2VEC,
+        "rate": (2e-4, 64),
+        "batch": 64,
+        "steps": 1_000_000,
+        "warmup": 4_000,
+        "clip": 1.0,
+        "layers": 12,
+        "momentum": 0.9999,
+        "momentum_rise": 0.1,
+    },
     # Martinez et al. 2023, 32 sequences on each of 4 devices
     "language/climb paper": {"rate": (1e-3, 128), "batch": 128, "steps": 400_000, "warmup": 100_000},
     # Zhuang et al. 2025, configuration of the release

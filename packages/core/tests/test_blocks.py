@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
-from polymask.blocks import Block
+from polymask import UserError
+from polymask.blocks import Block, Convolutions
 
 
 @pytest.fixture
@@ -52,3 +56,43 @@ def test_what_is_barred_changes_nothing(block: Block) -> None:
     real[:, 5:] = False
     other = torch.where(real[..., None], x, torch.randn_like(x))
     torch.testing.assert_close(block(x, real)[:, :5], block(other, real)[:, :5], rtol=1e-5, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------- convolutions
+
+
+def stack(**options: Any) -> Convolutions:
+    torch.manual_seed(0)
+    return Convolutions(**{"widths": [8, 12, 12], "kernel": 3, "groups": 4, **options})
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_convolutions_are_torchs_with_norm_and_gelu_behind_each(axes: int, residual: bool) -> None:
+    grid = (5, 4, 3)[:axes]
+    made, x = stack(grid=grid, residual=residual), torch.randn(2, math.prod(grid), 8)
+    y = x.transpose(1, 2).unflatten(2, grid)
+    for layer in made.layers:
+        norm = torch.nn.LayerNorm(12, elementwise_affine=False)
+        out = torch.nn.functional.gelu(norm(layer(y).movedim(1, -1))).movedim(-1, 1)
+        y = y + out if residual and y.shape == out.shape else out
+    assert all(layer.groups == 4 for layer in made.layers)
+    assert isinstance(made.layers[0], (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[axes - 1])
+    torch.testing.assert_close(made(x), y.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_to_a_convolution_as_if_the_sequence_ended() -> None:
+    made, x = stack(), torch.randn(2, 9, 8)
+    valid = torch.arange(9) < torch.tensor([[9], [5]])
+    x[1, 5:] = torch.nan
+    torch.testing.assert_close(made(x, valid)[1, :5], made(x[1:, :5])[0], rtol=1e-4, atol=1e-5)
+    assert made(x, valid)[0].isfinite().all()
+
+
+def test_impossible_convolutions_are_refused() -> None:
+    with pytest.raises(UserError, match="odd number of tokens, got 4"):
+        stack(kernel=4)
+    with pytest.raises(UserError, match="3 groups do not divide convolutions of 8, 12 channels"):
+        stack(groups=3)
+    with pytest.raises(UserError, match="these tokens lie on 4"):
+        stack(grid=(2, 2, 2, 2))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask, Tokens, UserError
-from polymask.decoders import LatentPredictor, LightDecoder
+from polymask.decoders import ConvDecoder, LatentPredictor, LightDecoder
 from polymask.positions import coordinates
 
 GRID, N = (4, 5), 20
@@ -208,3 +208,57 @@ def test_a_latent_predictor_ignores_the_padding_of_shorter_rows() -> None:
         one = Mask(mask.hidden[row : row + 1], None, valid[row : row + 1])
         own = made(torch.cat([lead[row], seen.values[row, :visible]])[None], one, place(1))
         torch.testing.assert_close(answers[row, :hidden], own[0], rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------- decoder of convolutions
+
+
+def convolutions(**options: Any) -> ConvDecoder:
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"dim": 8, "depth": 2, "kernel": 3, "groups": 4}
+    return ConvDecoder(**{"in_dim": 12, "out_dim": 7, "prefix": 1, "grid": GRID, **size, **options})
+
+
+def test_convolutions_see_visible_tokens_in_place_and_the_filling_between_them() -> None:
+    made, mask = convolutions(), masked()
+    encoded, fill = torch.randn(3, 7, 12), torch.randn(3, N, 12)
+    full = torch.where(mask.hidden[..., None], fill, mask.restore(encoded[:, 1:], torch.zeros(1)))
+    whole = made.head(made.convolutions(full))
+    found = made(encoded, mask, place(), fill)
+    torch.testing.assert_close(found, whole[mask.hidden].view(3, 14, 7), rtol=1e-5, atol=1e-6)
+    other = torch.where(mask.hidden[..., None], fill, torch.randn(3, N, 12))
+    assert torch.equal(made(encoded, mask, place(), other), found)
+    lead = torch.cat([torch.randn(3, 1, 12), encoded[:, 1:]], dim=1)
+    assert torch.equal(made(lead, mask, place(), fill), found)
+
+
+def test_convolutions_reach_as_far_as_their_kernels() -> None:
+    """Two of three tokens reach two tokens far, of a sequence of any length."""
+    made, hidden = convolutions(grid=None, prefix=0), torch.ones(1, N, dtype=torch.bool)
+    hidden[0, 9] = False
+    mask, fill = Mask(hidden, 1), torch.zeros(1, N, 12)
+    first, second = (made(torch.randn(1, 1, 12), mask, place(1), fill) for _ in range(2))
+    sites = torch.arange(N)[hidden[0]]
+    assert sites[(first != second).any(-1)[0]].tolist() == [7, 8, 10, 11]
+
+
+def test_convolutions_ignore_the_padding_of_shorter_rows() -> None:
+    made = convolutions(grid=None)
+    site, length = torch.arange(N), torch.tensor([[20], [15], [9]])
+    mask = Mask((site >= 6) & (site < length), None, site < length)
+    encoded, fill = torch.randn(3, 7, 12), torch.randn(3, N, 12)
+    answer = made(encoded, mask, place(), fill)
+    for row, (n, hidden) in enumerate(((20, 14), (15, 9), (9, 3))):
+        alone = Mask(mask.hidden[row : row + 1, :n], 6)
+        one = made(encoded[row : row + 1], alone, place(1)[:, :n], fill[row : row + 1, :n])
+        torch.testing.assert_close(answer[row, :hidden], one[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_of_several_layers_is_twice_as_wide_and_dropout_is_of_training() -> None:
+    made, mask = convolutions(head_depth=2, dropout=0.5), masked()
+    assert [layer.out_features for layer in made.head if isinstance(layer, torch.nn.Linear)] == [16, 7]
+    encoded, fill = torch.randn(3, 7, 12), torch.zeros(3, N, 12)
+    first, second = (made(encoded, mask, place(), fill) for _ in range(2))
+    assert not torch.equal(first, second)
+    made.eval()
+    assert torch.equal(made(encoded, mask, place(), fill), made(encoded, mask, place(), fill))

@@ -271,3 +271,40 @@ def test_everything_compiles_in_one_graph_where_counts_are_fixed() -> None:
     compiled = torch.compile(use, fullgraph=True, backend="eager")
     for got, want in zip(compiled(mask.hidden, x, token), use(mask.hidden, x, token), strict=True):
         assert torch.equal(got, want)
+
+
+# ------------------------------------------------------------------------- joined masks
+
+
+def test_joined_masks_keep_of_each_sample_what_each_of_them_keeps() -> None:
+    x = torch.randn(5, 12, 3, requires_grad=True)
+    masks = [Random(ratio=0.75)(Request(torch.arange(5), 12, Step(1), stream=view)) for view in range(3)]
+    joined = Mask.join(masks)
+    assert joined.visible == 3 and joined.hidden.shape == (15, 12)
+    kept = joined.keep(x)
+    assert torch.equal(kept, torch.cat([mask.keep(x) for mask in masks]))
+    kept.sum().backward()
+    assert x.grad is not None
+    seen = torch.stack([~mask.hidden for mask in masks]).sum(0)
+    assert torch.equal(x.grad, seen[..., None].expand_as(x).float())
+    copies = x.detach().repeat(3, 1, 1)
+    torch.testing.assert_close(joined.restore(kept, torch.zeros(1)), joined.fill(copies, torch.zeros(1)))
+
+
+def test_joined_masks_of_rows_of_other_counts_are_padded_to_the_longest() -> None:
+    x, other = (
+        tokens(torch.randn(3, 6, 2), RAGGED.valid),
+        Mask(RAGGED.hidden.flip(0) & RAGGED.valid, None, RAGGED.valid),
+    )
+    kept = Mask.join([RAGGED, other]).keep(x)
+    assert kept.valid is not None and kept.ids is not None
+    for part, mask in ((slice(0, 3), RAGGED), (slice(3, 6), other)):
+        for row, (seen, real) in enumerate(zip(kept.values[part], kept.valid[part], strict=True)):
+            assert torch.equal(seen[real], x.values[row][~mask.hidden[row] & RAGGED.valid[row]])
+    fixed = Mask.join([drawn(ratio=0.75), drawn(ratio=0.5)])
+    assert fixed.visible is None and fixed.keep(tokens(torch.randn(5, 12, 2))).shape == (10, 6)
+
+
+def test_a_mask_of_other_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 samples in .*, the mask has 5 rows"):
+        drawn().keep(torch.randn(3, 12, 2))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from polymask import Step, UserError
-from polymask.teachers import EMATeacher, Frozen
+from polymask.teachers import EMATeacher, Frozen, normalise, record, recorded
 
 
 def net() -> nn.Module:
@@ -170,3 +170,43 @@ def test_another_network_cannot_be_followed() -> None:
 def test_impossible_options_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         EMATeacher(net(), **options)
+
+
+# ---------------------------------------------------------------------- what is to be learned
+
+
+def test_instance_norm_is_over_real_tokens_alone() -> None:
+    x, valid = torch.randn(3, 9, 4), torch.arange(9) < torch.tensor([[9], [5], [1]])
+    dirty = torch.where(valid[..., None], x, torch.nan)
+    found = normalise(dirty, "instance", valid)
+    for row, n in enumerate((9, 5)):
+        one = x[row, :n]
+        expected = (one - one.mean(0)) / (one.var(0, unbiased=False) + 1e-5).sqrt()
+        torch.testing.assert_close(found[row, :n], expected)
+    assert not found[~valid].any() and not found[2].any()
+    library = nn.functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(normalise(x, "instance"), library)
+
+
+def test_other_norms_are_over_features_or_none_in_float32() -> None:
+    x = torch.randn(2, 5, 8).bfloat16()
+    found = normalise(x, "layer")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.var(-1, unbiased=False), torch.ones(2, 5), atol=1e-3, rtol=0)
+    assert torch.equal(normalise(x, "none"), x.float())
+
+
+def test_modules_keep_what_they_return_until_it_is_asked_for_and_copies_keep_their_own() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    record((network[0], network[2]))
+    other = copy.deepcopy(network)
+    x, y = torch.randn(4, 3), torch.randn(4, 3)
+    network(x), other(y)
+    first, last = recorded((network[0], network[2]))
+    assert torch.equal(first, network[0](x)) and torch.equal(last, network(x))
+    assert torch.equal(recorded((other[2],))[0], other(y))
+    recorded((network[0], network[2]))
+    with pytest.raises(KeyError):
+        recorded((network[0],))
+    assert network.state_dict().keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}

@@ -9,9 +9,9 @@ from polymask_vision.attention import keep_top, logits
 from polymask_vision.encoders import ViT
 
 
-def block_and_input() -> tuple[torch.nn.Module, torch.Tensor]:
+def block_and_input(**options: bool) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    block = ViT(in_dim=4, grid=(3, 3), dim=16, depth=1, heads=2).blocks[0]
+    block = ViT(in_dim=4, grid=(3, 3), dim=16, depth=1, heads=2, **options).blocks[0]
     torch.nn.init.normal_(block.attn.qkv.bias)
     return block, torch.randn(2, 9, 16)
 
@@ -21,6 +21,13 @@ def test_logits_are_those_of_the_block() -> None:
     value = block.attn.qkv(block.norm1(x)).view(2, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)[2]
     mixed = (logits(block, x).softmax(-1) @ value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(block.attn.proj(mixed), block.attn(block.norm1(x)))
+
+
+def test_logits_are_those_of_a_block_whose_norms_come_behind() -> None:
+    block, x = block_and_input(norm_first=False)
+    value = block.attn.qkv(x).view(2, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)[2]
+    mixed = (logits(block, x).softmax(-1) @ value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(block.attn.proj(mixed), block.attn(x))
 
 
 def test_exactly_k_keys_are_left_and_all_of_them_is_plain_attention() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polymask import Step, UserError, build
 from polymask.export import export
-from polymask.imports import initialise
+from polymask.imports import load_initial
 from polymask_vision.backbones import Backbone
 from polymask_vision.tokenizers import Patches
 
@@ -114,7 +114,7 @@ def test_a_whole_grid_is_timms_and_goes_back(kind: str, tmp_path: Path) -> None:
 
     # begun with these weights on data of another normalisation, and exported again
     new = make(kind).eval()
-    report = initialise(new, f"timm:local-dir:{tmp_path}", facts=OTHER)
+    report = load_initial(new, f"timm:local-dir:{tmp_path}", facts=OTHER)
     close(features(new, normalised(pixels(), **OTHER)), features(model, x))
     assert report.changes == ("normalisation: the data's is converted to that of the model",)
     export(new, "timm", tmp_path / "again", facts=OTHER)
@@ -125,7 +125,7 @@ def test_a_whole_grid_is_timms_and_goes_back(kind: str, tmp_path: Path) -> None:
     # and from our own export, whose facts are those of its data
     export(new, "safetensors", tmp_path / "ours", facts=OTHER)
     third = make(kind).eval()
-    initialise(third, tmp_path / "ours", facts={"mean": MEAN, "std": STD})
+    load_initial(third, tmp_path / "ours", facts={"mean": MEAN, "std": STD})
     close(features(third, x), features(model, x))
 
 
@@ -171,7 +171,7 @@ def test_a_vit_with_registers_begins_with_weights(tmp_path: Path) -> None:
         facts=facts,
         **{"tokenizer.patch_size": 8, **chosen, "encoder.arguments": arguments},
     ).eval()
-    initialise(system, f"timm:local-dir:{tmp_path}", facts={"mean": MEAN, "std": STD})
+    load_initial(system, f"timm:local-dir:{tmp_path}", facts={"mean": MEAN, "std": STD})
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=64).eval()
     x = normalised(pixels(), MEAN, STD)
     close(features(system, x), theirs.forward_features(x))
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_refused(kind: str, size: int, patch: int, says: st
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     export(make("resnet18"), "timm", tmp_path, facts={"mean": MEAN, "std": STD})
     with pytest.raises(UserError, match="--encoder.model resnet18"):
-        initialise(make("resnet34"), f"timm:local-dir:{tmp_path}", facts=OTHER)
+        load_initial(make("resnet34"), f"timm:local-dir:{tmp_path}", facts=OTHER)
 
 
 def test_what_leaves_tokens_out_takes_no_whole_grid() -> None:

@@ -78,6 +78,35 @@ def check_gradients(module: nn.Module, loss: Tensor) -> None:
     assert not without
 
 
+def test_norms_behind_the_shortcuts_are_torchs_post_norm_layers() -> None:
+    encoder = vit(norm_first=False, positions="none", class_token=False)
+    _, values, position = example()
+    x = encoder.vit.norm_pre(encoder.embed(values))
+    with torch.no_grad():
+        for block in encoder.blocks:
+            theirs = nn.TransformerEncoderLayer(
+                32, 4, 128, 0.0, "gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=False
+            )
+            for ours, name in (
+                (block.attn.qkv, "self_attn.in_proj_"),
+                (block.attn.proj, "self_attn.out_proj."),
+                *((getattr(block, n), f"{n}.") for n in ("norm1", "norm2")),
+                (block.mlp.fc1, "linear1."),
+                (block.mlp.fc2, "linear2."),
+            ):
+                theirs.get_parameter(f"{name}weight").copy_(ours.weight)
+                theirs.get_parameter(f"{name}bias").copy_(ours.bias)
+            x = theirs(x)
+    torch.testing.assert_close(encoder(encoder.embed(values), position), x, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_behind_the_shortcuts_fit_no_model_of_another_library() -> None:
+    encoder, plain = vit(norm_first=False), vit()
+    _, values, position = example()
+    check_gradients(encoder.train(), (encoder(encoder.embed(values), position) ** 3).sum())
+    assert not encoder.exports() and set(plain.exports()) == {"timm", "transformers"}
+
+
 # --------------------------------------------------------------------------------------------- ViT
 
 

@@ -157,6 +157,11 @@ class Transformer(nn.Module):
         """Blocks."""
         return len(self.encoder.transformer.layers)
 
+    @property
+    def feed_forwards(self) -> list[nn.Module]:
+        """The feed-forward layer of each block."""
+        return [layer.feed_forward for layer in self.encoder.transformer.layers]
+
     def extract(self, values: Tensor) -> Tensor:
         """What the convolutions make of tokens ``[B, K, in_dim]``: ``[B, K, conv_dim]``; else the tokens."""
         if self.extractor is None:
@@ -256,6 +261,11 @@ class ViT(nn.Module):
     def depth(self) -> int:
         """Blocks."""
         return len(self.blocks)
+
+    @property
+    def feed_forwards(self) -> list[nn.Module]:
+        """The feed-forward layer of each block."""
+        return [block.mlp for block in self.blocks]  # type: ignore[misc]
 
     def embed(self, values: Tensor) -> Tensor:
         """``[B, K, in_dim] -> [B, K, dim]``."""

@@ -53,6 +53,14 @@ def polymask_register_encoders() -> Iterable[Part]:
             tags=frozenset({"ordered"}),
         ),
         Part(
+            name="data2vec-transformer",
+            target="polymask_audio.data2vec:Data2VecTransformer",
+            presets=presets.DATA2VEC_TRANSFORMER,
+            summary="convolutions over the line of time, attention that falls with distance, any tokens",
+            paper="Baevski et al. 2022, arXiv 2212.07525; Press et al. 2021, arXiv 2108.12409",
+            modality="audio",
+        ),
+        Part(
             name="vit",
             target="polymask_audio.encoders:ViT",
             presets=presets.VIT,
@@ -183,6 +191,34 @@ def polymask_register_datasets() -> Iterable[Part]:
 @hookimpl
 def polymask_register_systems() -> Iterable[Part]:
     return [
+        Part(
+            name="data2vec2",
+            target="polymask.systems.data2vec2:Data2Vec2",
+            presets=presets.DATA2VEC2,
+            summary="predict an EMA teacher's features of masked audio, several masks to one teacher pass",
+            paper="Baevski et al. 2022, arXiv 2212.07525",
+            modality="audio",
+            defaults={
+                "tokenizer": "audio/waveform",
+                "encoder": "audio/data2vec-transformer",
+                "masking": "audio/hubert-span",
+                "masking.probability": 0.5,
+                "masking.length": 5,
+                "objective": "core/mse",
+                "views": 8,
+                "layers": 8,
+                "target_norm": "none",
+                "shared_embedding": True,
+                "momentum": 0.999,
+                "momentum_rise": 0.1875,
+                "decoder_dim": 384,
+                "decoder_depth": 4,
+                "decoder_kernel": 7,
+                "decoder_dropout": 0.1,
+            },
+            # the target follows the encoder
+            tags=frozenset({"moving-target"}),
+        ),
         Part(
             name="hubert",
             target="polymask_audio.systems.hubert:HuBERT",

@@ -76,6 +76,74 @@ SIMMIM: Presets = {
     "tiny": _TINY,
 }
 
+DATA2VEC2: Presets = {
+    # Base, 960 h of LibriSpeech; 8 times at most 62.5 s of audio per step, about 40 utterances
+    "paper": {
+        "data.seconds": 20.0,
+        "data.min_seconds": 2.0,
+        "encoder.dim": 768,
+        "encoder.depth": 12,
+        "encoder.heads": 12,
+        "encoder.dropout": 0.1,
+        "encoder.layer_drop": 0.05,
+        "masking.trim": True,
+        "views": 8,
+        "layers": 8,
+        "decoder_dim": 384,
+        "decoder_depth": 4,
+        "decoder_kernel": 7,
+        "decoder_groups": 16,
+        "momentum": 0.999,
+        "final_momentum": 0.99999,
+        "momentum_rise": 75_000 / 400_000,
+        "steps": 400_000,
+        "warmup_steps": 8_000,
+        "batch_size": 40,
+        "lr": 7.5e-4,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+    },
+    # spectra in place of the convolutions; the averages reach back as far in shares of the run
+    "small": {
+        **_SMALL,
+        "tokenizer": "audio/mel-frames",
+        "encoder.position_depth": 3,
+        "encoder.kernel": 7,
+        "encoder.groups": 8,
+        "encoder.dropout": 0.0,
+        "encoder.layer_drop": 0.0,
+        "views": 4,
+        "layers": 3,
+        "decoder_dim": 64,
+        "decoder_depth": 3,
+        "decoder_groups": 4,
+        "decoder_dropout": 0.0,
+        "momentum": 0.96,
+        "final_momentum": 0.998,
+        "clip": 4.0,
+    },
+    "tiny": {
+        **_TINY,
+        "encoder.conv_dim": 8,
+        "encoder.position_depth": 2,
+        "encoder.kernel": 3,
+        "encoder.groups": 4,
+        "encoder.dropout": 0.0,
+        "encoder.layer_drop": 0.0,
+        "masking.length": 2,
+        "views": 2,
+        "layers": 2,
+        "decoder_dim": 32,
+        "decoder_depth": 2,
+        "decoder_kernel": 3,
+        "decoder_groups": 4,
+        "decoder_dropout": 0.0,
+        "momentum": 0.9,
+        "final_momentum": 0.99,
+    },
+}
+
 HUBERT: Presets = {
     # Base, second iteration, 960 h of LibriSpeech; 32 times at most 87.5 s of audio per step
     "paper": {
@@ -187,6 +255,21 @@ MEL_PATCHES: Presets = {"tiny": {**MEL_FRAMES["tiny"], "patch_size": 4, "window_
 TRANSFORMER: Presets = {
     "small": {"dim": 128, "depth": 4, "heads": 4, "kernel": 32, "groups": 8},
     "tiny": {"dim": 32, "depth": 2, "heads": 2, "conv_dim": 8, "kernel": 8, "groups": 4, "dropout": 0.0},
+}
+DATA2VEC_TRANSFORMER: Presets = {
+    "small": {
+        **TRANSFORMER["small"],
+        "position_depth": 3,
+        "kernel": 7,
+        "dropout": 0.0,
+        "layer_drop": 0.0,
+    },
+    "tiny": {
+        **TRANSFORMER["tiny"],
+        "position_depth": 2,
+        "kernel": 3,
+        "layer_drop": 0.0,
+    },
 }
 VIT: Presets = {
     "small": {"dim": 128, "depth": 4, "heads": 4},

@@ -1,9 +1,16 @@
-"""The Transformer block of decoders: timm's and ViT's, evaluated at all tokens or at some."""
+"""Blocks: the Transformer block of decoders, evaluated at all tokens or at some; convolutions over tokens."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from polymask.errors import UserError
 
 
 def initialise(module: nn.Module) -> None:
@@ -86,3 +93,67 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
+
+
+class PostNorm(nn.Module):
+    """A block's forward pass with each norm behind its shortcut (Vaswani et al. 2017), for blocks of timm.
+
+    ``class PostNormBlock(PostNorm, Block)`` has the weights of timm's ``Block``. The shortcut around the
+    feed-forward layer begins behind the first norm.
+    """
+
+    norm_first = False
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, N, dim]`` to the same."""
+        block: Any = self
+        x = block.norm1(x + block.drop_path1(block.ls1(block.attn(x, attn_mask=attn_mask))))
+        out: Tensor = block.norm2(x + block.drop_path2(block.ls2(block.mlp(x))))
+        return out
+
+
+class Convolutions(nn.Module):
+    """Convolutions over all tokens, each followed by layer norm over channels without weights and by GELU.
+
+    Args:
+        widths: channels before the first convolution and behind each.
+        kernel: tokens that a convolution reaches across along each axis, an odd number.
+        groups: of each convolution; divides all widths.
+        grid: lengths of the token axes, one to three; None for sequences of any length.
+        residual: add the input of each convolution that has as many channels as its output.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        kernel: int,
+        groups: int,
+        grid: tuple[int, ...] | None = None,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise UserError(f"convolutions reach across an odd number of tokens, got {kernel}")
+        if any(width % groups for width in widths):
+            shown = ", ".join(map(str, dict.fromkeys(widths)))
+            raise UserError(f"{groups} groups do not divide convolutions of {shown} channels: choose fewer")
+        if grid is not None and not 1 <= len(grid) <= 3:
+            raise UserError(f"convolutions have one to three axes, and these tokens lie on {len(grid)}")
+        self.grid, self.residual = grid, residual
+        layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid or (0,)) - 1]
+        self.layers = nn.ModuleList(
+            layer(before, after, kernel, padding=kernel // 2, groups=groups)
+            for before, after in itertools.pairwise(widths)
+        )
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, N, C]`` to ``[B, N, C']``; what is False in ``valid [B, N]`` is as if nothing were there."""
+        shape = self.grid or (x.shape[1],)
+        for layer in self.layers:
+            if valid is not None:
+                x = torch.where(valid[..., None], x, 0)
+            y = layer(x.transpose(1, 2).reshape(len(x), -1, *shape)).flatten(2).transpose(1, 2)
+            y = F.gelu(F.layer_norm(y, y.shape[-1:]))
+            x = x + y if self.residual and x.shape == y.shape else y
+        return x

@@ -204,6 +204,17 @@ def reconstruction(
     return columns
 
 
+def bright(error_BN: Tensor, tokens: Tokens, mask: Mask) -> Tensor:
+    """Values ``[B, N, D]`` like those of the tokens, bright where an error is large, 0 at visible tokens.
+
+    The brightest stands for four times the mean error at hidden tokens, or more.
+    """
+    low, high = tokens.values.aminmax()
+    share_BN = error_BN / (4 * error_BN[mask.hidden].mean())
+    heat = torch.lerp(low, high, share_BN.clamp(max=1).to(low.dtype))[..., None]
+    return mask.invert().fill(heat.expand_as(tokens.values), tokens.values.new_zeros(1))
+
+
 def unfold(z_BLF: Tensor, grid: tuple[int, ...] | None, down: int) -> Tensor:
     """Predictions of coarse outputs, one for each fine token that they cover, at the fine tokens.
 

@@ -7,6 +7,7 @@ Three verbs are kept apart. A masking *draws* a mask. ``keep``, ``restore``, ``f
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -52,6 +53,20 @@ class Mask:
                     "leave visible out where rows differ"
                 )
 
+    @classmethod
+    def join(cls, masks: Sequence[Mask]) -> Mask:
+        """Several masks of the same samples as one, its rows those of the first mask, then of the second.
+
+        Joined masks keep sites of tokens that have a row per sample: no copy of a sample is needed per mask.
+        """
+        counts = {mask.visible for mask in masks}
+        valid = [mask.valid for mask in masks if mask.valid is not None]
+        return cls(
+            torch.cat([mask.hidden for mask in masks]),
+            masks[0].visible if len(counts) == 1 else None,
+            torch.cat(valid) if valid else None,
+        )
+
     @property
     def sites(self) -> int:
         """Number of sites per row, padding included."""
@@ -74,6 +89,8 @@ class Mask:
 
     def keep(self, x: T) -> T:
         """The visible sites in their order: ``[B, N, ...] -> [B, K, ...]``.
+
+        Of joined masks (:meth:`join`), ``V * B`` rows over the same B samples: ``[V * B, K, ...]``.
 
         Where rows differ in how many sites are visible, K is the largest number and shorter rows
         are padded; give :class:`Tokens` then, whose ``valid`` tells which are real.
@@ -176,9 +193,14 @@ class Mask:
     def _take(self, x: Tensor, index: Tensor, k: int) -> Tensor:
         if x.shape[1] != self.sites:
             raise ValueError(f"Mask.keep: {x.shape[1]} sites in {list(x.shape)}, the mask has {self.sites}")
+        rows, own = len(self.hidden), x.shape[0]
+        if rows != own:
+            if rows % own:
+                raise ValueError(f"Mask.keep: {own} samples in {list(x.shape)}, the mask has {rows} rows")
+            index = index % (own * self.sites)
         # index_select of rows: several times faster than gather with an expanded index, same bits
-        flat = x.reshape(x.shape[0] * self.sites, -1).index_select(0, index)
-        return flat.view(x.shape[0], k, *x.shape[2:])
+        flat = x.reshape(own * self.sites, -1).index_select(0, index)
+        return flat.view(rows, k, *x.shape[2:])
 
     def _order(self, k: int | None = None) -> tuple[Tensor, Tensor]:
         seen = self._seen()

@@ -1,12 +1,13 @@
-"""Networks that teach: a moving average of the student, or a frozen one."""
+"""Networks that teach: a moving average of the student, or a frozen one; what to learn from inside them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask.errors import UserError
@@ -110,3 +111,43 @@ class EMATeacher(Frozen):
                 buffer.lerp_(buffers[name], 1 - self.momentum(step))
             else:
                 buffer.copy_(buffers[name])
+
+
+Norm = Literal["instance", "layer", "none"]
+"""How features become targets: each feature over the tokens of its sample, each token over its features."""
+
+
+def normalise(x_BND: Tensor, norm: Norm, valid: Tensor | None = None) -> Tensor:
+    """Features with mean 0 and variance 1, without learned scales, in float32 (float64 stays).
+
+    Args:
+        x_BND: the features.
+        norm: over what.
+        valid: bool ``[B, N]``, False on padding, which counts in no mean; instance norm makes it 0.
+    """
+    x_BND = x_BND.to(torch.promote_types(x_BND.dtype, torch.float32))
+    if norm == "layer":
+        return F.layer_norm(x_BND, x_BND.shape[-1:])
+    if norm == "none":
+        return x_BND
+    real = torch.ones_like(x_BND[..., :1], dtype=torch.bool) if valid is None else valid[..., None]
+    count = real.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = torch.where(real, x_BND, 0).sum(dim=1, keepdim=True) / count
+    centred = torch.where(real, x_BND - mean, 0)
+    return centred * (centred.square().sum(dim=1, keepdim=True) / count + 1e-5).rsqrt()
+
+
+def record(modules: Iterable[nn.Module]) -> None:
+    """Have modules keep, from now on, what they return, for :func:`recorded`."""
+    for module in modules:
+        module.register_forward_hook(_keep)
+
+
+def recorded(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """What each module, set up by :func:`record`, returned last; it is forgotten here."""
+    return [module.__dict__.pop("returned") for module in modules]
+
+
+def _keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    # on the module, so that a copy of the network has its own
+    module.__dict__["returned"] = output

@@ -64,6 +64,13 @@ class Adapter(nn.Module):
         return int(self.model.config.num_hidden_layers)
 
     @property
+    def feed_forwards(self) -> list[nn.Module]:
+        """The feed-forward layer of each block; of BERT and RoBERTa its last part, before dropout."""
+        if hasattr(self.model, "encoder"):
+            return [block.output.dense for block in self.model.encoder.layer]
+        return [block.mlp for block in (self.model.h if hasattr(self.model, "h") else self.model.layers)]
+
+    @property
     def provides(self) -> dict[str, Any]:
         """``width`` and ``layers``, for parts that read its states."""
         return {"width": self.dim, "layers": self.depth}

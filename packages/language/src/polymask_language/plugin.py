@@ -217,6 +217,37 @@ def polymask_register_datasets() -> Iterable[Part]:
 def polymask_register_systems() -> Iterable[Part]:
     return [
         Part(
+            name="data2vec2",
+            target="polymask.systems.data2vec2:Data2Vec2",
+            presets=presets.DATA2VEC2,
+            summary="predict an EMA teacher's features of masked tokens, several masks to one teacher pass",
+            paper="Baevski et al. 2022, arXiv 2212.07525",
+            modality="text",
+            defaults={
+                "tokenizer": "language/tokens",
+                "encoder": "language/transformer",
+                "encoder.architecture": "roberta",
+                "masking": "core/random",
+                "masking.ratio": 0.48,
+                "objective": "core/mse",
+                "views": 8,
+                "layers": 12,
+                "target_norm": "none",
+                "loss_scale": 1.0,
+                "shared_embedding": True,
+                "momentum": 0.9999,
+                "momentum_rise": 0.1,
+                "decoder_depth": 5,
+                "decoder_kernel": 9,
+                "decoder_groups": 1,
+                "decoder_residual": False,
+                "decoder_head_depth": 2,
+                "decoder_dropout": 0.1,
+            },
+            # the target follows the encoder
+            tags=frozenset({"moving-target"}),
+        ),
+        Part(
             name="mlm",
             target="polymask_language.systems.mlm:MLM",
             presets=presets.MLM,

@@ -59,6 +59,56 @@ MAE: Presets = {
     "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
 }
 
+DATA2VEC2: Presets = {
+    # Base on BookCorpus and Wikipedia, 4 sequences on each of 16 devices
+    "paper": {
+        **_BERT,
+        "data.pack": True,
+        "data.vocab_size": 50265,
+        "encoder.dropout": 0.1,
+        "masking.ratio": 0.48,
+        "views": 8,
+        "layers": 12,
+        "decoder_dim": 768,
+        "decoder_depth": 5,
+        "decoder_kernel": 9,
+        "momentum": 0.9999,
+        "final_momentum": 0.99999,
+        "momentum_rise": 0.1,
+        "steps": 1_000_000,
+        "warmup_steps": 4_000,
+        "batch_size": 64,
+        "lr": 2e-4,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    },
+    # the averages reach back as far in shares of the run
+    "small": {
+        **{key: value for key, value in _SMALL.items() if key != "encoder.architecture"},
+        "views": 4,
+        "layers": 3,
+        "decoder_dim": 128,
+        "decoder_depth": 3,
+        "decoder_kernel": 5,
+        "decoder_dropout": 0.0,
+        "momentum": 0.97,
+        "final_momentum": 0.998,
+    },
+    "tiny": {
+        **_TINY,
+        "views": 2,
+        "layers": 2,
+        "decoder_dim": 32,
+        "decoder_depth": 2,
+        "decoder_kernel": 3,
+        "decoder_dropout": 0.0,
+        "momentum": 0.9,
+        "final_momentum": 0.99,
+    },
+}
+
 MLM: Presets = {
     "paper": {
         **_BERT,

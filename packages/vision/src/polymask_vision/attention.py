@@ -19,7 +19,8 @@ def logits(block: Any, x: Tensor) -> Tensor:
     attn, (b, n, _) = block.attn, x.shape
     weight, bias = attn.qkv.weight, attn.qkv.bias
     rows = 2 * (len(weight) // 3)
-    both = F.linear(block.norm1(x), weight[:rows], None if bias is None else bias[:rows])
+    x = block.norm1(x) if getattr(block, "norm_first", True) else x
+    both = F.linear(x, weight[:rows], None if bias is None else bias[:rows])
     q, k = both.view(b, n, 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     found: Tensor = (attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)
     return found

@@ -94,6 +94,11 @@ class ConvViT(nn.Module):
         self.norm = _norm(dim)
         initialise(self)
 
+    @property
+    def feed_forwards(self) -> list[nn.Module]:
+        """The feed-forward layer of each block of the Transformer."""
+        return [block.mlp for block in self.blocks]  # type: ignore[misc]
+
     def embed(self, values: Tensor) -> Tensor:
         """Pixels ``[B, K, p * p * C]`` to the embedded cells of each token, ``[B, K, dim]``."""
         p, side = self.patch_size, _SIDES[0]

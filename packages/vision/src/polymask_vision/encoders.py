@@ -10,10 +10,11 @@ from typing import Any, Literal
 import timm.models
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import initialise
+from polymask.blocks import PostNorm, initialise
 from polymask.export import Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
@@ -48,6 +49,10 @@ class _TokenEmbed(nn.Module):
         return embedded
 
 
+class _PostNormBlock(PostNorm, Block):  # type: ignore[misc]
+    """timm's block, its norms behind the shortcuts."""
+
+
 class ViT(nn.Module):
     """timm's Vision Transformer (Dosovitskiy et al. 2020) on any subset of tokens.
 
@@ -60,6 +65,8 @@ class ViT(nn.Module):
         heads: attention heads per block.
         mlp_ratio: width of the feed-forward layers over ``dim``.
         class_token: lead the sequence with a class token (it has no position).
+        norm_first: norms before attention and feed-forward layers; else behind their shortcuts, and one
+            before the first block (data2vec 2.0).
         positions: ``"sincos"`` fixed (MAE), ``"learned"`` or ``"relative"`` (of a grid; one bias
             on attention that all blocks share, as in SimMIM), or ``"none"``.
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
@@ -79,6 +86,7 @@ class ViT(nn.Module):
         heads: Count = 12,
         mlp_ratio: Positive = 4.0,
         class_token: bool = True,
+        norm_first: bool = True,
         positions: Literal["sincos", "learned", "relative", "none"] = "sincos",
         drop_path: Share = 0.0,
         layer_scale: float | None = None,
@@ -107,8 +115,13 @@ class ViT(nn.Module):
             pos_embed="learn" if positions in ("sincos", "learned") and self.grid else "none",
             drop_path_rate=drop_path,
             init_values=layer_scale,
+            pre_norm=not norm_first,
+            block_fn=Block if norm_first else _PostNormBlock,
             embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=self.grid),
         )
+        if not norm_first:
+            self.vit.norm = nn.Identity()
+        self.norm_first = norm_first
         if positions == "sincos" and self.grid:
             self.vit.pos_embed = nn.Parameter(sincos(coordinates(self.grid), dim)[None], requires_grad=False)
         self.relative = RelativeBias(self.grid, heads, self.prefix) if positions == "relative" else None
@@ -129,6 +142,11 @@ class ViT(nn.Module):
     def blocks(self) -> Any:
         """Blocks of timm, each called as ``block(x, attn_mask=bias)``."""
         return self.vit.blocks
+
+    @property
+    def feed_forwards(self) -> list[nn.Module]:
+        """The feed-forward layer of each block."""
+        return [block.mlp for block in self.blocks]
 
     @property
     def norm(self) -> Any:
@@ -154,6 +172,7 @@ class ViT(nn.Module):
         attend = None if self.relative is None else self.relative(position)
         if self.prefix:
             x = torch.cat([self.vit.cls_token.to(x.dtype).expand(b, -1, -1), x], dim=1)
+        x = self.vit.norm_pre(x)
         if valid is not None:
             real = F.pad(valid, (self.prefix, 0), value=True)[:, None, None, :]
             attend = real if attend is None else torch.where(real, attend, -torch.inf)
@@ -171,7 +190,7 @@ class ViT(nn.Module):
 
     def exports(self) -> dict[str, Exporter]:
         """Formats of ``polymask export`` beside safetensors."""
-        if not self.grid:
+        if not (self.grid and self.norm_first):
             return {}
         offered = {"timm": functools.partial(export.vit_to_timm, self)}
         if self.relative is None:

@@ -309,6 +309,28 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="data2vec2",
+            target="polymask.systems.data2vec2:Data2Vec2",
+            presets=presets.DATA2VEC2,
+            summary="predict an EMA teacher's features of hidden patches, several masks to one teacher pass",
+            paper="Baevski et al. 2022, arXiv 2212.07525",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "encoder.norm_first": False,
+                "masking": "core/block",
+                "masking.ratio": 0.8,
+                "masking.side": 3,
+                "masking.inverse": True,
+                "objective": "core/mse",
+                # 0.01 summed over 16 images in 16 views, as released
+                "class_weight": 2.56,
+            },
+            # the target follows the encoder
+            tags=frozenset({"moving-target"}),
+        ),
+        Part(
             name="dmt-jepa",
             target="polymask_vision.systems.dmt_jepa:DMTJEPA",
             presets=presets.DMT_JEPA,

@@ -232,6 +232,53 @@ IJEPA: Presets = {
     },
 }
 
+DATA2VEC2: Presets = {
+    # ViT-B, 75 epochs of 16 images on each of 16 devices; its 10 + 2 blocks are 12 here
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.2, 1.0),
+        **_VIT_B,
+        "views": 16,
+        "layers": 10,
+        "decoder_dim": 768,
+        "decoder_depth": 6,
+        "decoder_kernel": 3,
+        "decoder_groups": 16,
+        "momentum": 0.9998,
+        "final_momentum": 0.99999,
+        "momentum_rise": 100_000 / 375_300,
+        "steps": 375_300,
+        "warmup_steps": 50_040,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+        "clip": 4.0,
+    },
+    # the averages reach back as far in shares of the run
+    "small": {
+        **_SMALL,
+        "views": 4,
+        "layers": 3,
+        "decoder_dim": 64,
+        "decoder_depth": 3,
+        "decoder_groups": 4,
+        "momentum": 0.96,
+        "final_momentum": 0.998,
+        "clip": 4.0,
+    },
+    "tiny": {
+        **_TINY,
+        "views": 2,
+        "layers": 2,
+        "decoder_dim": 32,
+        "decoder_depth": 2,
+        "decoder_groups": 4,
+        "momentum": 0.9,
+        "final_momentum": 0.99,
+    },
+}
+
 SUPERVISED: Presets = {"small": _SMALL, "tiny": _TINY}
 
 DMT_JEPA: Presets = {

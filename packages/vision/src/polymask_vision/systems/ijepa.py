@@ -22,13 +22,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, functional
 from polymask.decoders import LatentPredictor
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.teachers import EMATeacher
+from polymask.teachers import EMATeacher, normalise
 from polymask.types import Count, Share
 
 
@@ -109,8 +108,7 @@ class IJEPA(System):
         if self.target is not None:
             return self.target(batch, tokens)
         encoded = functional.encode_tokens(self.backbone, tokens)
-        latents_BND = encoded[:, self.backbone.prefix :].float()
-        return F.layer_norm(latents_BND, latents_BND.shape[-1:])
+        return normalise(encoded[:, self.backbone.prefix :], "layer")
 
     def predict(self, tokens: Tokens, context: Mask, targets: list[Mask]) -> list[Tensor]:
         """Predictions ``[B, M, D]`` at the tokens of each target, each on its own."""
@@ -154,17 +152,13 @@ class IJEPA(System):
         for prediction_BMD, target in zip(predictions, targets, strict=True):
             distance = (functional.at_hidden(prediction_BMD.float(), target) - latents_BND).square().mean(-1)
             error_BN = torch.where(target.hidden, distance, error_BN)
-        dark, bright = tokens.values.aminmax()
-        # white at four times the mean error
-        share_BN = error_BN / (4 * error_BN[union].mean())
-        heat = torch.lerp(dark, bright, share_BN.clamp(max=1).to(dark.dtype))[..., None]
         return Preview(
             {
                 "original": inverse(tokens.values),
                 "context": inverse(context.fill(tokens.values, blank)),
                 "targets": inverse(Mask(~union).fill(tokens.values, blank)),
                 "error of the predicted features (bright: large)": inverse(
-                    Mask(~union).fill(heat.expand_as(tokens.values), blank)
+                    functional.bright(error_BN, tokens, Mask(union))
                 ),
             }
         )
