@@ -23,7 +23,7 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa")
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "cae")
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
@@ -169,10 +169,11 @@ def of_classes(system: Part) -> bool:
 
 @pairs("targets")
 def test_target(system: Part, part: Part) -> None:
-    objective = {}
-    if path_of(system, "objective") and part.full_name != system.defaults.get("target"):
-        objective = {"objective": "core/cross-entropy" if "classes" in part.tags else "core/mse"}
-    tried(system, "target", part, **objective)
+    objectives = {}
+    if part.full_name != system.defaults.get("target"):
+        scores = "core/cross-entropy" if "classes" in part.tags else "core/mse"
+        objectives = {slot: scores for slot in ("objective", "visible_objective") if path_of(system, slot)}
+    tried(system, "target", part, **objectives)
 
 
 @pairs("encoders")

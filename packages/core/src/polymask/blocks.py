@@ -74,6 +74,36 @@ class Attention(nn.Module):
         return out
 
 
+class CrossAttention(nn.Module):
+    """Attention of several heads from some tokens to others, which may be of another width.
+
+    Keys have no bias: it would add the same to all logits of a query.
+
+    Args:
+        dim: width of queries and of the output.
+        heads: attention heads.
+        context_dim: width of keys and values before they are projected; ``dim`` by default.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads, width = heads, context_dim or dim
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(width, dim, bias=False)
+        self.v = nn.Linear(width, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, M, dim]`` and twice ``[B, N, context_dim]`` to ``[B, M, dim]``."""
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, x in ((self.q, query), (self.k, key), (self.v, value))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
 class MLP(nn.Module):
     """Two layers, ``ratio`` times as wide between them."""
 

@@ -120,7 +120,7 @@ class LatentPredictor(LightDecoder):
         answers = self.mask_token + wanted.values
         x, real = torch.cat([context.values, answers], dim=1), None
         if context.valid is not None or wanted.valid is not None:
-            real = torch.cat([_real(context), _real(wanted)], dim=1)[:, None, None, :]
+            real = torch.cat([real_tokens(context), real_tokens(wanted)], dim=1)[:, None, None, :]
         for block in self.blocks[:-1]:
             x = block(x, attn_mask=real)
         answers = self.blocks[-1](x[:, -answers.shape[1] :], attn_mask=real, context=x)
@@ -132,8 +132,8 @@ class LatentPredictor(LightDecoder):
         return Tokens(self.positions(position).to(dtype).expand(*mask.hidden.shape, -1), position)
 
 
-def _real(tokens: Tokens) -> Tensor:
-    """Which tokens are no padding, bool ``[B, K]``."""
+def real_tokens(tokens: Tokens) -> Tensor:
+    """Which tokens are not padding, bool ``[B, K]``."""
     if tokens.valid is not None:
         return tokens.valid
     return torch.ones(tokens.values.shape[:2], dtype=torch.bool, device=tokens.values.device)
