@@ -199,6 +199,18 @@ def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> No
             step(Subject(system, REGISTRY, {"masking": part.full_name}))
 
 
+@pytest.mark.parametrize("weigh_layers", [False, True])
+@pytest.mark.parametrize("system", [s for s in SYSTEMS if s.name == "mae"], ids=lambda s: s.full_name)
+def test_hidden_tokens_are_decoded_by_share_in_every_modality(system: Part, weigh_layers: bool) -> None:
+    options = {"decoder": "cross", "decode_share": 0.5, "weigh_layers": weigh_layers}
+    subject = Subject(system, REGISTRY, options)
+    if weigh_layers and system.modality == "text":
+        with pytest.raises(UserError, match="does not show them"):
+            step(subject)
+        return
+    step(subject)
+
+
 @pytest.mark.parametrize("preset", ["small", "tiny"])
 @pytest.mark.parametrize("system", HOSTS, ids=lambda s: s.full_name)
 def test_parts_of_a_host_are_exchanged_under_its_presets(system: Part, preset: str) -> None:

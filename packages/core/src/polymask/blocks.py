@@ -1,4 +1,4 @@
-"""The Transformer block of decoders: timm's and ViT's, evaluated at all tokens or at some."""
+"""Transformer blocks of decoders: timm's and ViT's, at all tokens or at some, and across two sets."""
 
 from __future__ import annotations
 
@@ -101,6 +101,30 @@ class CrossAttention(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class CrossBlock(nn.Module):
+    """Attention to other tokens alone and a two-layer network, each after a norm and beside a shortcut.
+
+    Args:
+        dim: width.
+        heads: attention heads.
+        context_dim: width of the tokens attended to, which are taken as they are.
+        mlp_ratio: width between the two layers, in widths of the block.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = CrossAttention(dim, heads, context_dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x: Tensor, context: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, M, dim]`` and ``[B, N, context_dim]`` to ``[B, M, dim]``."""
+        x = x + self.attn(self.norm1(x), context, context, attn_mask)
+        out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
