@@ -23,7 +23,7 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2")
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae")
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
@@ -180,10 +180,11 @@ def of_classes(system: Part) -> bool:
 
 @pairs("targets")
 def test_target(system: Part, part: Part) -> None:
-    objective = {}
-    if path_of(system, "objective") and part.full_name != system.defaults.get("target"):
-        objective = {"objective": "core/cross-entropy" if "classes" in part.tags else "core/mse"}
-    tried(system, "target", part, **objective)
+    objectives = {}
+    if part.full_name != system.defaults.get("target"):
+        scores = "core/cross-entropy" if "classes" in part.tags else "core/mse"
+        objectives = {slot: scores for slot in ("objective", "visible_objective") if path_of(system, slot)}
+    tried(system, "target", part, **objectives)
 
 
 @pairs("encoders")
@@ -207,6 +208,18 @@ def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> No
     for part in (p for p in REGISTRY.parts("maskings") if "score" in p.tags):
         with pytest.raises(UserError, match="score|does not deal"):
             step(Subject(system, REGISTRY, {"masking": part.full_name}))
+
+
+@pytest.mark.parametrize("weigh_layers", [False, True])
+@pytest.mark.parametrize("system", [s for s in SYSTEMS if s.name == "mae"], ids=lambda s: s.full_name)
+def test_hidden_tokens_are_decoded_by_share_in_every_modality(system: Part, weigh_layers: bool) -> None:
+    options = {"decoder": "cross", "decode_share": 0.5, "weigh_layers": weigh_layers}
+    subject = Subject(system, REGISTRY, options)
+    if weigh_layers and system.modality == "text":
+        with pytest.raises(UserError, match="does not show them"):
+            step(subject)
+        return
+    step(subject)
 
 
 @pytest.mark.parametrize("preset", ["small", "tiny"])

@@ -70,6 +70,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "momentum": 0.9998,
         "momentum_rise": 100_000 / 375_300,
     },
+    # Chen et al. 2022, scripts of the release for ViT-B, 800 epochs
+    "vision/cae paper": {
+        "rate": (1.5e-3, 2048),
+        "last": 1 / 150,
+        "batch": 2048,
+        "epochs": 800,
+        "warmup": 20,
+        "crop": (0.08, 1.0),
+        "betas": ADAM,
+        "decay": 0.05,
+        "clip": 3.0,
+        "drop_path": 0.1,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

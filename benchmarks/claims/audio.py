@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from claims.claim import Claim
+from polymask.codebooks import fit
 from polymask.recipes import Stage
-from polymask_audio.fitting import fit, fit_multi, fit_units
+from polymask_audio.fitting import fit_multi, fit_units
 
 TRAINING: dict[str, Any] = {"preset": "small", "steps": 300, "batch_size": 16}
 SMALL: dict[str, Any] = {"data": "audio/words", **TRAINING}

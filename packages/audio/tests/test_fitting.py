@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask_audio.fitting import Learner, fit, fit_multi
-from polymask_audio.quantisers import MultiCodebook, nearest, refine
+from polymask.codebooks import MultiCodebook, fit, nearest, refine
+from polymask.data import open_data
+from polymask_audio.features import Features, open_features
+from polymask_audio.fitting import Learner, fit_multi, gather
 
 
 def vectors(n: int, seed: int = 0) -> Tensor:
@@ -51,7 +53,7 @@ def test_a_search_never_raises_the_error_and_mostly_lowers_it(n: int, k: int) ->
 
 def test_a_bad_search_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a beam of one the search is greedy and often worse than where it began."""
-    monkeypatch.setattr("polymask_audio.quantisers.beam", lambda k: 1)
+    monkeypatch.setattr("polymask.codebooks.beam", lambda k: 1)
     torch.manual_seed(0)
     x, centers = torch.randn(300, 4), torch.randn(4, 8, 4)
     ids = torch.randint(8, (300, 4))
@@ -95,7 +97,7 @@ def test_vectors_come_in_any_shape_and_part_by_part(monkeypatch: pytest.MonkeyPa
     )
     whole = book(x)
     assert whole.shape == (3, 7, 4)
-    monkeypatch.setattr("polymask_audio.quantisers.chunk", lambda *_: 2)
+    monkeypatch.setattr("polymask.codebooks.chunk", lambda *_: 2)
     assert torch.equal(book(x), whole)
 
 
@@ -184,7 +186,7 @@ def test_numbers_that_cannot_be_are_refused() -> None:
     for codebooks, codes in ((3, 16), (0, 16), (2, 32)):
         with pytest.raises(UserError, match="give 1, 2, 4, 8"):
             fit_multi(vectors(100), codebooks=codebooks, codes=codes)
-    with pytest.raises(UserError, match="to 10 frames"):
+    with pytest.raises(UserError, match="to 10 vectors"):
         fit_multi(vectors(10), codes=16)
 
 
@@ -203,3 +205,23 @@ def test_the_second_half_trains_at_half_the_rate(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("polymask_audio.fitting._train", lambda *given: rates.append(given[-1]))
     fit_multi(vectors(100), codebooks=2, codes=4, steps=4)
     assert rates == [5e-3, 2.5e-3]
+
+
+def test_gathered_frames_are_the_real_ones_and_no_more_than_asked() -> None:
+    data = open_data("words", limit=20)
+    (frames,) = gather(open_features("mfcc", 16000), data)
+    counts = (data.lengths("train") - 400) // 160 + 1  # type: ignore[attr-defined]
+    assert frames.shape == (int(counts.sum()), 39)
+    (few,) = gather(open_features("mfcc", 16000), data, most=100)
+    assert torch.equal(few, frames[:100])
+
+
+def test_every_layer_is_gathered_in_step() -> None:
+    class Two(Features):
+        def extract(self, audio: Tensor, length: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+            x = audio[:, ::160, None]
+            return [x, 2 * x], None if length is None else (length + 159) // 160
+
+    first, second = gather(Two(1, 100.0), open_data("words", limit=8), most=10**9)
+    assert torch.equal(2 * first, second)
+    assert len(first) > 100

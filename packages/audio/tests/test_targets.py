@@ -15,10 +15,10 @@ import torchaudio
 from torch import Tensor
 
 from polymask import Tokens, UserError
+from polymask.codebooks import Codebook, Units, nearest
 from polymask.data import collate, open_data
 from polymask_audio import features
 from polymask_audio.features import MFCC, Mel, Pretrained, open_features
-from polymask_audio.quantisers import Codebook, Units, nearest
 from polymask_audio.targets import Clusters, LogMel, RandomProjection, Teacher, _OfFrames
 from polymask_audio.tokenizers import MelFrames, MelPatches, Waveform
 

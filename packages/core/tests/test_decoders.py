@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask, Tokens, UserError
-from polymask.decoders import ConvDecoder, LatentPredictor, LightDecoder
+from polymask.decoders import ConvDecoder, CrossDecoder, LatentPredictor, LightDecoder
 from polymask.positions import coordinates
 
 GRID, N = (4, 5), 20
@@ -262,3 +262,80 @@ def test_a_head_of_several_layers_is_twice_as_wide_and_dropout_is_of_training() 
     assert not torch.equal(first, second)
     made.eval()
     assert torch.equal(made(encoded, mask, place(), fill), made(encoded, mask, place(), fill))
+
+
+def crossing(**options: Any) -> CrossDecoder:
+    torch.manual_seed(0)
+    size = {"in_dim": 12, "out_dim": 7, "prefix": 1, "grid": GRID, "dim": 16, "depth": 2, "heads": 4}
+    made = CrossDecoder(**{**size, **options})
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def queries(made: CrossDecoder, mask: Mask) -> Tensor:
+    return made.mask_token + made.positions(place())[0].expand(3, -1, -1)[mask.hidden].view(3, 14, 16)
+
+
+def test_what_a_cross_decoder_answers_at_a_site_does_not_depend_on_what_else_is_asked() -> None:
+    made, mask = crossing().double(), masked()
+    encoded = torch.randn(3, 7, 12).double()
+    everywhere = made(encoded, mask, place())
+    alone = Mask(mask.hidden & (mask.hidden.cumsum(1) == 5), N - 1)
+    one = made(encoded, mask, place(), alone)
+    torch.testing.assert_close(one[:, 0], everywhere[:, 4], rtol=1e-13, atol=1e-13)
+    some = made(encoded, mask, place(), Mask(mask.hidden & (mask.hidden.cumsum(1) % 3 == 0), N - 4))
+    torch.testing.assert_close(some, everywhere[:, 2::3], rtol=1e-13, atol=1e-13)
+    for token in (0, 3):  # one of no place, and a visible one
+        other = encoded.clone()
+        other[:, token] += 1
+        assert ((made(other, mask, place()) - everywhere).abs().amax(-1) > 1e-6).all()
+
+
+def test_a_cross_decoder_is_torchs_attention_on_the_same_weights() -> None:
+    made, mask, encoded = crossing(depth=1), masked(), torch.randn(3, 7, 12)
+    block: Any = made.blocks[0]
+    theirs = torch.nn.MultiheadAttention(16, 4, kdim=12, vdim=12, batch_first=True)
+    with torch.no_grad():
+        for ours, name in ((block.attn.q, "q"), (block.attn.k, "k"), (block.attn.v, "v")):
+            theirs.get_parameter(f"{name}_proj_weight").copy_(ours.weight)
+        bias = torch.cat([block.attn.q.bias, torch.zeros(16), block.attn.v.bias])
+        theirs.in_proj_bias.copy_(bias)
+        theirs.out_proj.load_state_dict(block.attn.proj.state_dict())
+    x = queries(made, mask)
+    x = x + theirs(block.norm1(x), encoded, encoded)[0]
+    x = x + block.mlp(block.norm2(x))
+    torch.testing.assert_close(made(encoded, mask, place()), made.head(made.norm(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_cross_decoder_ignores_the_padding_of_shorter_rows() -> None:
+    made = crossing()
+    valid = torch.arange(N).expand(2, -1) < torch.tensor([[20], [10]])
+    mask = Mask(torch.arange(N).expand(2, -1) < torch.tensor([[12], [6]]), None, valid)
+    encoded = torch.randn(2, 1 + 8, 12)
+    other = encoded.clone()
+    other[1, 1 + 4 :] = 9.0
+    first, second = (made(x, mask, place(2)) for x in (encoded, other))
+    assert torch.equal(first, second)
+    own = made(encoded[1:, :5], Mask(mask.hidden[1:], None, valid[1:]), place(1))
+    torch.testing.assert_close(first[1, :6], own[0], rtol=1e-5, atol=1e-5)
+
+
+def test_each_block_of_a_cross_decoder_attends_to_a_sum_of_its_own() -> None:
+    made, mask = crossing(states=3), masked()
+    states = [torch.randn(3, 7, 12, requires_grad=True) for _ in range(3)]
+    answer, weights, x = made(states, mask, place()), made.weights, queries(made, mask)
+    assert weights is not None and weights.shape == (2, 3)
+    for block, norm, row in zip(made.blocks, made.state_norms, weights, strict=True):
+        x = block(x, norm(row[0] * states[0] + row[1] * states[1] + row[2] * states[2]))
+    torch.testing.assert_close(answer, made.head(made.norm(x)), rtol=1e-5, atol=1e-5)
+    answer.square().sum().backward()
+    assert all(state.grad is not None and state.grad.any() for state in states)
+
+
+def test_impossible_cross_decoders_are_refused() -> None:
+    with pytest.raises(UserError, match="at least one block"):
+        crossing(depth=0)
+    with pytest.raises(UserError, match="not divisible by 3 heads"):
+        crossing(heads=3)

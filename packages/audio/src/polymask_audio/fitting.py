@@ -1,4 +1,4 @@
-"""Fitting codebooks to features of a data set: clusters, stages of them, or several that add up."""
+"""Fitting codebooks to features of a data set; those that add up are trained here."""
 
 from __future__ import annotations
 
@@ -7,53 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from polymask import UserError
+from polymask.codebooks import Codebook, MultiCodebook, Units, refine
 from polymask.data import Dataset, collate
 from polymask_audio.features import Features, open_features
-from polymask_audio.quantisers import Codebook, MultiCodebook, Units, nearest, refine
-
-
-def fit(x: Tensor, *, codes: int, stages: int = 1, seed: int = 0, starts: int = 20) -> Codebook:
-    """Fit a codebook: mini-batch k-means, stage after stage on what the stages before left over.
-
-    Settings are those of HuBERT's released code (Hsu et al. 2021): k-means++, 20 starts, at most 100
-    passes of batches of 10,000, no reassignment. It does not standardise; we do.
-
-    Args:
-        x: ``[n, D]`` vectors.
-        codes: of each stage.
-        stages: 1 is plain k-means, more are residual vector quantisation.
-        seed: of the starts.
-        starts: of which the best is taken.
-
-    Raises:
-        UserError: fewer vectors than codes, or none of either.
-    """
-    if codes < 2 or stages < 1:
-        raise UserError(f"a codebook has 2 codes or more and 1 stage or more, got {codes} and {stages}")
-    if len(x) < codes:
-        raise UserError(f"{codes} codes cannot be fit to {len(x)} frames: use fewer, or more recordings")
-    x = x.detach().float().cpu()
-    mean, std = x.mean(0), x.std(0).clamp(min=1e-5)
-    left, centers = (x - mean) / std, []
-    for stage in range(stages):
-        kmeans = MiniBatchKMeans(
-            codes,
-            init="k-means++",
-            max_iter=100,
-            batch_size=10_000,
-            tol=0.0,
-            max_no_improvement=100,
-            n_init=starts,
-            reassignment_ratio=0.0,
-            random_state=seed + stage,
-        )
-        centers.append(torch.from_numpy(kmeans.fit(left.numpy()).cluster_centers_).float())
-        left = left - centers[-1][nearest(left, centers[-1])]
-    return Codebook(torch.stack(centers), mean, std)
 
 
 def fit_multi(
@@ -89,7 +48,7 @@ def fit_multi(
             f"{codebooks} codebooks of {codes} codes: give 1, 2, 4, 8, ... of 4, 16, 64, 256 or 1024 codes"
         )
     if len(x) < codes:
-        raise UserError(f"{codes} codes cannot be fit to {len(x)} frames: use fewer, or more recordings")
+        raise UserError(f"{codes} codes cannot be fit to {len(x)} vectors: use fewer, or more data")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = x.detach().float()
     mean, std = x.mean(0), x.std(0).clamp(min=1e-5)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.codebooks import Codebook, load, nearest
 from polymask.types import Count, Fact
 from polymask_audio.features import Features, Mel, open_features, take
-from polymask_audio.quantisers import Codebook, load, nearest
 
 SLACK = 5
 """Frames by which features may end before or behind the tokens."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from polymask import Mask, Step, Tokens, UserError, build
+from polymask.codebooks import MultiCodebook, Units, load
 from polymask.data import collate
 from polymask.recipes import run_recipe
 from polymask_audio.fitting import fit_multi
 from polymask_audio.mixing import Mixing, Mixture
-from polymask_audio.quantisers import MultiCodebook, Units, load
 from polymask_audio.systems.spear import SPEAR
 
 STEP = Step(3, 10, seed=1)

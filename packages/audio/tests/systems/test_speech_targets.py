@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from polymask import UserError
+from polymask.codebooks import load
 from polymask.data import open_data
 from polymask.recipes import Stage, run_recipe
 from polymask.run import Run
 from polymask_audio import fitting
-from polymask_audio.quantisers import load
 from polymask_audio.systems.speech_targets import speech_targets
 
 

@@ -1,4 +1,4 @@
-"""Blocks: the Transformer block of decoders, evaluated at all tokens or at some; convolutions over tokens."""
+"""Blocks of decoders: timm's and ViT's, at all tokens or at some, and across two sets; convolutions."""
 
 from __future__ import annotations
 
@@ -78,6 +78,60 @@ class Attention(nn.Module):
             k, v = kv.view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, m, d))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Attention of several heads from some tokens to others, which may be of another width.
+
+    Keys have no bias: it would add the same to all logits of a query.
+
+    Args:
+        dim: width of queries and of the output.
+        heads: attention heads.
+        context_dim: width of keys and values before they are projected; ``dim`` by default.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads, width = heads, context_dim or dim
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(width, dim, bias=False)
+        self.v = nn.Linear(width, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, M, dim]`` and twice ``[B, N, context_dim]`` to ``[B, M, dim]``."""
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, x in ((self.q, query), (self.k, key), (self.v, value))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class CrossBlock(nn.Module):
+    """Attention to other tokens alone and a two-layer network, each after a norm and beside a shortcut.
+
+    Args:
+        dim: width.
+        heads: attention heads.
+        context_dim: width of the tokens attended to, which are taken as they are.
+        mlp_ratio: width between the two layers, in widths of the block.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = CrossAttention(dim, heads, context_dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x: Tensor, context: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``[B, M, dim]`` and ``[B, N, context_dim]`` to ``[B, M, dim]``."""
+        x = x + self.attn(self.norm1(x), context, context, attn_mask)
+        out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 

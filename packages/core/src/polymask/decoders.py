@@ -1,15 +1,15 @@
-"""Light Transformers and convolutions that predict hidden tokens from the encoding of visible ones."""
+"""Light Transformers that turn the encoding of visible tokens into predictions at hidden ones."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.blocks import Block, Convolutions, initialise
+from polymask.blocks import Block, Convolutions, CrossBlock, initialise
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.positions import SinCos
@@ -17,7 +17,15 @@ from polymask.protocols import Encoder, Tokenizer
 from polymask.tokens import Tokens
 
 
-class LightDecoder(nn.Module):
+class _Decoder(nn.Module):
+    @classmethod
+    def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: Any) -> Self:
+        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and so on."""
+        grid = tokenizer.provides.get("grid")
+        return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
+
+
+class LightDecoder(_Decoder):
     """The decoder of MAE (He et al. 2021): one learned mask token, fixed positions, few blocks.
 
     The last block asks only for the tokens wanted, hidden ones as a rule, and so does the head:
@@ -47,10 +55,7 @@ class LightDecoder(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise UserError(f"the decoder needs at least one block, got depth {depth}")
-        if dim % heads:
-            raise UserError(f"decoder width {dim} is not divisible by {heads} heads")
+        check_size(dim, depth, heads)
         self.prefix, self.dim = prefix, dim
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
@@ -61,12 +66,6 @@ class LightDecoder(nn.Module):
         self.head = nn.Linear(dim, out_dim)
         nn.init.normal_(self.mask_token, std=0.02)
         initialise(self)
-
-    @classmethod
-    def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: Any) -> LightDecoder:
-        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and so on."""
-        grid = tokenizer.provides.get("grid")
-        return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
 
     def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
         """Predict at hidden sites, or at others.
@@ -121,7 +120,7 @@ class LatentPredictor(LightDecoder):
         answers = self.mask_token + wanted.values
         x, real = torch.cat([context.values, answers], dim=1), None
         if context.valid is not None or wanted.valid is not None:
-            real = torch.cat([_real(context), _real(wanted)], dim=1)[:, None, None, :]
+            real = torch.cat([real_tokens(context), real_tokens(wanted)], dim=1)[:, None, None, :]
         for block in self.blocks[:-1]:
             x = block(x, attn_mask=real)
         answers = self.blocks[-1](x[:, -answers.shape[1] :], attn_mask=real, context=x)
@@ -197,8 +196,105 @@ class ConvDecoder(nn.Module):
         return prediction
 
 
-def _real(tokens: Tokens) -> Tensor:
-    """Which tokens are no padding, bool ``[B, K]``."""
+class CrossDecoder(_Decoder):
+    """The decoder of CrossMAE (Fu et al. 2024, arXiv 2401.14391): asked sites attend to the encoding alone.
+
+    They do not attend to one another, so that an answer does not depend on which others are asked for, and
+    any share of the hidden sites may be decoded.
+
+    Args:
+        in_dim: width of the encoder's output.
+        out_dim: width of the prediction.
+        prefix: tokens of no place that lead the encoder's output; they are attended to as well.
+        grid: lengths of the token axes, or None for free coordinates.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
+        states: of the encoder that are given, 1 for its output. Of several, each block attends to a learned
+            sum of its own, normalised.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        prefix: int,
+        grid: tuple[int, ...] | None,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        states: int = 1,
+    ) -> None:
+        super().__init__()
+        check_size(dim, depth, heads)
+        self.prefix = prefix
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        self.positions = SinCos(dim, grid)
+        self.blocks = nn.ModuleList(CrossBlock(dim, heads, in_dim, mlp_ratio) for _ in range(depth))
+        self.weights = nn.Parameter(torch.empty(depth, states)) if states > 1 else None
+        count = depth if states > 1 else 0
+        self.state_norms = nn.ModuleList(nn.LayerNorm(in_dim, eps=1e-6) for _ in range(count))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, out_dim)
+        nn.init.normal_(self.mask_token, std=0.02)
+        if self.weights is not None:
+            nn.init.normal_(self.weights, std=states**-0.5)
+        initialise(self)
+
+    def forward(
+        self, encoded: Tensor | list[Tensor], mask: Mask, position: Tensor, at: Mask | None = None
+    ) -> Tensor:
+        """Predict at hidden sites, or at others.
+
+        Args:
+            encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens, or so many states of it.
+            mask: which of the N sites are hidden.
+            position: ``[B, N, P]`` of all sites.
+            at: the sites to answer at are the hidden ones of this mask; ``mask`` by default.
+
+        Returns:
+            ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
+            these are, M is the largest number and shorter rows end in padding.
+        """
+        memory = [encoded] * len(self.blocks) if isinstance(encoded, Tensor) else self._sums(encoded)
+        x = self.mask_token.to(memory[0].dtype)
+        places = self.positions(position).to(x.dtype).expand(*mask.hidden.shape, -1)
+        x = x + (mask if at is None else at).invert().keep(Tokens(places, position)).values
+        real = None
+        if mask.visible is None:
+            seen = mask.keep(Tokens(position, position))
+            real = F.pad(real_tokens(seen), (self.prefix, 0), value=True)[:, None, None, :]
+        for block, context in zip(self.blocks, memory, strict=True):
+            x = block(x, context, real)
+        prediction: Tensor = self.head(self.norm(x))
+        return prediction
+
+    def _sums(self, states: list[Tensor]) -> list[Tensor]:
+        """What each block attends to."""
+        stacked, weights = torch.stack(states, dim=-1), self.weights
+        assert weights is not None
+        return [
+            norm(stacked @ row) for norm, row in zip(self.state_norms, weights.to(stacked.dtype), strict=True)
+        ]
+
+
+def check_size(dim: int, depth: int, heads: int) -> None:
+    """Refuse a decoder without blocks, or whose width its heads cannot share.
+
+    Raises:
+        UserError: it is one.
+    """
+    if depth < 1:
+        raise UserError(f"the decoder needs at least one block, got depth {depth}")
+    if dim % heads:
+        raise UserError(f"decoder width {dim} is not divisible by {heads} heads")
+
+
+def real_tokens(tokens: Tokens) -> Tensor:
+    """Which tokens are not padding, bool ``[B, K]``."""
     if tokens.valid is not None:
         return tokens.valid
     return torch.ones(tokens.values.shape[:2], dtype=torch.bool, device=tokens.values.device)

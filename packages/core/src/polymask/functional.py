@@ -10,7 +10,9 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.protocols import Batch, Encoder, Masking, Objective, Request, Target, Tokenizer
+from polymask.maskings._choose import share as share_of
+from polymask.maskings._choose import unique_keys
+from polymask.protocols import Batch, Encoder, Masking, Objective, Request, Target, Tokenizer, sample_ids
 from polymask.step import Step
 from polymask.tokens import Tokens
 
@@ -54,6 +56,38 @@ def draw_mask(
             f"{list(tokens.shape)}: this system hides tokens, choose a masking that does"
         )
     return mask
+
+
+def some_hidden(mask: Mask, share: float, batch: Batch, step: Step, stream: int) -> Mask:
+    """A mask that hides only a share of what another one hides, at random, at least one site of each row.
+
+    Args:
+        mask: a hard mask.
+        share: of the hidden sites of each row, in (0, 1]; their number is rounded.
+        batch: for the sample ids.
+        step: the source of chance.
+        stream: separates this draw from others of the step.
+    """
+    n, hidden = mask.sites, mask.hidden
+    keys = unique_keys(step.bits(sample_ids(batch), n, stream)).masked_fill(~hidden, -1)
+    count = share_of(share, hidden.sum(dim=1)).clamp(min=1)
+    threshold = keys.sort(dim=1).values.gather(1, (n - 1 - count).clamp(min=0)[:, None])
+    visible = None if mask.count is None else n - max(share_of(share, mask.count), 1)
+    return Mask(keys > threshold, visible, mask.valid)
+
+
+def encode_states(encoder: Any, tokens: Tokens) -> list[Tensor]:
+    """The input of the first block and the output of every block, each ``[B, prefix + K, dim]``.
+
+    Args:
+        encoder: one with ``begin`` and ``blocks``, see :class:`polymask.protocols.Encoder`.
+        tokens: what to encode.
+    """
+    x, attend = encoder.begin(encoder.embed(tokens.values), tokens.position, tokens.valid)
+    states = [x]
+    for block in encoder.blocks:
+        states.append(block(states[-1], attn_mask=attend))
+    return states
 
 
 def require_subset_encoder(system: str, encoder: Encoder) -> None:

@@ -95,6 +95,14 @@ def polymask_register_targets() -> Iterable[Part]:
             tags=frozenset({"invertible"}),
         ),
         Part(
+            name="codes",
+            target="polymask_vision.codes:Codes",
+            presets=presets.CODES,
+            summary="the code nearest to each patch, of a codebook fitted by k-means",
+            modality="image",
+            tags=frozenset({"classes"}),
+        ),
+        Part(
             name="variance",
             target="polymask_vision.scores:Variance",
             summary="pixel variance of each patch, a score to hide by",
@@ -288,6 +296,26 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="cae",
+            target="polymask_vision.systems.cae:CAE",
+            presets=presets.CAE,
+            summary="predict latents of hidden patches from visible ones, and codes from those alone",
+            paper="Chen et al. 2022, arXiv 2202.03026",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "target": "vision/codes",
+                "masking": "vision/block",
+                "masking.ratio": 0.5,
+                "masking.placement": "inside",
+                "objective": "core/cross-entropy",
+                "align_objective": "core/mse",
+            },
+            # so is the alignment's
+            tags=frozenset({"moving-target"}),
+        ),
+        Part(
             name="dmjd",
             target="polymask_vision.systems.dmjd:DMJD",
             presets=presets.DMJD,
@@ -394,5 +422,18 @@ def polymask_register_systems() -> Iterable[Part]:
                 "masking.rounding": "up",
                 "objective": "core/l1",
             },
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_recipes() -> Iterable[Part]:
+    return [
+        Part(
+            name="cae",
+            target="polymask_vision.systems.cae:cae",
+            summary="fit codes to patches by k-means, then train a system that predicts them",
+            paper="Chen et al. 2022, arXiv 2202.03026",
+            modality="image",
         ),
     ]

@@ -150,6 +150,47 @@ DMJD: Presets = {
 }
 
 
+CAE: Presets = {
+    # ViT-B, 800 epochs; codes are to be fitted first (recipe vision/cae), in place of DALL-E's 8,192
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.08, 1.0),
+        **_VIT_B,
+        "encoder.layer_scale": 0.1,
+        "encoder.drop_path": 0.1,
+        "decoder_dim": 768,
+        "decoder_heads": 12,
+        "drop_path": 0.1,
+        "epochs": 800,
+        "warmup_epochs": 20,
+        "batch_size": 2048,
+        "lr": 1.5e-3,
+        "min_lr": 1e-5,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+        "clip": 3.0,
+    },
+    "small": {
+        **_SMALL,
+        "target.file": "random:512",
+        "encoder.layer_scale": 0.1,
+        "decoder_dim": 128,
+        "decoder_heads": 4,
+        "regressor_depth": 2,
+        "decoder_depth": 2,
+        "clip": 3.0,
+    },
+    "tiny": {
+        **_TINY,
+        "target.file": "random:8",
+        "decoder_dim": 32,
+        "decoder_heads": 2,
+        "regressor_depth": 2,
+        "decoder_depth": 2,
+    },
+}
+
+
 def _like_mae(preset: str) -> dict[str, Any]:
     """MAE's sizes and training: the two are to be compared. The ratio follows from the group."""
     return {key: value for key, value in MAE[preset].items() if key != "masking.ratio"}
@@ -337,4 +378,5 @@ SWIN: Presets = {
     "small": {"dim": 64, "depths": (2, 2), "heads": (2, 4), "window": 4},
     "tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2},
 }
+CODES: Presets = {"tiny": {"file": "random:8"}}
 ATTENTION: Presets = {"tiny": {"model": "test_vit", "pretrained": False}}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from polymask import Mask, Step, Tokens, UserError, build
+from polymask import Mask, Step, Tokens, UserError, build, functional
+from polymask.systems.mae import DECODED
 from polymask_vision.encoders import Swin, ViT
 
 TINY = {
@@ -420,3 +421,91 @@ def test_training_beats_the_trivial_predictors(on_one_pattern: Any) -> None:
     learned, guesses = on_one_pattern(system)
     for name, error in guesses.items():
         assert learned < 0.9 * error, f"{learned:.3f} against {error:.3f} of {name}"
+
+
+# ------------------------------------------------------------------------------ the decoder of CrossMAE
+
+
+def asked_of(system: Any, mask: Mask, batch: dict[str, Tensor], step: Step = STEP) -> Mask:
+    return functional.some_hidden(mask, system.decode_share, batch, step, DECODED)
+
+
+def test_a_third_of_the_hidden_patches_is_decoded_each_alike_and_the_loss_is_their_mean() -> None:
+    system, batch = make(decoder="cross", decode_share=1 / 3), images(2048)
+    tokens = system.tokenizer(batch)
+    mask = system.draw(tokens, batch, STEP)
+    asked = asked_of(system, mask, batch)
+    assert (asked.hidden.sum(1) == 4).all() and asked.visible == 12
+    assert not (asked.hidden & ~mask.hidden).any()
+    count = asked.hidden.float().sum(0)  # each patch is hidden in 3/4 of rows, and decoded in 1/4
+    assert ((count - 512) / math.sqrt(2048 * 3 / 16)).abs().max() < 4.5
+    prediction = system.predict(tokens, mask, asked)
+    truth = system.target(batch, tokens)[asked.hidden].view(prediction.shape)
+    torch.testing.assert_close(system(batch, STEP)["reconstruction"], (prediction - truth).square().mean())
+    few = {key: value[5:8] for key, value in batch.items()}
+    again = asked_of(system, Mask(mask.hidden[5:8], mask.visible), few)
+    assert torch.equal(again.hidden, asked.hidden[5:8])
+    other = asked_of(system, mask, batch, Step(4, 10, seed=1))
+    assert not torch.equal(other.hidden, asked.hidden)
+
+
+def test_the_loss_at_decoded_patches_is_on_average_that_at_all_hidden_ones() -> None:
+    system, batch = make(decoder="cross", decode_share=1 / 3).eval(), images(64)
+    tokens = system.tokenizer(batch)
+    mask = system.draw(tokens, batch, STEP)
+    with torch.no_grad():
+        error = (system.predict(tokens, mask) - mask.invert().keep(system.target(batch, tokens))).square()
+        draws = []
+        for index in range(200):
+            asked = asked_of(system, mask, batch, Step(index, 200))
+            some = system.predict(tokens, mask, asked) - asked.invert().keep(system.target(batch, tokens))
+            draws.append(some.square().mean())
+    found = torch.stack(draws)
+    assert found.std() > 0
+    assert abs(float(found.mean() - error.mean())) < 4 * float(found.std()) / math.sqrt(200)
+
+
+def test_rows_with_fewer_hidden_patches_decode_the_same_share_and_one_at_least() -> None:
+    hidden = torch.arange(16) < torch.tensor([[12], [6], [1], [0]])
+    batch = images(4)
+    asked = functional.some_hidden(Mask(hidden), 1 / 3, batch, STEP, DECODED)
+    assert asked.hidden.sum(1).tolist() == [4, 2, 1, 0] and asked.visible is None
+    assert not (asked.hidden & ~hidden).any()
+    everything = functional.some_hidden(Mask(hidden), 1.0, batch, STEP, DECODED)
+    assert torch.equal(everything.hidden, hidden)
+
+
+def test_gradient_reaches_every_encoder_block_by_the_weights_of_the_decoder() -> None:
+    """Also where the block after it lets nothing pass."""
+    system, batch = make(decoder="cross", weigh_layers=True), images()
+    assert set(system.unused) == {"encoder.vit.norm.weight", "encoder.vit.norm.bias"}
+    assert system.decoder.weights.shape == (2, 3)
+    last = system.encoder.blocks[1]
+    for layer in (last.attn.qkv, last.mlp.fc1):
+        nn.init.zeros_(layer.weight)
+    # the sum behind the last block is left out, and with it the path through that block
+    with torch.no_grad():
+        system.decoder.weights[:, 2] = 0
+    system(batch, STEP)["reconstruction"].backward()
+    assert all(p.grad.any() for p in system.encoder.blocks[0].mlp.parameters())
+    assert not any(p.grad.any() for p in last.parameters())
+    assert system.decoder.weights.grad.any(dim=0).all()
+
+
+def test_options_of_the_cross_decoder_need_it() -> None:
+    for options in ({"decode_share": 0.5}, {"weigh_layers": True}):
+        with pytest.raises(UserError, match="--decoder cross"):
+            make(**options)
+    with pytest.raises(UserError, match="predicts nothing"):
+        make(decoder="cross", decode_share=0.0)
+    conv = {"name": "vision/conv-vit", "dim": 32, "heads": 2, "conv_dims": (8, 16), "conv_depths": (1, 1)}
+    options = {"decoder": "cross", "weigh_layers": True, "decoder_dim": 16, "decoder_heads": 2}
+    with pytest.raises(UserError, match="does not show them"):
+        build("vision/mae", facts={"size": (16, 16), "channels": 3}, encoder=conv, **options)
+
+
+def test_the_cross_decoder_learns_too(on_one_pattern: Any) -> None:
+    options = {"tokenizer.patch_size": 2, "target.patch_norm": False, "masking.ratio": 0.5}
+    system = make(8, 1, decoder="cross", decode_share=0.5, **options)
+    learned, guesses = on_one_pattern(system)
+    assert learned < 0.9 * min(guesses.values())

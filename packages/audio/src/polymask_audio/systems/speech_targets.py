@@ -25,10 +25,11 @@ import functools
 from typing import Any
 
 from polymask import UserError
+from polymask.codebooks import fit
 from polymask.config import relative_to_run
 from polymask.recipes import Stage
 from polymask.types import Count
-from polymask_audio.fitting import fit, fit_units
+from polymask_audio.fitting import fit_units
 
 
 def speech_targets(

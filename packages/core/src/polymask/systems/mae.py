@@ -10,18 +10,27 @@ command; ``--target.patch_norm false`` gives raw pixels. Predicting zero then co
 n numbers per patch: learning starts at a loss below 1. For mask tokens inside the encoder, the
 paper's ablation, see vision/simmim.
 
-Shapes: B samples, N tokens, M of them hidden, T target width.
+``--decoder cross`` is the decoder of CrossMAE (Fu et al. 2024, arXiv 2401.14391): hidden tokens attend to
+the encoding of the visible ones and not to one another, so that a share of them can be predicted at a time.
+``--decode_share 0.333`` is as published (0.25 of all tokens, of which 0.75 are hidden); previews show all.
+
+Shapes: B samples, N tokens, M of them predicted, T target width.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
-from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
-from polymask.decoders import LightDecoder
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
+from polymask.decoders import CrossDecoder, LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.types import Count, Whole
+from polymask.types import Count, Share, Whole
+
+DECODED = -1
+"""Stream of the draw of what is decoded; those of masks are 0 and above."""
 
 
 class MAE(System):
@@ -34,6 +43,11 @@ class MAE(System):
         masking: what to hide.
         objective: how a prediction is scored, over hidden tokens.
         score: evidence per token for maskings that go by score; None for those that do not.
+        decoder: ``"self"``, blocks over all tokens (MAE), or ``"cross"``, from hidden tokens to visible ones.
+        decode_share: share of the hidden tokens that are predicted at each step, drawn at random; below 1
+            with decoder cross alone.
+        weigh_layers: let each block of decoder cross attend to a learned sum of the encoder's input and the
+            outputs of all its blocks (CrossMAE), in place of its output; needs an encoder that has blocks.
         decoder_dim: width of the decoder (paper: 512).
         decoder_depth: blocks of the decoder (paper: 8).
         decoder_heads: attention heads of the decoder (paper: 16).
@@ -50,6 +64,9 @@ class MAE(System):
         masking: Masking,
         objective: Objective,
         score: Target | None = None,
+        decoder: Literal["self", "cross"] = "self",
+        decode_share: Share = 1.0,
+        weigh_layers: bool = False,
         decoder_dim: Count = 512,
         decoder_depth: Whole = 8,
         decoder_heads: Count = 16,
@@ -57,20 +74,46 @@ class MAE(System):
         super().__init__()
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective, self.score = masking, objective, score
+        self.decode_share, self.weigh_layers = decode_share, weigh_layers
         size = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
-        self.decoder = LightDecoder.behind(encoder, tokenizer, target.dim, **size)
+        if decoder == "self":
+            if decode_share < 1 or weigh_layers:
+                raise UserError(
+                    f"decode_share {decode_share:g} and weigh_layers {weigh_layers} are for --decoder cross: "
+                    "decoder self predicts all hidden tokens, from the encoder's output"
+                )
+            self.decoder: Any = LightDecoder.behind(encoder, tokenizer, target.dim, **size)
+            return
+        if not decode_share:
+            raise UserError("decode_share 0 predicts nothing: give a share above 0, 1 for all hidden tokens")
+        if weigh_layers:
+            known: Any = encoder
+            if not hasattr(known, "begin"):
+                raise UserError(
+                    f"weigh_layers sums the outputs of the encoder's blocks, and {type(encoder).__name__} "
+                    "does not show them: use a plain Transformer, or leave weigh_layers out"
+                )
+            size["states"] = 1 + len(known.blocks)
+            norm = {id(parameter) for parameter in known.norm.parameters()}
+            why = "the decoder reads what goes into the encoder's last norm"
+            self.unused = {name: why for name, p in self.named_parameters() if id(p) in norm}
+        self.decoder = CrossDecoder.behind(encoder, tokenizer, target.dim, **size)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        hidden = mask.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
-        prediction_BMT = self.predict(tokens, mask)
+        asked = mask
+        if self.decode_share < 1:
+            asked = functional.some_hidden(mask, self.decode_share, batch, step, DECODED)
+        hidden = asked.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
+        prediction_BMT = self.predict(tokens, mask, asked)
         return {"reconstruction": functional.masked_loss(self.objective, prediction_BMT, hidden)}
 
-    def predict(self, tokens: Tokens, mask: Mask) -> Tensor:
-        """Predictions ``[B, M, T]`` at the hidden tokens, from the visible ones."""
-        encoded = functional.encode_visible(self.encoder, tokens, mask)
-        prediction_BMT: Tensor = self.decoder(encoded, mask, tokens.position)
+    def predict(self, tokens: Tokens, mask: Mask, asked: Mask | None = None) -> Tensor:
+        """Predictions ``[B, M, T]`` at the hidden tokens, or at some of them, from the visible ones."""
+        seen = mask.keep(tokens)
+        encode = functional.encode_states if self.weigh_layers else functional.encode_tokens
+        prediction_BMT: Tensor = self.decoder(encode(self.encoder, seen), mask, tokens.position, asked)
         return prediction_BMT
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ TAGS = {
         "relative": "a sample's target depends on the rest of the batch",
     },
     "systems": {
-        "moving-target": "the loss need not fall, as its target moves",
+        "moving-target": "the loss need not fall, as its target is learned",
         "sees-hidden": "hidden content reaches the prediction, on purpose",
         "fixed": "the loss is the same at every step",
         "relative": "a sample's loss depends on the rest of the batch",

@@ -1,6 +1,6 @@
 """Codebooks, and files of them: k-means, residual stages of it, and several that are searched together.
 
-How they are fit is in :mod:`polymask_audio.fitting`.
+A target that gives class numbers of what is no text reads them off a codebook.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import UserError
+from polymask.errors import UserError
 from polymask.files import atomic
 
 
@@ -71,6 +71,48 @@ class Codebook(nn.Module):
 def nearest(x: Tensor, centers: Tensor) -> Tensor:
     """The nearest of ``centers [K, D]`` to each of ``[..., D]``: int64 ``[...]``."""
     return (x @ centers.T - centers.square().sum(1) / 2).argmax(-1)
+
+
+def fit(x: Tensor, *, codes: int, stages: int = 1, seed: int = 0, starts: int = 20) -> Codebook:
+    """Fit a codebook: mini-batch k-means, stage after stage on what the stages before left over.
+
+    Settings are those of HuBERT's released code (Hsu et al. 2021): k-means++, 20 starts, at most 100
+    passes of batches of 10,000, no reassignment. It does not standardise; we do.
+
+    Args:
+        x: ``[n, D]`` vectors.
+        codes: of each stage.
+        stages: 1 is plain k-means, more are residual vector quantisation.
+        seed: of the starts.
+        starts: of which the best is taken.
+
+    Raises:
+        UserError: fewer vectors than codes, or none of either.
+    """
+    if codes < 2 or stages < 1:
+        raise UserError(f"a codebook has 2 codes or more and 1 stage or more, got {codes} and {stages}")
+    if len(x) < codes:
+        raise UserError(f"{codes} codes cannot be fit to {len(x)} vectors: use fewer, or more data")
+    from sklearn.cluster import MiniBatchKMeans  # imported by the one who fits, not by all who read codes
+
+    x = x.detach().float().cpu()
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-5)
+    left, centers = (x - mean) / std, []
+    for stage in range(stages):
+        kmeans = MiniBatchKMeans(
+            codes,
+            init="k-means++",
+            max_iter=100,
+            batch_size=10_000,
+            tol=0.0,
+            max_no_improvement=100,
+            n_init=starts,
+            reassignment_ratio=0.0,
+            random_state=seed + stage,
+        )
+        centers.append(torch.from_numpy(kmeans.fit(left.numpy()).cluster_centers_).float())
+        left = left - centers[-1][nearest(left, centers[-1])]
+    return Codebook(torch.stack(centers), mean, std)
 
 
 class MultiCodebook(Codebook):
@@ -184,7 +226,7 @@ class Units:
     """Codebooks on disk, and the features they are of.
 
     Args:
-        features: by name, see :mod:`polymask_audio.features`.
+        features: by a name that the target which reads them knows.
         layers: one for each codebook; None for features that have none.
         books: of equally many codes each.
     """
@@ -221,7 +263,7 @@ def load(path: str | Path) -> Units:
         features = about["features"]
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"{path} holds no codebook ({error}): fit one with polymask recipe audio/speech-targets"
+            f"{path} holds no codebook ({error}): fit one with a recipe, see polymask list recipes"
         ) from error
     kind, _, folder = features.partition(":")
     if kind == "run":

@@ -12,10 +12,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import open_data
-from polymask_audio.features import Features, open_features
-from polymask_audio.fitting import fit, gather
-from polymask_audio.quantisers import Codebook, MultiCodebook, Units, load, nearest
+from polymask.codebooks import Codebook, MultiCodebook, Units, fit, load, nearest
 
 
 def vectors(n: int, seed: int = 0) -> Tensor:
@@ -85,7 +82,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_what_cannot_be_fit_is_refused() -> None:
-    with pytest.raises(UserError, match="to 3 frames"):
+    with pytest.raises(UserError, match="to 3 vectors"):
         fit(torch.randn(3, 2), codes=4)
     with pytest.raises(UserError, match="2 codes or more"):
         fit(torch.randn(30, 2), codes=1)
@@ -132,23 +129,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("a.safetensors", "nowhere.safetensors"):
         with pytest.raises(UserError, match="holds no codebook"):
             load(tmp_path / name)
-
-
-def test_gathered_frames_are_the_real_ones_and_no_more_than_asked() -> None:
-    data = open_data("words", limit=20)
-    (frames,) = gather(open_features("mfcc", 16000), data)
-    counts = (data.lengths("train") - 400) // 160 + 1  # type: ignore[attr-defined]
-    assert frames.shape == (int(counts.sum()), 39)
-    (few,) = gather(open_features("mfcc", 16000), data, most=100)
-    assert torch.equal(few, frames[:100])
-
-
-def test_every_layer_is_gathered_in_step() -> None:
-    class Two(Features):
-        def extract(self, audio: Tensor, length: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-            x = audio[:, ::160, None]
-            return [x, 2 * x], None if length is None else (length + 159) // 160
-
-    first, second = gather(Two(1, 100.0), open_data("words", limit=8), most=10**9)
-    assert torch.equal(2 * first, second)
-    assert len(first) > 100
