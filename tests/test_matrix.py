@@ -23,7 +23,7 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa")
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "maskalign")
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
@@ -62,6 +62,11 @@ REFUSED = {
     **{
         ("audio/openbeats-tokenizer", target): "distils features"
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
+    },
+    ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
+    **{
+        ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
+        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",

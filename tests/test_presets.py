@@ -54,6 +54,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/ijepa paper": {**JEPA, "epochs": 300},
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
+    # Xue et al. 2022, command of the release for ViT-B
+    "vision/maskalign paper": {
+        "rate": (1.5e-4, 256),
+        "batch": 1024,
+        "epochs": 200,
+        "warmup": 20,
+        "last": 1e-5 / 6e-4,
+        "crop": (0.2, 1.0),
+        "betas": MASKED,
+        "decay": 0.05,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

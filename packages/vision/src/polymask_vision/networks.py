@@ -204,7 +204,8 @@ class _Timm(Network):
         self.model: Any = model
         self.name, self.images = name, images
         self.dim, self.prefix = model.embed_dim, model.num_prefix_tokens
-        self.register_buffer("statistics", images.statistics(model.pretrained_cfg), persistent=False)
+        known: Any = model.pretrained_cfg
+        self.register_buffer("statistics", images.statistics(known), persistent=False)
 
     @property
     def blocks(self) -> Any:
@@ -232,7 +233,7 @@ class _Transformers(Network):
             if pretrained:
                 model: Any = AutoModel.from_pretrained(name, **eager)
             else:
-                model = AutoModel.from_config(AutoConfig.from_pretrained(name), **eager)
+                model = AutoModel.from_config(AutoConfig.from_pretrained(name), **eager)  # type: ignore[no-untyped-call]
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == "transformers"
             hint = "; pip install 'polymask-vision[transformers]'" if missing else ""
@@ -242,11 +243,9 @@ class _Transformers(Network):
         self.name, self.images, self.dim = name, images, getattr(config, "hidden_size", 0)
         self.repeat = 3 if images.channels == 1 and config.num_channels == 3 else 1
         if images.channels * self.repeat != config.num_channels:
-            raise UserError(
-                f"{name} takes images of {config.num_channels} channels, not of {images.channels}"
-            )
+            raise UserError(f"{name} takes {config.num_channels} channels, and images have {images.channels}")
         try:
-            processor = AutoImageProcessor.from_pretrained(name)
+            processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
             known = {"mean": processor.image_mean, "std": processor.image_std}
         except (OSError, ValueError):
             known = {}  # a folder without preprocessing: images as they are
@@ -264,8 +263,7 @@ class _Transformers(Network):
 
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens, last: bool = True) -> Activations:
         """Activations; ``last`` makes no difference here."""
-        patch = (self.model.config.patch_size,) * 2
-        pixels = self.images(batch, tokens, patch, self.statistics)
+        pixels = self.images(batch, tokens, (self.model.config.patch_size,) * 2, self.statistics)
         return self._run(pixels.expand(-1, self.repeat * pixels.shape[1], -1, -1))
 
     def _run(self, pixels: Tensor) -> Activations:
@@ -283,16 +281,13 @@ class _Transformers(Network):
 
     @torch.no_grad()
     def _confirm(self, config: Any) -> int:
-        """How many tokens lead the patches of an image of 3 x 3; no plain Transformer gives another number."""
+        """How many tokens lead the patches of an image of 3 x 3; a network of another kind is refused."""
         side, n = 3 * getattr(config, "patch_size", 1), 9
         try:
             found = self._run(torch.zeros(1, config.num_channels, side, side))
             prefix = found.attention.shape[-1] - n
-            if (
-                self.blocks
-                and all(x.shape == (1, prefix + n, self.dim) for x in found.blocks)
-                and prefix >= 0
-            ):
+            shapes = {tuple(x.shape) for x in found.blocks}
+            if self.path and prefix >= 0 and shapes == {(1, prefix + n, self.dim)}:
                 return int(prefix)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             pass

@@ -102,10 +102,17 @@ def polymask_register_targets() -> Iterable[Part]:
         Part(
             name="attention",
             target="polymask_vision.scores:Attention",
-            presets=presets.ATTENTION,
+            presets=presets.TEACHER,
             summary="attention a frozen Transformer pays to each patch, a score to hide by",
             modality="image",
             tags=frozenset({"score"}),
+        ),
+        Part(
+            name="teacher",
+            target="polymask_vision.targets:Teacher",
+            presets=presets.TEACHER,
+            summary="layers of a finished run, or of a Transformer of timm or transformers",
+            modality="image",
         ),
         Part(
             name="dct",
@@ -238,6 +245,24 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="maskalign",
+            target="polymask_vision.systems.maskalign:MaskAlign",
+            presets=presets.MASKALIGN,
+            summary="match several layers of a frozen teacher at the visible tokens, without a decoder",
+            paper="Xue et al. 2022, arXiv 2211.08887",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "target": "vision/teacher",
+                "masking": "core/top-score",
+                "masking.ratio": 0.7,
+                "masking.largest": False,
+                "masking.temperature": 1.0,
+                "objective": "core/smooth-l1",
+            },
+        ),
+        Part(
             name="mixedae",
             target="polymask_vision.systems.mixedae:MixedAE",
             presets=presets.MIXEDAE,
@@ -363,5 +388,18 @@ def polymask_register_systems() -> Iterable[Part]:
                 "masking.rounding": "up",
                 "objective": "core/l1",
             },
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_recipes() -> Iterable[Part]:
+    return [
+        Part(
+            name="maskalign",
+            target="polymask_vision.systems.maskalign:maskalign",
+            summary="train a teacher on labels, then a student that matches its layers",
+            paper="Xue et al. 2022, arXiv 2211.08887",
+            modality="image",
         ),
     ]

@@ -205,8 +205,8 @@ class Teacher(nn.Module):
         super().__init__()
         if (run is None) == (model is None):
             raise UserError(
-                "which teacher? give --target.run FOLDER or --target.model NAME, one of them, beside --target "
-                "vision/teacher"
+                "which teacher? give --target.run FOLDER or --target.model NAME, one of them, beside "
+                "--target vision/teacher"
             )
         if norm not in ("whiten", "l2", "none"):
             raise UserError(f"norm={norm!r}: choose 'whiten', 'l2' or 'none'")
