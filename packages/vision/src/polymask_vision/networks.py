@@ -1,11 +1,12 @@
 """Frozen Transformers that look at whole images: the encoder of a run, models of timm and of transformers.
 
-Each gives what leaves its blocks and the attention of the last one, over the patches of the tokens at hand.
+Each gives what leaves its blocks and the attention of the last one.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -50,11 +51,7 @@ class Network(nn.Module):
     blocks: Any
 
     def require_block(self, block: int) -> None:
-        """Refuse the number of a block, counted from 1, that there is none of.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Refuse a number of a block, counted from 1, that there is none of."""
         if not 1 <= block <= len(self.blocks):
             raise UserError(f"{self.name} has blocks 1 to {len(self.blocks)}, and no block {block}")
 
@@ -252,6 +249,8 @@ class _Transformers(Network):
         self.register_buffer("statistics", images.statistics(known), persistent=False)
         parameters = inspect.signature(self.model.forward).parameters
         self.sized = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in parameters else {}
+        sides = getattr(config, "patch_size", 1), getattr(config, "image_size", 1)
+        self.patch, self.size = ((x, x) if isinstance(x, int) else tuple(x) for x in sides)
         depth = getattr(config, "num_hidden_layers", 0)
         lists = [n for n, m in self.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
         self.path = lists[0] if lists else ""
@@ -263,7 +262,7 @@ class _Transformers(Network):
 
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens, last: bool = True) -> Activations:
         """Activations; ``last`` makes no difference here."""
-        pixels = self.images(batch, tokens, (self.model.config.patch_size,) * 2, self.statistics)
+        pixels = self.images(batch, tokens, self.patch, self.statistics)
         return self._run(pixels.expand(-1, self.repeat * pixels.shape[1], -1, -1))
 
     def _run(self, pixels: Tensor) -> Activations:
@@ -276,15 +275,17 @@ class _Transformers(Network):
             # the last of the hidden states that transformers returns has the final norm or not, by model
             for block in self.blocks:
                 hooks.callback(block.register_forward_hook(keep).remove)
-            found = self.model(pixels, output_attentions=True, **self.sized)
+            # positions on a grid that is not square are refused where they are to be interpolated
+            sized = {} if pixels.shape[2:] == self.size else self.sized
+            found = self.model(pixels, output_attentions=True, **sized)
         return Activations(states, found.attentions[-1].float())
 
     @torch.no_grad()
     def _confirm(self, config: Any) -> int:
-        """How many tokens lead the patches of an image of 3 x 3; a network of another kind is refused."""
-        side, n = 3 * getattr(config, "patch_size", 1), 9
+        """How many tokens lead the patches of an image; a network of another kind is refused."""
+        n = math.prod(whole // part for whole, part in zip(self.size, self.patch, strict=True))
         try:
-            found = self._run(torch.zeros(1, config.num_channels, side, side))
+            found = self._run(torch.zeros(1, config.num_channels, *self.size))
             prefix = found.attention.shape[-1] - n
             shapes = {tuple(x.shape) for x in found.blocks}
             if self.path and prefix >= 0 and shapes == {(1, prefix + n, self.dim)}:

@@ -171,10 +171,11 @@ class Teacher(nn.Module):
     """What leaves some blocks of a frozen Transformer, which sees the whole image, side by side.
 
     Args:
-        run: folder of a finished run whose encoder is the teacher; it must cut images into the same patches.
-        model: a Vision Transformer of timm in its place, by name, or ``local-dir:FOLDER``; or
-            ``transformers:NAME``, of the hub or a folder. It sees images resized so that they have one of its
-            patches for each of theirs.
+        run: folder of a finished run whose encoder is the teacher, in place of ``model``; it must cut images
+            into the same patches.
+        model: a Vision Transformer of timm, by name, or ``local-dir:FOLDER``; or ``transformers:NAME``, of
+            the hub or a folder. It sees images resized so that they have one of its patches for each of
+            theirs.
         pretrained: load the weights of ``model``; False for random ones, to try things out.
         layers: which blocks, from 1; None for the last five, or for all where there are fewer.
         norm: per token and layer, ``"whiten"``, mean 0 and variance 1 over channels; ``"l2"``, length 1; or
@@ -203,11 +204,8 @@ class Teacher(nn.Module):
         key: str = "image",
     ) -> None:
         super().__init__()
-        if (run is None) == (model is None):
-            raise UserError(
-                "which teacher? give --target.run FOLDER or --target.model NAME, one of them, beside "
-                "--target vision/teacher"
-            )
+        if run is None and model is None:
+            raise UserError("which teacher? give --target.run FOLDER or --target.model NAME")
         if norm not in ("whiten", "l2", "none"):
             raise UserError(f"norm={norm!r}: choose 'whiten', 'l2' or 'none'")
         network = open_network(
