@@ -23,7 +23,7 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "maskalign")
+LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "lut", "maskalign")
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {

@@ -54,6 +54,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/ijepa paper": {**JEPA, "epochs": 300},
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
+    # Kim et al. 2023, PRETRAIN.md: the rate goes by the root of the batch
+    "vision/lut paper": {
+        "rate": (2.4e-3, 4096),
+        "batch": 4096,
+        "epochs": 1600,
+        "warmup": 40,
+        "betas": MASKED,
+        "decay": 0.05,
+    },
     # Xue et al. 2022, command of the release for ViT-B
     "vision/maskalign paper": {
         "rate": (1.5e-4, 256),

@@ -245,6 +245,28 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="lut",
+            target="polymask_vision.systems.lut:LUT",
+            presets=presets.LUT,
+            summary="reconstruct one view, and predict another from the mean of the visible tokens",
+            paper="Kim et al. 2023, arXiv 2310.13593",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "target": "vision/pixels",
+                "target.patch_norm": True,
+                "masking": "core/disjoint",
+                "masking.masking": "core/random",
+                "masking.masking.ratio": 0.75,
+                "masking.views": 4,
+                "objective": "core/mse",
+                "context_objective": "core/cosine",
+            },
+            # half of the target follows the encoder, through batch norms
+            tags=frozenset({"moving-target", "relative"}),
+        ),
+        Part(
             name="maskalign",
             target="polymask_vision.systems.maskalign:MaskAlign",
             presets=presets.MASKALIGN,

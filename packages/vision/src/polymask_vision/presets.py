@@ -249,6 +249,31 @@ DMT_JEPA: Presets = {
     "tiny": {**IJEPA["tiny"], "heads": 2},
 }
 
+_TWO_VIEWS: Options = {
+    "data.views": 2,
+    "data.augment": "shift-flip",
+    "data.other_augment": "three-augment",
+}
+
+LUT: Presets = {
+    # ViT-B, PRETRAIN.md of the release. Its rate goes by the root of the batch: 1.5e-4 * sqrt(4096) / 4
+    "paper": {
+        **_IMAGENET,
+        **_TWO_VIEWS,
+        **_VIT_B,
+        **_DECODER_B,
+        "epochs": 1600,
+        "warmup_epochs": 40,
+        "batch_size": 4096,
+        "lr": 2.4e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    # MAE's sizes and training: the two are to be compared; a short run takes a short average
+    "small": {**MAE["small"], **_TWO_VIEWS, "hidden_dim": 512, "statistics": "batch", "momentum": 0.98},
+    "tiny": {**MAE["tiny"], **_TWO_VIEWS, "hidden_dim": 64, "statistics": "batch"},
+}
+
 MASKALIGN: Presets = {
     # ViT-B with CLIP-B as its teacher, the command of the release; 58 of 196 patches stay visible
     "paper": {
