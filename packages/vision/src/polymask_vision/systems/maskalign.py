@@ -5,11 +5,12 @@ same patches, at several layers at once: no mask tokens, no decoder. The patches
 are the likelier to stay visible.
 
     polymask recipe vision/maskalign --data fashion-mnist
+    polymask pretrain vision/maskalign --preset small --data fashion-mnist --target.run FOLDER
 
-trains a teacher on the labels of the data, then its student, and probes both: a student is as good as its
-teacher allows. ``polymask pretrain`` takes other teachers: runs (``--target.run FOLDER``) and Vision
-Transformers of timm and of transformers (``--target.model NAME``). Attention tells something where a loss has
-taught the class token: with a run that has no use for it, take ``--masking core/random``.
+The recipe trains a teacher on the labels of the data, then its student, and probes both: a student is as good
+as its teacher allows. Other teachers are runs and Vision Transformers of timm and of transformers
+(``--target.model NAME``). Attention tells something where a loss has taught the class token: with a run that
+has no use for it, take ``--masking core/random``.
 
 Each layer of the teacher is matched by a mixture of all layers of the student, by a learned matrix that
 starts near the identity and is neither normalised nor decayed; for networks of different depth there is
@@ -36,7 +37,7 @@ from polymask.blocks import initialise
 from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
-from polymask.types import NotNegative, Positive
+from polymask.types import Count, NotNegative, Positive
 
 Fusion = Literal["linear", "sum", "simple"]
 Head = Literal["linear", "norm-linear", "mlp", "linear-norm-linear"]
@@ -246,14 +247,16 @@ def _head(kind: Head, in_dim: int, out_dim: int) -> nn.Sequential:
     return nn.Sequential(*found[kind])
 
 
-def maskalign(stage: Stage, /, *, preset: str = "small") -> None:
+def maskalign(stage: Stage, /, *, preset: str = "small", steps: Count | None = None) -> None:
     """A teacher trained on labels, and a student of it.
 
     Args:
         stage: trains a run.
         preset: of both stages.
+        steps: of each stage; by default the preset's.
     """
+    length = {} if steps is None else {"steps": steps}
     # the class token is classified, so that its attention says what matters
-    teacher = stage("teacher", "vision/supervised", preset=preset, pool="prefix")
-    run = relative_to_run(teacher.folder.name)
-    stage("student", "vision/maskalign", preset=preset, target={"name": "vision/teacher", "run": run})
+    teacher = stage("teacher", "vision/supervised", preset=preset, pool="prefix", **length)
+    target = {"name": "vision/teacher", "run": relative_to_run(teacher.folder.name)}
+    stage("student", "vision/maskalign", preset=preset, target=target, **length)
