@@ -135,6 +135,10 @@ def test_noise_stays_out_of_what_is_random_anyway_and_vanishes_with_the_temperat
     plain = ask(noise(64, 40))
     cold = TopScore(ratio=0.5, temperature=1e-6)(plain)
     assert torch.equal(cold.hidden, TopScore(ratio=0.5)(plain).hidden)
+    # drawn by noise alone, a mask has no more in common with a random one of the same step than by chance
+    even = ask(torch.zeros(rows, sites))
+    same = TopScore(ratio=0.5, temperature=1.0)(even).hidden == Random(ratio=0.5)(even).hidden
+    assert abs(same.double().mean() - 0.5) < 5 * (0.25 / same.numel()) ** 0.5
     # a low site is among the 2 hard ones with p, else it is one of the 2 taken at random of the 6 left
     gumbel = -(-torch.rand(200_000, sites).log()).log() + score[0]
     hard = gumbel.topk(2).indices.flatten().bincount(minlength=sites) / 200_000
