@@ -132,10 +132,10 @@ def test_shift_flip_crops_anywhere_of_the_reflected_image() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_three_augment_makes_one_of_three_of_each_image(dtype: torch.dtype) -> None:
-    """Of a half black, half white image with a red channel: grey has equal channels, solarised no white."""
+    """Of a half dark, half reddish white image: grey has equal channels, solarised no white."""
     prepare = make(augment="three-augment", size=(16, 16), mean=(0.0,) * 3, std=(1.0,) * 3)
     prepare._jitter = torch.nn.Identity()
-    x = torch.zeros(3, 16, 16)
+    x = torch.full((3, 16, 16), 0.3)
     x[:, :, 8:] = torch.tensor([1.0, 0.9, 0.95])[:, None, None]
     x = x if dtype == torch.float32 else (255 * x).to(torch.uint8)
     torch.manual_seed(0)
@@ -144,7 +144,7 @@ def test_three_augment_makes_one_of_three_of_each_image(dtype: torch.dtype) -> N
         out = prepare(x, augment=True)
         if torch.allclose(out[0], out[1]) and out.max() > 0.5:
             counts["grey"] += 1
-        elif out.max() < 0.2:
+        elif out.max() < 0.4:
             counts["solarised"] += 1
         else:
             assert (out[0] - out[1]).max() > 0.05 and out.max() > 0.5
