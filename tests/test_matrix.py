@@ -23,7 +23,9 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 SYSTEMS = REGISTRY.parts("systems")
 
-LEAVE_OUT = ("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae")
+LEAVE_OUT = (
+    *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
+)
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
@@ -70,6 +72,11 @@ REFUSED = {
     **{
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
         for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer")
+    },
+    ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
+    **{
+        ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
+        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",

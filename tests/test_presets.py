@@ -83,6 +83,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "clip": 3.0,
         "drop_path": 0.1,
     },
+    # Kim et al. 2023, PRETRAIN.md: the rate goes by the root of the batch
+    "vision/lut paper": {
+        "rate": (2.4e-3, 4096),
+        "batch": 4096,
+        "epochs": 1600,
+        "warmup": 40,
+        "betas": MASKED,
+        "decay": 0.05,
+    },
+    # Xue et al. 2022, command of the release for ViT-B
+    "vision/maskalign paper": {
+        "rate": (1.5e-4, 256),
+        "batch": 1024,
+        "epochs": 200,
+        "warmup": 20,
+        "last": 1e-5 / 6e-4,
+        "crop": (0.2, 1.0),
+        "betas": MASKED,
+        "decay": 0.05,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

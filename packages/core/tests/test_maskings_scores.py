@@ -105,6 +105,54 @@ def test_a_score_is_asked_for() -> None:
         TopScore()(Request(torch.arange(3), 12, Step(), score=torch.zeros(3, 12, 1)))
 
 
+# ------------------------------------------------------------- top score, drawn at a temperature
+
+
+def test_one_visible_site_is_drawn_in_proportion_to_its_weight() -> None:
+    rows, weights = 20_000, torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02, 0.0])
+    request = ask(weights.log().expand(rows, -1))
+    mask = TopScore(ratio=5 / 6, largest=False, temperature=1.0)(request)
+    assert mask.visible == 1
+    rate = (~mask.hidden).double().mean(0)
+    assert ((rate - weights).abs() <= 5 * (weights * (1 - weights) / rows).sqrt()).all()
+
+
+def test_several_are_drawn_without_replacement_as_torch_draws_them() -> None:
+    rows, weights = 20_000, torch.distributions.Dirichlet(torch.full((10,), 0.5)).sample() + 1e-3
+    mask = TopScore(ratio=0.6, largest=False, temperature=1.0)(ask(weights.log().expand(rows, -1)))
+    drawn = torch.multinomial(weights.expand(rows, -1), 4)
+    expected = torch.zeros(rows, 10).scatter(1, drawn, 1.0).double().mean(0)
+    rate = (~mask.hidden).double().mean(0)
+    spread = (expected * (1 - expected) * 2 / rows).sqrt().clamp(min=1e-3)
+    assert ((rate - expected).abs() < 5 * spread).all()
+
+
+def test_noise_stays_out_of_what_is_random_anyway_and_vanishes_with_the_temperature() -> None:
+    """With sites chosen by noise alone, all others are still hidden alike."""
+    rows, sites = 20_000, 8
+    score = torch.tensor([3.0] * 4 + [0.0] * 4).expand(rows, -1)
+    mask = TopScore(ratio=0.5, hard=0.5, temperature=1.0)(ask(score))
+    plain = ask(noise(64, 40))
+    cold = TopScore(ratio=0.5, temperature=1e-6)(plain)
+    assert torch.equal(cold.hidden, TopScore(ratio=0.5)(plain).hidden)
+    # drawn by noise alone, a mask has no more in common with a random one of the same step than by chance
+    even = ask(torch.zeros(rows, sites))
+    same = TopScore(ratio=0.5, temperature=1.0)(even).hidden == Random(ratio=0.5)(even).hidden
+    assert abs(same.double().mean() - 0.5) < 5 * (0.25 / same.numel()) ** 0.5
+    # a low site is among the 2 hard ones with p, else it is one of the 2 taken at random of the 6 left
+    gumbel = -(-torch.rand(200_000, sites).log()).log() + score[0]
+    hard = gumbel.topk(2).indices.flatten().bincount(minlength=sites) / 200_000
+    expected = (hard + (1 - hard) / 3).double()
+    rate = mask.hidden.double().mean(0)
+    assert ((rate - expected).abs() < 5 * (0.25 * 2 / rows) ** 0.5).all()
+
+
+def test_a_temperature_is_a_number_from_0_on() -> None:
+    for temperature in (-1.0, INF, NAN):
+        with pytest.raises(UserError, match="temperature must be 0 or more"):
+            TopScore(temperature=temperature)
+
+
 @pytest.mark.parametrize("hard", [1.5, -0.1, (0.0, 2.0), (0.1, 0.2, 0.3), []])
 def test_impossible_hardness_is_refused(hard: Any) -> None:
     with pytest.raises(UserError, match=r"hard must be a share in \[0, 1\], or two of them"):

@@ -286,6 +286,17 @@ def test_two_views_are_two_augmentations_of_one_image() -> None:
     )
 
 
+def test_the_second_view_may_have_an_augmentation_of_its_own() -> None:
+    images = torch.rand(4, 3, 32, 32).mul(255).to(torch.uint8)
+    found = Splits(train=whole(Arrays(images)), test=whole(Arrays(images)))
+    data = ImageDataset(found, views=2, augment="none", other_augment="three-augment")
+    sample, plain = data.split("train", augment=True)[1], data.split("train")[1]
+    assert torch.equal(sample["image"], plain["image"]) and torch.equal(plain["image"], plain["other"])
+    assert not torch.equal(sample["other"], plain["other"])
+    with pytest.raises(UserError, match="give --data.views 2 with it"):
+        ImageDataset(found, other_augment="flip")
+
+
 def test_other_numbers_of_views_are_refused_and_equal_views_are_told() -> None:
     for views in (0, 3):
         with pytest.raises(UserError, match=f"views={views}: a sample has 1 view of an image, or 2"):

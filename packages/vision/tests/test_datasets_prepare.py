@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from polymask import UserError
 from polymask_vision.datasets.prepare import Preparation
@@ -111,10 +112,55 @@ def test_the_global_generator_decides() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_shift_flip_crops_anywhere_of_the_reflected_image() -> None:
+    """A shift by up to 4 pixels shows in where a column stands; what comes in is what went out, reflected."""
+    plain = {"mean": (0.0,), "std": (1.0,), "size": (12, 12)}
+    x = torch.linspace(0, 1, 12).expand(1, 12, 12)
+    prepare, seen = make(augment="shift-flip", **plain), set[int]()
+    padded = torch.nn.functional.pad(x, (4, 4, 4, 4), mode="reflect")
+    torch.manual_seed(0)
+    for _ in range(200):
+        out = prepare(x, augment=True)
+        places = [k for k in range(9) if torch.allclose(out[0], padded[0, :12, k : k + 12])]
+        places += [9 + k for k in range(9) if torch.allclose(out[0].flip(1), padded[0, :12, k : k + 12])]
+        assert len(places) == 1
+        seen.update(places)
+    assert seen == set(range(18))
+    wide = make(augment="shift-flip", **plain)(x.repeat(1, 1, 3), augment=True)
+    assert wide.shape == (1, 12, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_three_augment_makes_one_of_three_of_each_image(dtype: torch.dtype) -> None:
+    """Of a half dark, half reddish white image: grey has equal channels, solarised no white."""
+    prepare = make(augment="three-augment", size=(16, 16), mean=(0.0,) * 3, std=(1.0,) * 3)
+    prepare._jitter = torch.nn.Identity()
+    x = torch.full((3, 16, 16), 0.3)
+    x[:, :, 8:] = torch.tensor([1.0, 0.9, 0.95])[:, None, None]
+    x = x if dtype == torch.float32 else (255 * x).to(torch.uint8)
+    torch.manual_seed(0)
+    counts = {"grey": 0, "solarised": 0, "blurred": 0}
+    for _ in range(150):
+        out = prepare(x, augment=True)
+        if torch.allclose(out[0], out[1]) and out.max() > 0.5:
+            counts["grey"] += 1
+        elif out.max() < 0.4:
+            counts["solarised"] += 1
+        else:
+            assert (out[0] - out[1]).max() > 0.05 and out.max() > 0.5
+            counts["blurred"] += 1
+    assert min(counts.values()) > 30, counts
+    jittered = make(augment="three-augment", size=(16, 16))
+    assert any(isinstance(t, v2.ColorJitter) for t in jittered._jitter.transforms)
+    assert jittered._jitter.p == 0.8
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment": "colour"}, "none, flip, crop-flip"),
+        ({"augment": "shift-flip", "size": 4}, "more than 4 pixels"),
+        ({"augment": "three-augment", "mean": (0.5,) * 4, "std": (0.1,) * 4}, "1 or 3 channels"),
+        ({"augment": "colour"}, "none, flip, crop-flip, shift-flip, three-augment"),
         ({"size": 0}, "size"),
         ({"size": (1, 2, 3)}, "two numbers"),
         ({"crop_scale": (0.9, 0.2)}, "low <= high"),

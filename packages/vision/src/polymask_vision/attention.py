@@ -26,6 +26,12 @@ def logits(block: Any, x: Tensor) -> Tensor:
     return found
 
 
+def attention_of(block: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+    """The attention of a block of timm, float32 ``[B, heads, N, N]``; arguments are those of its call."""
+    found = logits(block, x).float()
+    return (found if bias is None else add_bias(bias, found)).softmax(-1)
+
+
 def keep_top(logits_BHQK: Tensor, k: int) -> Tensor:
     """0 at the ``k`` largest logits of each row, exactly, and minus infinity elsewhere; no gradient."""
     with torch.no_grad():

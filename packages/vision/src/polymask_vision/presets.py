@@ -337,6 +337,52 @@ DMT_JEPA: Presets = {
     "tiny": {**IJEPA["tiny"], "heads": 2},
 }
 
+_TWO_VIEWS: Options = {
+    "data.views": 2,
+    "data.augment": "shift-flip",
+    "data.other_augment": "three-augment",
+}
+
+LUT: Presets = {
+    # ViT-B, PRETRAIN.md of the release. Its rate goes by the root of the batch: 1.5e-4 * sqrt(4096) / 4
+    "paper": {
+        **_IMAGENET,
+        **_TWO_VIEWS,
+        **_VIT_B,
+        **_DECODER_B,
+        "epochs": 1600,
+        "warmup_epochs": 40,
+        "batch_size": 4096,
+        "lr": 2.4e-3,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    # MAE's sizes and training: the two are to be compared; a short run takes a short average
+    "small": {**MAE["small"], **_TWO_VIEWS, "hidden_dim": 512, "statistics": "batch", "momentum": 0.98},
+    "tiny": {**MAE["tiny"], **_TWO_VIEWS, "hidden_dim": 64, "statistics": "batch"},
+}
+
+MASKALIGN: Presets = {
+    # ViT-B with CLIP-B as its teacher, the command of the release; 58 of 196 patches stay visible
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.2, 1.0),
+        **_VIT_B,
+        "encoder.drop_path": 0.1,
+        "target.model": "transformers:openai/clip-vit-base-patch16",
+        "masking.ratio": 138 / 196,
+        "epochs": 200,
+        "warmup_epochs": 20,
+        "batch_size": 1024,
+        "base_lr": 1.5e-4,
+        "min_lr": 1e-5,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    "small": _SMALL,
+    "tiny": {**_TINY, "target.model": "test_vit", "target.pretrained": False, "fusion": "sum"},
+}
+
 MTO: Presets = {
     "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
     "paper-mae": as_host_preset("vision/mae", MAE["paper"]),
@@ -379,4 +425,4 @@ SWIN: Presets = {
     "tiny": {"dim": 16, "depths": (2, 2), "heads": (2, 2), "window": 2},
 }
 CODES: Presets = {"tiny": {"file": "random:8"}}
-ATTENTION: Presets = {"tiny": {"model": "test_vit", "pretrained": False}}
+TEACHER: Presets = {"tiny": {"model": "test_vit", "pretrained": False}}

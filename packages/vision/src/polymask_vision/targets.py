@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.teachers import Frozen
 from polymask.types import Count, Fact
+from polymask_vision.networks import open_network
 
 
 class Pixels(nn.Module):
@@ -162,3 +165,79 @@ class HOG(nn.Module):
         r = self.patch_size // self.cell
         by_patch = histogram.view(b, c, h // r, r, w // r, r, self.bins).permute(0, 2, 4, 3, 5, 6, 1)
         return by_patch.reshape(b, tokens.shape[1], self.dim)
+
+
+class Teacher(nn.Module):
+    """What leaves some blocks of a frozen Transformer, which sees the whole image, side by side.
+
+    Args:
+        run: folder of a finished run whose encoder is the teacher, in place of ``model``; it must cut images
+            into the same patches.
+        model: a Vision Transformer of timm, by name, or ``local-dir:FOLDER``; or ``transformers:NAME``, of
+            the hub or a folder. It sees images resized so that they have one of its patches for each of
+            theirs.
+        pretrained: load the weights of ``model``; False for random ones, to try things out.
+        layers: which blocks, from 1; None for the last five, or for all where there are fewer.
+        norm: per token and layer, ``"whiten"``, mean 0 and variance 1 over channels; ``"l2"``, length 1; or
+            ``"none"``.
+        channels: image channels, from the tokenizer.
+        mean: per channel, what was subtracted from values in [0, 1], from the data.
+        std: per channel, what they were divided by, from the data.
+        key: entry of the batch that holds the images.
+
+    Attributes:
+        layers: which blocks, from 1.
+        depth: blocks of the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str | None = None,
+        model: str | None = None,
+        pretrained: bool = True,
+        layers: tuple[Count, ...] | None = None,
+        norm: Literal["whiten", "l2", "none"] = "whiten",
+        channels: Fact[Count] = 3,
+        mean: Fact[Sequence[float] | None] = None,
+        std: Fact[Sequence[float] | None] = None,
+        key: str = "image",
+    ) -> None:
+        super().__init__()
+        if run is None and model is None:
+            raise UserError("which teacher? give --target.run FOLDER or --target.model NAME")
+        if norm not in ("whiten", "l2", "none"):
+            raise UserError(f"norm={norm!r}: choose 'whiten', 'l2' or 'none'")
+        network = open_network(
+            run, model, pretrained=pretrained, channels=channels, mean=mean, std=std, key=key
+        )
+        self.depth = len(network.blocks)
+        self.layers = tuple(layers or range(max(self.depth - 4, 1), self.depth + 1))
+        for layer in self.layers:
+            network.require_block(layer)
+        self.norm, self.dim = norm, len(self.layers) * network.dim
+        self.network = Frozen(network)
+
+    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+        """``[B, N, layers * width]`` float32, a layer after the other."""
+        return self.look(batch, tokens)[0].values
+
+    @torch.no_grad()
+    def look(self, batch: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tokens, Tensor]:
+        """The same with that of the class token as prefix, and the attention that each patch gets.
+
+        Returns:
+            Tokens of ``[B, N, layers * width]`` float32, ``[B, 1, layers * width]`` in their prefix where
+            the network has a class token; and float32 ``[B, N]``, what the class token (without one, the
+            mean patch) pays to each patch in the last block, the mean over heads.
+        """
+        network: Any = self.network.module
+        found = self.network(batch, tokens)
+        states = [found.blocks[layer - 1].float() for layer in self.layers]
+        if self.norm == "whiten":
+            states = [F.layer_norm(x, x.shape[-1:]) for x in states]
+        elif self.norm == "l2":
+            states = [F.normalize(x, dim=-1) for x in states]
+        x, r = torch.cat(states, dim=-1), network.prefix
+        features = Tokens(x[:, r:], tokens.position, tokens.grid, prefix=x[:, :1] if r else None)
+        return features, network.paid(found.attention, r > 0)

@@ -41,9 +41,11 @@ class ImageDataset(FileDataset[Images]):
         mean: per channel, of values in [0, 1]; by default the data set's own where known, else ImageNet's,
             or 0.5 where channels are neither 1 nor 3.
         std: standard deviation per channel; by default as the mean.
-        augment: random augmentation in training: ``"flip"``, ``"crop-flip"`` or ``"none"``.
+        augment: random augmentation in training: ``"flip"``, ``"crop-flip"``, ``"shift-flip"``,
+            ``"three-augment"`` or ``"none"``.
         crop_scale: areas of ``crop-flip``, as shares of the image.
         views: 2 to have a second random augmentation of each image, under ``"other"``.
+        other_augment: augmentation of the second; by default as the first.
         limit: maximum number of images per split.
     """
 
@@ -62,11 +64,14 @@ class ImageDataset(FileDataset[Images]):
         augment: Augment = "none",
         crop_scale: Sequence[float] = (0.2, 1.0),
         views: Count = 1,
+        other_augment: Augment | None = None,
         limit: Count | None = None,
     ) -> None:
         super().__init__(found, limit=limit)
         if views not in (1, 2):
             raise UserError(f"views={views}: a sample has 1 view of an image, or 2")
+        if other_augment is not None and views == 1:
+            raise UserError("other_augment is of the second view of an image: give --data.views 2 with it")
         if channels is not None and channels < 1:
             raise UserError(f"channels must be 1 or more, got {channels}")
         self.range = None if range is None else _range(range)
@@ -85,8 +90,11 @@ class ImageDataset(FileDataset[Images]):
         mean, std = mean or usual[0], std or usual[1]
         if len(mean) != channels:
             raise UserError(f"mean and std need {channels} numbers, one per channel, got {tuple(mean)}")
-        self.preparation = Preparation(size=size, mean=mean, std=std, augment=augment, crop_scale=crop_scale)
-        if views == 2 and augment == "none":
+        kept: dict[str, Any] = {"size": size, "mean": mean, "std": std, "crop_scale": crop_scale}
+        ways = (augment, other_augment or augment)[:views]
+        self.preparations = [Preparation(augment=way, **kept) for way in ways]
+        self.preparation = self.preparations[0]
+        if ways == ("none", "none"):
             warnings.warn(
                 "views=2 with augment='none': both views of an image are the same; choose an augment "
                 "(--data.augment crop-flip)",
@@ -114,7 +122,7 @@ class ImageDataset(FileDataset[Images]):
             UserError: it is empty.
         """
         split = self.splits[name]
-        augment = augment and self.preparation.augment != "none"
+        augment = augment and any(one.augment != "none" for one in self.preparations)
         if isinstance(split.source, Arrays) and len(split) and not augment and self.range is None:
             return Ready(self.preparation(split.source.images[split.index]), self.keys)
         return super().split(name, augment=augment)
@@ -128,7 +136,7 @@ class ImageDataset(FileDataset[Images]):
                 f"{_shown(self.provides.get('range', ()))} and are clipped; set --data.range",
                 stacklevel=2,
             )
-        return {key: self.preparation(image, augment) for key in self.keys}
+        return {key: one(image, augment) for key, one in zip(self.keys, self.preparations, strict=True)}
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from polymask import UserError
 
-Augment = Literal["none", "flip", "crop-flip"]
+Augment = Literal["none", "flip", "crop-flip", "shift-flip", "three-augment"]
 """Random augmentation of training images, by name."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -20,6 +20,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 IMAGENET_GREY = ((0.459,), (0.226,))
 """The same for grey ones: the luma of the mean, the mean of the deviations."""
+
+
+PAD = 4
+"""Pixels that are reflected around an image before it is cropped anywhere."""
 
 
 class Preparation:
@@ -32,7 +36,11 @@ class Preparation:
         mean: per channel, of values in [0, 1]; its length is the number of channels.
         std: standard deviation per channel.
         augment: ``"none"``; ``"flip"``, left to right with probability 1/2; ``"crop-flip"``, a part of
-            random area and shape scaled to size, then the flip (He et al. 2021).
+            random area and shape scaled to size, then the flip (He et al. 2021); ``"shift-flip"``, scaled to
+            cover the size, 4 pixels reflected around it, cropped anywhere, then the flip;
+            ``"three-augment"``, the same, then jittered colours with probability 0.8 and one of grey,
+            solarised or blurred by up to 2 pixels (Touvron et al. 2022, arXiv 2204.07118, with the jitter of
+            LUT, arXiv 2310.13593).
         crop_scale: smallest and largest area of the part, as shares of the image (He et al. 2021:
             0.2 to 1; Xie et al. 2021, SimMIM: 0.67 to 1).
     """
@@ -59,6 +67,10 @@ class Preparation:
                 f"crop_scale must be two shares of the image, 0 < low <= high <= 1, got {low}, {high}"
             )
         self.channels = len(mean)
+        if augment in ("shift-flip", "three-augment") and min(self.size) <= PAD:
+            raise UserError(f"augment={augment!r} needs images of more than {PAD} pixels, got {self.size}")
+        if augment == "three-augment" and self.channels not in (1, 3):
+            raise UserError(f"augment={augment!r} needs 1 or 3 channels, got {self.channels}")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.augment = augment
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
@@ -73,6 +85,12 @@ class Preparation:
             interpolation=InterpolationMode.BICUBIC,
             antialias=True,
         )
+        self._anywhere = v2.RandomCrop(self.size, padding=PAD, padding_mode="reflect")
+        self._jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8)
+        kernel = min(13, 2 * min(self.size) - 1)  # three deviations to each side
+        self._one_of = v2.RandomChoice(
+            [v2.RandomGrayscale(p=1.0), _solarise, v2.GaussianBlur(kernel, (0.1, 2.0))]
+        )
 
     def __call__(self, image: Tensor, augment: bool = False) -> Tensor:
         """``[..., C, h, w]``, uint8 or float clipped to [0, 1], to normalised float32 ``[..., C, H, W]``.
@@ -83,6 +101,10 @@ class Preparation:
             image = image.clamp(0, 1)
         if augment and self.augment == "crop-flip":
             image = self._flip(self._crop(image))
+        elif augment and self.augment in ("shift-flip", "three-augment"):
+            image = self._flip(self._anywhere(self._resize(image)))
+            if self.augment == "three-augment":
+                image = self._one_of(self._jitter(image))
         else:
             image = self._cover(image)
             if augment and self.augment == "flip":
@@ -98,14 +120,23 @@ class Preparation:
         return (x * std + mean).clamp(0, 1)
 
     def _cover(self, image: Tensor) -> Tensor:
+        cropped: Tensor = F.center_crop(self._resize(image), list(self.size))
+        return cropped
+
+    def _resize(self, image: Tensor) -> Tensor:
         h, w = image.shape[-2:]
-        if (h, w) == self.size:
-            return image
         scale = max(self.size[0] / h, self.size[1] / w)
         size = [max(round(h * scale), self.size[0]), max(round(w * scale), self.size[1])]
-        image = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
-        cropped: Tensor = F.center_crop(image, list(self.size))
-        return cropped
+        if size == [h, w]:
+            return image
+        resized: Tensor = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
+        return resized
+
+
+def _solarise(image: Tensor) -> Tensor:
+    """The upper half of the range turned over."""
+    solarised: Tensor = F.solarize(image, 128 if image.dtype == torch.uint8 else 0.5)
+    return solarised
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
