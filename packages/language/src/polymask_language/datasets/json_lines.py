@@ -38,7 +38,7 @@ def json_lines(
                 raise ValueError(f"no text in field {field!r}")
             label, query = (str(found[f]) if f is not None else "" for f in (label_field, query_field))
             rows.append((text, label, query))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             skipped.append((f"line {number}", str(error)))
     classes = class_names(label for _, label, _ in rows)
     labels = class_numbers((label for _, label, _ in rows), classes).tolist()
