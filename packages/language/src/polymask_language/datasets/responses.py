@@ -38,6 +38,7 @@ def responses(*, source: str) -> Exchanges:
             row = [found[name] for name in fields]
             if not all(isinstance(text, str) for text in row) or not all(text.strip() for text in row[1:]):
                 raise ValueError("a response that is empty or no text")
+            "".join(row).encode()  # an escape may be half a character
             rows.append(row)
         except (ValueError, RecursionError) as error:
             skipped.append((f"line {number}", str(error)))
