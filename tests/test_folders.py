@@ -108,6 +108,13 @@ def test_class_folders_at_any_depth(made: Made) -> None:
     assert data.skipped == []
 
 
+def test_a_few_files_beside_class_folders_are_told(made: Made) -> None:
+    made.add(*(f"{c}/{i}" for c in "ab" for i in range(4)), "loose")
+    with pytest.warns(UserWarning, match=rf"1 of 9 .* \(the first: loose{made.suffix}\), .* no labels"):
+        data = made.open()
+    assert data.classes is None
+
+
 @pytest.mark.parametrize("held", ["test", "val", "valid", "validation", "Test"])
 def test_train_and_held_out(made: Made, held: str) -> None:
     made.add("train/a/1", "train/b/2", f"{held}/a/3", f"{held}/c/4")

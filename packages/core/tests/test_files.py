@@ -217,3 +217,11 @@ def test_exported_weights_can_be_read_by_others(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
     assert load_file(tmp_path / "model.safetensors")["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_numbers_in_base_8_or_60_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 010\nb: 1:30\nc: 10\nd: 0x10\ne: -0\nf: 0.5\ng: 1:30.5\n")
+    found = {"a": "010", "b": "1:30", "c": 10, "d": 16, "e": 0, "f": 0.5, "g": "1:30.5"}
+    assert read_yaml(tmp_path / "a.yaml") == found
+    write_yaml(tmp_path / "b.yaml", found)
+    assert read_yaml(tmp_path / "b.yaml") == found

@@ -509,6 +509,8 @@ def test_a_path_given_for_a_data_set_says_where_it_goes() -> None:
     registry = Registry(environ={}, entries=[])
     with pytest.raises(UserError, match=r"--data folder:\.\./photos"):
         registry.find("datasets", "../photos")
+    with pytest.raises(UserError, match=r"'true' \(what an option without a value means\)"):
+        registry.find("datasets", "true")
     with pytest.raises(UserError) as caught:
         registry.find("systems", "../photos")
     assert "--data" not in str(caught.value)

@@ -88,15 +88,24 @@ def test_objects_by_field(tmp_path: Path) -> None:
         "[1]",
         json.dumps({"text": "x"}),
         json.dumps({**rows[0], "body": ""}),
+        "[" * 100_000,
+        json.dumps({**rows[0], "body": "\ud800"}),
     ]
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(written))
     corpus = json_lines(source=str(path), field="body", label_field="kind", query_field="title")
     assert (corpus.texts, corpus.labels, corpus.classes) == (["b1", "b2"], [1, 0], ["1", "3"])
     assert corpus.queries == ["t1", "t2"]
-    assert [name for name, _ in corpus.skipped] == ["line 3", "line 4", "line 5", "line 6"]
+    assert [name for name, _ in corpus.skipped] == [
+        "line 3",
+        "line 4",
+        "line 5",
+        "line 6",
+        "line 7",
+        "line 8",
+    ]
     assert "no field 'body', it has 'text'" in corpus.skipped[2][1]
-    with pytest.raises(UserError, match="no text in the file .* skipped 6"):
+    with pytest.raises(UserError, match="no text in the file .* skipped 8"):
         TextDataset(json_lines(source=str(path), field="nothing"))
 
 

@@ -88,6 +88,24 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
         open_data("pointcloud/folder", source=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("cloud", "reason"),
+    [
+        (np.ones((40, 3)), "all its points are at one place"),
+        (points() * 1e30, "squares of these overflow"),
+        (points() + 1j, "complex"),
+    ],
+)
+def test_clouds_of_one_place_are_left_out(tmp_path: Path, cloud: np.ndarray, reason: str) -> None:
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", points())
+    np.save(tmp_path / "bad.npy", cloud)
+    data = open_data("pointcloud/folder", source=str(tmp_path), test=0.0)
+    samples = data.split("train")
+    assert all(len(samples[i]["points"].unique(dim=0)) > 1 for i in range(len(samples)))
+    assert [name for name, why in data.skipped if reason in why] == ["bad.npy"]
+
+
 def test_built_in_shapes_are_kept_apart_by_family() -> None:
     data = open_data("pointcloud/shapes")
     assert len(data.split("train")) == 384 and len(data.split("test")) == 96

@@ -217,6 +217,8 @@ def test_values_of_no_known_range_are_refused_with_file_and_range() -> None:
     torch.testing.assert_close(seen, (torch.from_numpy(heights[0]) + 40) / 1240)
     with pytest.raises(UserError, match="LOW < HIGH"):
         of(*heights, range=(5, 5))
+    with pytest.raises(UserError, match=r"--data\.range '\[7,8\]'"):
+        of(np.full((8, 8), 7, dtype=np.float32))
 
 
 def test_twelve_bits_in_sixteen_are_told() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ except ImportError:  # there are no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
+
+_OLD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")
+"""What YAML 1.1 takes for a number in base 8 or 60, and nobody else does: 010, 1:30."""
 
 PARTIAL = ".partial"
 """Suffix of files that are being written."""
@@ -206,6 +210,8 @@ def load_yaml(text: str, name: str = "text") -> Any:
 def _check_node(node: Any, above: tuple[Any, ...]) -> None:
     import yaml
 
+    if isinstance(node, yaml.ScalarNode) and node.style is None and _OLD_NUMBER.fullmatch(node.value):
+        node.tag = "tag:yaml.org,2002:str"
     if node in above:
         raise yaml.MarkedYAMLError(problem="a value holds itself", problem_mark=node.start_mark)
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()

@@ -220,7 +220,8 @@ class Registry:
             )
             raise UserError(f"{singular} {name!r} is ambiguous: choose one of {options}")
         close = difflib.get_close_matches(name, [*names, *(part.name for part in parts)], n=3, cutoff=0.5)
-        lines = [f"no {singular} is called {name!r}"]
+        bare = " (what an option without a value means)" if name == "true" else ""
+        lines = [f"no {singular} is called {name!r}{bare}"]
         plugin, slash, _ = name.partition("/")
         if singular == "dataset" and (name.startswith((".", "/", "~")) or os.path.exists(name)):
             lines.append(f"a path goes behind the name of its reader: --data folder:{name}")

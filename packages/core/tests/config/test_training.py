@@ -46,6 +46,8 @@ def test_every_option_is_explained():
         ({"workers": -1}, "workers=-1"),
         ({"devices": 10**20}, "devices=100000000000000000000: one machine has no more than 1024"),
         ({"devices": "2000"}, "devices=2000: one machine"),
+        ({"workers": 2000}, "workers=2000: one machine"),
+        ({"seed": 2**63 - 1}, "seed=9223372036854775807: give a number"),
         ({"schedule": "linear"}, "choose cosine or constant"),
     ],
 )

@@ -288,3 +288,10 @@ def test_a_value_as_its_type_has_it(hint, value, text, found):
 def test_a_value_of_another_type_is_refused(hint, value):
     with pytest.raises(ValueError):  # noqa: PT011  the rule is empty: the type says it all
         convert(hint, value, text=isinstance(value, str))
+
+
+def test_a_leading_zero_is_no_octal_and_a_colon_no_minute():
+    assert convert(int, "010", text=True) == 10
+    with pytest.raises(ValueError, match="^$"):
+        convert(int, "1:30", text=True)
+    assert convert(str, "1:30", text=True) == "1:30"

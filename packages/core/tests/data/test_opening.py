@@ -98,3 +98,9 @@ def test_a_part_of_two_keeps_its_declaration(registry: Registry) -> None:
     assert [result.outcome for result in results] == ["passed"] * 3
     (result,) = check_part("acme/twice", kind="datasets", registry=registry, only=only[1:2])
     assert "leave out count" in result.message
+
+
+@pytest.mark.parametrize("spec", ["good", "good:"])
+def test_data_without_a_source_is_none_of_the_working_folder(registry: Registry, spec: str) -> None:
+    with pytest.raises(UserError, match="acme/good needs a source, good:SOURCE; it reads one"):
+        open_data(spec, registry)

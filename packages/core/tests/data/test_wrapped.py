@@ -119,6 +119,7 @@ class Stream(IterableDataset):
         (list(IMAGES.long()), {}, "an image of torch.int64; give uint8, or floats"),
         ([(IMAGES[0], 0.5)], {}, "the label of sample 0 is 0.5; give whole numbers"),
         ([(IMAGES[0], "cat")], {}, "the label of sample 0 is 'cat'"),
+        ([(IMAGES[0], 10**15)], {}, "label 1000000000000000: number the classes from 0 on, below 1,000,000"),
         ([(IMAGES[0], 3)], {"classes": ["a", "b"]}, "2 classes, but a sample has label 3"),
         (list(IMAGES), {"test": list(IMAGES[:, :1])}, r"train and test differ: .*\[3, 6, 8\].*\[1, 6, 8\]"),
         (list(IMAGES), {"test": 1.5}, "0 <= test < 1"),

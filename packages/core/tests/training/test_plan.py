@@ -61,6 +61,7 @@ def test_batch_larger_than_the_data_shrinks_with_a_warning():
         ({"batch_size": 64}, 0, 1, "empty"),
         ({"batch_size": 64, "accumulate": 32}, 10, 1, "too few"),
         ({"steps": 10, "warmup_steps": 11}, 1000, 1, "longer than the whole run"),
+        ({"base_lr": 1e-3, "batch_size": 128, "min_lr": 6e-4}, 1000, 1, "min_lr 0.0006 is above .* 0.0005"),
     ],
 )
 def test_exception(options, samples, world, said):

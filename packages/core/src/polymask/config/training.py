@@ -110,9 +110,11 @@ class TrainOptions:
             self._require(name, "0 or more", lambda value: value >= 0)
         for name in ("base_lr", "lr", "clip", "eps"):
             self._require(name, "more than 0", lambda value: value > 0)
-        if str(self.devices).isdigit() and int(self.devices) > 1024:
-            raise UserError(f"devices={self.devices}: one machine has no more than 1024")
-        self._require("seed", "0 or more and below 2**63", lambda value: 0 <= value < 2**63)
+        for name in ("devices", "workers"):
+            value = getattr(self, name)
+            if str(value).isdigit() and int(value) > 1024:
+                raise UserError(f"{name}={value}: one machine has no more than 1024")
+        self._require("seed", "0 or more and below 2**63 - 1", lambda value: 0 <= value < 2**63 - 1)
         betas: tuple[float, ...] = self.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas={self.betas}: give two numbers in [0, 1)")

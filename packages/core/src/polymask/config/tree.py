@@ -102,9 +102,12 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
     """Call the constructor of a part; the object remembers what it was built from, see :func:`built_from`.
 
     Raises:
-        UserError: the constructor refuses a value.
+        UserError: the constructor refuses a value, or a data set lacks its source.
     """
     values = {name: resolve_path(value, folder) for name, value in arguments.items()}
+    source = options_of(part).get("source") if part.kind == "datasets" else None
+    if source is not None and values.get("source", source.default) in (UNSET, ""):
+        raise UserError(f"{part.full_name} needs a source, {part.name}:SOURCE; it reads {part.summary}")
     target, *prepare = part.load_all()
     try:
         if prepare:

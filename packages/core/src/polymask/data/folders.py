@@ -116,7 +116,7 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
                 looks.append(found)
         if not side and not mine:
             raise UserError(_nothing(root / place, what, suffixes, sorted(skipped)))
-        _tell_empty(root / place, mine, place, what)
+        _tell_classes(root / place, mine, place, what)
         names += mine
         sides += [side > 0] * len(mine)
         labels += _classes(mine, place)
@@ -228,9 +228,17 @@ def _classes(names: Sequence[str], place: str) -> list[str | None]:
     return [None if folder.lower() in UNLABELED else folder for folder in folders]
 
 
-def _tell_empty(root: Path, names: Sequence[str], place: str, what: str) -> None:
-    """Warn of class folders of which nothing is left."""
+def _tell_classes(root: Path, names: Sequence[str], place: str, what: str) -> None:
+    """Warn of class folders of which nothing is left, and of files beside them, which end all classes."""
     classes = {name for name in _classes(names, place) if name is not None}
+    start = len(place) + 1 if place else 0
+    loose = [name for name in names if "/" not in name[start:]]
+    if 0 < len(loose) < len(names) / 2:
+        warnings.warn(
+            f"{len(loose)} of {len(names)} {what} lie beside the folders of the others (the first: "
+            f"{loose[0]}), so these are no classes and there are no labels: move them into folders, or away",
+            stacklevel=3,
+        )
     if not classes:
         return
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}

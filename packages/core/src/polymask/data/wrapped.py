@@ -16,6 +16,9 @@ from polymask.errors import UserError
 
 _LABELS = ("targets", "labels", "_labels", "y")
 _SAMPLES = ("samples", "_samples", "imgs")
+_CLASSES = 1_000_000
+"""More classes than this are no classes but numbers of something else, and would fill the memory."""
+
 _PROTOCOL = ("key", "provides", "split", "labels")
 
 
@@ -56,6 +59,8 @@ def as_dataset(
     else:
         known = labels
         highest = max(int(column.max()) for column in labels if column is not None)
+        if highest >= _CLASSES:
+            raise UserError(f"a sample has label {highest}: number the classes from 0 on, below {_CLASSES:,}")
         names = list(classes or getattr(train, "classes", None) or map(str, range(highest + 1)))
         if len(names) <= highest:
             raise UserError(f"{len(names)} classes, but a sample has label {highest}; name all classes")

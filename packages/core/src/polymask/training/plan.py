@@ -75,8 +75,8 @@ def make_plan(options: TrainOptions, samples: int, world: int = 1, lengths: Tens
         lengths: int64 ``[samples]`` where they differ in length.
 
     Raises:
-        UserError: no data, a batch that does not divide among processes and parts, or tokens asked for
-            where lengths are not known.
+        UserError: no data, a batch that does not divide among processes and parts, tokens asked for
+            where lengths are not known, or a learning rate that would end above its peak.
     """
     if samples == 0:
         raise UserError("the training split is empty")
@@ -105,7 +105,13 @@ def make_plan(options: TrainOptions, samples: int, world: int = 1, lengths: Tens
             "shorten --warmup_steps or --warmup_epochs"
         )
     every = options.checkpoint_every or min(max(total // 20, 1), 1000)
-    return Plan(options, samples, world, batch_size, total, warmup, every)
+    plan = Plan(options, samples, world, batch_size, total, warmup, every)
+    if options.schedule == "cosine" and options.min_lr > plan.peak:
+        raise UserError(
+            f"--min_lr {options.min_lr:g} is above the peak learning rate, {plan.peak:g}: the rate "
+            "would rise to the end; lower it, or raise --lr"
+        )
+    return plan
 
 
 def _batch_size(options: TrainOptions, samples: int, pieces: int) -> int:
@@ -122,7 +128,7 @@ def _batch_size(options: TrainOptions, samples: int, pieces: int) -> int:
             raise UserError(f"{samples} samples are too few for {pieces} parts of a batch: use fewer")
         warnings.warn(
             f"a batch of {options.batch_size} is more than the {samples} samples there are: "
-            f"batches of {batch_size} it is",
+            f"using batches of {batch_size}",
             stacklevel=3,
         )
     return batch_size

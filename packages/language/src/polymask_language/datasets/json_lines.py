@@ -37,8 +37,9 @@ def json_lines(
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"no text in field {field!r}")
             label, query = (str(found[f]) if f is not None else "" for f in (label_field, query_field))
+            "".join((text, label, query)).encode()  # an escape may be half a character
             rows.append((text, label, query))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             skipped.append((f"line {number}", str(error)))
     classes = class_names(label for _, label, _ in rows)
     labels = class_numbers((label for _, label, _ in rows), classes).tolist()

@@ -38,8 +38,9 @@ def responses(*, source: str) -> Exchanges:
             row = [found[name] for name in fields]
             if not all(isinstance(text, str) for text in row) or not all(text.strip() for text in row[1:]):
                 raise ValueError("a response that is empty or no text")
+            "".join(row).encode()  # an escape may be half a character
             rows.append(row)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             skipped.append((f"line {number}", str(error)))
     return Exchanges(
         prompts=[row[0] for row in rows],

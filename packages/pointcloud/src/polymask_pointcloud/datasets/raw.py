@@ -20,6 +20,10 @@ _WIDTHS = (255, 65535)
 """The largest of whole numbers of one byte and of two."""
 
 
+_FARTHEST = 1e18
+"""The largest coordinate whose square fits into float32."""
+
+
 @dataclass(frozen=True, eq=False)
 class Raw:
     """Points, or the corners of triangles.
@@ -43,9 +47,11 @@ def checked(raw: Raw) -> Raw:
     Colours and intensities become 0 to 1, see :func:`scaled`.
 
     Raises:
-        BadSample: nothing there, features of another number of points, or triangles between corners that are
-            not.
+        BadSample: nothing there, points all at one place or too far away, features of another number of
+            points, or triangles between corners that are not.
     """
+    if np.iscomplexobj(raw.points):
+        raise BadSample("its coordinates are complex numbers")
     points = np.asarray(raw.points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise BadSample(f"no points: found an array of shape {list(points.shape)}")
@@ -64,6 +70,11 @@ def checked(raw: Raw) -> Raw:
     real = np.isfinite(np.concatenate([points, *features.values()], axis=1)).all(1)
     if not real.any():
         raise BadSample("no point is finite")
+    low, high = points[real].min(0), points[real].max(0)
+    if (low == high).all():
+        raise BadSample("all its points are at one place")
+    if max(-low.min(), high.max()) > _FARTHEST:
+        raise BadSample(f"its coordinates are {low.min():g} to {high.max():g}: squares of these overflow")
     label = None if raw.label is None else np.asarray(raw.label, dtype=np.int64)[real]
     return Raw(points[real], {name: x[real] for name, x in features.items()}, label=label)
 

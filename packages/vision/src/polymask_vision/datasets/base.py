@@ -243,7 +243,7 @@ def _require_spans(headers: Mapping[str, Header]) -> None:
             raise UserError(
                 f"{name} holds values of {_shown(values)}, which are outside the range of an image of its "
                 f"type; those of {len(wide)} images looked at are {_shown((low, high))}: say which become 0 "
-                f"and 1, --data.range '[{low:g},{high:g}]' for example"
+                f"and 1, --data.range '[{low:g},{high if high > low else low + 1:g}]' for example"
             )
     spans = {headers[name].span for name in wide}
     if spans == {(0, 65535)} and high < 65535 / 8:
