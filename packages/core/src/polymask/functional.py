@@ -76,20 +76,6 @@ def some_hidden(mask: Mask, share: float, batch: Batch, step: Step, stream: int)
     return Mask(keys > threshold, visible, mask.valid)
 
 
-def encode_states(encoder: Any, tokens: Tokens) -> list[Tensor]:
-    """The input of the first block and the output of every block, each ``[B, prefix + K, dim]``.
-
-    Args:
-        encoder: one with ``begin`` and ``blocks``, see :class:`polymask.protocols.Encoder`.
-        tokens: what to encode.
-    """
-    x, attend = encoder.begin(encoder.embed(tokens.values), tokens.position, tokens.valid)
-    states = [x]
-    for block in encoder.blocks:
-        states.append(block(states[-1], attn_mask=attend))
-    return states
-
-
 def require_subset_encoder(system: str, encoder: Encoder) -> None:
     """Refuse an encoder of whole grids in a system that encodes visible tokens alone.
 
@@ -127,15 +113,27 @@ def encode_tokens(encoder: Encoder, tokens: Tokens) -> Tensor:
     return encoder(encoder.embed(tokens.values), tokens.position, tokens.valid)
 
 
-def layers(encoder: Encoder, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-    """The output of every block of an encoder, ``[B, prefix + K, dim]``; the last as the encoder gives it.
+def encode_states(encoder: Encoder, tokens: Tokens) -> list[Tensor]:
+    """The input of the first block and the output of every block, each ``[B, prefix + K, dim]``, not normed.
 
     Args:
-        encoder: one that says so itself (``layers``), or lets its blocks be run, see
-            :class:`polymask.protocols.Encoder`.
-        x: embedded tokens ``[B, K, dim]``.
-        position: of the tokens.
-        valid: which are no padding, bool ``[B, K]``.
+        encoder: one that lets its blocks be run, see :class:`polymask.protocols.Encoder`.
+        tokens: what to encode.
+    """
+    own: Any = encoder
+    x, bias = own.begin(own.embed(tokens.values), tokens.position, tokens.valid)
+    states = [x]
+    for block in own.blocks:
+        states.append(block(states[-1], attn_mask=bias))
+    return states
+
+
+def layers(encoder: Encoder, tokens: Tokens) -> list[Tensor]:
+    """The output of every block, ``[B, prefix + K, dim]`` each; the last as the encoder gives it.
+
+    Args:
+        encoder: one that says so itself (``layers``), or lets its blocks be run.
+        tokens: what to encode.
 
     Raises:
         UserError: its blocks cannot be read.
@@ -143,15 +141,10 @@ def layers(encoder: Encoder, x: Tensor, position: Tensor, valid: Tensor | None =
     own: Any = encoder
     depth(encoder)
     if hasattr(own, "layers"):
-        found: list[Tensor] = own.layers(x, position, valid)
+        found: list[Tensor] = own.layers(own.embed(tokens.values), tokens.position, tokens.valid)
         return found
-    x, bias = own.begin(x, position, valid)
-    states = []
-    for block in own.blocks:
-        x = block(x, attn_mask=bias)
-        states.append(x)
-    states[-1] = own.norm(x)
-    return states
+    *first, last = encode_states(encoder, tokens)[1:]
+    return [*first, own.norm(last)]
 
 
 def depth(encoder: Encoder) -> int:
@@ -163,7 +156,7 @@ def depth(encoder: Encoder) -> int:
     own: Any = encoder
     if hasattr(own, "layers"):
         return int(own.depth)
-    if not all(hasattr(own, name) for name in ("begin", "blocks", "norm")):
+    if not hasattr(own, "begin"):
         raise UserError(f"the blocks of {type(encoder).__name__} cannot be read, only its output")
     return len(own.blocks)
 

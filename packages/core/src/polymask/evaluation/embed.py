@@ -23,8 +23,9 @@ from polymask.evaluation.features import (
     require_finite,
 )
 from polymask.evaluation.tables import WIDE, table
-from polymask.export import DESCRIPTION, Features, load
+from polymask.export import Features, load
 from polymask.files import require_writable
+from polymask.imports import DESCRIPTION
 from polymask.protocols import Batch
 from polymask.run import Run
 

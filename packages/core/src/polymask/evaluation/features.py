@@ -80,8 +80,7 @@ def layer_tokens(system: Encoding) -> list[TokenReader]:
         nonlocal last
         if last[0] is not batch:
             tokens = tokenizer(_moved(batch, system))
-            x = encoder.embed(tokens.values)
-            last = batch, tokens, functional.layers(encoder, x, tokens.position, tokens.valid)
+            last = batch, tokens, functional.layers(encoder, tokens)
         _, tokens, outputs = last
         x, r = outputs[layer], encoder.prefix
         encoded: Tokens = replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)

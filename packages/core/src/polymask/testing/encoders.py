@@ -235,7 +235,7 @@ def check_encoder_blocks_are_what_it_runs(subject: Subject) -> None:
     except UserError as error:
         raise Skip(str(error)) from error
     with torch.no_grad():
-        states = functional.layers(encoder, encoder.embed(tokens.values), tokens.position, tokens.valid)
+        states = functional.layers(encoder, tokens)
     require(len(states) == depth, f"has {depth} blocks, and gives {len(states)} outputs")
     require(torch.allclose(states[-1], run(encoder, tokens), atol=1e-5), "the last is not its output")
     shape = (len(tokens.values), encoder.prefix + tokens.shape[1], encoder.dim)

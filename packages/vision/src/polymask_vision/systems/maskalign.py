@@ -148,14 +148,10 @@ class MaskAlign(System):
 
         The class token leads both, where student and teacher have one.
         """
-        student: Any = self.encoder
-        seen, kept = mask.keep(tokens), mask.keep(features)
-        lead = min(student.prefix, 0 if kept.prefix is None else 1)
-        x_BKD, bias = student.begin(student.embed(seen.values), seen.position, seen.valid)
-        layers = []
-        for block in student.blocks:
-            x_BKD = block(x_BKD, attn_mask=bias)
-            layers.append(torch.cat([x_BKD[:, :lead], x_BKD[:, student.prefix :]], dim=1))
+        kept, r = mask.keep(features), self.encoder.prefix
+        lead = min(r, 0 if kept.prefix is None else 1)
+        _, *states = functional.encode_states(self.encoder, mask.keep(tokens))
+        layers = [torch.cat([x_BKD[:, :lead], x_BKD[:, r:]], dim=1) for x_BKD in states]
         wanted, position, valid = kept.values, kept.position, kept.valid
         if lead:
             assert kept.prefix is not None
