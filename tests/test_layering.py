@@ -138,6 +138,7 @@ def test_files_stay_short() -> None:
         f"packages/{name}/src/polymask_{name}/plugin.py": declarations
         for name in ("audio", "language", "vision")
     }
+    excused["packages/vision/src/polymask_vision/presets.py"] = "one preset after another"
     long = {
         str(path.relative_to(ROOT)): lines
         for package in PACKAGES
