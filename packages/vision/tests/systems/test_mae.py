@@ -490,6 +490,11 @@ def test_gradient_reaches_every_encoder_block_by_the_weights_of_the_decoder() ->
     assert all(p.grad.any() for p in system.encoder.blocks[0].mlp.parameters())
     assert not any(p.grad.any() for p in last.parameters())
     assert system.decoder.weights.grad.any(dim=0).all()
+    other = make(decoder="cross", weigh_layers=True)
+    with torch.no_grad():
+        other.decoder.weights[:, :2] = 0
+    other(batch, STEP)["reconstruction"].backward()
+    assert all(p.grad.any() for p in other.encoder.blocks[0].mlp.parameters())  # through the last block
 
 
 def test_options_of_the_cross_decoder_need_it() -> None:
