@@ -105,7 +105,8 @@ def test_only_a_length_that_all_have_is_told_as_a_fact(tmp_path: Path) -> None:
     ramp(tmp_path / "long.wav", 1.0)
     ramp(tmp_path / "short.wav", 0.2)
     ragged = open_data(f"audio/folder:{tmp_path}", test=0, seconds=0.5)
-    assert ragged.provides == {"rate": 16000, "samples": 2, "seconds": None}
+    prepared = {"rate": 16000, "seconds": 0.5, "pad": False}
+    assert ragged.provides == {"rate": 16000, "samples": 2, "seconds": None, "preparation": prepared}
     assert ragged.lengths("train").tolist() == [8000, 3200]  # type: ignore[attr-defined]
     padded = open_data(f"audio/folder:{tmp_path}", test=0, seconds=0.5, pad=True)
     assert padded.provides["seconds"] == 0.5

@@ -77,14 +77,8 @@ def test_a_limit_is_evenly_spaced() -> None:
 
 def test_facts_for_the_parts_that_follow() -> None:
     data = dataset(Numbers(3))
-    assert data.provides == {
-        "size": (4, 4),
-        "channels": 1,
-        "mean": (0.0,),
-        "std": (1 / 255,),
-        "samples": 3,
-        "range": (0, 255),
-    }
+    prepared = {"size": (4, 4), "channels": 1, "mean": (0.0,), "std": (1 / 255,), "range": (0, 255)}
+    assert data.provides == {**prepared, "samples": 3, "preparation": prepared}
     assert data.key == "image"
     assert data.labels("train") is None
     assert data.classes is None

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask.errors import UserError
 from polymask.mask import Mask
@@ -68,6 +68,8 @@ def some_hidden(mask: Mask, share: float, batch: Batch, step: Step, stream: int)
         step: the source of chance.
         stream: separates this draw from others of the step.
     """
+    if share == 1:
+        return mask
     n, hidden = mask.sites, mask.hidden
     keys = unique_keys(step.bits(sample_ids(batch), n, stream)).masked_fill(~hidden, -1)
     count = share_of(share, hidden.sum(dim=1)).clamp(min=1)
@@ -145,6 +147,12 @@ def layers(encoder: Encoder, tokens: Tokens) -> list[Tensor]:
         return found
     *first, last = encode_states(encoder, tokens)[1:]
     return [*first, own.norm(last)]
+
+
+def unused_parameters(system: nn.Module, part: nn.Module, why: str) -> dict[str, str]:
+    """The parameters of a part that no gradient reaches, by name in the system, for its ``unused``."""
+    own = {id(parameter) for parameter in part.parameters()}
+    return {name: why for name, parameter in system.named_parameters() if id(parameter) in own}
 
 
 def depth(encoder: Encoder) -> int:

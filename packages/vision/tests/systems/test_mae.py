@@ -147,9 +147,9 @@ def test_loss_is_the_mean_over_removed_patches_alone(patch_norm: bool) -> None:
 def test_loss_is_zero_for_the_target_and_nearly_one_for_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     system, batch = make(), images()
     target = system.target(batch, system.tokenizer(batch))
-    monkeypatch.setattr(system, "predict", lambda tokens, mask: mask.invert().keep(target))
+    monkeypatch.setattr(system, "predict", lambda tokens, mask, asked: mask.invert().keep(target))
     assert system(batch, STEP)["reconstruction"] == 0
-    monkeypatch.setattr(system, "predict", lambda tokens, mask: mask.invert().keep(0 * target))
+    monkeypatch.setattr(system, "predict", lambda tokens, mask, asked: mask.invert().keep(0 * target))
     assert system(batch, STEP)["reconstruction"].item() == pytest.approx(47 / 48, abs=1e-3)
 
 

@@ -61,4 +61,6 @@ def neighbours(run: Run, side: int) -> Neighbours | None:
 
 
 def _picture(run: Run, sample: dict[str, Tensor], side: int) -> list[Pixels]:
-    return views.pictures_of(run.data, views.batch_of([sample], [0]), side)
+    """One picture; of a clip that in its middle."""
+    drawn = views.pictures_of(run.data, views.batch_of([sample], [0]), side)
+    return [picture[len(picture) // 2] if picture.ndim == 4 else picture for picture in drawn]

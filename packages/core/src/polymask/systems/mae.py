@@ -24,8 +24,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
-from polymask.decoders import CrossDecoder, LightDecoder
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
+from polymask.decoders import decoder_of
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Share, Whole
 
@@ -76,44 +76,27 @@ class MAE(System):
         self.masking, self.objective, self.score = masking, objective, score
         self.decode_share, self.weigh_layers = decode_share, weigh_layers
         size = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
-        if decoder == "self":
-            if decode_share < 1 or weigh_layers:
-                raise UserError(
-                    f"decode_share {decode_share:g} and weigh_layers {weigh_layers} are for --decoder cross: "
-                    "decoder self predicts all hidden tokens, from the encoder's output"
-                )
-            self.decoder: Any = LightDecoder.behind(encoder, tokenizer, target.dim, **size)
-            return
-        if not decode_share:
-            raise UserError("decode_share 0 predicts nothing: give a share above 0, 1 for all hidden tokens")
+        self.decoder: Any = decoder_of(
+            decoder, encoder, tokenizer, target.dim, share=decode_share, weigh=weigh_layers, **size
+        )
         if weigh_layers:
             known: Any = encoder
-            if not hasattr(known, "begin"):
-                raise UserError(
-                    f"weigh_layers sums the outputs of the encoder's blocks, and {type(encoder).__name__} "
-                    "does not show them: use a plain Transformer, or leave weigh_layers out"
-                )
-            size["states"] = 1 + len(known.blocks)
-            norm = {id(parameter) for parameter in known.norm.parameters()}
             why = "the decoder reads what goes into the encoder's last norm"
-            self.unused = {name: why for name, p in self.named_parameters() if id(p) in norm}
-        self.decoder = CrossDecoder.behind(encoder, tokenizer, target.dim, **size)
+            self.unused = functional.unused_parameters(self, known.norm, why)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
-        asked = mask
-        if self.decode_share < 1:
-            asked = functional.some_hidden(mask, self.decode_share, batch, step, DECODED)
+        asked = functional.some_hidden(mask, self.decode_share, batch, step, DECODED)
         hidden = asked.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
         prediction_BMT = self.predict(tokens, mask, asked)
         return {"reconstruction": functional.masked_loss(self.objective, prediction_BMT, hidden)}
 
     def predict(self, tokens: Tokens, mask: Mask, asked: Mask | None = None) -> Tensor:
         """Predictions ``[B, M, T]`` at the hidden tokens, or at some of them, from the visible ones."""
-        seen = mask.keep(tokens)
         encode = functional.encode_states if self.weigh_layers else functional.encode_tokens
-        prediction_BMT: Tensor = self.decoder(encode(self.encoder, seen), mask, tokens.position, asked)
+        encoded: Any = encode(self.encoder, mask.keep(tokens))
+        prediction_BMT: Tensor = self.decoder(encoded, mask, tokens.position, asked)
         return prediction_BMT
 
     @torch.no_grad()

@@ -107,9 +107,8 @@ class MaskAlign(System):
             )
         self.weights, self.loss_scale = weights, loss_scale
         self.alignment = DynamicAlignment(depth, layers, encoder.dim, target.dim // len(layers), fusion, head)
-        behind = {id(parameter) for parameter in student.norm.parameters()}
         why = "layers are matched before the norm behind the last block"
-        self.unused = {name: why for name, parameter in self.named_parameters() if id(parameter) in behind}
+        self.unused = functional.unused_parameters(self, student.norm, why)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)

@@ -1,0 +1,7 @@
+"""Decoders: what predicts hidden tokens from the encoding of visible ones."""
+
+from polymask.decoders.convolutional import ConvDecoder
+from polymask.decoders.cross import CrossDecoder, decoder_of
+from polymask.decoders.light import LatentPredictor, LightDecoder, real_tokens
+
+__all__ = ["ConvDecoder", "CrossDecoder", "LatentPredictor", "LightDecoder", "decoder_of", "real_tokens"]

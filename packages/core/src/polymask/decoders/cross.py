@@ -1,0 +1,137 @@
+"""Hidden tokens that attend to the encoding of visible ones, and not to one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polymask.blocks import CrossBlock, initialise
+from polymask.decoders.light import Decoder, LightDecoder, check_size, real_tokens
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.positions import SinCos
+from polymask.protocols import Encoder, Tokenizer
+from polymask.tokens import Tokens
+
+
+class CrossDecoder(Decoder):
+    """The decoder of CrossMAE (Fu et al. 2024, arXiv 2401.14391): asked sites attend to the encoding alone.
+
+    They do not attend to one another, so that an answer does not depend on which others are asked for, and
+    any share of the hidden sites may be decoded.
+
+    Args:
+        in_dim: width of the encoder's output.
+        out_dim: width of the prediction.
+        prefix: tokens of no place that lead the encoder's output; they are attended to as well.
+        grid: lengths of the token axes, or None for free coordinates.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
+        states: of the encoder that are given, 1 for its output. Of several, each block attends to a learned
+            sum of its own, normalised.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        prefix: int,
+        grid: tuple[int, ...] | None,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        states: int = 1,
+    ) -> None:
+        super().__init__()
+        check_size(dim, depth, heads)
+        self.prefix = prefix
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        self.positions = SinCos(dim, grid)
+        self.blocks = nn.ModuleList(CrossBlock(dim, heads, in_dim, mlp_ratio) for _ in range(depth))
+        self.weights = nn.Parameter(torch.empty(depth, states)) if states > 1 else None
+        count = depth if states > 1 else 0
+        self.state_norms = nn.ModuleList(nn.LayerNorm(in_dim, eps=1e-6) for _ in range(count))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, out_dim)
+        nn.init.normal_(self.mask_token, std=0.02)
+        if self.weights is not None:
+            nn.init.normal_(self.weights, std=states**-0.5)
+        initialise(self)
+
+    def forward(
+        self, encoded: Tensor | list[Tensor], mask: Mask, position: Tensor, at: Mask | None = None
+    ) -> Tensor:
+        """Predict at hidden sites, or at others.
+
+        Args:
+            encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens, or so many states of it.
+            mask: which of the N sites are hidden.
+            position: ``[B, N, P]`` of all sites.
+            at: the sites to answer at are the hidden ones of this mask; ``mask`` by default.
+
+        Returns:
+            ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
+            these are, M is the largest number and shorter rows end in padding.
+        """
+        memory = [encoded] * len(self.blocks) if isinstance(encoded, Tensor) else self._sums(encoded)
+        x = self.mask_token.to(memory[0].dtype)
+        places = self.positions(position).to(x.dtype).expand(*mask.hidden.shape, -1)
+        x = x + (mask if at is None else at).invert().keep(Tokens(places, position)).values
+        real = None
+        if mask.visible is None:
+            seen = mask.keep(Tokens(position, position))
+            real = F.pad(real_tokens(seen), (self.prefix, 0), value=True)[:, None, None, :]
+        for block, context in zip(self.blocks, memory, strict=True):
+            x = block(x, context, real)
+        prediction: Tensor = self.head(self.norm(x))
+        return prediction
+
+    def _sums(self, states: list[Tensor]) -> list[Tensor]:
+        """What each block attends to."""
+        stacked, weights = torch.stack(states, dim=-1), self.weights
+        assert weights is not None
+        return [
+            norm(stacked @ row) for norm, row in zip(self.state_norms, weights.to(stacked.dtype), strict=True)
+        ]
+
+
+def decoder_of(
+    kind: str, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, *, share: float, weigh: bool, **size: int
+) -> LightDecoder | CrossDecoder:
+    """The decoder of MAE, ``"self"``, or that of CrossMAE, ``"cross"``.
+
+    Args:
+        kind: which.
+        encoder: whose output is decoded.
+        tokenizer: of the encoder.
+        out_dim: width of the prediction.
+        share: of the hidden tokens that are asked for at a time; all with ``"self"``.
+        weigh: with ``"cross"``, read the outputs of all blocks of the encoder.
+        size: ``dim``, ``depth`` and ``heads``.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    if kind == "self":
+        if share < 1 or weigh:
+            raise UserError(
+                f"decode_share {share:g} and weigh_layers {weigh} are for --decoder cross: decoder self "
+                "predicts all hidden tokens, from the encoder's output"
+            )
+        return LightDecoder.behind(encoder, tokenizer, out_dim, **size)
+    if not share:
+        raise UserError("decode_share 0 predicts nothing: give a share above 0, 1 for all hidden tokens")
+    blocks: Any = getattr(encoder, "blocks", None) if hasattr(encoder, "begin") else None
+    if weigh and blocks is None:
+        raise UserError(
+            f"weigh_layers sums the outputs of the encoder's blocks, and {type(encoder).__name__} does not "
+            "show them: use a plain Transformer, or leave weigh_layers out"
+        )
+    return CrossDecoder.behind(encoder, tokenizer, out_dim, states=1 + len(blocks) if weigh else 1, **size)

@@ -1,0 +1,152 @@
+"""Light Transformers that predict hidden tokens from the encoding of visible ones."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polymask.blocks import Block, initialise
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.positions import SinCos
+from polymask.protocols import Encoder, Tokenizer
+from polymask.tokens import Tokens
+
+
+class Decoder(nn.Module):
+    """What decoders of Transformer blocks share: how they are made to follow an encoder."""
+
+    @classmethod
+    def behind(cls, encoder: Encoder, tokenizer: Tokenizer, out_dim: int, **size: Any) -> Self:
+        """A decoder of the output of an encoder of a tokenizer's tokens; ``size`` is dim, depth and so on."""
+        grid = tokenizer.provides.get("grid")
+        return cls(in_dim=encoder.out_dim, out_dim=out_dim, prefix=encoder.prefix, grid=grid, **size)
+
+
+class LightDecoder(Decoder):
+    """The decoder of MAE (He et al. 2021): one learned mask token, fixed positions, few blocks.
+
+    The last block asks only for the tokens wanted, hidden ones as a rule, and so does the head:
+    what the others would be there is never used. The result is the same to rounding.
+
+    Args:
+        in_dim: width of the encoder's output.
+        out_dim: width of the prediction.
+        prefix: tokens of no place that lead the encoder's output; they are decoded along.
+        grid: lengths of the token axes, or None for free coordinates.
+        dim: width.
+        depth: blocks.
+        heads: attention heads per block.
+        mlp_ratio: width of the feed-forward layers over ``dim``.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        prefix: int,
+        grid: tuple[int, ...] | None,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        check_size(dim, depth, heads)
+        self.prefix, self.dim = prefix, dim
+        self.embed = nn.Linear(in_dim, dim)
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        self.filled = nn.Identity()  # where hooks find all sites, mask tokens filled in, before positions
+        self.positions = SinCos(dim, grid)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, out_dim)
+        nn.init.normal_(self.mask_token, std=0.02)
+        initialise(self)
+
+    def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
+        """Predict at hidden sites, or at others.
+
+        Args:
+            encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens.
+            mask: which of the N sites are hidden.
+            position: ``[B, N, P]`` of all sites.
+            at: the sites to answer at are the hidden ones of this mask; ``mask`` by default.
+
+        Returns:
+            ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
+            these are, M is the largest number and shorter rows end in padding.
+        """
+        x = self.embed(encoded)
+        lead, seen = x[:, : self.prefix], x[:, self.prefix :]
+        full = self.filled(mask.restore(seen, self.mask_token))
+        x = torch.cat([lead, full + self.positions(position).to(x.dtype)], dim=1)
+        real = None
+        if mask.valid is not None:
+            real = F.pad(mask.valid, (self.prefix, 0), value=True)[:, None, None, :]
+        for block in self.blocks[:-1]:
+            x = block(x, attn_mask=real)
+        wanted = (mask if at is None else at).invert().keep(Tokens(x[:, self.prefix :], position)).values
+        prediction: Tensor = self.head(self.norm(self.blocks[-1](wanted, attn_mask=real, context=x)))
+        return prediction
+
+
+class LatentPredictor(LightDecoder):
+    """The predictor of I-JEPA (Assran et al. 2023): mask tokens at the sites asked for, and at no others.
+
+    Its sequence is the encoding of the visible tokens, then one mask token for each site to answer at, all
+    with fixed positions: what is hidden and not asked for takes no part. Arguments are those of
+    :class:`LightDecoder`.
+    """
+
+    def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
+        """Predict at hidden sites, or at others; as :meth:`LightDecoder.forward`."""
+        return self.answer(self.context(encoded, mask, position), position, mask if at is None else at)
+
+    def context(self, encoded: Tensor, mask: Mask, position: Tensor) -> Tokens:
+        """What all answers are made from: the encoding ``[B, prefix + K, dim]`` with its positions."""
+        seen = mask.keep(self._places(mask, position, encoded.dtype))
+        x = self.embed(encoded)
+        x = torch.cat([x[:, : self.prefix], x[:, self.prefix :] + seen.values], dim=1)
+        valid = None if seen.valid is None else F.pad(seen.valid, (self.prefix, 0), value=True)
+        return Tokens(x, seen.position, valid=valid)
+
+    def answer(self, context: Tokens, position: Tensor, at: Mask) -> Tensor:
+        """Predictions ``[B, M, out_dim]`` at the hidden sites of a mask, from :meth:`context`."""
+        wanted = at.invert().keep(self._places(at, position, context.values.dtype))
+        answers = self.mask_token + wanted.values
+        x, real = torch.cat([context.values, answers], dim=1), None
+        if context.valid is not None or wanted.valid is not None:
+            real = torch.cat([real_tokens(context), real_tokens(wanted)], dim=1)[:, None, None, :]
+        for block in self.blocks[:-1]:
+            x = block(x, attn_mask=real)
+        answers = self.blocks[-1](x[:, -answers.shape[1] :], attn_mask=real, context=x)
+        prediction: Tensor = self.head(self.norm(answers))
+        return prediction
+
+    def _places(self, mask: Mask, position: Tensor, dtype: torch.dtype) -> Tokens:
+        """The embedding of the position of every site."""
+        return Tokens(self.positions(position).to(dtype).expand(*mask.hidden.shape, -1), position)
+
+
+def check_size(dim: int, depth: int, heads: int) -> None:
+    """Refuse a decoder without blocks, or whose width its heads cannot share.
+
+    Raises:
+        UserError: it is one.
+    """
+    if depth < 1:
+        raise UserError(f"the decoder needs at least one block, got depth {depth}")
+    if dim % heads:
+        raise UserError(f"decoder width {dim} is not divisible by {heads} heads")
+
+
+def real_tokens(tokens: Tokens) -> Tensor:
+    """Which tokens are not padding, bool ``[B, K]``."""
+    if tokens.valid is not None:
+        return tokens.valid
+    return torch.ones(tokens.values.shape[:2], dtype=torch.bool, device=tokens.values.device)
