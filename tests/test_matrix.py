@@ -76,7 +76,7 @@ REFUSED = {
     ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
-        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention")
+        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",

@@ -97,8 +97,11 @@ def test_it_is_one_file_that_loads_nothing(run, html):
 
 def test_pictures_are_images_of_equal_width(html):
     pictures = [imread(io.BytesIO(base64.b64decode(picture))) for picture in Reader(html).pictures]
-    assert len(pictures) == 4  # original, visible, predicted, masks
-    assert len({picture.shape for picture in pictures}) == 1
+    assert len(pictures) == 5
+    *others, neighbours, masks = pictures
+    assert len({picture.shape for picture in (*others, masks)}) == 1  # original, visible, predicted, masks
+    height, width = neighbours.shape[:2]
+    assert height / width == pytest.approx(6 / 7, abs=0.01)
 
 
 def test_it_says_what_a_reader_needs(html):

@@ -122,5 +122,5 @@ def test_names_are_escaped_and_comparisons_linked(tmp_path, page):
 
 def test_a_folder_without_runs_is_refused(tmp_path, page):
     (tmp_path / "photos").mkdir()
-    with pytest.raises(UserError, match="is no run folder, and holds no runs"):
+    with pytest.raises(UserError, match="is no run folder, and holds none"):
         page()

@@ -76,7 +76,7 @@ def write_index(folder: str | Path) -> Path:
     folder = Path(folder)
     rows = list(_rows(folder))
     if not rows:
-        raise UserError(f"{folder} is no run folder, and holds no runs: give a folder that pretrain wrote to")
+        raise UserError(f"{folder} is no run folder, and holds none: there is no {CONFIG} in it or below it")
     path = folder / "index.html"
     slots = dict.fromkeys(slot for row in rows for slot in row.parts)
     write_text(
