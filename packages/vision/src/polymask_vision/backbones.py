@@ -25,7 +25,7 @@ from polymask import UserError
 from polymask.export import Exporter, save_json, save_state
 from polymask.imports import WEIGHTS, Importer, Weights
 from polymask.types import Count, Fact
-from polymask_vision.export import timm_config
+from polymask_vision.export import for_timm, timm_config
 from polymask_vision.imports import timm_model
 from polymask_vision.positions import grid_index
 
@@ -242,4 +242,4 @@ class Backbone(nn.Module):
             arguments["img_size"] = list(self.size)
         about = {key: config.get(key) for key in ("first_conv", "classifier", "fixed_input_size")}
         save_json(timm_config(architecture, arguments, about, known), out / "config.json")
-        save_state(self.net.state_dict(), out / WEIGHTS)
+        save_state(for_timm(self.net), out / WEIGHTS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import save_json, save_state
@@ -97,15 +97,22 @@ def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
         "num_heads": [layer.blocks[0].attn.num_heads for layer in swin.layers],
         "window_size": encoder.window,
     }
-    state: State = {}
-    for name, value in swin.state_dict().items():
+    state = for_timm(swin)
+    _timm("swin_base_patch4_window7_224", arguments, state, "head.fc", facts, out)
+
+
+def for_timm(network: nn.Module) -> State:
+    """Weights of a network of timm by the names that it takes from a file without a classifier."""
+    state = network.state_dict()
+    if type(network).__name__ not in ("SwinTransformer", "SwinTransformerV2"):
+        return state
+    renamed: State = {}
+    for name, value in state.items():
         # timm merges patches at the start of a stage, but takes a file without a classifier for one of
         # Swin's authors, who merge at the end of the stage before (the last versions look more closely)
         stage = re.match(r"layers\.(\d+)\.downsample\.", name)
-        if stage:
-            name = name.replace(stage[0], f"layers.{int(stage[1]) - 1}.downsample.")
-        state[name] = value
-    _timm("swin_base_patch4_window7_224", arguments, state, "head.fc", facts, out)
+        renamed[name.replace(stage[0], f"layers.{int(stage[1]) - 1}.downsample.") if stage else name] = value
+    return renamed
 
 
 def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:
