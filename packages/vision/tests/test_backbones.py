@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from torch import Tensor
@@ -199,3 +200,13 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_what_leaves_tokens_out_takes_no_whole_grid() -> None:
     with pytest.raises(UserError, match="whole grid"):
         make("resnet18", "vision/mae")
+
+
+def test_a_file_of_timms_own_names_is_taken_without_its_classifier(tmp_path: Path) -> None:
+    new = make("resnet18").eval()
+    theirs: Any = timm.create_model("resnet18", **KINDS["resnet18"], num_classes=10).eval()
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    report = load_initial(new, tmp_path / "weights.safetensors", facts=OTHER)
+    assert sorted(report.unused) == ["fc.bias", "fc.weight"]
+    x = normalised(pixels(), **OTHER)
+    close(features(new, x), sequence(theirs.forward_features(x)))

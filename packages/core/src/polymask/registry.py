@@ -192,10 +192,13 @@ class Registry:
         return self._pick(kind.removesuffix("s"), kind, self.parts(kind), name)
 
     def locate(self, name: str, kind: str | None = None) -> Part:
-        """As :meth:`find`, over parts of all kinds where none is given."""
+        """As :meth:`find`, over parts of all kinds where none is given; a system before its recipe."""
         if kind is not None:
             return self.find(kind, name)
-        return self._pick("part", "parts", [part for kind in KINDS for part in self.parts(kind)], name)
+        parts = [part for kind in KINDS for part in self.parts(kind)]
+        systems = {part.full_name for part in parts if part.kind == "systems"}
+        parts = [part for part in parts if part.kind != "recipes" or part.full_name not in systems]
+        return self._pick("part", "parts", parts, name)
 
     def within(self, modality: str) -> Registry:
         """The same registry, in which a short name means the part that fits a modality.

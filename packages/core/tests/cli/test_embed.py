@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,9 @@ def test_an_export_embeds_data_that_is_given(polymask, trained):
     assert polymask("embed", "encoder", *given, "a.npz").status == 0
     assert polymask("embed", trained, *given, "b.npz").status == 0
     assert np.array_equal(np.load("a.npz")["embedding"], np.load("b.npz")["embedding"])
+    Path("other").mkdir()
+    Path("other/config.json").write_text("{}")
+    assert "is a model for another library" in polymask("embed", "other", "-o", "c.npz").err
     missing = polymask("embed", "encoder", "-o", "c.npz")
     assert missing.status == 2 and "give the data to embed" in missing.err
 

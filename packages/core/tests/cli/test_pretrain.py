@@ -52,6 +52,13 @@ def test_default_folders_are_numbered(polymask):
     assert sorted(p.name for p in Path("runs").iterdir()) == ["mean-shapes-1", "mean-shapes-2"]
 
 
+def test_a_default_folder_is_reserved_and_given_back_where_nothing_was_trained(polymask):
+    refused = polymask(*BARE, "--data", "toy/shapes:nothing")
+    assert refused.status == 2 and not list(Path("runs").iterdir())
+    Path("runs/mean-shapes-1").mkdir()  # of a process that has just begun
+    assert polymask(*BARE).status == 0 and Path("runs/mean-shapes-2/config.yaml").exists()
+
+
 def test_later_layers_count_more(polymask):
     """Constructor < declared defaults < preset < --config < command line, one option each."""
     Path("more.yaml").write_text("encoder: {act: tanh}\nmasking.ratio: 0.25\nsteps: 3\n")

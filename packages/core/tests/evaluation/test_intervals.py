@@ -125,3 +125,8 @@ def test_the_share_is_within_its_interval_however_it_is_rounded(share):
     for n in range(1, 200):
         found = accuracy_interval(torch.full((1, n), share))
         assert 0 <= found.low <= found.mean == share <= found.high <= 1
+
+
+def test_a_difference_of_shares_is_between_minus_one_and_one():
+    found = difference_interval(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+    assert (found.low, found.high) == (-1, 1)

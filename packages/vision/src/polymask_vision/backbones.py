@@ -70,8 +70,13 @@ class Backbone(nn.Module):
         try:
             self.net: Any = self._create(timm.create_model, model)
         except Exception as error:  # timm raises all kinds of errors
+            given = (
+                f" with arguments {dict(arguments)}; --encoder.arguments null leaves these out"
+                if arguments
+                else ""
+            )
             raise UserError(
-                f"timm cannot build {model!r} for {self.size[0]} x {self.size[1]} pixels: {error}"
+                f"timm cannot build {model!r} for {self.size[0]} x {self.size[1]} pixels{given}: {error}"
             ) from error
         # from the values that the data has to those that the weights know
         self.register_buffer("scale", torch.ones(channels))
@@ -200,6 +205,10 @@ class Backbone(nn.Module):
     def adapt(self, weights: Weights, facts: Facts) -> Weights:
         """Weights of a backbone for data of another normalisation."""
         state, theirs, changes = dict(weights.state), dict(weights.facts), list(weights.changes)
+        unused, own = weights.unused, self.net.state_dict().keys()
+        if own <= state.keys():  # a file of timm's own names
+            unused += tuple(name for name in state if name not in own)
+            state = {f"net.{name}": state[name] for name in own}
         state = {"scale": torch.ones(self.channels), "shift": torch.zeros(self.channels)} | state
         known = all(name in each for name in ("mean", "std") for each in (theirs, facts))
         if known and len(theirs["mean"]) == self.channels:
@@ -211,7 +220,7 @@ class Backbone(nn.Module):
                 changes.append("normalisation: the data's is converted to that of the model")
             state |= {"scale": state["scale"] * a, "shift": state["scale"] * b + state["shift"]}
         rest = {name: value for name, value in theirs.items() if name not in ("mean", "std")}
-        return Weights(state, weights.options, rest, weights.unused, tuple(changes))
+        return Weights(state, weights.options, rest, unused, tuple(changes))
 
     def _from_timm(self, name: str, facts: Facts) -> Weights:
         # timm itself fits positions and the first convolution to the size and the channels of the data

@@ -121,9 +121,10 @@ def decoder_of(
     """
     if kind == "self":
         if share < 1 or weigh:
+            asked = " and ".join(["decode_share"] * (share < 1) + ["weigh_layers"] * weigh)
             raise UserError(
-                f"decode_share {share:g} and weigh_layers {weigh} are for --decoder cross: decoder self "
-                "predicts all hidden tokens, from the encoder's output"
+                f"{asked} needs --decoder cross: decoder self predicts all hidden tokens, from the encoder's "
+                "output"
             )
         return LightDecoder.behind(encoder, tokenizer, out_dim, **size)
     if not share:

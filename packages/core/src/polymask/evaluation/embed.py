@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from polymask.config import CONFIG
 from polymask.data import Dataset, Samples, Split, SplitName
 from polymask.data.reading import exhausted
 from polymask.errors import UserError
@@ -98,7 +99,15 @@ def opened(source: Run | Features | str | Path) -> Run | Features:
     """A run, or an exported encoder, of the folder that holds either."""
     if not isinstance(source, str | Path):
         return source
-    return load(source) if (Path(source) / DESCRIPTION).is_file() else Run.open(source)
+    folder = Path(source)
+    if (folder / DESCRIPTION).is_file():
+        return load(folder)
+    if (folder / "config.json").is_file() and not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{folder} is a model for another library: give the folder of a run, or of "
+            "`polymask export --format safetensors`"
+        )
+    return Run.open(folder)
 
 
 def _samples(data: Dataset, name: SplitName, may_lack: bool) -> Samples | None:

@@ -79,7 +79,7 @@ def difference_interval(first: Tensor, second: Tensor, comparisons: int = 1) -> 
         comparisons: how many are made side by side; their intervals hold together (Bonferroni).
     """
     mean, error, half = paired(first.double() - second.double(), comparisons)
-    return Interval(float(mean), float(error), float(mean - half), float(mean + half))
+    return Interval(float(mean), float(error), max(float(mean - half), -1.0), min(float(mean + half), 1.0))
 
 
 def paired(difference: Tensor, comparisons: int = 1) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from polymask.cli.terminal import say, warn_broken
 from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConfig, Source, resolve_system
 from polymask.config.layers import COMMAND, TRAINING
 from polymask.errors import UserError
+from polymask.files import writing
 from polymask.registry import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -51,7 +54,14 @@ def run(argv: list[str]) -> int:
         return 0
     require_data(resolved, registry)
     config = RunConfig.of(resolved)
-    return _train(config, Path(folder or default_folder(config)), resume is not None, report)
+    if folder:
+        return _train(config, Path(folder), resume is not None, report)
+    own = default_folder(config)
+    try:
+        return _train(config, own, False, report)
+    finally:
+        with contextlib.suppress(OSError):
+            own.rmdir()  # which only an empty one allows: nothing was trained
 
 
 def sources_of(command: Command, file: str | Path | None, resume: bool = False) -> list[Source]:
@@ -75,7 +85,7 @@ def require_data(resolved: Resolved, registry: Registry) -> PartConfig:
 
 
 def default_folder(config: RunConfig) -> Path:
-    """``runs/<system>-<data>-<n>``, the first n that is free.
+    """``runs/<system>-<data>-<n>``, made with the first n that is free, so that it is nobody else's.
 
     Raises:
         UserError: several processes were started, which would not agree on n.
@@ -86,9 +96,11 @@ def default_folder(config: RunConfig) -> Path:
         raise UserError("several processes need to agree on a folder: give --out DIR")
     assert config.data is not None
     names = [name.rpartition("/")[2] for name in (config.system.name, config.data.name)]
-    n = 1
-    while (folder := Path("runs", f"{'-'.join(names)}-{n}")).exists():
-        n += 1
+    for n in itertools.count(1):
+        folder = Path("runs", f"{'-'.join(names)}-{n}")
+        with writing(folder), contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
     return folder
 
 
