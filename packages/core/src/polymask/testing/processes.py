@@ -76,7 +76,8 @@ def _main(folder: str, rank: int) -> None:
     model = DistributedDataParallel(system, find_unused_parameters=True)
     torch.save(buffers_after(system, own, model), Path(folder, f"{rank}.pt"))
     dist.barrier()  # who leaves first resets connections that others may still read from
-    dist.destroy_process_group()
+    # without destructors: torch's, of DDP, may wait for a thread of gloo that waits for the interpreter
+    os._exit(0)
 
 
 if __name__ == "__main__":
