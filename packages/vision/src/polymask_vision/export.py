@@ -106,13 +106,10 @@ def for_timm(network: nn.Module) -> State:
     state = network.state_dict()
     if type(network).__name__ not in ("SwinTransformer", "SwinTransformerV2"):
         return state
-    renamed: State = {}
-    for name, value in state.items():
-        # timm merges patches at the start of a stage, but takes a file without a classifier for one of
-        # Swin's authors, who merge at the end of the stage before (the last versions look more closely)
-        stage = re.match(r"layers\.(\d+)\.downsample\.", name)
-        renamed[name.replace(stage[0], f"layers.{int(stage[1]) - 1}.downsample.") if stage else name] = value
-    return renamed
+    # timm merges patches at the start of a stage, but takes a file without a classifier for one of Swin's
+    # authors, who merge at the end of the stage before (the last versions look more closely)
+    merge = re.compile(r"^layers\.(\d+)\.downsample\.")
+    return {merge.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample.", name): x for name, x in state.items()}
 
 
 def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:
@@ -257,13 +254,12 @@ def _timm(
 def timm_config(architecture: str, arguments: Facts, about: Facts, facts: Facts) -> dict[str, Any]:
     """``config.json`` of a folder that timm loads: ``about`` is what its ``pretrained_cfg`` says besides."""
     (mean, std), channels = _statistics(facts), facts["channels"]
-    pretrained = {"input_size": [channels, *facts["size"]], "mean": mean, "std": std, "num_classes": 0}
     config = {
         "architecture": architecture,
         "num_classes": 0,
         "model_args": {"in_chans": channels, **arguments},
         "pretrained_cfg": {
-            **pretrained,
+            **{"input_size": [channels, *facts["size"]], "mean": mean, "std": std, "num_classes": 0},
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "pool_size": None,
