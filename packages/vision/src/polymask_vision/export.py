@@ -97,8 +97,7 @@ def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
         "num_heads": [layer.blocks[0].attn.num_heads for layer in swin.layers],
         "window_size": encoder.window,
     }
-    state = for_timm(swin)
-    _timm("swin_base_patch4_window7_224", arguments, state, "head.fc", facts, out)
+    _timm("swin_base_patch4_window7_224", arguments, for_timm(swin), "head.fc", facts, out)
 
 
 def for_timm(network: nn.Module) -> State:
@@ -108,8 +107,8 @@ def for_timm(network: nn.Module) -> State:
         return state
     # timm merges patches at the start of a stage, but takes a file without a classifier for one of Swin's
     # authors, who merge at the end of the stage before (the last versions look more closely)
-    merge = re.compile(r"^layers\.(\d+)\.downsample\.")
-    return {merge.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample.", name): x for name, x in state.items()}
+    merge = re.compile(r"^layers\.(\d+)(?=\.downsample\.)")
+    return {merge.sub(lambda m: f"layers.{int(m[1]) - 1}", name): x for name, x in state.items()}
 
 
 def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:
@@ -259,7 +258,10 @@ def timm_config(architecture: str, arguments: Facts, about: Facts, facts: Facts)
         "num_classes": 0,
         "model_args": {"in_chans": channels, **arguments},
         "pretrained_cfg": {
-            **{"input_size": [channels, *facts["size"]], "mean": mean, "std": std, "num_classes": 0},
+            "input_size": [channels, *facts["size"]],
+            "mean": mean,
+            "std": std,
+            "num_classes": 0,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "pool_size": None,
@@ -280,9 +282,6 @@ def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path)
         "patch_size": facts["patch_size"],
         "num_channels": facts["channels"],
         "qkv_bias": True,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
     }
     preprocessing = {
         "image_processor_type": "ViTImageProcessor",
