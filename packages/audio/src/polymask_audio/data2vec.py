@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.blocks import Convolutions, PostNorm, initialise
 from polymask.types import Count, Fact, Positive, Share, Whole
-from polymask_audio.encoders import Transformer
+from polymask_audio.encoders import Transformer, passed_over
 
 
 class _PostNormBlock(PostNorm, Block):  # type: ignore[misc]
@@ -139,11 +139,7 @@ class Data2VecTransformer(nn.Module):
         attend = self._bias(place, valid).to(x.dtype)
         states = []
         for block in self.blocks:
-            out = block(x, attn_mask=attend)
-            if self.training and self.layer_drop:
-                # a choice and no branch: nobody waits for the device, and every weight has a gradient
-                out = torch.where(torch.rand((), device=x.device) < self.layer_drop, x, out)
-            x = out
+            x = passed_over(x, block(x, attn_mask=attend), self.layer_drop if self.training else 0.0)
             states.append(x)
         return states or [x]
 

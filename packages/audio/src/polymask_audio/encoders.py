@@ -194,14 +194,19 @@ class Transformer(nn.Module):
         states = []
         for layer in transformer.layers:
             out, _ = layer(x, attend)
-            if self.training and self.layer_drop:
-                # a choice and no branch: nobody waits for the device, and every weight has a gradient
-                out = torch.where(torch.rand((), device=x.device) < self.layer_drop, x, out)
-            x = out
+            x = passed_over(x, out, self.layer_drop if self.training else 0.0)
             states.append(x)
         if not transformer.layer_norm_first:
             states[-1] = transformer.layer_norm(x)
         return states
+
+
+def passed_over(x: Tensor, out: Tensor, rate: float) -> Tensor:
+    """What a block makes of ``x``; with a probability of ``rate``, for the whole batch, ``x`` as it is."""
+    if not rate:
+        return out
+    # a choice and no branch: nobody waits for the device, and every weight has a gradient
+    return torch.where(torch.rand((), device=x.device) < rate, x, out)
 
 
 class ViT(nn.Module):
@@ -274,17 +279,11 @@ class ViT(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
         """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
-        return self.layers(x, position, valid)[-1]
-
-    def layers(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-        """The output of every block, ``[B, prefix + K, dim]``; the last, normed, is that of ``forward``."""
         x, attend = self.begin(x, position, valid)
-        states = []
         for block in self.blocks:
             x = block(x, attn_mask=attend)
-            states.append(x)
-        states[-1] = self.norm(x)
-        return states
+        encoded: Tensor = self.norm(x)
+        return encoded
 
     def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the first block gets, ``[B, prefix + K, dim]``, and where attention may go."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchaudio.functional import compute_deltas, resample
 from torchaudio.transforms import MelSpectrogram
 
-from polymask import UserError
+from polymask import UserError, functional
 from polymask.data import length_key, valid_of
 from polymask.teachers import Frozen
 from polymask_audio.windows import energies, standardised, transform_size
@@ -156,7 +156,7 @@ class Layers(Features):
             )
         if encoder.downsample > 1:
             raise UserError(f"the encoder of the run {folder} gives one output for several tokens")
-        depth = getattr(encoder, "depth", 0)
+        depth = functional.depth(encoder) if list(layers) != [None] else 0
         _confirm_layers(layers, depth, f"{type(encoder).__name__} of the run {folder}")
         super().__init__(encoder.out_dim, rate / tokenizer.hop, getattr(tokenizer, "bands", 1))
         self.tokenizer, self.encoder, self.layers = tokenizer, Frozen(encoder), list(layers)
@@ -166,11 +166,10 @@ class Layers(Features):
         tokenizer: Any = self.tokenizer
         encoder: Any = self.encoder.module
         tokens = tokenizer(batch)
-        x = encoder.embed(tokens.values)
         if self.layers == [None]:
-            states: list[Tensor] = [encoder(x, tokens.position, tokens.valid)]
+            states = [functional.encode_tokens(encoder, tokens)]
         else:
-            states = encoder.layers(x, tokens.position, tokens.valid)
+            states = functional.layers(encoder, tokens)
             states = [states[-1 if layer is None else layer - 1] for layer in self.layers]
         counts = None if tokens.valid is None else tokens.valid.sum(1)
         return [state[:, encoder.prefix :] for state in states], counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,6 +148,12 @@ def layers(encoder: Encoder, tokens: Tokens) -> list[Tensor]:
         return found
     *first, last = encode_states(encoder, tokens)[1:]
     return [*first, own.norm(last)]
+
+
+def as_tokens(encoder: Encoder, x: Tensor, tokens: Tokens) -> Tokens:
+    """What a block of an encoder gave, ``[B, prefix + N, D]``, at the places of the tokens it was given."""
+    r = encoder.prefix
+    return replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
 
 
 def unused_parameters(system: nn.Module, part: nn.Module, why: str) -> dict[str, str]:

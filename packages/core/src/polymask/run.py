@@ -65,7 +65,7 @@ class Run:
         self.initial: Initial | None = None
         if config is None:
             self.initial = self._begin(system, {} if self._data is None else facts_of(self._data))
-        self._built = None if config else copy.deepcopy(system)
+        self._before = None if config else copy.deepcopy(system)
 
     @classmethod
     def create(cls, config: RunConfig, folder: str | Path, *, data: Dataset | None = None) -> Run:
@@ -166,7 +166,7 @@ class Run:
             UserError: they cannot be loaded any more, or have changed since.
         """
         if self.config is None:
-            return copy.deepcopy(self._built).eval()  # type: ignore[union-attr]
+            return copy.deepcopy(self._before).eval()  # type: ignore[union-attr]
         system = _built(self.config, self.facts, self.folder).eval()
         self._begin(system, self.facts, again=True)
         return system

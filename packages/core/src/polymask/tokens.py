@@ -33,6 +33,13 @@ class Tokens:
         """``(B, N)``."""
         return self.values.shape[0], self.values.shape[1]
 
+    @property
+    def real(self) -> Tensor:
+        """Which tokens are no padding, bool ``[B, N]``."""
+        if self.valid is not None:
+            return self.valid
+        return torch.ones(self.shape, dtype=torch.bool, device=self.values.device)
+
     def pool(self, how: str = "mean") -> Tensor:
         """One vector per sample, ``[B, D]``.
 

@@ -26,7 +26,7 @@ from polymask.export import Exporter, save_json, save_state
 from polymask.imports import WEIGHTS, Importer, Weights
 from polymask.types import Count, Fact
 from polymask_vision.export import for_timm, timm_config
-from polymask_vision.imports import timm_model
+from polymask_vision.imports import rest_of, timm_model
 from polymask_vision.positions import grid_index
 
 Facts = Mapping[str, Any]
@@ -219,8 +219,7 @@ class Backbone(nn.Module):
             if not torch.allclose(a, torch.ones_like(a)) or not torch.allclose(b, torch.zeros_like(b)):
                 changes.append("normalisation: the data's is converted to that of the model")
             state |= {"scale": state["scale"] * a, "shift": state["scale"] * b + state["shift"]}
-        rest = {name: value for name, value in theirs.items() if name not in ("mean", "std")}
-        return Weights(state, weights.options, rest, unused, tuple(changes))
+        return Weights(state, weights.options, rest_of(theirs), unused, tuple(changes))
 
     def _from_timm(self, name: str, facts: Facts) -> Weights:
         # timm itself fits positions and the first convolution to the size and the channels of the data

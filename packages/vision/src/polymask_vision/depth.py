@@ -29,10 +29,9 @@ def lines_by_depth(encoder: Encoder, tokens: Tokens) -> dict[str, Tensor]:
     own: Any = encoder
     if not hasattr(own, "begin"):
         return {}
-    r, valid = own.prefix, tokens.valid
-    real = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.values.device) if valid is None else valid
+    r, real = own.prefix, tokens.real
     distance_BNN = torch.cdist(tokens.position.float(), tokens.position.float())
-    x, bias = own.begin(own.embed(tokens.values), tokens.position, valid)
+    x, bias = own.begin(own.embed(tokens.values), tokens.position, tokens.valid)
     spans, ranks = [float("nan")], [spread_and_rank(x[:, r:][real])[1]]
     for block in own.blocks:
         paid_BNN = attention_of(block, x, bias).mean(1)[:, r:, r:]

@@ -2,12 +2,11 @@
 
 Both libraries embed a patch by a convolution; its kernel is our embedding's weight, whose inputs are in the
 order of :class:`polymask_vision.tokenizers.Patches` (row, column, channel). What is written is the layout of
-the hub, so neither library is imported to write it.
+the hub, by neither library.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.export import save_json, save_state
 from polymask.imports import WEIGHTS
+from polymask_vision.imports import merged
 
 if TYPE_CHECKING:
     from polymask_vision.encoders import Swin, ViT
@@ -102,13 +102,10 @@ def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
 
 def for_timm(network: nn.Module) -> State:
     """Weights of a network of timm by the names that it takes from a file without a classifier."""
-    state = network.state_dict()
-    if type(network).__name__ not in ("SwinTransformer", "SwinTransformerV2"):
-        return state
+    swin = type(network).__name__ in ("SwinTransformer", "SwinTransformerV2")
     # timm merges patches at the start of a stage, but takes a file without a classifier for one of Swin's
     # authors, who merge at the end of the stage before (the last versions look more closely)
-    merge = re.compile(r"^layers\.(\d+)(?=\.downsample\.)")
-    return {merge.sub(lambda m: f"layers.{int(m[1]) - 1}", name): x for name, x in state.items()}
+    return merged(network.state_dict(), -1) if swin else network.state_dict()
 
 
 def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:

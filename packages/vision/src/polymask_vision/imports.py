@@ -174,7 +174,7 @@ def adapt_vit(encoder: ViT, weights: Weights, facts: Facts) -> Weights:
             changes.append(f"relative positions: interpolated to a grid of {by(encoder.grid)}")
     embed_patches(state, weights, facts, changes)
     own = {name if name.startswith("relative.") else f"vit.{name}": value for name, value in state.items()}
-    return Weights(own, weights.options, _rest(weights.facts), unused, tuple(changes))
+    return Weights(own, weights.options, rest_of(weights.facts), unused, tuple(changes))
 
 
 def adapt_swin(encoder: Swin, weights: Weights, facts: Facts) -> Weights:
@@ -190,13 +190,7 @@ def adapt_swin(encoder: Swin, weights: Weights, facts: Facts) -> Weights:
     if not any(name.startswith("layers.0.downsample") for name in own) and any(
         name.startswith("layers.0.downsample") for name in state
     ):  # some merge patches at the end of a stage, timm at the start of the next
-        shifted = {}
-        for name, value in state.items():
-            stage = re.match(r"layers\.(\d+)\.downsample\.", name)
-            shifted[name.replace(stage[0], f"layers.{int(stage[1]) + 1}.downsample.") if stage else name] = (
-                value
-            )
-        state = shifted
+        state = merged(state, 1)
     for name, value in own.items():
         table = state.get(name)
         if name.endswith("relative_position_bias_table") and table is not None and table.shape != value.shape:
@@ -207,7 +201,7 @@ def adapt_swin(encoder: Swin, weights: Weights, facts: Facts) -> Weights:
     return Weights(
         {f"swin.{name}": value for name, value in state.items()},
         weights.options,
-        _rest(weights.facts),
+        rest_of(weights.facts),
         unused,
         tuple(changes),
     )
@@ -226,6 +220,12 @@ def _renamed(source: Mapping[str, Tensor]) -> tuple[State, tuple[str, ...]]:
         elif not found.endswith(("relative_position_index", "attn_mask")):
             state[found.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma")] = value
     return state, tuple(unused)
+
+
+def merged(state: Mapping[str, Tensor], later: int) -> State:
+    """Weights of a Swin whose patches are merged by a stage so many places later."""
+    merge = re.compile(r"^layers\.(\d+)(?=\.downsample\.)")
+    return {merge.sub(lambda m: f"layers.{int(m[1]) + later}", name): x for name, x in state.items()}
 
 
 def _join_queries(state: State) -> None:
@@ -260,6 +260,6 @@ def _leads(positions: Tensor, weights: Weights, state: State) -> bool:
     return positions.shape[1] != sites if sites else math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]
 
 
-def _rest(facts: Facts) -> dict[str, Any]:
+def rest_of(facts: Facts) -> dict[str, Any]:
     """Facts that nothing was adapted to."""
     return {name: value for name, value in facts.items() if name not in ("mean", "std")}

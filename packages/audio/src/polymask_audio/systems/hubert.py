@@ -86,8 +86,7 @@ class HuBERT(System):
                 "hubert needs a temperature above 0 and weights of 0 or more, one of them above 0; got "
                 f"{temperature}, {masked_weight} and {unmasked_weight}"
             )
-        depth = getattr(encoder, "depth", 0)
-        if layer is not None and not 1 <= layer <= depth:
+        if layer is not None and not 1 <= layer <= (depth := functional.depth(encoder)):
             raise UserError(f"layer {layer}: {type(encoder).__name__} lets read layers 1 to {depth}")
         self.tokenizer, self.target, self.masking = tokenizer, target, masking
         self.encoder: Any = encoder
@@ -146,11 +145,8 @@ class HuBERT(System):
         if layer is None:
             return functional.encode(self.tokenizer, self.encoder, batch)
         tokens = self.tokenizer(batch)
-        states = self.encoder.layers(self.encoder.embed(tokens.values), tokens.position, tokens.valid)
-        x, r = states[layer - 1], self.encoder.prefix
-        return Tokens(
-            x[:, r:], tokens.position, tokens.grid, valid=tokens.valid, prefix=x[:, :r] if r else None
-        )
+        states = functional.layers(self.encoder, tokens)
+        return functional.as_tokens(self.encoder, states[layer - 1], tokens)
 
     @torch.no_grad()
     def preview(self, batch: Batch, step: Step) -> Preview:

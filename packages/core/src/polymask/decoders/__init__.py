@@ -2,6 +2,6 @@
 
 from polymask.decoders.convolutional import ConvDecoder
 from polymask.decoders.cross import CrossDecoder, decoder_of
-from polymask.decoders.light import LatentPredictor, LightDecoder, real_tokens
+from polymask.decoders.light import LatentPredictor, LightDecoder, placed
 
-__all__ = ["ConvDecoder", "CrossDecoder", "LatentPredictor", "LightDecoder", "decoder_of", "real_tokens"]
+__all__ = ["ConvDecoder", "CrossDecoder", "LatentPredictor", "LightDecoder", "decoder_of", "placed"]

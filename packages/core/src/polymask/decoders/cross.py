@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask.blocks import CrossBlock, initialise
-from polymask.decoders.light import Decoder, LightDecoder, check_size, real_tokens
+from polymask.decoders.light import Decoder, LightDecoder, check_size, placed
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.positions import SinCos
@@ -81,13 +81,13 @@ class CrossDecoder(Decoder):
             these are, M is the largest number and shorter rows end in padding.
         """
         memory = [encoded] * len(self.blocks) if isinstance(encoded, Tensor) else self._sums(encoded)
+        wanted = (mask if at is None else at).invert()
         x = self.mask_token.to(memory[0].dtype)
-        places = self.positions(position).to(x.dtype).expand(*mask.hidden.shape, -1)
-        x = x + (mask if at is None else at).invert().keep(Tokens(places, position)).values
+        x = x + wanted.keep(placed(self.positions, mask, position, x.dtype)).values
         real = None
         if mask.visible is None:
             seen = mask.keep(Tokens(position, position))
-            real = F.pad(real_tokens(seen), (self.prefix, 0), value=True)[:, None, None, :]
+            real = F.pad(seen.real, (self.prefix, 0), value=True)[:, None, None, :]
         for block, context in zip(self.blocks, memory, strict=True):
             x = block(x, context, real)
         prediction: Tensor = self.head(self.norm(x))

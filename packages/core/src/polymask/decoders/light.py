@@ -109,7 +109,7 @@ class LatentPredictor(LightDecoder):
 
     def context(self, encoded: Tensor, mask: Mask, position: Tensor) -> Tokens:
         """What all answers are made from: the encoding ``[B, prefix + K, dim]`` with its positions."""
-        seen = mask.keep(self._places(mask, position, encoded.dtype))
+        seen = mask.keep(placed(self.positions, mask, position, encoded.dtype))
         x = self.embed(encoded)
         x = torch.cat([x[:, : self.prefix], x[:, self.prefix :] + seen.values], dim=1)
         valid = None if seen.valid is None else F.pad(seen.valid, (self.prefix, 0), value=True)
@@ -117,20 +117,21 @@ class LatentPredictor(LightDecoder):
 
     def answer(self, context: Tokens, position: Tensor, at: Mask) -> Tensor:
         """Predictions ``[B, M, out_dim]`` at the hidden sites of a mask, from :meth:`context`."""
-        wanted = at.invert().keep(self._places(at, position, context.values.dtype))
+        wanted = at.invert().keep(placed(self.positions, at, position, context.values.dtype))
         answers = self.mask_token + wanted.values
         x, real = torch.cat([context.values, answers], dim=1), None
         if context.valid is not None or wanted.valid is not None:
-            real = torch.cat([real_tokens(context), real_tokens(wanted)], dim=1)[:, None, None, :]
+            real = torch.cat([context.real, wanted.real], dim=1)[:, None, None, :]
         for block in self.blocks[:-1]:
             x = block(x, attn_mask=real)
         answers = self.blocks[-1](x[:, -answers.shape[1] :], attn_mask=real, context=x)
         prediction: Tensor = self.head(self.norm(answers))
         return prediction
 
-    def _places(self, mask: Mask, position: Tensor, dtype: torch.dtype) -> Tokens:
-        """The embedding of the position of every site."""
-        return Tokens(self.positions(position).to(dtype).expand(*mask.hidden.shape, -1), position)
+
+def placed(positions: SinCos, mask: Mask, position: Tensor, dtype: torch.dtype) -> Tokens:
+    """The embedding of the position of every site of a mask, ``[B, N, dim]``."""
+    return Tokens(positions(position).to(dtype).expand(*mask.hidden.shape, -1), position)
 
 
 def check_size(dim: int, depth: int, heads: int) -> None:
@@ -143,10 +144,3 @@ def check_size(dim: int, depth: int, heads: int) -> None:
         raise UserError(f"the decoder needs at least one block, got depth {depth}")
     if dim % heads:
         raise UserError(f"decoder width {dim} is not divisible by {heads} heads")
-
-
-def real_tokens(tokens: Tokens) -> Tensor:
-    """Which tokens are not padding, bool ``[B, K]``."""
-    if tokens.valid is not None:
-        return tokens.valid
-    return torch.ones(tokens.values.shape[:2], dtype=torch.bool, device=tokens.values.device)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from polymask.config import CONFIG
@@ -21,6 +20,7 @@ from polymask.evaluation.features import (
     encoder_tokens,
     evaluating,
     layer_tokens,
+    pooled,
     require_finite,
 )
 from polymask.evaluation.tables import WIDE, table
@@ -29,6 +29,7 @@ from polymask.files import require_writable
 from polymask.imports import DESCRIPTION
 from polymask.protocols import Batch
 from polymask.run import Run
+from polymask.tokens import Tokens
 
 Pool = Literal["mean", "prefix", "tokens"]
 
@@ -82,7 +83,7 @@ def embed(
     names: list[SplitName] = ["train", "test"] if split == "all" else [split]
     parts = {name: samples for name in names if (samples := _samples(data, name, split == "all"))}
     encoding, rows = source.system if isinstance(source, Run) else source, 0
-    read = _reader(encoding, layer)
+    read = _taken(_reader(encoding, layer))
     with to as append, evaluating(encoding), _progress(progress, parts) as advance:
         for name, samples in parts.items():
             about = _About(data, name, samples)
@@ -128,27 +129,30 @@ def _reader(system: Encoding, layer: int | None) -> TokenReader:
     return layers[layer - 1]
 
 
+def _taken(read: TokenReader) -> TokenReader:
+    """The same, where data that the encoder does not take is the user's to mend."""
+
+    def taken(batch: Batch) -> Tokens:
+        try:
+            return read(batch)
+        except (RuntimeError, ValueError, LookupError) as error:
+            if exhausted(error):
+                raise
+            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in batch.items() if key != "id")
+            raise UserError(
+                f"this encoder does not take such data ({shapes}): {error}. Prepare it as what the encoder "
+                "was trained on; other data opened by polymask embed is, unless --data.* says otherwise"
+            ) from error
+
+    return taken
+
+
 def _rows(read: TokenReader, batch: Batch, pool: Pool) -> dict[str, Any]:
     """``id`` and ``embedding`` of the samples of a batch, or of their tokens with ``token``."""
-    try:
-        tokens = read(batch)
-    except (RuntimeError, ValueError, LookupError) as error:
-        if exhausted(error):
-            raise
-        shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in batch.items() if key != "id")
-        raise UserError(
-            f"this encoder does not take such data ({shapes}): {error}. Prepare it as what the encoder was "
-            "trained on; other data opened by polymask embed is, unless --data.* says otherwise"
-        ) from error
     if pool != "tokens":
-        try:
-            return {"id": batch["id"], WIDE: tokens.pool(pool).float().cpu()}
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    real = tokens.valid
-    if real is None:
-        real = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.values.device)
-    sample, place = real.nonzero(as_tuple=True)
+        return {"id": batch["id"], WIDE: pooled(read, pool)(batch).float().cpu()}
+    tokens = read(batch)
+    sample, place = tokens.real.nonzero(as_tuple=True)
     return {
         "id": batch["id"][sample.cpu()],
         "token": place.cpu(),

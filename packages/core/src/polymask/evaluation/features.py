@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,7 +45,7 @@ def encoder_features(system: Encoding, pool: str = "mean") -> Extractor:
         system: the system; use within :func:`evaluating`.
         pool: ``"mean"`` over tokens or ``"prefix"``, the class token.
     """
-    return _pooled(encoder_tokens(system), pool)
+    return pooled(encoder_tokens(system), pool)
 
 
 def layer_features(system: Encoding, pool: str = "mean") -> dict[str, Extractor]:
@@ -55,7 +54,7 @@ def layer_features(system: Encoding, pool: str = "mean") -> dict[str, Extractor]
     Raises:
         UserError: the encoder does not let its blocks be read.
     """
-    return {f"block {k}": _pooled(read, pool) for k, read in enumerate(layer_tokens(system), start=1)}
+    return {f"block {k}": pooled(read, pool) for k, read in enumerate(layer_tokens(system), start=1)}
 
 
 def encoder_tokens(system: Encoding) -> TokenReader:
@@ -82,14 +81,14 @@ def layer_tokens(system: Encoding) -> list[TokenReader]:
             tokens = tokenizer(_moved(batch, system))
             last = batch, tokens, functional.layers(encoder, tokens)
         _, tokens, outputs = last
-        x, r = outputs[layer], encoder.prefix
-        encoded: Tokens = replace(tokens, values=x[:, r:], prefix=x[:, :r] if r else None)
-        return encoded
+        return functional.as_tokens(encoder, outputs[layer], tokens)
 
     return [partial(read, layer=k) for k in range(functional.depth(encoder))]
 
 
-def _pooled(read: TokenReader, pool: str) -> Extractor:
+def pooled(read: TokenReader, pool: str) -> Extractor:
+    """One vector per sample of what is read, see :meth:`polymask.tokens.Tokens.pool`."""
+
     def extract(batch: Batch) -> Tensor:
         try:
             return read(batch).pool(pool)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask.data import evenly
+from polymask.errors import UserError
 from polymask.evaluation.features import encoder_features, extract
 from polymask.report import views
 from polymask.report.drawing import Pixels
@@ -40,8 +41,10 @@ def neighbours(run: Run, side: int) -> Neighbours | None:
     Returns:
         None where there are no held-out samples.
     """
-    train, (held_out, _, called) = run.data.split("train"), views.held_out(run.data)
-    if called != "held-out samples":
+    train = run.data.split("train")
+    try:
+        held_out = run.data.split("test")
+    except UserError:
         return None
     pool, asked = evenly(len(train), POOL), evenly(len(held_out), QUERIES)
     read = {"x": encoder_features(run.system)}

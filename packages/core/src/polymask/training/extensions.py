@@ -37,9 +37,12 @@ def loggers_of(options: TrainOptions, folder: Path) -> list[Logger]:
             "id": same,
             "resume": "allow",
         },
-        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "experiment_name": "polymask"},
+        "mlflow": {
+            "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+            "experiment_name": "polymask",
+            "run_name": folder.name,
+        },
     }
-    own["mlflow"]["run_name"] = folder.name
     found = []
     for name, given in _pairs(options.logger):
         path = LOGGERS.get(name, name)

@@ -127,8 +127,7 @@ class MEAP(System):
 
     def scored(self, tokens: Tokens, batch: Batch) -> Tensor:
         """Where the next token is to be predicted: of the same document, no padding. Bool ``[B, N]``."""
-        real = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.values.device)
-        real = real if tokens.valid is None else tokens.valid
+        real = tokens.real
         if "response" in batch:
             real = real & batch["response"].bool()
         scored, document = ahead(real), documents(tokens.position)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.blocks import MLP, CrossAttention, initialise
 from polymask.config import RunConfig, relative_to_run
-from polymask.decoders import real_tokens
+from polymask.decoders import placed
 from polymask.positions import SinCos
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
@@ -155,11 +155,12 @@ class CAE(System):
         seen = mask.keep(tokens)
         z_BVD = self.project(functional.encode_tokens(self.encoder, seen)[:, self.encoder.prefix :])
         at_seen, at_hidden = (
-            one.keep(self._places(mask, tokens.position, z_BVD)) for one in (mask, mask.invert())
+            one.keep(placed(self.positions, mask, tokens.position, z_BVD.dtype))
+            for one in (mask, mask.invert())
         )
         p_BND, attend = torch.cat([at_seen.values, at_hidden.values], dim=1), None
         if at_hidden.valid is not None:
-            attend = torch.cat([real_tokens(at_seen), real_tokens(at_hidden)], dim=1)[:, None, None, :]
+            attend = torch.cat([at_seen.real, at_hidden.real], dim=1)[:, None, None, :]
         m_BMD = self.mask_token.to(z_BVD.dtype).expand_as(at_hidden.values)
         for block in self.regressor:
             m_BMD = block(m_BMD, z_BVD, p_BND, attend)
@@ -174,17 +175,13 @@ class CAE(System):
 
     def decode(self, latents: Tokens, mask: Mask, position: Tensor) -> Tensor:
         """Logits, or predicted values, ``[B, M, K]``, from latents ``[B, M, D]`` of hidden tokens alone."""
-        x_BMD = latents.values + mask.invert().keep(self._places(mask, position, latents.values)).values
+        places = placed(self.positions, mask, position, latents.values.dtype)
+        x_BMD = latents.values + mask.invert().keep(places).values
         attend = None if latents.valid is None else latents.valid[:, None, None, :]
         for block in self.decoder:
             x_BMD = block(x_BMD, attn_mask=attend)
         prediction_BMK: Tensor = self.head(self.decoder_norm(x_BMD))
         return prediction_BMK
-
-    def _places(self, mask: Mask, position: Tensor, like: Tensor) -> Tokens:
-        """The embedding of the position of every token."""
-        places = self.positions(position).to(like.dtype)
-        return Tokens(places.expand(*mask.hidden.shape, -1), position)
 
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
