@@ -145,9 +145,14 @@ def test_a_run_from_end_to_end(call, system):
     if part.name not in HELPERS:
         call("export", "run", "--out", "encoder")
         assert Path("encoder/model.safetensors").exists()
-    if part.name in UNMASKED:
-        return
-    call("look", system, *tiny[:-2], *patch, "--samples", "2", "--draws", "2", "--masks", "16", "-o", "a.png")
+        card = Path("encoder/README.md").read_text()
+        assert system in card[:200] and f"system: {system}" in card
+        assert ("most frequent class" in card) == (system not in UNLABELLED)
+        assert ("masks.png" in card) == Path("encoder/masks.png").exists() == (part.name not in UNMASKED)
+
+
+def test_a_system_can_be_looked_at(call):
+    call("look", "vision/dmjd", *TINY[:-2], *PATCH, "--samples", "2", "--masks", "16", "-o", "a.png")
     assert Path("a.png").stat().st_size > 1000
 
 

@@ -290,7 +290,7 @@ class TestRuns:
         refused("probe", str(run), naming=("last.ckpt",))
 
     def test_an_unknown_format(self, refused, run):
-        refused("export", str(run), "--format", "onnx", naming=("'onnx'", "safetensors", "timm"))
+        refused("export", str(run), "--format", "pdf", naming=("'pdf'", "safetensors", "timm"))
 
     def test_a_picture_of_unknown_format(self, refused):
         refused("look", "core/random", "--data", "digits", "-o", "a.txt", naming=("a.txt", ".png"))

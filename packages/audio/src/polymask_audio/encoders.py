@@ -291,7 +291,7 @@ class ViT(nn.Module):
             position = position[:1]
         x = x + sincos(position, self.dim).to(x.dtype)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         if valid is None:
             return x, None
         return x, F.pad(valid, (self.prefix, 0), value=True)[:, None, None, :]

@@ -73,7 +73,7 @@ class Waveform(Sound):
             audio = standardised(audio, batch.get(length_key(self.key)))
         values = audio.unfold(1, self.window, self.hop)
         n = values.shape[1]
-        position = torch.arange(float(n), device=values.device)[:, None].expand(len(values), -1, -1)
+        position = torch.arange(n, dtype=torch.float32, device=values.device)[:, None].expand(values.shape[0], -1, -1)
         return Tokens(values, position, self.grid, valid=self.valid(batch, n))
 
 
@@ -120,7 +120,7 @@ class MelFrames(Mel):
         """``batch["audio"]`` float ``[B, T]`` to tokens ``[B, N, mels]``."""
         values = self.spectra(batch)
         n = values.shape[1]
-        position = torch.arange(float(n), device=values.device)[:, None].expand(len(values), -1, -1)
+        position = torch.arange(n, dtype=torch.float32, device=values.device)[:, None].expand(values.shape[0], -1, -1)
         return Tokens(values, position, self.grid, valid=self.valid(batch, n))
 
     def inverse(self, values: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class MelPatches(Mel):
     def forward(self, batch: Mapping[str, Tensor]) -> Tokens:
         """``batch["audio"]`` float ``[B, T]`` to tokens ``[B, N, p * p]``, N = times x mels / p."""
         spectra, p = self.spectra(batch), self.patch_size
-        b, steps = len(spectra), spectra.shape[1] // p
+        b, steps = spectra.shape[0], spectra.shape[1] // p
         patches = spectra[:, : steps * p].reshape(b, steps, p, self.bands, p).transpose(2, 3)
         position = coordinates((steps, self.bands)).to(spectra.device).expand(b, -1, -1)
         valid = self.valid(batch, steps)
@@ -196,6 +196,6 @@ class MelPatches(Mel):
 
     def inverse(self, values: Tensor) -> Tensor:
         """Tokens ``[B, N, p * p]`` to the standardised log-mel spectrogram ``[B, times * p, mels]``."""
-        b, p = len(values), self.patch_size
+        b, p = values.shape[0], self.patch_size
         patches = values.reshape(b, -1, self.bands, p, p).transpose(2, 3)
         return patches.reshape(b, -1, self.mels)

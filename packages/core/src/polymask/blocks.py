@@ -207,7 +207,7 @@ class Convolutions(nn.Module):
         for layer in self.layers:
             if valid is not None:
                 x = torch.where(valid[..., None], x, 0)
-            y = layer(x.transpose(1, 2).reshape(len(x), -1, *shape)).flatten(2).transpose(1, 2)
+            y = layer(x.transpose(1, 2).reshape(x.shape[0], -1, *shape)).flatten(2).transpose(1, 2)
             y = F.gelu(F.layer_norm(y, y.shape[-1:]))
             x = x + y if self.residual and x.shape == y.shape else y
         return x

@@ -7,6 +7,7 @@ of how to build it again (:func:`load`). An encoder that other libraries know ha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -145,8 +146,14 @@ def _exporters(features: Features) -> dict[str, Exporter]:
     def write(facts: Mapping[str, Any], out: Path) -> None:
         _write(features, out)
 
+    def write_graph(facts: Mapping[str, Any], out: Path) -> None:
+        from polymask.onnx import write_onnx
+
+        whole = copy.deepcopy(features).cpu().eval()
+        save_json({**write_onnx(whole, out), "facts": features.facts}, out / DESCRIPTION)
+
     offered: Callable[[], Mapping[str, Exporter]] = getattr(features.encoder, "exports", dict)
-    return {"safetensors": write, **offered()}
+    return {"safetensors": write, "onnx": write_graph, **offered()}
 
 
 def _write(features: Features, out: Path) -> None:

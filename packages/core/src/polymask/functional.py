@@ -202,7 +202,7 @@ def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
         grid = tuple(n // down for n in grid)
         cells = [size for n in grid for size in (n, down)]
         within = tuple(2 * axis + 2 for axis in range(len(grid)))
-        position = position.reshape(len(x), *cells, -1).mean(dim=within).flatten(1, -2)
+        position = position.reshape(x.shape[0], *cells, -1).mean(dim=within).flatten(1, -2)
     prefix = x[:, :r] if r else None
     return Tokens(x[:, r:], position, grid, valid=tokens.valid, prefix=prefix)
 

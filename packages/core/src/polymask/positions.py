@@ -48,7 +48,7 @@ def check_width(dim: int, axes: int) -> None:
 
 def coordinates(grid: tuple[int, ...]) -> Tensor:
     """All sites of a grid in row-major order, float32 ``[N, P]``."""
-    axes = [torch.arange(float(n)) for n in grid]
+    axes = [torch.arange(n, dtype=torch.float32) for n in grid]
     return torch.cartesian_prod(*axes).view(-1, len(grid))
 
 

@@ -162,7 +162,7 @@ class Backbone(nn.Module):
             return self._tokens(x, position, valid)
         if x.shape[1] != math.prod(self.grid) or valid is not None:
             raise ValueError(f"{self.name} encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
-        patches = self._pixels(x.view(len(x), *self.grid, -1)).permute(0, 5, 1, 3, 2, 4)
+        patches = self._pixels(x.view(x.shape[0], *self.grid, -1)).permute(0, 5, 1, 3, 2, 4)
         return self._features(patches.reshape(-1, self.channels, *self.size), self.net)
 
     def _tokens(self, x: Tensor, position: Tensor, valid: Tensor | None) -> Tensor:
@@ -174,7 +174,7 @@ class Backbone(nn.Module):
             if not net.no_embed_class:
                 lead, table = lead + table[:, :r], table[:, r:]
             x = x + table[0][grid_index(position, self.grid)].to(x.dtype)
-        x = torch.cat([lead.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([lead.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         attend = None if valid is None else F.pad(valid, (r, 0), value=True)[:, None, None, :]
         x = net.norm_pre(net.pos_drop(x))
         for block in net.blocks:

@@ -139,7 +139,7 @@ class _Place:
     def __init__(self, position: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> None:
         self.grid, self.sites = grid, math.prod(grid)
         site = grid_index(position, grid)
-        row = torch.arange(len(site), device=site.device)[:, None]
+        row = torch.arange(site.shape[0], device=site.device)[:, None]
         # padding goes to a site behind the last, which is dropped
         real = site if valid is None else torch.where(valid, site, self.sites)
         self.into, self.back = (row * (self.sites + 1) + real).flatten(), (row * self.sites + site).flatten()

@@ -166,7 +166,7 @@ class ViT(nn.Module):
 
         The second is bool, float or None and broadcasts to ``[B, heads, prefix + K, prefix + K]``.
         """
-        b = len(x)
+        b = x.shape[0]
         if self.positions in ("sincos", "learned"):
             x = x + self._embed_position(position).to(x.dtype)
         attend = None if self.relative is None else self.relative(position)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from polymask.evaluation.intervals import NOTHING, Interval, difference_interval, t_interval
 from polymask.evaluation.result import CAVEAT, METHODS, RAW, UNTRAINED
 from polymask.report.curves import ROWS
+from polymask.report.templates import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -189,9 +190,7 @@ class Comparison:
     def markdown(self) -> str:
         """All tables in Markdown."""
         parts = [f"# {self.title}"]
-        for heading, *rows in self.tables():
-            lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
-            parts.append("\n".join(f"| {' | '.join(_cell(text) for text in row)} |" for row in lines))
+        parts += map(markdown_table, self.tables())
         return "\n\n".join([*parts, NOTES]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
@@ -280,10 +279,6 @@ def _shares(answers: list[list[str]]) -> Tensor:
 
     rows = [torch.tensor([[int(right) for right in draw] for draw in seed]) for seed in answers]
     return torch.stack([row.double().mean(0) for row in rows])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _text(value: Interval, measure: str) -> str:

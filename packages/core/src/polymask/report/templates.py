@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -32,3 +32,18 @@ def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
             text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
             found[f"{above}{key}"] = text
     return found
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, numbers behind the first column to the right.
+
+    Args:
+        rows: cells as text, first those of the heading.
+    """
+    heading, *others = rows
+    lines = [heading, ["---", *("---:" for _ in heading[1:])], *others]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

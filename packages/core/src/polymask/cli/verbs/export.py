@@ -16,13 +16,17 @@ def run(argv: list[str]) -> int:
         "--format",
         default="safetensors",
         metavar="NAME",
-        help="safetensors, or what the encoder offers: timm, transformers, ...",
+        help="safetensors, onnx, or what the encoder offers: timm, transformers, ...",
     )
     parser.add_argument("--out", metavar="DIR", help="folder to write; RUN/export/NAME by default")
     args = parser.parse_args(argv)
     warn_broken(default_registry())
     from polymask.export import export
+    from polymask.report.card import write_card
+    from polymask.run import Run
 
-    out = args.out or Path(args.folder, "export", args.format)
-    print(export(args.folder, args.format, out))
+    run = Run.open(args.folder)
+    out = export(run, args.format, args.out or Path(args.folder, "export", args.format))
+    write_card(run, args.format, out)
+    print(out)
     return 0

@@ -1,0 +1,150 @@
+"""A tokenizer and an encoder as one ONNX graph, which runs where PyTorch is not.
+
+Inputs are the entry that the tokenizer reads, prepared as the run's data was, and the lengths of its rows
+where rows are padded. Outputs are ``tokens`` ``[B, N, D]``, and ``pooled`` ``[B, D]``, their mean over what
+is no padding. The number of rows is free, and so is the length of padded ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.data import length_key
+from polymask.errors import UserError
+from polymask.files import writing
+
+if TYPE_CHECKING:
+    from polymask.export import Features
+
+GRAPH = "model.onnx"
+OUTPUTS = ("tokens", "pooled")
+
+TOLERANCE = 1e-4
+"""Largest difference from PyTorch's features, relative to the largest of them, that is rounding."""
+
+LARGE = 1_500_000_000
+"""Bytes of weights from which they lie in a file of their own, ``model.onnx.data``: a graph ends at 2 GiB."""
+
+
+def write_onnx(features: Features, out: Path) -> dict[str, Any]:
+    """Write the graph, once ONNX Runtime has given PyTorch's features for batches of other sizes.
+
+    Args:
+        features: a tokenizer and an encoder, in eval mode and on the CPU.
+        out: folder for ``model.onnx``.
+
+    Returns:
+        Names and shapes of inputs and outputs, for a description.
+
+    Raises:
+        UserError: a library is missing, or the encoder cannot be expressed, with the reason.
+    """
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(library)
+        except ImportError as error:
+            raise UserError(f"{library} is not installed: pip install 'polymask[onnx]'") from error
+    graph = _Graph(features)
+    free = {0: torch.export.Dim.AUTO} | ({1: torch.export.Dim.AUTO} if len(graph.names) > 1 else {})
+    shapes = {name: free if name == features.tokenizer.key else {0: free[0]} for name in graph.names}
+    with _quiet():
+        try:
+            program: Any = torch.onnx.export(
+                graph,
+                graph.example(3, 0),
+                input_names=graph.names,
+                output_names=OUTPUTS,
+                dynamic_shapes=(tuple(shapes.values()),),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            raise UserError(
+                f"{type(features.encoder).__name__} cannot be expressed in ONNX: {_reason(error)}. "
+                "Choose another format"
+            ) from error
+    large = sum(weight.nbytes for weight in features.state_dict().values()) > LARGE
+    with writing(out), tempfile.TemporaryDirectory(dir=out) as folder:
+        program.save(Path(folder, GRAPH), external_data=large)
+        _check(graph, Path(folder, GRAPH))
+        for file in sorted(os.listdir(folder), reverse=True):  # weights before what refers to them
+            os.replace(Path(folder, file), out / file)
+    first = graph.example(1, 0)
+    inputs = {
+        name: {"dtype": str(x.dtype).removeprefix("torch."), "shape": [*_named(x.shape, shapes[name])]}
+        for name, x in zip(graph.names, first, strict=True)
+    }
+    return {"inputs": inputs, "outputs": list(OUTPUTS)}
+
+
+class _Graph(nn.Module):
+    def __init__(self, features: Features) -> None:
+        super().__init__()
+        self.features, key = features, features.tokenizer.key
+        self.names = [name for name in (key, length_key(key)) if name in features.tokenizer.example(1)]
+
+    def example(self, n: int, seed: int) -> tuple[Tensor, ...]:
+        batch = self.features.tokenizer.example(n, seed)
+        return tuple(batch[name] for name in self.names)
+
+    def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.features.encode(dict(zip(self.names, entries, strict=True)))
+        return tokens.values, tokens.pool()
+
+
+def _check(graph: _Graph, file: Path) -> None:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for n, seed in ((1, 1), (5, 2)):
+        given = graph.example(n, seed)
+        with torch.no_grad():
+            expected = graph(*given)
+        try:
+            found = session.run(None, {k: x.numpy() for k, x in zip(graph.names, given, strict=True)})
+        except Exception as error:
+            raise UserError(f"its ONNX graph does not run with {n} rows: {_reason(error)}") from error
+        for name, theirs, ours in zip(OUTPUTS, found, expected, strict=True):
+            off = (torch.from_numpy(theirs) - ours).abs().max() / ours.abs().max()
+            if theirs.shape != ours.shape or not off <= TOLERANCE:
+                raise UserError(
+                    f"ONNX Runtime's {name} differ from PyTorch's by {off:.2g} of the largest: the graph "
+                    "is not kept, choose another format"
+                )
+
+
+def _named(shape: torch.Size, free: Mapping[int, Any]) -> Iterator[int | str]:
+    for axis, size in enumerate(shape):
+        yield ("batch", "length")[axis] if axis in free else size
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in its first line: what lies around it is advice to developers of exporters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of an exporter about its own workings."""
+    import warnings
+
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,103 @@
+"""A model card: what an exported encoder is, what it learned from and how, and how well that served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from polymask.errors import UserError
+from polymask.evaluation.measurements import Measurements, read_scores
+from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
+from polymask.files import read_json, write_text
+from polymask.registry import default_registry
+from polymask.report.look import look
+from polymask.report.templates import flat, markdown_table
+from polymask.run import Run
+from polymask.training.trainer import plan_of
+
+CARD, MASKS = "README.md", "masks.png"
+
+LOADED = {
+    "safetensors": "from polymask.export import load\n\nfeatures = load(FOLDER)  # a batch to Tokens",
+    "onnx": "import onnxruntime\n\nsession = onnxruntime.InferenceSession(f'{FOLDER}/model.onnx')\n"
+    "tokens, pooled = session.run(None, batch)  # arrays by name, see polymask.json",
+    "timm": "import timm\n\nmodel = timm.create_model(f'local-dir:{FOLDER}', pretrained=True)",
+    "transformers": "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(FOLDER)",
+}
+"""How a format is loaded."""
+
+
+def write_card(run: Run, format: str, out: Path) -> Path:
+    """Write ``README.md`` beside an export, as hubs show it, and ``masks.png`` where data are at hand.
+
+    Args:
+        run: whose encoder was exported.
+        format: in which it was.
+        out: folder of the export.
+
+    Returns:
+        Path of the card.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    config: dict[str, Any] = run.config.plain() if run.config else {"system": run.name}
+    system = str(config["system"])
+    try:
+        part = default_registry().find("systems", system)
+        about = f"{part.summary[0].upper()}{part.summary[1:]}{f' ({part.paper})' if part.paper else ''}. "
+    except UserError:
+        about = ""
+    library = {"library_name": format} if format in ("timm", "transformers") else {}
+    head = yaml.safe_dump({**library, "tags": ["masked-modelling", "polymask", system]}, sort_keys=False)
+    encoder: Any = run.system.backbone
+    size = sum(weight.numel() for weight in encoder.parameters())
+    parts = [
+        f"---\n{head}---",
+        f"# Encoder of {system}",
+        f"{about}Pre-trained with polymask for {run.step:,} steps; {size:,} parameters.",
+    ]
+    if format in LOADED:
+        parts += ["## Use", f"```python\n{LOADED[format]}\n```", "`FOLDER` is the path of this folder."]
+    data = config.get("data") or {"name": "given in Python"}
+    facts = {"data": data["name"], **{name: x for name, x in run.facts.items() if name != "preparation"}}
+    parts += ["## Data", markdown_table([("fact", "value"), *flat(facts).items()])]
+    parts += ["## Probes", _probes(run.folder / "probe.json")]
+    for found in read_scores(run.folder):
+        parts += [f"### {found.evaluation}", _scores(found)]
+    if _drawn(run, out / MASKS):
+        parts += ["## Masks", f"![samples, and the masks that training drew over them]({MASKS})"]
+    parts += ["## Configuration", f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```"]
+    write_text(out / CARD, "\n\n".join(parts) + "\n")
+    return out / CARD
+
+
+def _probes(path: Path) -> str:
+    if not path.is_file():
+        return "None was run."
+    found = read_json(path, ProbeResult.from_json)
+    rows: list[tuple[str, ...]] = [("features", *METHODS)]
+    for name in dict.fromkeys(row.features for row in found.rows):
+        cells = [found.accuracy(name, method) for method in METHODS]
+        rows.append((name, *(f"{a.mean:.3f} ({a.low:.3f} to {a.high:.3f})" for a in cells)))
+    rows.append(("most frequent class", *(f"{found.chance:.3f}" for _ in METHODS)))
+    samples = f"Accuracy with intervals of 95 %; {found.train:,} training and {found.test:,} test samples."
+    return f"{markdown_table(rows)}\n\n{samples} {CAVEAT}"
+
+
+def _scores(found: Measurements) -> str:
+    rows: list[tuple[str, ...]] = [("", *found.metrics)]
+    for name in found.rows:
+        values = found.row(name)
+        rows.append((name, *(f"{values[m]:.4g}" if m in values else "" for m in found.metrics)))
+    return markdown_table(rows)
+
+
+def _drawn(run: Run, path: Path) -> bool:
+    try:
+        look(run.system, run.data, path, samples=6, draws=2, total=plan_of(run).total, masks=256)
+    except UserError:  # no data at hand, or a system that draws no masks
+        return False
+    return True
