@@ -491,11 +491,27 @@ def test_every_hook_has_a_heading_with_its_signature() -> None:
     assert sorted(headings) == sorted(hooks.values())
 
 
-def test_the_tables_are_those_of_the_registry() -> None:
+@pytest.fixture(scope="module")
+def tables() -> Any:
+    """tools/tables.py."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "tools/tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_system_and_masking_says_what_it_suits(tables: Any) -> None:
+    parts = [part for kind in ("systems", "maskings") for part in tables.own_registry().parts(kind)]
+    assert len(parts) > 50 and not [part.full_name for part in parts if not part.suits]
+
+
+def test_every_picture_of_the_gallery_is_of_a_part(tables: Any) -> None:
+    parts = [part for kind in ("systems", "maskings") for part in tables.own_registry().parts(kind)]
+    drawn = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/assets/gallery").iterdir()}
+    assert drawn <= {tables.picture_of(part) for part in parts} and len(drawn) > 40
+
+
+def test_the_tables_are_those_of_the_registry(tables: Any) -> None:
     stale = [str(path.relative_to(ROOT)) for path, text in tables.pages().items() if path.read_text() != text]
     assert not stale, f"run tools/tables.py: it would change {', '.join(stale)}"

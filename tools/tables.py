@@ -3,8 +3,9 @@
     uv run tools/tables.py
 
 Each stands between ``<!-- WHAT: ARGUMENT -->`` and ``<!-- end -->``: ``table`` of a kind of part, of the
-``verbs`` or the ``tags``; a ``file``; what a benchmark (``race``), a run's ``probe.json`` (``probe``), the
-runs of a package (``learns``), a comparison (``evidence``) or all of them (``verdicts``) found.
+``verbs`` or the ``tags``; the ``gallery`` of a kind; a ``file``; what a benchmark (``race``), a run's
+``probe.json`` (``probe``), the runs of a package (``learns``), a comparison (``evidence``) or all of them
+(``verdicts``) found.
 ``tests/test_docs.py`` fails where something else stands there than this would write.
 """
 
@@ -28,7 +29,8 @@ from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
 GENERATED = re.compile(
-    r"(<!-- (table|file|race|probe|learns|verdicts|evidence): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|gallery|file|race|probe|learns|verdicts|evidence): (\S+) -->\n).*?(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -69,6 +71,28 @@ def table(kind: str, registry: Registry) -> str:
     parts = registry.parts(kind)
     rows = [[f"`{p.full_name}`", p.summary, p.modality, paper(p)] for p in parts]
     return markdown([kind.removesuffix("s"), "in a few words", "modality", "paper"], rows)
+
+
+def picture_of(part: Part) -> str:
+    """Where ``tools/gallery.py`` draws what a part hides, below the root."""
+    return f"docs/assets/gallery/{part.kind}-{part.full_name.replace('/', '-')}.webp"
+
+
+def gallery(kind: str, registry: Registry) -> str:
+    """What every part of a kind hides, and what it suits."""
+    entries = []
+    for part in registry.parts(kind):
+        drawn = ROOT / picture_of(part)
+        picture = (
+            f"![what {part.full_name} hides]({drawn.relative_to(ROOT / 'docs')})\n\n"
+            if drawn.exists()
+            else ""
+        )
+        entries.append(
+            f"### {part.full_name}\n\n{picture}{part.summary[0].upper()}{part.summary[1:]}.\n\n"
+            f"**Suits** {part.suits}.\n"
+        )
+    return "\n".join(entries) + "\n"
 
 
 def shown(path: str) -> str:
@@ -218,6 +242,7 @@ def pages() -> dict[Path, str]:
     def fresh(found: re.Match[str]) -> str:
         makers = {
             "table": lambda kind: table(kind, registry),
+            "gallery": lambda kind: gallery(kind, registry),
             "file": shown,
             "race": race,
             "probe": probe,

@@ -134,6 +134,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="hubert-span",
             target="polymask_audio.maskings:HubertSpan",
             summary="spans at distinct random places that may overlap, as HuBERT draws them",
+            suits="frames of speech",
             paper="Baevski et al. 2020, arXiv 2006.11477; Hsu et al. 2021, arXiv 2106.07447",
             modality="audio",
             tags=frozenset({"sequence", "variable-count", "uneven"}),
@@ -142,6 +143,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="bands",
             target="polymask_audio.maskings:Bands",
             summary="bands of time and bands of frequency, across the whole spectrogram",
+            suits="spectrograms, where neighbours in time or frequency would give a patch away",
             paper="Park et al. 2019, arXiv 1904.08779",
             modality="audio",
             tags=frozenset({"uniform"}),
@@ -196,6 +198,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.data2vec2:Data2Vec2",
             presets=presets.DATA2VEC2,
             summary="predict an EMA teacher's features of masked audio, several masks to one teacher pass",
+            suits="latents as targets; several masks of a sample share one pass of the teacher",
             paper="Baevski et al. 2022, arXiv 2212.07525",
             modality="audio",
             defaults={
@@ -224,6 +227,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_audio.systems.hubert:HuBERT",
             presets=presets.HUBERT,
             summary="predict the cluster of every masked frame of speech",
+            suits="speech: features of each frame that tell what is said",
             paper="Hsu et al. 2021, arXiv 2106.07447; Chen et al. 2024, arXiv 2409.10788",
             modality="audio",
             defaults={
@@ -239,6 +243,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
             summary="encode the visible quarter of a spectrogram, reconstruct the rest with a light decoder",
+            suits="sound of any kind on a small budget; speech goes by frames, see hubert",
             paper="He et al. 2021, arXiv 2111.06377; of sound: Huang et al. 2022, arXiv 2207.06405",
             modality="audio",
             defaults={
@@ -255,6 +260,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.simmim:SimMIM",
             presets=presets.SIMMIM,
             summary="encode mask tokens with the rest, regress spectra with one linear layer",
+            suits="encoders that need the whole grid; a baseline without a decoder",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="audio",
             defaults={
@@ -271,6 +277,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_audio.systems.openbeats:OpenBEATs",
             presets=presets.OPENBEATS,
             summary="predict the acoustic token of every masked patch from the visible quarter",
+            suits="sound of any kind by frames and bands, with tokens for targets; two trainings in turn",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
             defaults={
@@ -287,6 +294,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_audio.systems.spear:SPEAR",
             presets=presets.SPEAR,
             summary="predict every masked frame's codes in several codebooks of one or two teachers",
+            suits="speech and other sound in one encoder, noise included; needs a teacher",
             paper="Yang et al. 2025, arXiv 2510.25955",
             modality="audio",
             defaults={
@@ -312,6 +320,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_audio.systems.openbeats_tokenizer:OpenBEATsTokenizer",
             presets=presets.OPENBEATS_TOKENIZER,
             summary="distil an encoder into the acoustic tokens that openbeats predicts next",
+            suits="the second stage of openbeats, not by itself",
             paper="Bharadwaj et al. 2025, arXiv 2507.14129",
             modality="audio",
             defaults={

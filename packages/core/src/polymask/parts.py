@@ -40,7 +40,7 @@ A system (or a part made of parts) that has a parameter of such a name gets it b
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MODALITY = re.compile(r"[a-z0-9-]+(\+[a-z0-9-]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_MAY_BE_EMPTY = ("prepare", "paper", "modality", "needs")
+_MAY_BE_EMPTY = ("prepare", "suits", "paper", "modality", "needs")
 
 
 def slot_kind(parameter: str) -> str | None:
@@ -76,6 +76,7 @@ class Part:
         prepare: of a data set whose target is a reader, what turns what the reader found into samples:
             ``"package.module:Class"``, called with the reader's result and with options of its own.
         summary: one line for ``polymask list``.
+        suits: what it is a good choice for, one line, where there are several to choose from.
         paper: citation or link, where there is one.
         modality: ``"image"``, ``"audio"``, ..., several joined by ``+`` (``"image+text"``), or ``"any"``.
         defaults: options that differ from the constructor's defaults, slots included, with
@@ -89,6 +90,7 @@ class Part:
     target: str
     summary: str
     prepare: str = ""
+    suits: str = ""
     paper: str = ""
     modality: str = "any"
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class Part:
 
     def __post_init__(self) -> None:
         named = f"Part {self.name!r}: "
-        for key in ("name", "target", "summary", "prepare", "paper", "modality", "needs"):
+        for key in ("name", "target", "summary", "prepare", "suits", "paper", "modality", "needs"):
             value = getattr(self, key)
             if type(value) is not str or not (value or key in _MAY_BE_EMPTY):
                 what = "a string" if key in _MAY_BE_EMPTY else "a non-empty string"
@@ -113,7 +115,7 @@ class Part:
                 raise ValueError(f"{named}{key} {value!r} is not 'package.module:Class'")
         if not _MODALITY.fullmatch(self.modality):
             raise ValueError(f"{named}modality {self.modality!r} is not like 'image', 'image+text' or 'any'")
-        for key in ("summary", "paper", "needs"):
+        for key in ("summary", "suits", "paper", "needs"):
             if not getattr(self, key).isprintable():
                 raise ValueError(f"{named}{key} must be one line of text, got {getattr(self, key)!r}")
         given: Any = self.tags

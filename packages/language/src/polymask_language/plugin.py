@@ -92,6 +92,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="words",
             target="polymask_language.maskings:Words",
             summary="whole words, with all their subword tokens",
+            suits="text, where parts of a word would give the rest of it away",
             paper="Ma et al. 2020, arXiv 2010.10137",
             modality="text",
             tags=frozenset({"sequence", "variable-count"}),
@@ -100,6 +101,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="rates",
             target="polymask_language.maskings:Rates",
             summary="each token at random, at one rate where the score is high and at another elsewhere",
+            suits="text of which some words, nouns or rare ones, are to be hidden more often",
             paper="Diehl Martinez et al. 2023, arXiv 2311.08886",
             modality="text",
             tags=frozenset({"score", "variable-count"}),
@@ -109,6 +111,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             target="polymask_language.weights:LearnedWeight",
             presets=presets.LEARNED_WEIGHT,
             summary="learned, sparse weights on loss terms, computed from a frozen model's states",
+            suits="sparsepo as published",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",
             tags=frozenset({"score", "soft", "learned", "fixed", "variable-count"}),
@@ -117,6 +120,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="activation-weight",
             target="polymask_language.weights:ActivationWeight",
             summary="weights on loss terms, from the activation magnitudes of a frozen model (MaPO)",
+            suits="sparsepo without weights of its own to learn",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",
             tags=frozenset({"score", "soft", "fixed", "variable-count"}),
@@ -126,6 +130,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             target="polymask_language.weights:ConstantWeight",
             presets=presets.CONSTANT_WEIGHT,
             summary="one constant weight on all loss terms",
+            suits="a baseline of sparsepo: all tokens count alike",
             modality="text",
             tags=frozenset({"soft", "fixed", "shared", "uniform", "variable-count"}),
         ),
@@ -133,6 +138,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="random-weight",
             target="polymask_language.weights:RandomWeight",
             summary="random weights on loss terms, between 0 and 1",
+            suits="a baseline of sparsepo: tokens count at random",
             modality="text",
             tags=frozenset({"soft", "uniform", "variable-count"}),
         ),
@@ -221,6 +227,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.data2vec2:Data2Vec2",
             presets=presets.DATA2VEC2,
             summary="predict an EMA teacher's features of masked tokens, several masks to one teacher pass",
+            suits="latents as targets; several masks of a sample share one pass of the teacher",
             paper="Baevski et al. 2022, arXiv 2212.07525",
             modality="text",
             defaults={
@@ -252,6 +259,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_language.systems.mlm:MLM",
             presets=presets.MLM,
             summary="predict masked tokens from both sides, as BERT does",
+            suits="first choice for text encoders",
             paper="Devlin et al. 2018, arXiv 1810.04805",
             modality="text",
             defaults={
@@ -267,6 +275,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_language.systems.climb:CLIMB",
             presets=presets.CLIMB,
             summary="train any language system with curricula over words, samples and objectives",
+            suits="little text: trains another system from easy to hard",
             paper="Diehl Martinez et al. 2023, arXiv 2311.08886",
             modality="text",
             defaults={
@@ -285,6 +294,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
             summary="encode only the visible tokens, predict the rest with a light decoder",
+            suits="long sequences, whose hidden tokens are to cost the encoder nothing",
             paper="He et al. 2021, arXiv 2111.06377",
             modality="text",
             defaults={
@@ -301,6 +311,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_language.systems.meap:MEAP",
             presets=presets.MEAP,
             summary="predict the next token of partially masked text",
+            suits="causal language models that are to find what lies far back in their context",
             paper="Zhuang et al. 2025, arXiv 2502.07490",
             modality="text",
             defaults={
@@ -316,6 +327,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_language.systems.prop:PROP",
             presets=presets.PROP,
             summary="predict masked words, and which of two word sets is likelier for a document",
+            suits="ranking documents by a query with few labels or none",
             paper="Ma et al. 2020, arXiv 2010.10137",
             modality="text",
             defaults={
@@ -331,6 +343,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_language.systems.sparsepo:SparsePO",
             presets=presets.SPARSEPO,
             summary="align a language model on preference pairs with learned token weights",
+            suits="aligning a language model where few tokens of a response matter",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",
             defaults={

@@ -132,6 +132,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="neighbours",
             target="polymask_pointcloud.maskings:Neighbours",
             summary="tokens around randomly chosen ones",
+            suits="groups of points that overlap, and would give each other away",
             paper="Yu et al. 2022, arXiv 2111.14819",
             modality="points",
             tags=frozenset({"uneven"}),
@@ -141,6 +142,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             target="polymask_pointcloud.maskings:Hierarchy",
             presets=presets.HIERARCHY,
             summary="whole coarse cells of space, with all that is in them",
+            suits="voxels of several sizes, so that no level shows what another hides: msm",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",
             tags=frozenset({"variable-count"}),
@@ -190,6 +192,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
             summary="encode the visible groups, reconstruct the points of the rest with a light decoder",
+            suits="first choice for shapes and small clouds",
             paper="He et al. 2021, arXiv 2111.06377; of points: Pang et al. 2022, arXiv 2203.06604",
             modality="points",
             defaults={
@@ -206,6 +209,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_pointcloud.systems.geomae:GeoMAE",
             presets=presets.GEOMAE,
             summary="predict centroids, occupancy, normals and curvature of masked pillars",
+            suits="scans of roads and rooms, on pillars: surfaces rather than places of points",
             paper="Tian et al. 2023, arXiv 2305.08808",
             modality="points",
             defaults={
@@ -231,6 +235,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_pointcloud.systems.msm:MSM",
             presets=presets.MSM,
             summary="predict an EMA teacher's features of another view at every level of a U-Net",
+            suits="large scenes in voxels, for tasks at each point",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",
             defaults={

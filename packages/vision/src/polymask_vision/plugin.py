@@ -156,6 +156,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="block",
             target="polymask.maskings:Block",
             summary="rectangles of neighbouring patches",
+            suits="images, as BEiT hides them: rectangles until enough is hidden",
             paper="Bao et al. 2021, arXiv 2106.08254",
             modality="image",
             # BEiT: 75 of 196 patches, blocks of 16 patches at least
@@ -232,6 +233,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
             summary="encode the visible quarter, reconstruct the rest with a light decoder",
+            suits="first choice for images: the encoder sees a quarter of the tokens",
             paper="He et al. 2021, arXiv 2111.06377",
             modality="image",
             defaults={
@@ -248,6 +250,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.hpm:HPM",
             presets=presets.HPM,
             summary="train a masked autoencoder that predicts which patches are hard and hides those",
+            suits="images of which much is background: learns which patches are hard and hides those",
             paper="Wang et al. 2023, arXiv 2304.05919",
             modality="image",
             defaults={
@@ -266,6 +269,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.lut:LUT",
             presets=presets.LUT,
             summary="reconstruct one view, and predict another from the mean of the visible tokens",
+            suits="mae whose visible tokens are to know the whole image, where augmentation is allowed",
             paper="Kim et al. 2023, arXiv 2310.13593",
             modality="image",
             defaults={
@@ -288,6 +292,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.maskalign:MaskAlign",
             presets=presets.MASKALIGN,
             summary="match several layers of a frozen teacher at the visible tokens, without a decoder",
+            suits="a frozen teacher is at hand, to be made smaller or moved to other data",
             paper="Xue et al. 2022, arXiv 2211.08887",
             modality="image",
             defaults={
@@ -306,6 +311,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.mixedae:MixedAE",
             presets=presets.MIXEDAE,
             summary="reconstruct mixed images with an encoder that learns which patches belong together",
+            suits="samples that may be mixed: no mask tokens, and no token is wasted",
             paper="Chen et al. 2023, arXiv 2303.17152",
             modality="image",
             defaults={
@@ -322,6 +328,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.mto:MTO",
             presets=presets.MTO,
             summary="optimise the mask token of a host, simmim or mae",
+            suits="mae or simmim, when a better mask token is to save steps",
             paper="Choi et al. 2024, arXiv 2404.08330",
             modality="image",
             defaults={"host": "vision/simmim"},
@@ -331,6 +338,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.mae:MAE",
             presets=presets.MAE,
             summary="train vision/mae with masks from filtered noise, by default blobs of one size",
+            suits="mae with hidden pieces of one size, at no further cost",
             paper="Hinojosa et al. 2024, arXiv 2407.13036",
             modality="image",
             defaults={
@@ -347,6 +355,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.cae:CAE",
             presets=presets.CAE,
             summary="predict latents of hidden patches from visible ones, and codes from those alone",
+            suits="an encoder that is to keep no part of the pretext task: a regressor predicts",
             paper="Chen et al. 2022, arXiv 2202.03026",
             modality="image",
             defaults={
@@ -367,6 +376,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.dmjd:DMJD",
             presets=presets.DMJD,
             summary="predict hidden and visible tokens of two views with complementary masks",
+            suits="more of each image per step: two views that hide different halves",
             paper="Ma et al. 2022, arXiv 2301.00230",
             modality="image",
             defaults={
@@ -388,6 +398,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.data2vec2:Data2Vec2",
             presets=presets.DATA2VEC2,
             summary="predict an EMA teacher's features of hidden patches, several masks to one teacher pass",
+            suits="latents as targets; several masks of an image share one pass of the teacher",
             paper="Baevski et al. 2022, arXiv 2212.07525",
             modality="image",
             defaults={
@@ -410,6 +421,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.dmt_jepa:DMTJEPA",
             presets=presets.DMT_JEPA,
             summary="predict summaries of like neighbours in an EMA teacher's features from a context block",
+            suits="latents as targets, for tasks at each patch",
             paper="Mo and Yun 2024, arXiv 2405.17995",
             modality="image",
             defaults=JEPA,
@@ -421,6 +433,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.ijepa:IJEPA",
             presets=presets.IJEPA,
             summary="predict an EMA teacher's features of target blocks from a context block",
+            suits="latents as targets, without augmentation; a step costs about four of mae's",
             paper="Assran et al. 2023, arXiv 2301.08243",
             modality="image",
             defaults=JEPA,
@@ -432,6 +445,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.supervised:Supervised",
             presets=presets.SUPERVISED,
             summary="train an encoder and a linear classifier on labels, a baseline and a teacher",
+            suits="labels for all images: a baseline, and a teacher for others",
             modality="image",
             defaults={"tokenizer": "vision/patches", "encoder": "vision/vit"},
             tags=frozenset({"fixed"}),
@@ -441,6 +455,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
             presets=presets.MFM,
             summary="predict the frequencies that a filter removed from the image",
+            suits="networks that cannot leave tokens out, and images in which detail matters",
             paper="Xie et al. 2022, arXiv 2206.07706",
             modality="image",
             defaults={
@@ -456,6 +471,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.simmim:SimMIM",
             presets=presets.SIMMIM,
             summary="encode mask tokens with the rest, regress raw pixels with one linear layer",
+            suits="networks of whole grids (Swin, ResNet, ConvNeXt), which mae cannot train",
             paper="Xie et al. 2021, arXiv 2111.09886",
             modality="image",
             defaults={

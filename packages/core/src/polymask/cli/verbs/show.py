@@ -46,6 +46,7 @@ def facts_of(part: Part, registry: Registry) -> dict[str, Any]:
         "kind": part.kind,
         "modality": part.modality,
         "summary": part.summary,
+        "suits": part.suits,
         "paper": part.paper,
         "mechanism": _mechanism(part),
         "slots": [
@@ -94,7 +95,8 @@ def _print(facts: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=False)
     kind = facts["kind"].removesuffix("s")
     console.print(Text.assemble((facts["name"], "bold"), f"  {kind}, {facts['modality']}"))
-    for line in (facts["summary"], facts["paper"], facts["mechanism"]):
+    suits = facts["suits"] and f"suits: {facts['suits']}"
+    for line in (facts["summary"], suits, facts["paper"], facts["mechanism"]):
         if line:
             console.print(Text(line if line != facts["mechanism"] else f"\n{line}"))
     tables: dict[str, list[tuple[str, ...]]] = {
