@@ -135,7 +135,9 @@ class Part:
         object.__setattr__(self, "defaults", _options(self.defaults, f"{named}defaults"))
         if not isinstance(self.presets, Mapping):
             raise TypeError(f"{named}presets must map names to options, got {self.presets!r}")
-        presets = {name: _options(given, f"{named}preset {name!r}") for name, given in self.presets.items()}
+        presets = dict(self.presets)
+        for name in presets:
+            presets[name] = _options(presets[name], f"{named}preset {name!r}")
         object.__setattr__(self, "presets", MappingProxyType(presets))
 
     def fields(self) -> dict[str, Any]:

@@ -78,6 +78,5 @@ NotNegative = Annotated[float, Range(0)]
 
 def range_of(hint: Any) -> Range | None:
     """The numbers that a type takes, ``Count | None`` for example; None where it says nothing of them."""
-    if isinstance(hint, Range):
-        return hint
-    return next(filter(None, map(range_of, typing.get_args(hint))), None)
+    said = [meta for one in (hint, *typing.get_args(hint)) for meta in getattr(one, "__metadata__", ())]
+    return next((meta for meta in said if isinstance(meta, Range)), None)

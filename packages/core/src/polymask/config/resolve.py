@@ -33,8 +33,6 @@ _HEAD = ("system", "preset")
 _SIZED = ("encoders", "systems")
 """Kinds whose presets are sizes: one put in place of a preset's takes its own preset of that name."""
 
-_NULL = (None, "null")
-
 _DEEPEST = 16
 """Slots in slots; more come from a part whose defaults put it in its own slot."""
 
@@ -177,7 +175,7 @@ class _Resolver:
         for source, values in [*self._declared(part, preset, known), *given]:
             for pair in ALTERNATIVES if "steps" in known else ():
                 for one, other in (pair, pair[::-1]):
-                    if values.get(one) not in _NULL and values.get(other) in _NULL:
+                    if values.get(one) not in (None, "null"):
                         options.pop(other, None), origins.pop(other, None)
             items = list(values.items())
             for key, value in items:

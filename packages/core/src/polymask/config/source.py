@@ -32,21 +32,24 @@ class Module:
     """The syntax tree of a module, with what its names stand for; by name: ``module["DEPTH"]``."""
 
     def __init__(self, name: str, path: Path) -> None:
-        self.name, self.package = name, path.name == "__init__.py"
+        self.name = name
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
-        self.names: dict[str, ast.AST | tuple[ast.ImportFrom | None, str]] = {}
+        self.names: dict[str, ast.AST | tuple[str, str]] = {}
+        package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
         statements: list[ast.stmt] = list(self.tree.body)
         for node in statements:
             match node:
                 case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                     self.names[node.name] = node
                 case ast.ImportFrom():
+                    above = package[: len(package) - node.level + 1] if node.level else []
+                    origin = ".".join([*above, *([node.module] if node.module else [])])
                     for alias in node.names:
-                        self.names[alias.asname or alias.name] = node, alias.name
+                        self.names[alias.asname or alias.name] = origin, alias.name
                 case ast.Import():
                     for alias in node.names:
                         if alias.asname or "." not in alias.name:
-                            self.names[alias.asname or alias.name] = None, alias.name
+                            self.names[alias.asname or alias.name] = alias.name, ""
                 case ast.Assign(targets=targets):
                     for target in targets:
                         if isinstance(target, ast.Name):
@@ -56,18 +59,12 @@ class Module:
                 case ast.If() | ast.Try():  # names for type checkers stand under an if
                     statements += [*node.body, *node.orelse]
 
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        parents = self.name.split(".")[: None if self.package else -1]
-        base = parents[: len(parents) - (node.level - 1)] if node.level else []
-        return ".".join([*base, *([node.module] if node.module else [])])
-
     def find(self, name: str) -> tuple[Module, ast.AST] | None:
         """Where a name is defined, and as what, through imports."""
         found = self.names.get(name)
         if isinstance(found, tuple):
-            node, original = found
-            origin = module_of(self._absolute(node)) if node else None
-            return origin.find(original) if origin is not None else None
+            origin = module_of(found[0])
+            return origin.find(found[1]) if origin is not None and found[1] else None
         return None if found is None else (self, found)
 
     def __getitem__(self, name: str) -> Any:
@@ -79,17 +76,14 @@ class Module:
         found = self.names.get(name)
         if found is None and hasattr(builtins, name):
             return getattr(builtins, name)
-        if isinstance(found, tuple):
-            node, original = found
-            light = self._absolute(node) if node else original
-            if light in _LIGHT:
-                module = importlib.import_module(light)
-                return getattr(module, original) if node else module
+        if isinstance(found, tuple) and found[0] in _LIGHT:
+            module = importlib.import_module(found[0])
+            return getattr(module, found[1]) if found[1] else module
         where = self.find(name)
         if where is None:
             raise Unreadable(name)
-        place, value = where
-        return Any if isinstance(value, ast.ClassDef | Function) else evaluate(value, place)
+        place, node = where
+        return Any if isinstance(node, ast.ClassDef | Function) else evaluate(node, place)
 
 
 @functools.cache

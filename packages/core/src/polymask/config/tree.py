@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,12 +46,6 @@ class PartConfig:
         return {
             name: kind for kind in _BUILD_ORDER for name, option in self.known.items() if option.slot == kind
         }
-
-    def only(self, names: Iterable[str]) -> PartConfig:
-        """The same with some of the options alone."""
-        kept = set(names)
-        known = {name: option for name, option in self.known.items() if name in kept}
-        return replace(self, known=known, options={k: v for k, v in self.options.items() if k in kept})
 
     def plain(self, defaults: bool = True) -> dict[str, Any]:
         """As nested mappings of plain values, with the name of the part.
