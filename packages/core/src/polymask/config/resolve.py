@@ -201,10 +201,11 @@ class _Resolver:
         self, part: Part | None, preset: str | None, known: Mapping[str, Option]
     ) -> Iterator[Given]:
         """A part's defaults and, over them, its preset; inside another part without data and training."""
-        if part is not None and part.defaults:
-            source = Source(f"defaults of {part.full_name}", part.defaults)
-            yield source, source.options
-        if part is not None and preset in part.presets:
+        if part is None:
+            return
+        source = Source(f"defaults of {part.full_name}", part.defaults)
+        yield source, source.options
+        if preset is not None and preset in part.presets:
             source = Source(f"preset {preset!r}", part.presets[preset])
             yield source, source.without(RUN_LEVEL - known.keys()).options
 
