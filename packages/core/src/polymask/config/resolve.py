@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polymask.config.layers import RUN_LEVEL, TRAINING, Source, flatten
-from polymask.config.options import UNSET, Option, options_of
+from polymask.config.options import UNSET, Option, Options, options_of
 from polymask.config.training import ALTERNATIVES
 from polymask.config.tree import PartConfig
 from polymask.errors import UserError
@@ -172,7 +172,8 @@ class _Resolver:
         slots: dict[str, list[tuple[Source, Any]]] = {key: [] for key, option in known.items() if option.slot}
         options: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        for source, values in [*self._declared(part, preset, known), *given]:
+        declared = self._declared(part, preset, known) if part else ()
+        for source, values in [*declared, *given]:
             for pair in ALTERNATIVES if "steps" in known else ():
                 for one, other in (pair, pair[::-1]):
                     if values.get(one) not in (None, "null"):
@@ -197,12 +198,8 @@ class _Resolver:
                 self.wrong.append(f"{name} needs a {key}: give --{prefix}{key} NAME")
         return PartConfig(part, known, options, origins)
 
-    def _declared(
-        self, part: Part | None, preset: str | None, known: Mapping[str, Option]
-    ) -> Iterator[Given]:
+    def _declared(self, part: Part, preset: str | None, known: Options) -> Iterator[Given]:
         """A part's defaults and, over them, its preset; inside another part without data and training."""
-        if part is None:
-            return
         source = Source(f"defaults of {part.full_name}", part.defaults)
         yield source, source.options
         if preset is not None and preset in part.presets:
