@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -250,6 +251,14 @@ def test_a_plugin_that_hides_its_heavy_import_is_caught_too(entry: Entries) -> N
 
     quiet = "try:\n    import torch\nexcept ImportError:\n    pass\n" + textwrap.dedent(GOOD)
     assert "imports torch" in load(entry("quiet", quiet)).plugins[0].error
+
+
+def test_a_heavy_import_is_caught_without_a_child_process_too(
+    entry: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fork")
+    heavy = entry("heavy", "import torch\n" + textwrap.dedent(GOOD))
+    assert "imports torch" in load(heavy).plugins[0].error
 
 
 @pytest.mark.parametrize(

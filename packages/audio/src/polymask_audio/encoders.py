@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import initialise
+from polymask.blocks import Stack, initialise
 from polymask.imports import Importer, Weights
 from polymask.positions import check_width, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
@@ -209,7 +209,7 @@ def passed_over(x: Tensor, out: Tensor, rate: float) -> Tensor:
     return torch.where(torch.rand((), device=x.device) < rate, x, out)
 
 
-class ViT(nn.Module):
+class ViT(Stack):
     """A Vision Transformer of timm's blocks (Dosovitskiy et al. 2020) on any subset of tokens.
 
     Positions are fixed sines and cosines of time, or of time and frequency, so that sound may be of any
@@ -224,9 +224,6 @@ class ViT(nn.Module):
         class_token: lead the sequence with a class token (it has no position).
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
     """
-
-    downsample = 1
-    needs_grid = False
 
     def __init__(
         self,
@@ -263,11 +260,6 @@ class ViT(nn.Module):
         initialise(self)
 
     @property
-    def depth(self) -> int:
-        """Blocks."""
-        return len(self.blocks)
-
-    @property
     def feed_forwards(self) -> list[nn.Module]:
         """The feed-forward layer of each block."""
         return [block.mlp for block in self.blocks]  # type: ignore[misc]
@@ -276,14 +268,6 @@ class ViT(nn.Module):
         """``[B, K, in_dim] -> [B, K, dim]``."""
         embedded: Tensor = self.proj(values)
         return embedded
-
-    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
-        x, attend = self.begin(x, position, valid)
-        for block in self.blocks:
-            x = block(x, attn_mask=attend)
-        encoded: Tensor = self.norm(x)
-        return encoded
 
     def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the first block gets, ``[B, prefix + K, dim]``, and where attention may go."""

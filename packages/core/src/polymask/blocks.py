@@ -166,6 +166,29 @@ class PostNorm(nn.Module):
         return out
 
 
+class Stack(nn.Module):
+    """An encoder that is one stack of blocks, which a system may run itself.
+
+    Subclasses have ``blocks``, ``norm`` and :meth:`begin`, see :class:`polymask.protocols.Encoder`.
+    """
+
+    downsample = 1
+    needs_grid = False
+
+    def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the first block gets, and what attention adds or where it may go."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
+        own: Any = self
+        x, attend = self.begin(x, position, valid)
+        for block in own.blocks:
+            x = block(x, attn_mask=attend)
+        encoded: Tensor = own.norm(x)
+        return encoded
+
+
 class Convolutions(nn.Module):
     """Convolutions over all tokens, each followed by layer norm over channels without weights and by GELU.
 

@@ -27,15 +27,16 @@ Declared = list[tuple[str, Part]]
 """Parts, each with its kind."""
 
 
-def declared(module: str, load: Callable[[], object]) -> Declared:
-    """The parts of a plugin.
+def load_light(module: str, load: Callable[[], object]) -> object:
+    """A plugin, which may import nothing heavy; a test sees to it that those of ours do not.
 
     Args:
         module: its name, for messages.
         load: imports it.
 
     Raises:
-        BaseException: whatever it raises; what is wrong with it.
+        BaseException: whatever it raises.
+        ImportError: it imports something heavy.
     """
     plugin: object = None
     with heavy_imports() as heavy:
@@ -49,6 +50,19 @@ def declared(module: str, load: Callable[[], object]) -> Declared:
             f"importing {module} imports {', '.join(sorted(heavy))}: declare parts as "
             "strings and import the rest in the module their target names"
         )
+    return plugin
+
+
+def declared(module: str, plugin: object) -> Declared:
+    """The parts of a plugin.
+
+    Args:
+        module: its name, for messages.
+        plugin: the module.
+
+    Raises:
+        BaseException: whatever it raises; what is wrong with it.
+    """
     _check_api(getattr(plugin, "POLYMASK_API", None))
     manager = pluggy.PluginManager("polymask")
     manager.add_hookspecs(hookspecs)
@@ -99,7 +113,8 @@ def words(error: BaseException) -> tuple[str, str]:
 def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, dict[str, Any]]], str, str]:
     """The same as plain values, or what is wrong and its traceback."""
     try:
-        return [(kind, part.fields()) for kind, part in declared(module, load)], "", ""
+        plugin = load_light(module, load)
+        return [(kind, part.fields()) for kind, part in declared(module, plugin)], "", ""
     except BaseException as error:
         return [], *words(error)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.maskings._choose import hide_last_valid, unique_keys
 from polymask.maskings._choose import share as share_of
-from polymask.maskings._choose import unique_keys
 from polymask.protocols import Batch, Encoder, Masking, Objective, Request, Target, Tokenizer, sample_ids
 from polymask.step import Step
 from polymask.tokens import Tokens
@@ -71,12 +71,11 @@ def some_hidden(mask: Mask, share: float, batch: Batch, step: Step, stream: int)
     """
     if share == 1:
         return mask
-    n, hidden = mask.sites, mask.hidden
-    keys = unique_keys(step.bits(sample_ids(batch), n, stream)).masked_fill(~hidden, -1)
-    count = share_of(share, hidden.sum(dim=1)).clamp(min=1)
-    threshold = keys.sort(dim=1).values.gather(1, (n - 1 - count).clamp(min=0)[:, None])
-    visible = None if mask.count is None else n - max(share_of(share, mask.count), 1)
-    return Mask(keys > threshold, visible, mask.valid)
+    keys = unique_keys(step.bits(sample_ids(batch), mask.sites, stream))
+    counts = share_of(share, mask.hidden.sum(dim=1)).clamp(min=1)
+    asked = hide_last_valid(keys, counts, mask.hidden).hidden
+    visible = None if mask.count is None else mask.sites - max(share_of(share, mask.count), 1)
+    return Mask(asked, visible, mask.valid)
 
 
 def require_subset_encoder(system: str, encoder: Encoder) -> None:

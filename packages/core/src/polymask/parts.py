@@ -48,19 +48,28 @@ def slot_kind(parameter: str) -> str | None:
     return SLOTS.get(parameter.rpartition("_")[2])
 
 
+_SCALARS = {str, int, float, bool, type(None)}
+
+
 def _options(given: Any, where: str) -> Mapping[str, Any]:
     """Options that cannot be changed any more, if they are plain values by name."""
-    if not isinstance(given, Mapping) or not all(type(name) is str for name in given):
+    if not isinstance(given, Mapping) or not set(map(type, given)) <= {str}:
         raise TypeError(f"{where} must map option names to values, got {given!r}")
-    return MappingProxyType({name: _plain(value, f"{where}, {name}") for name, value in given.items()})
+    options = dict(given)
+    for name, value in options.items():
+        if type(value) not in _SCALARS:
+            options[name] = _plain(value, f"{where}, {name}")
+    return MappingProxyType(options)
 
 
 def _plain(value: Any, where: str) -> Any:
+    """A copy of a list or mapping of plain values."""
     if isinstance(value, Mapping):
         return dict(_options(value, where))
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_plain(item, where) for item in value)
-    if type(value) not in (str, int, float, bool, type(None)):
+        plain = set(map(type, value)) <= _SCALARS
+        return type(value)(value if plain else [_plain(item, where) for item in value])
+    if type(value) not in _SCALARS:
         raise TypeError(f"{where}: give numbers, text, lists or mappings, got {value!r}")
     return value
 
@@ -122,13 +131,15 @@ class Part:
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise TypeError(f"{named}tags is one value, {given!r}; give a set of strings")
         tags = frozenset(given)
-        if not all(type(tag) is str for tag in tags):
+        if not set(map(type, tags)) <= {str}:
             raise TypeError(f"{named}tags must be strings, got {given!r}")
         object.__setattr__(self, "tags", tags)
         object.__setattr__(self, "defaults", _options(self.defaults, f"{named}defaults"))
         if not isinstance(self.presets, Mapping):
             raise TypeError(f"{named}presets must map names to options, got {self.presets!r}")
-        presets = {name: _options(given, f"{named}preset {name!r}") for name, given in self.presets.items()}
+        presets = dict(self.presets)
+        for name in presets:
+            presets[name] = _options(presets[name], f"{named}preset {name!r}")
         object.__setattr__(self, "presets", MappingProxyType(presets))
 
     def fields(self) -> dict[str, Any]:

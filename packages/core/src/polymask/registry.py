@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from polymask import hookspecs
-from polymask.declarations import declared, declared_apart, words
+from polymask.declarations import declared, declared_apart, load_light, words
 from polymask.errors import UserError
 from polymask.parts import KINDS, Part
 
@@ -140,7 +140,7 @@ class Registry:
         # a fork is safe only where no other thread may hold a lock
         if trusted or not hasattr(os, "fork") or threading.active_count() > 1:
             try:
-                parts = declared(record.module, load)
+                parts = declared(record.module, load() if trusted else load_light(record.module, load))
             except BaseException as error:
                 if trusted and not isinstance(error, Exception | SystemExit):
                     raise
@@ -189,7 +189,8 @@ class Registry:
         Raises:
             UserError: unknown or ambiguous, with the candidates and the plugins that did not load.
         """
-        return self._pick(kind.removesuffix("s"), kind, self.parts(kind), name)
+        found = self._parts.get(kind, {}).get(name)
+        return found or self._pick(kind.removesuffix("s"), kind, self.parts(kind), name)
 
     def locate(self, name: str, kind: str | None = None) -> Part:
         """As :meth:`find`, over parts of all kinds where none is given; a system before its recipe."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -44,9 +45,14 @@ class Range:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
 
-    def _check(self, value: float) -> float:
+    def check(self, value: float) -> float:
+        """The number.
+
+        Raises:
+            ValueError: it is out of range; says the rule.
+        """
         if not (self.low <= value <= self.high and math.isfinite(value)) or (
             self.above and value == self.low
         ):
@@ -68,3 +74,9 @@ Positive = Annotated[float, Range(0, above=True)]
 
 NotNegative = Annotated[float, Range(0)]
 """A number that is 0 or more."""
+
+
+def range_of(hint: Any) -> Range | None:
+    """The numbers that a type takes, ``Count | None`` for example; None where it says nothing of them."""
+    said = [meta for one in (hint, *typing.get_args(hint)) for meta in getattr(one, "__metadata__", ())]
+    return next((meta for meta in said if isinstance(meta, Range)), None)

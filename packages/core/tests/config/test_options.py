@@ -184,6 +184,7 @@ class Own(Base):
         where: Path | None = None,
         unknown: Unknown = None,
         threads: int = os.cpu_count(),
+        length: int = len("abc"),
         dtype: torch.dtype = torch.float32,
         act: Literal["a", "b"] = "a",
         bare=1,
@@ -252,6 +253,7 @@ def test_a_constructor_that_is_inherited(part):
         ("where", "Path | null", None),
         ("unknown", "Any", None),
         ("threads", "int", UNSET),  # what only the module knows
+        ("length", "int", UNSET),  # nothing is called
         ("dtype", "Any", UNSET),
         ("act", "a | b", "a"),
         ("bare", "Any", 1),

@@ -12,7 +12,7 @@ import pytest
 import polymask
 from polymask import Part, Registry, RunConfig, System, UserError, build, hookimpl, plugin
 from polymask.config import PartConfig, Resolved, Source, built_from, options_of, resolve_part
-from polymask.config.layers import merge, nest
+from polymask.config.layers import nest
 from polymask.maskings import Block, Random, Scheduled, Span
 from polymask.objectives import MSE
 from polymask.testing.subject import Subject
@@ -169,10 +169,12 @@ def test_nest_knows_one_form() -> None:
 
 
 def test_options_of_one_source_add_up() -> None:
-    below = {"masking": {"name": "a", "ratio": 0.5}, "depth": 1}
-    assert merge(below, {"masking": {"ratio": 0.6}}) == {**below, "masking": {"name": "a", "ratio": 0.6}}
-    assert merge(below, {"masking": None}) == {**below, "masking": None}
-    assert merge({}, below) == below
+    given = {"masking": {"name": "a", "ratio": 0.5}, "depth": 1}
+    more = {**given, "masking.ratio": 0.6, "masking.masking": "b", "masking.masking.cell": 2}
+    inner = {"name": "a", "ratio": 0.6, "masking": {"name": "b", "cell": 2}}
+    assert nest(more) == {"masking": inner, "depth": 1}
+    assert given["masking"] == {"name": "a", "ratio": 0.5}  # what was given stays as it is
+    assert nest({"masking.ratio": 0.5, "masking": None}) == {"masking": None}
 
 
 def resolved(registry: Registry, *layers: dict[str, Any], name: str = "toy", **more: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_every_option_is_explained():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"steps": 0}, "steps=0: give a number more than 0"),
+        ({"steps": 0}, "steps=0: give a number 1 or more"),
         ({"steps": 5, "epochs": 2.0}, "both steps and epochs"),
         ({"warmup_steps": 5, "warmup_epochs": 2.0}, "both warmup_steps and warmup_epochs"),
         ({"batch_size": 10, "accumulate": 4}, "batch of 10 cannot be computed in 4 equal parts"),

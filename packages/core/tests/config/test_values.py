@@ -245,7 +245,7 @@ def test_ranges_hold_in_python_too():
 
 
 def test_training_options_keep_their_messages(config):
-    with pytest.raises(UserError, match="^steps=0: give a number more than 0$"):
+    with pytest.raises(UserError, match="^steps=0: give a number 1 or more$"):
         TrainOptions(steps=0)
     with pytest.raises(UserError, match="^--steps takes int | null, got '1.5'"):
         config("--steps", "1.5")

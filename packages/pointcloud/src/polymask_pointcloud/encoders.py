@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import initialise
+from polymask.blocks import Stack, initialise
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_pointcloud.tokenizers import UNIT
 
@@ -45,7 +45,7 @@ class PointNet(nn.Module):
         return embedded
 
 
-class Transformer(nn.Module):
+class Transformer(Stack):
     """timm's blocks over embedded sets of points, on any subset of tokens.
 
     A position is a small network of the token's centre, added once, before the first block.
@@ -62,8 +62,6 @@ class Transformer(nn.Module):
     """
 
     prefix = 0
-    downsample = 1
-    needs_grid = False
 
     def __init__(
         self,
@@ -106,11 +104,3 @@ class Transformer(nn.Module):
         """What the first block gets, ``[B, K, dim]``, and where attention may go, bool or None."""
         x = x + self.position(UNIT * position.to(x.dtype))
         return x, None if valid is None else valid[:, None, None, :]
-
-    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``[B, K, dim]`` at ``[B, K, axes]`` to ``[B, K, dim]``."""
-        x, attend = self.begin(x, position, valid)
-        for block in self.blocks:
-            x = block(x, attn_mask=attend)
-        encoded: Tensor = self.norm(x)
-        return encoded

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import PostNorm, initialise
+from polymask.blocks import PostNorm, Stack, initialise
 from polymask.export import Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
@@ -53,7 +53,7 @@ class _PostNormBlock(PostNorm, Block):  # type: ignore[misc]
     """timm's block, its norms behind the shortcuts."""
 
 
-class ViT(nn.Module):
+class ViT(Stack):
     """timm's Vision Transformer (Dosovitskiy et al. 2020) on any subset of tokens.
 
     Args:
@@ -72,9 +72,6 @@ class ViT(nn.Module):
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
         layer_scale: initial value of LayerScale, or None for none.
     """
-
-    downsample = 1
-    needs_grid = False
 
     def __init__(
         self,
@@ -152,14 +149,6 @@ class ViT(nn.Module):
     def norm(self) -> Any:
         """What follows the last block."""
         return self.vit.norm
-
-    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``."""
-        x, attend = self.begin(x, position, valid)
-        for block in self.blocks:
-            x = block(x, attn_mask=attend)
-        encoded: Tensor = self.norm(x)
-        return encoded
 
     def begin(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the first block gets, ``[B, prefix + K, dim]``, and what attention adds.

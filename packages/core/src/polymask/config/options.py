@@ -50,12 +50,12 @@ class Option:
     shown: str = ""
     group: str = ""
 
-    @property
+    @functools.cached_property
     def slot(self) -> str | None:
         """Kind of the part that it takes, or None."""
         return slot_kind(self.name)
 
-    @property
+    @functools.cached_property
     def fact(self) -> bool:
         """Whether it is filled from facts, see :data:`polymask.types.Fact`."""
         return FACT in getattr(self.type, "__metadata__", ())
@@ -164,24 +164,19 @@ def _static(target: str) -> dict[str, Option] | None:
     function, module = found
     texts = arguments_in(ast.get_docstring(function) or "") | texts
     return {
-        name: Option(name, _type(annotation, module), _default(default, module), texts.get(name, ""))
+        name: Option(
+            name, _value(annotation, module, Any), _value(default, module, UNSET), texts.get(name, "")
+        )
         for name, annotation, default in parameters(function)
         if (name, isinstance(node, ast.ClassDef)) != ("self", True)
     }
 
 
-def _type(node: ast.expr | None, module: Module) -> Any:
+def _value(node: ast.expr | None, module: Module, otherwise: Any) -> Any:
     try:
-        return Any if node is None else evaluate(node, module)
-    except Exception:
-        return Any
-
-
-def _default(node: ast.expr | None, module: Module) -> Any:
-    try:
-        return UNSET if node is None else evaluate(node, module)
-    except Exception:
-        return UNSET
+        return otherwise if node is None else evaluate(node, module)
+    except Exception:  # whatever evaluation raises: what cannot be told is told by nobody
+        return otherwise
 
 
 def inspect_options(source: Callable[..., Any]) -> dict[str, Option]:

@@ -11,28 +11,24 @@ import contextlib
 import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from polymask.config.layers import (
-    RUN_LEVEL,
-    TRAINING,
-    Source,
-    alternatives,
-    flatten,
-    items,
-    last_of,
-    nest,
-    place,
-    without,
-)
-from polymask.config.options import UNSET, Option, options_of
+from polymask.config.layers import RUN_LEVEL, TRAINING, Source, flatten
+from polymask.config.options import UNSET, Option, Options, options_of
+from polymask.config.training import ALTERNATIVES
 from polymask.config.tree import PartConfig
 from polymask.errors import UserError
 from polymask.parts import Part
 from polymask.registry import Registry, default_registry
 
+Given = tuple[Source, Mapping[str, Any]]
+"""Options of one part, nested, and the source they are from."""
+
 DATA = Option("data", help="which data", shown="NAME[:SOURCE]")
+
+_HEAD = ("system", "preset")
+"""What names the options of a system, and is none of them."""
 
 _SIZED = ("encoders", "systems")
 """Kinds whose presets are sizes: one put in place of a preset's takes its own preset of that name."""
@@ -91,16 +87,17 @@ def resolve_system(
     """
     registry = registry or default_registry()
     given = [source if isinstance(source, Source) else Source("arguments", source) for source in sources]
-    head = {key: last_of(given, key) for key in ("system", "preset")}
-    if not isinstance(head["system"], str):
+    head: dict[str, Any] = {}
+    for source in given:
+        head |= {key: source.options[key] for key in _HEAD if source.options.get(key) is not None}
+    if not isinstance(head.get("system"), str):
         systems = ", ".join(part.full_name for part in registry.parts("systems"))
         raise UserError(f"which system? give one of {systems}")
     part = registry.find("systems", head["system"])
-    given = [replace(source, options=without(head, source.options)) for source in given]
-    if not training:  # presets and files may say how to train, and are passed over; the command line may not
-        given = [s if s.text else replace(s, options=without(TRAINING, s.options)) for s in given]
+    # presets and files may say how to train, and are passed over; the command line may not
+    given = [s.without(_HEAD if training or s.text else {*_HEAD, *TRAINING}) for s in given]
     known = {"data": DATA, **(TRAINING if training else {}), **(extra or {})}
-    return resolve_part(part, *given, registry=registry, preset=head["preset"], extra=known, check=check)
+    return resolve_part(part, *given, registry=registry, preset=head.get("preset"), extra=known, check=check)
 
 
 def resolve_part(
@@ -134,8 +131,7 @@ def resolve_part(
     if part is not None:
         registry, name = registry.within(part.modality), part.full_name
     resolver = _Resolver(registry, name, preset, inner, check)
-    given = [replace(source, options=nest(source.options)) for source in sources]
-    tree = resolver.part(part, given, preset, extra or {})
+    tree = resolver.part(part, [(source, source.options) for source in sources], preset, extra or {})
     return Resolved(tree, preset, [*resolver.refusals(), *resolver.wrong], resolver.notes)
 
 
@@ -164,7 +160,7 @@ class _Resolver:
     def part(
         self,
         part: Part | None,
-        sources: Sequence[Source],
+        given: Sequence[Given],
         preset: str | None,
         extra: Mapping[str, Option],
         path: str = "",
@@ -173,52 +169,58 @@ class _Resolver:
         name, prefix = part.full_name if part else self.name, f"{path}." if path else ""
         known = {**(options_of(part) if part else {}), **extra}
         self.known |= {f"{prefix}{key}": option for key, option in known.items()}
+        slots: dict[str, list[tuple[Source, Any]]] = {key: [] for key, option in known.items() if option.slot}
         options: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        slots: dict[str, list[Source]] = {key: [] for key, option in known.items() if option.slot}
-        for source in alternatives([*self._declared(part, preset, known), *sources], known):
-            for key, value in items(source.options, known):
+        declared = self._declared(part, preset, known) if part else ()
+        for source, values in [*declared, *given]:
+            for pair in ALTERNATIVES if "steps" in known else ():
+                for one, other in (pair, pair[::-1]):
+                    if values.get(one) not in (None, "null"):
+                        options.pop(other, None), origins.pop(other, None)
+            items = list(values.items())
+            for key, value in items:
                 if key in slots:
-                    slots[key].append(replace(source, options={"": value}))
+                    slots[key].append((source, value))
                 elif key in known:
                     options[key] = self._checked(known[key], value, source, prefix)
                     origins[key] = source.label
+                elif isinstance(value, Mapping) and any(one.startswith(f"{key}.") for one in known):
+                    # options that a verb groups, as probe.draws
+                    items += [(f"{key}.{inner}", one) for inner, one in value.items()]
                 else:
                     self.unknown.append((f"{prefix}{key}", source.label, name))
-        for key, given in slots.items():
-            value = self._slot(known[key], given, f"{prefix}{key}")
+        for key, fillings in slots.items():
+            value = self._slot(known[key], fillings, f"{prefix}{key}")
             if value is not UNSET:
                 options[key] = value
             if part and key != "data" and value in (UNSET, None) and known[key].default is UNSET:
                 self.wrong.append(f"{name} needs a {key}: give --{prefix}{key} NAME")
         return PartConfig(part, known, options, origins)
 
-    def _declared(self, part: Part | None, preset: str | None, known: Mapping[str, Option]) -> list[Source]:
+    def _declared(self, part: Part, preset: str | None, known: Options) -> Iterator[Given]:
         """A part's defaults and, over them, its preset; inside another part without data and training."""
-        if part is None:
-            return []
-        declared = [Source(f"defaults of {part.full_name}", nest(part.defaults))]
+        source = Source(f"defaults of {part.full_name}", part.defaults)
+        yield source, source.options
         if preset is not None and preset in part.presets:
-            options = nest(part.presets[preset])
-            options = {k: v for k, v in options.items() if k in known or k not in RUN_LEVEL}
-            declared.append(Source(f"preset {preset!r}", options))
-        return declared
+            source = Source(f"preset {preset!r}", part.presets[preset])
+            yield source, source.without(RUN_LEVEL - known.keys()).options
 
-    def _slot(self, option: Option, given: Sequence[Source], path: str) -> Any:
+    def _slot(self, option: Option, given: Sequence[tuple[Source, Any]], path: str) -> Any:
         """What fills a slot: a part with its options, an object, or nothing."""
         chosen: Any = UNSET
-        kept: list[Source] = []
+        kept: list[Given] = []
         replaced = False
         assert option.slot is not None
-        for source in given:
-            value = source.options[""]
+        for source, value in given:
             if not isinstance(value, Mapping):
                 if isinstance(value, str | int | float | list | tuple):
                     takes = option.shown or "NAME"
-                    self.wrong.append(f"--{path} takes {takes}, got {value!r}{place(source)}")
+                    self.wrong.append(f"--{path} takes {takes}, got {value!r}{source.place}")
                 chosen, kept = value, []
                 continue
-            name = value.get("name")
+            options = dict(value)
+            name = options.pop("name", None)
             if name in ("none", "null"):
                 chosen, kept = None, []
             elif name is not None:
@@ -227,17 +229,17 @@ class _Resolver:
                     # what was set before any part was named holds for whichever it is
                     kept = kept if chosen is UNSET else []
                     replaced, chosen = isinstance(chosen, Part), part
-            if value.keys() > {"name"} or name is None:
-                kept.append(replace(source, options=without(("name",), value)))
+            kept.append((source, options))
         if isinstance(chosen, Part):
             if path.count(".") > _DEEPEST:
                 raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
-            kept = [self._fitting(chosen, source) for source in kept]
+            if option.slot == "datasets":
+                kept = [self._fitting(chosen, *one) for one in kept]
             return self.part(chosen, kept, self._preset_of(chosen, replaced, path), {}, path)
         # what a preset asks of the data holds for whichever is chosen, if any is
-        asked = [s for s in kept if s.options and not (option.slot == "datasets" and s.is_preset)]
+        asked = [o for s, o in kept if o and not (option.slot == "datasets" and s.is_preset)]
         if asked and chosen in (UNSET, None):
-            inner = next(iter(flatten(asked[0].options)))
+            inner = next(iter(flatten(asked[0])))
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
         return chosen
 
@@ -252,17 +254,19 @@ class _Resolver:
             )
         return self.preset
 
-    def _fitting(self, part: Part, source: Source) -> Source:
+    def _fitting(self, part: Part, source: Source, options: Mapping[str, Any]) -> Given:
         """What a preset asks of the data, without what this data set does not have."""
-        missing = [key for key in source.options if key not in options_of(part)]
-        if part.kind != "datasets" or not source.is_preset or not missing:
-            return source
+        known = options_of(part)
+        missing = [key for key in options if key not in known]
+        if not source.is_preset or not missing:
+            return source, options
         self.notes.append(
             f"{part.full_name} has no {', '.join(missing)}, which the preset asks for: left out"
         )
-        return replace(source, options=without(missing, source.options))
+        return source, {key: value for key, value in options.items() if key in known}
 
     def _checked(self, option: Option, value: Any, source: Source, prefix: str) -> Any:
+        """A value as its type has it; what it takes where it has not."""
         if not self.check:
             return value
         from polymask.config.values import convert
@@ -272,7 +276,7 @@ class _Resolver:
         except ValueError as error:
             rule = f" {error}" if str(error) else ""
             bare = " (what an option without a value means)" if source.text and value == "true" else ""
-            takes, got = f"{option.type_name}{rule}", f"{value!r}{bare}{place(source)}"
+            takes, got = f"{option.type_name}{rule}", f"{value!r}{bare}{source.place}"
             listed = f"[{value}]"
             with contextlib.suppress(ValueError):
                 if source.text and "," in value and convert(option.type, listed, text=True) is not None:

@@ -53,8 +53,10 @@ class RunConfig:
         """The configuration in what was resolved; options of a verb's own are passed over."""
         tree = resolved.require()
         assert tree.part is not None
+        known, data = options_of(tree.part), tree.options.get("data")
+        own = {name: value for name, value in tree.options.items() if name in known}
+        system = replace(tree, known=known, options=own)
         training = {name: value for name, value in tree.options.items() if name in TRAINING}
-        system, data = tree.only(options_of(tree.part)), tree.options.get("data")
         if data is not None and not data.part.fits(tree.part.modality):
             raise UserError(
                 f"{system.name} is a system of {tree.part.modality}, and {data.name} is data of "

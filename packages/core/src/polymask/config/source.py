@@ -7,23 +7,20 @@ import builtins
 import functools
 import importlib
 import importlib.util
-import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _LIGHT = ("typing", "collections.abc", "math", "pathlib", "polymask.types")
 """Modules that names are taken from by importing them."""
 
-_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.BitOr: operator.or_,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-}
+_READABLE = (
+    *(ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Dict, ast.Subscript, ast.Load),
+    *(ast.UnaryOp, ast.USub, ast.BinOp, ast.BitOr, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow),
+)
+"""What an expression may be made of: literals, types, names, and arithmetic with them; nothing is called."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -32,31 +29,35 @@ class Unreadable(Exception):
 
 
 class Module:
-    """The syntax tree of a module, with what its names stand for."""
+    """The syntax tree of a module, with what its names stand for; by name: ``module["DEPTH"]``."""
 
     def __init__(self, name: str, path: Path) -> None:
-        self.name, self.package = name, path.name == "__init__.py"
+        self.name = name
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.names: dict[str, ast.AST | tuple[str, str]] = {}
-        for node in _statements(self.tree.body):
-            if isinstance(node, ast.ClassDef | Function):
-                self.names[node.name] = node
-            elif isinstance(node, ast.ImportFrom):
-                origin = self._absolute(node)
-                self.names |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
-            elif isinstance(node, ast.Import):
-                self.names |= {
-                    a.asname or a.name: (a.name, "") for a in node.names if a.asname or "." not in a.name
-                }
-            elif isinstance(node, ast.Assign):
-                self.names |= {t.id: node.value for t in node.targets if isinstance(t, ast.Name)}
-            elif isinstance(node, ast.AnnAssign) and node.value and isinstance(node.target, ast.Name):
-                self.names[node.target.id] = node.value
-
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        parents = self.name.split(".")[: None if self.package else -1]
-        base = parents[: len(parents) - (node.level - 1)] if node.level else []
-        return ".".join([*base, *([node.module] if node.module else [])])
+        package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        statements: list[ast.stmt] = list(self.tree.body)
+        for node in statements:
+            match node:
+                case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                    self.names[node.name] = node
+                case ast.ImportFrom():
+                    above = package[: len(package) - node.level + 1] if node.level else []
+                    origin = ".".join([*above, *([node.module] if node.module else [])])
+                    for alias in node.names:
+                        self.names[alias.asname or alias.name] = origin, alias.name
+                case ast.Import():
+                    for alias in node.names:
+                        if alias.asname or "." not in alias.name:
+                            self.names[alias.asname or alias.name] = alias.name, ""
+                case ast.Assign(targets=targets):
+                    for target in targets:
+                        if isinstance(target, ast.Name):
+                            self.names[target.id] = node.value
+                case ast.AnnAssign(target=ast.Name(id=named), value=ast.AST() as value):
+                    self.names[named] = value
+                case ast.If() | ast.Try():  # names for type checkers stand under an if
+                    statements += [*node.body, *node.orelse]
 
     def find(self, name: str) -> tuple[Module, ast.AST] | None:
         """Where a name is defined, and as what, through imports."""
@@ -66,7 +67,7 @@ class Module:
             return origin.find(found[1]) if origin is not None and found[1] else None
         return None if found is None else (self, found)
 
-    def value(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Any:
         """What a name stands for.
 
         Raises:
@@ -83,14 +84,6 @@ class Module:
             raise Unreadable(name)
         place, node = where
         return Any if isinstance(node, ast.ClassDef | Function) else evaluate(node, place)
-
-
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module, those in branches too: names for type checkers stand under an ``if``."""
-    for node in body:
-        yield node
-        if isinstance(node, ast.If | ast.Try):
-            yield from _statements([*node.body, *node.orelse])
 
 
 @functools.cache
@@ -158,27 +151,8 @@ def evaluate(node: ast.AST, module: Module) -> Any:
     Raises:
         Unreadable: it is another one.
     """
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Name():
-            return module.value(node.id)
-        case ast.Attribute():
-            return getattr(evaluate(node.value, module), node.attr)
-        case ast.Tuple():
-            return tuple(evaluate(item, module) for item in node.elts)
-        case ast.List():
-            return [evaluate(item, module) for item in node.elts]
-        case ast.Dict() if all(node.keys):
-            return {
-                evaluate(k, module): evaluate(v, module)
-                for k, v in zip(node.keys, node.values, strict=True)
-                if k
-            }
-        case ast.UnaryOp(op=ast.USub()):
-            return -evaluate(node.operand, module)
-        case ast.BinOp() if type(node.op) in _OPERATORS:
-            return _OPERATORS[type(node.op)](evaluate(node.left, module), evaluate(node.right, module))
-        case ast.Subscript():
-            return evaluate(node.value, module)[evaluate(node.slice, module)]
-    raise Unreadable(ast.unparse(node))
+    for inner in ast.walk(node):
+        if not isinstance(inner, _READABLE):
+            raise Unreadable(ast.unparse(node))
+    code = compile(ast.Expression(node), module.name, "eval")  # type: ignore[arg-type]
+    return eval(code, {"__builtins__": {}}, module)  # type: ignore[arg-type]

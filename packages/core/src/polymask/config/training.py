@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import functools
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from polymask.errors import UserError
-from polymask.types import Count, NotNegative, Positive, Whole
+from polymask.types import Count, NotNegative, Positive, Range, Whole, range_of
 
 ALTERNATIVES = (
     *(("steps", "epochs"), ("warmup_steps", "warmup_epochs")),
@@ -102,19 +103,19 @@ class TrainOptions:
         for one, other in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"both {one} and {other} are given: give one of them")
-        for name in ("steps", "epochs", "batch_size", "batch_tokens", "accumulate", "nodes"):
-            self._require(name, "more than 0", lambda value: value > 0)
-        for name in ("checkpoint_every", "log_every", "probe_every"):
-            self._require(name, "more than 0", lambda value: value > 0)
-        for name in ("warmup_steps", "warmup_epochs", "weight_decay", "workers", "min_lr"):
-            self._require(name, "0 or more", lambda value: value >= 0)
-        for name in ("base_lr", "lr", "clip", "eps"):
-            self._require(name, "more than 0", lambda value: value > 0)
+        for name, allowed in _ranges().items():
+            value = getattr(self, name)
+            try:
+                if value is not None:
+                    allowed.check(value)
+            except ValueError as error:
+                raise UserError(f"{name}={value}: give a number {error}") from error
         for name in ("devices", "workers"):
             value = getattr(self, name)
             if str(value).isdigit() and int(value) > 1024:
                 raise UserError(f"{name}={value}: one machine has no more than 1024")
-        self._require("seed", "0 or more and below 2**63 - 1", lambda value: 0 <= value < 2**63 - 1)
+        if not 0 <= self.seed < 2**63 - 1:
+            raise UserError(f"seed={self.seed}: give a number 0 or more and below 2**63 - 1")
         betas: tuple[float, ...] = self.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas={self.betas}: give two numbers in [0, 1)")
@@ -126,7 +127,9 @@ class TrainOptions:
                 "choose --accumulate that divides --batch_size"
             )
 
-    def _require(self, name: str, rule: str, holds: Any) -> None:
-        value = getattr(self, name)
-        if value is not None and not (math.isfinite(value) and holds(value)):
-            raise UserError(f"{name}={value}: give a number {rule}")
+
+@functools.cache
+def _ranges() -> dict[str, Range]:
+    """The numbers that options take, by name."""
+    hints = typing.get_type_hints(TrainOptions, include_extras=True)
+    return {name: found for name, hint in hints.items() if (found := range_of(hint)) is not None}

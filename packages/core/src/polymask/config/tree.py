@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,14 +43,9 @@ class PartConfig:
     @property
     def slots(self) -> dict[str, str]:
         """Options that take parts, with the kind each takes, in the order in which they are built."""
-        found = {name: option.slot for name, option in self.known.items() if option.slot}
-        return {name: kind for order in _BUILD_ORDER for name, kind in found.items() if kind == order}
-
-    def only(self, names: Iterable[str]) -> PartConfig:
-        """The same with some of the options alone."""
-        kept = set(names)
-        known = {name: option for name, option in self.known.items() if name in kept}
-        return replace(self, known=known, options={k: v for k, v in self.options.items() if k in kept})
+        return {
+            name: kind for kind in _BUILD_ORDER for name, option in self.known.items() if option.slot == kind
+        }
 
     def plain(self, defaults: bool = True) -> dict[str, Any]:
         """As nested mappings of plain values, with the name of the part.
@@ -104,7 +99,7 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
     Raises:
         UserError: the constructor refuses a value, or a data set lacks its source.
     """
-    values = {name: resolve_path(value, folder) for name, value in arguments.items()}
+    values = resolve_path(arguments, folder)
     source = options_of(part).get("source") if part.kind == "datasets" else None
     if source is not None and values.get("source", source.default) in (UNSET, ""):
         raise UserError(f"{part.full_name} needs a source, {part.name}:SOURCE; it reads {part.summary}")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from polymask.config import PartConfig, Source, options_of, resolve_part
-from polymask.config.layers import merge, nest
 from polymask.parts import Part
 from polymask.protocols import Batch, Tokenizer
 from polymask.registry import Registry
@@ -110,7 +109,7 @@ class Subject:
             UserError: it refuses the options.
         """
         facts = {} if self.part.kind in ("tokenizers", "systems", "datasets") else self.tokenizer.provides
-        config = self._tiny(self.part, merge(nest(self.options), nest(options)))
+        config = self._tiny(self.part, self.options, options)
         with seeded(seed):
             return config.build(facts)
 
@@ -142,13 +141,14 @@ class Subject:
         return batch | {"label": batch["id"] % 11 - 1} if system.supervised else batch
 
     def _build(self, part: Part) -> Any:
-        return self._tiny(part, {}).build()
+        return self._tiny(part).build()
 
-    def _tiny(self, part: Part, options: Mapping[str, Any]) -> PartConfig:
+    def _tiny(self, part: Part, *given: Mapping[str, Any]) -> PartConfig:
         """A part and those in its slots at preset ``"tiny"``, stand-ins for tokenizers nobody chose."""
-        missing = [name for name, option in options_of(part).items() if option.slot == "tokenizers"]
-        missing = [name for name in missing if name not in nest(part.defaults)]
-        sources = Source("stand-ins", {name: StandIn() for name in missing}), Source("arguments", options)
+        missing = {name for name, option in options_of(part).items() if option.slot == "tokenizers"}
+        missing -= {name.partition(".")[0] for name in part.defaults}
+        sources = [Source("stand-ins", {name: StandIn() for name in missing})]
+        sources += [Source("arguments", options) for options in given]
         preset = "tiny" if "tiny" in part.presets else None
         found = resolve_part(part, *sources, registry=self.registry, preset=preset, inner="tiny")
         return found.require()

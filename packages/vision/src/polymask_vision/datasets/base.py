@@ -75,7 +75,8 @@ class ImageDataset(FileDataset[Images]):
         if channels is not None and channels < 1:
             raise UserError(f"channels must be 1 or more, got {channels}")
         self.range = None if range is None else _range(range)
-        headers = _headers(found.train.take(LOOK))
+        in_memory = isinstance(found.train.source, Arrays)  # all of one size and type
+        headers = _headers(found.train.take(1 if in_memory else LOOK))
         sizes = {one.size for one in headers.values()}
         if size is None:
             size = sizes.pop() if len(sizes) == 1 and max(max(shape) for shape in sizes) <= 224 else 224
