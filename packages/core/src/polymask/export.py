@@ -157,5 +157,5 @@ def _write(features: Features, out: Path) -> None:
                 f"nothing is known about how the {slot} {type(getattr(features, slot)).__name__} was built: "
                 "build the system by name (polymask.build) to export it as safetensors"
             )
-    save_json({**description, "facts": features.facts}, out / DESCRIPTION)
     save_state(features.state_dict(), out / WEIGHTS)
+    save_json({**description, "facts": features.facts}, out / DESCRIPTION)

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -52,8 +52,8 @@ def _open(path: Path) -> Iterator[Callable[[Rows], None]]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115, what is done within is no writing
-    with held as scratch:
-        made = FORMATS[path.suffix](scratch)
+    try:
+        made = FORMATS[path.suffix](held)
 
         def append(rows: Rows) -> None:
             with writing(path):
@@ -62,6 +62,9 @@ def _open(path: Path) -> Iterator[Callable[[Rows], None]]:
         yield append
         with atomic(path, "wb") as file:
             made.finish(file)
+    finally:
+        with suppress(OSError):  # of what is still to be written to a full disk: the failure is told already
+            held.close()
 
 
 class Parquet:

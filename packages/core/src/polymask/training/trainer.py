@@ -24,8 +24,8 @@ from polymask.config import TrainOptions, plain
 from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.data import storable
-from polymask.errors import UserError
-from polymask.files import LOCK, PARTIAL, locked, write_json
+from polymask.errors import Ended, UserError
+from polymask.files import contents, locked, write_json
 from polymask.run import Run, holds_run, restore_config
 from polymask.supervision import labels_for
 from polymask.training import environment
@@ -240,9 +240,8 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise UserError(
             f"{folder} holds a run already, {_state(folder)}: go on with --resume, or give another --out"
         )
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() and not there else []
-    others = sorted(name for name in names if name != LOCK and not name.endswith(PARTIAL))
-    if others:
+    others = contents(folder)
+    if others and not there:
         raise UserError(f"{folder} holds something else than a run ({others[0]}): give another --out")
 
 
@@ -266,7 +265,7 @@ def _stop(number: int, step: int, total: int, say: bool) -> None:
             sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+    raise Ended(128 + number)
 
 
 @contextmanager
