@@ -38,8 +38,8 @@ def checked(labels: Tensor, data: Dataset, split: SplitName) -> Tensor:
     if labels.shape != (n,) or labels.is_floating_point() or low < -1 or (classes and high >= classes):
         raise UserError(
             f"the {split} split has {n} samples of {classes or 'unnamed'} classes, and labels {labels.dtype} "
-            f"{list(labels.shape)} from {low} to {high}: labels(name) must give int64 [samples], each the number "
-            "of a class, from 0 on, or -1"
+            f"{list(labels.shape)} from {low} to {high}: labels(name) must give int64 [samples], each the "
+            "number of a class, from 0 on, or -1"
         )
     return labels.long()
 

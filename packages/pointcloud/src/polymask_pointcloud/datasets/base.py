@@ -149,17 +149,17 @@ class PointDataset(FileDataset[Clouds]):
                 place = np.asarray(raw.points, dtype=np.float64)
                 place = place[np.isfinite(place).all(1)]
                 count = len(raw.points) if raw.triangles is None else 0
-                extents = np.ptp(place, axis=0).max(), np.ptp(sample[self.key][:, :3].numpy(), axis=0).max()
-                found.append((count, *map(float, extents)))
+                after = np.ptp(sample[self.key][:, :3].numpy(), axis=0).max()
+                found.append((count, float(np.ptp(place, axis=0).max()), float(after)))
                 moved = moved or bool(sample.get("origin", torch.zeros(1)).any())
         points = self.preparation.points
         lines = {"points": f"{points:,} of each cloud" if points else "all of each cloud"}
         if found:
-            counts, extents, after = zip(*found, strict=True)
+            counts, before, after = zip(*found, strict=True)
             there = "meshes sampled by area" if not any(counts) else f"{_span(counts)} in the files"
             lines["points"] += f", {there}, in a sample of {len(found)}"
             lines["extent"] = (
-                f"longest side {_span(extents)} in the files, {_span(after)} as given to a system"
+                f"longest side {_span(before)} in the files, {_span(after)} as given to a system"
             )
         lines["places"] = _PLACED[self.preparation.normalise] + ", an origin taken off" * moved
         return lines
