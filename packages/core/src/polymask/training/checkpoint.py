@@ -61,6 +61,12 @@ class Checkpoints(pl.Callback):
         if stop:
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
+        """Save where a callback of the user's has stopped the run between two checkpoints."""
+        if self.saved < trainer.global_step:
+            self.guard.check(trainer, module, weights=True)
+            self._save(trainer)
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Checkpoint
     ) -> None:
