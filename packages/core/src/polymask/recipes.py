@@ -80,7 +80,7 @@ class Stage:
         Raises:
             UserError: no name of a folder, it cannot be built, or the folder holds a run of other options.
         """
-        if Path(name).name != name:
+        if name in ("", "..") or Path(name).name != name:
             raise UserError(f"a stage is called {name!r}: give the name of a folder in that of the recipe")
         folder = self.folder / name
         config = RunConfig.resolve(

@@ -229,8 +229,8 @@ class _Transformers(Network):
             eager = {"attn_implementation": "eager"}  # fused attention does not give its weights
             if pretrained:
                 loaded: Any = AutoModel.from_pretrained(name, **eager, output_loading_info=True)
-                model, lacks = loaded[0], loaded[1]["missing_keys"]
-                require_whole(name, lacks)
+                model = loaded[0]
+                require_whole(name, loaded[1]["missing_keys"])
             else:
                 model = AutoModel.from_config(AutoConfig.from_pretrained(name), **eager)  # type: ignore[no-untyped-call]
         except (ImportError, OSError, RuntimeError, ValueError) as error:

@@ -146,7 +146,7 @@ class AudioDataset(FileDataset[Recordings]):
             level = 20 * torch.stack([x.square().mean().sqrt() for x in sounds]).clamp(min=SILENCE).log10()
             silent = sum(bool(x.abs().max() <= SILENCE) for x in sounds)
             x, sample = torch.cat(sounds).abs(), f"in a sample of {len(sounds)}"
-            lines["level"] = f"{_span(level)} dB, full scale being 0, {sample}"
+            lines["level"] = f"{_span(level.round(decimals=1))} dB, full scale being 0, {sample}"
             lines["clipped"] = f"{(x >= 1 - SILENCE).float().mean():.1%} of the values, {sample}"
             lines["silent"] = f"{silent / len(sounds):.1%} of the recordings, {sample}"
         return lines

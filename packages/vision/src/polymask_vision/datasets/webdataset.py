@@ -41,13 +41,13 @@ def webdataset(
         source: a tar file, a folder of them, or a pattern: ``wds:train-{000..099}.tar``, ``wds:train-*.tar``.
         test_source: the same for shards to test on; by default a fixed share of each class is held out.
         image: ending of the image's file; by default any known one.
-        label: ending of the file that holds the class, or ``json:FIELD``.
+        label: ending of the file that holds the class, or ``json:FIELD``; ``none`` to use none.
         test: share of each class to hold out where there are no shards for it.
     """
     skipped: Skipped = []
     shards = [Shards(pattern, image, label, skipped) for pattern in (source, test_source) if pattern]
     classes = class_names(*(part.classes for part in shards)) or None
-    if classes is None and label != "cls":
+    if classes is None and label not in ("cls", "none"):
         raise UserError(f"wds:{source}: no sample has a label {label!r}: choose another --data.label")
     labels = [None if classes is None else class_numbers(part.classes, classes) for part in shards]
     parts = [whole(part, mine) for part, mine in zip(shards, labels, strict=True)]
@@ -163,8 +163,8 @@ def _index(path: str, image: str | None, label: str) -> _Index:
                     _require_whole(member, os.path.getsize(path))
                     files[member.name] = member  # the last of a name, which unpacking would leave
             except (tarfile.TarError, OSError) as error:
-                reason = f"{error}; what precedes the damage, {len(files)} files, is used"
-                index.skipped.append(("", reason))
+                before = len(_samples(files, []))
+                index.skipped.append(("", f"{error}; what precedes the damage, {before} samples, is used"))
             samples = _samples(files, index.skipped)
             for key, members in samples.items():
                 try:
