@@ -44,9 +44,9 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
                 raise UserError(
                     f"the key of this data is {data.key!r}, and its samples have {', '.join(batch)}"
                 )
-            for name in SPLITS:
-                if (labels := data.labels(name)) is not None and len(labels):
-                    checked(labels, data, name)
+            for split in SPLITS:
+                if (labels := data.labels(split)) is not None and len(labels):
+                    checked(labels, data, split)
             system.eval()
             _require_losses(system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)))
             parameter_groups(system, 0.0)
