@@ -326,7 +326,7 @@ class TestFiles:
             (("probe", "run"), "run/probe.json"),
             (("report", "run"), "run/report.html"),
             (("evaluate", "run", "core/heldout-loss"), "run/evaluation-core-heldout-loss.json"),
-            (("export", "run"), "run/export/safetensors/polymask.json"),
+            (("export", "run"), "run/export/safetensors/model.safetensors"),
             (("export", "run", "--format", "timm"), "run/export/timm/"),
             (("look", "core/random", "--data", "digits", "-o", "a.png"), "a.png"),
             ((*MAE, *ONE_STEP, "--out", "new"), "new/config.yaml"),
