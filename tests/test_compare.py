@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import partial
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from polymask import UserError
+from polymask.files import locked
 from polymask.report import compare as module
 from polymask.report.compare import compare
 from polymask.training import loader
@@ -149,6 +151,24 @@ def test_a_killed_comparison_goes_on_where_it_was(whole, tmp_path, monkeypatch, 
     for folder in ("block-seed0", "block-seed1"):
         one, two = weights(out / folder), weights(expected_out / folder)
         assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_comparison_killed_before_its_first_file_begins_anew(tmp_path, monkeypatch):
+    (tmp_path / ".comparison.json.123.partial").write_text("{")
+    monkeypatch.setattr(module, "fit", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]
+
+
+def test_a_comparison_has_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fit", lambda *args, **kwargs: run(tmp_path))
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()} "):
+        run(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of the processes that train a run together, the first has it
+    monkeypatch.setattr(module, "fit", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    with locked(tmp_path), pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
 
 
 def test_other_comparisons_and_other_folders_are_refused(whole, tmp_path):

@@ -326,7 +326,7 @@ class TestFiles:
             (("probe", "run"), "run/probe.json"),
             (("report", "run"), "run/report.html"),
             (("evaluate", "run", "core/heldout-loss"), "run/evaluation-core-heldout-loss.json"),
-            (("export", "run"), "run/export/safetensors/polymask.json"),
+            (("export", "run"), "run/export/safetensors/model.safetensors"),
             (("export", "run", "--format", "timm"), "run/export/timm/"),
             (("look", "core/random", "--data", "digits", "-o", "a.png"), "a.png"),
             ((*MAE, *ONE_STEP, "--out", "new"), "new/config.yaml"),
@@ -413,3 +413,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(capsys):
     message = capsys.readouterr().err
     assert status == 2 and "Traceback" not in message and "not finite" in message
     assert Path("run/checkpoints/last.ckpt").exists() and "run/failed" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "part", "said"),
+    [
+        (("--encoder.dim", "100000000"), "vision/vit", "dim 100,000,000"),
+        (("--encoder.mlp_ratio", "1e9"), "vision/vit", "mlp_ratio 1,000,000,000"),
+        (("--data.size", "1000000"), "vision/patches", "size 1,000,000"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_named_with_its_sizes(refused, option, part, said) -> None:
+    refused(*MAE, *option, naming=(f"{part} does not fit into memory with", said))

@@ -17,7 +17,7 @@ import torch
 import torchaudio
 
 from polymask import Run, RunConfig, Tokens, UserError
-from polymask.data import collate, held_out, open_data
+from polymask.data import collate, describe, held_out, open_data
 from polymask.report import write_report
 from polymask.training import fit
 from polymask_audio.datasets.cut import Cut, ratio
@@ -294,3 +294,23 @@ def test_classes_may_be_called_speech(tmp_path: Path) -> None:
     assert "speech" not in open_data(f"audio/folder:{tmp_path}", test=0).split("train")[0]
     with pytest.raises(UserError, match="no class is called 'words'; there are rain, song, talk"):
         open_data(f"audio/folder:{tmp_path}", speech=("words",))
+
+
+def test_what_reaches_a_system_is_told(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(440, 0.5, 8000, 0.5), 8000, subtype="FLOAT")
+    loud = np.clip(tone(440, 1.0, 44100, 2.0), -1, 1)
+    soundfile.write(tmp_path / "b.wav", loud, 44100, subtype="FLOAT")
+    late = np.concatenate([np.zeros(32000), tone(440, 1.0, 16000)])
+    soundfile.write(tmp_path / "c.wav", late, 16000, subtype="FLOAT")
+    data = open_data(f"audio/folder:{tmp_path}", test=0)
+    lines = describe(data)
+    assert lines["rate"] == "16,000 Hz, of files of 8,000 to 44,100 Hz"
+    assert lines["length"] == "0.5 to 3 s, 0.075 min in all"
+    low, high = map(float, re.findall(r"-?[\d.]+", lines["level"])[:2])
+    assert low == pytest.approx(20 * math.log10(0.3 / math.sqrt(2) / math.sqrt(3)), abs=0.1)
+    assert high == pytest.approx(20 * math.log10(math.sqrt(np.square(loud).mean())), abs=0.1)
+    assert 5 < float(lines["clipped"].partition("%")[0]) < 15  # two thirds of a second of 4.5, less ripples
+    assert lines["silent"] == "0.0% of the recordings, in a sample of 3"
+    begins = describe(open_data(f"audio/folder:{tmp_path}", test=0, seconds=0.1))
+    assert begins["silent"] == "33.3% of the recordings, in a sample of 3"
+    assert begins["length"].startswith("0.1 s")

@@ -20,6 +20,7 @@ from polymask.checkpoints import write_tensors
 from polymask.export import save_state
 from polymask.files import (
     atomic,
+    contents,
     locked,
     read_json,
     read_yaml,
@@ -104,7 +105,7 @@ def test_tensors_on_a_full_disk(tmp_path: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from polymask.files import locked
+from polymask.files import contents, locked
 with locked(Path(sys.argv[1])):
     if "fork" in sys.argv:
         os.fork()
@@ -132,6 +133,16 @@ def test_a_folder_has_one_writer_and_the_end_of_a_process_frees_it(tmp_path: Pat
         assert (folder / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"
         assert names(folder / "checkpoints") == []
     assert names(folder) == ["checkpoints"]
+
+
+def test_what_a_killed_process_left_is_no_content_and_runs_within_are_left_alone(tmp_path: Path) -> None:
+    half, other = tmp_path / ".plan.json.1.partial", tmp_path / "run" / ".probe.json.2.partial"
+    other.parent.mkdir()
+    for path in (half, other, tmp_path / ".lock"):
+        path.write_text("half")
+    assert contents(tmp_path) == ["run"] and contents(tmp_path / "nothing") == []
+    with locked(tmp_path):
+        assert not half.exists() and other.exists()
 
 
 def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.data import open_data
+from polymask.data import describe, open_data
 
 TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=np.float32)
 
@@ -163,3 +163,20 @@ def test_built_in_shapes_say_whose_they_are() -> None:
     assert "creativecommons.org/licenses/by-sa/4.0" in notice and "Changed:" in notice
     listing = json.loads(folder.joinpath("shapes.json").read_text())
     assert len(listing) == 480 and all(shape["copyright"] for shape in listing)
+
+
+@pytest.mark.parametrize("normalise", ["sphere", "none"])
+def test_what_reaches_a_system_is_told(tmp_path: Path, normalise: str) -> None:
+    far = np.array([500_000.0, 5_000_000.0, 100.0])
+    np.save(tmp_path / "a.npy", far + np.linspace([0, 0, 0], [8, 1, 1], 50))
+    np.save(tmp_path / "b.npy", np.vstack([far + np.linspace([0, 0, 0], [2, 1, 1], 200), [np.nan] * 3]))
+    lines = describe(open_data(f"pointcloud/folder:{tmp_path}", test=0, points=64, normalise=normalise))
+    assert lines["points"] == "64 of each cloud, 50 to 200 in the files, in a sample of 2"
+    assert lines["extent"].startswith("longest side 2 to 8 in the files, ")
+    end = {"sphere": "centred, the farthest point at 1", "none": "in their unit, an origin taken off"}
+    assert lines["places"].endswith(end[normalise])
+
+
+def test_meshes_have_no_count(tmp_path: Path) -> None:
+    write(tmp_path, "wrl")
+    assert "meshes sampled by area" in describe(open_data(f"pointcloud/folder:{tmp_path}", test=0))["points"]

@@ -131,3 +131,15 @@ def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
     write(tmp_path, "train", {"text": ["a"]}, text=datasets.Value("string"))
     with pytest.raises(UserError, match=r"0 columns of images.*text"):
         open_data(f"vision/hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ()])
+def test_what_save_to_disk_wrote(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    kinds = datasets.Features({"image": IMAGE, "label": ANIMAL})
+    table = datasets.Dataset.from_dict({"image": images(*range(20)), "label": [0, 1] * 10}, features=kinds)
+    saved = datasets.DatasetDict(dict.fromkeys(splits, table)) if splits else table
+    saved.save_to_disk(tmp_path / "saved")
+    data = open_data(f"vision/hf:{tmp_path / 'saved'}")
+    assert data.classes == ["cat", "dog"]
+    counts = [len(data.split(name)) for name in ("train", "test")]
+    assert counts == [20, 20] if "test" in splits else sum(counts) == 20

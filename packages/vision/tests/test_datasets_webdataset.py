@@ -82,7 +82,7 @@ def test_classes_from_a_field(shards: Path) -> None:
     data = open_data(f"wds:{shards}", label="json:animal", test=0)
     assert data.classes == ["cat", "dog", "emu"]
     assert data.labels("train").bincount().tolist() == [4, 4, 4]  # type: ignore[union-attr]
-    assert open_data(f"wds:{shards}", label="txt").classes is None
+    assert open_data(f"wds:{shards}", label="none").classes is None
 
 
 def test_members_are_grouped_by_folder_and_first_dot(tmp_path: Path) -> None:
@@ -198,3 +198,34 @@ def test_what_cannot_be_read_is_refused(shards: Path) -> None:
         open_data(f"wds:{shards}/words.tar")
     with pytest.raises(UserError, match=r"no images \(webp\)"):
         open_data(f"wds:{shards}/train-000.tar", image="webp")
+
+
+def test_links_are_the_files_they_name(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", {"x/0.png": picture(3), "x/0.cls": b"cat", "note.txt": b"hello"})
+    with tarfile.open(path, "a") as tar:
+        for name, kind, there in (
+            ("x/1.png", tarfile.LNKTYPE, "x/0.png"),
+            ("x/2.png", tarfile.SYMTYPE, "0.png"),
+            ("y/3.png", tarfile.SYMTYPE, "../x/0.png"),
+            ("y/4.png", tarfile.SYMTYPE, "/etc/passwd"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, there
+            tar.addfile(info)
+    data = open_data(f"wds:{path}", test=0)
+    assert shades(data) == [3, 3, 3, 3] and data.labels("train").tolist() == [0, -1, -1, -1]  # type: ignore[union-attr]
+    assert [(Path(name).name, why) for name, why in data.skipped] == [
+        ("4.png", "a link to /etc/passwd, which is not in this tar file")
+    ]
+
+
+def test_the_last_file_of_a_name_counts(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", {"0.png": picture(3), "1.png": picture(4)})
+    shard(path, {"0.png": picture(9)}, mode="a")
+    assert shades(open_data(f"wds:{path}", test=0)) == [9, 4]
+
+
+@pytest.mark.parametrize("label", ["animal", "json:colour"])
+def test_a_label_that_no_sample_has_is_refused(shards: Path, label: str) -> None:
+    with pytest.raises(UserError, match=f"no sample has a label '{label}'"):
+        open_data(f"wds:{shards}", label=label)

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 from polymask import Run, RunConfig, UserError, build
-from polymask.export import export, save_json
+from polymask.export import export, load, save_json
 from polymask.imports import load_initial
 from polymask.training import fit
 
@@ -387,3 +387,75 @@ def test_a_config_of_a_library_nobody_knows(tmp_path: Path) -> None:
     save_json({"model_type": "nothing"}, tmp_path / "config.json")
     with pytest.raises(UserError, match="transformers cannot load"):
         load_initial(make(), tmp_path)
+
+
+def saved_model(folder: Path) -> Any:
+    """A ViT of transformers without the pooler that the library gives every ViT."""
+    config = transformers.ViTConfig(**SMALL, intermediate_size=128)
+    model = shake(transformers.ViTModel(config, add_pooling_layer=False))
+    model.save_pretrained(folder)
+    return model
+
+
+def test_what_is_no_part_of_the_encoder_is_not_drawn_at_random(tmp_path: Path) -> None:
+    """The digest of a source is the same whenever it is read."""
+    saved_model(tmp_path)
+    torch.manual_seed(0)
+    first = load_initial(make(), tmp_path, facts=facts())
+    torch.manual_seed(5)
+    assert load_initial(make(), tmp_path, facts=facts()).digest == first.digest
+    assert not first.unused
+
+
+def test_a_model_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    """Transformers draws them at random and goes on."""
+    saved_model(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = safetensors.torch.load_file(path)
+    lost = next(name for name in state if "layernorm_before.weight" in name)
+    del state[lost]
+    safetensors.torch.save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"lacks 1 weights of its encoder:\s+layers\.0\.layernorm_before\.weight"
+    ):
+        load_initial(make(), tmp_path, facts=facts())
+
+
+def exported(folder: Path, change: Any = None) -> Path:
+    export(make(), "safetensors", folder, facts=facts())
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    if change:
+        safetensors.torch.save_file(
+            {name: change(x) for name, x in state.items()}, folder / "model.safetensors"
+        )
+    return folder
+
+
+def test_weights_of_half_precision_are_those_of_whole(tmp_path: Path) -> None:
+    folder = exported(tmp_path, lambda x: x.half() if x.is_floating_point() else x)
+    system = make()
+    load_initial(system, folder, facts=facts())
+    for one, two in zip(system.backbone.parameters(), make().backbone.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+        assert one.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.to(torch.int8), "is quantised"),
+        (lambda x: torch.full_like(x, torch.nan) if x.is_floating_point() else x, "not finite"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_initial(make(), exported(tmp_path, change), facts=facts())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "polymask.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_damaged_export_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (exported(tmp_path) / name).write_bytes(content)
+    for use in (lambda: load_initial(make(), tmp_path, facts=facts()), lambda: load(tmp_path)):
+        with pytest.raises(UserError, match=f"{name}|holds other weights"):
+            use()

@@ -11,7 +11,7 @@ import torchaudio
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from polymask import UserError
-from polymask.imports import Weights
+from polymask.imports import Weights, require_whole
 
 _HEADS = re.compile(
     r"(aux|masked_spec_embed|mask_generator|logit_generator|quantizer|project_q|project_hid)\b"
@@ -50,10 +50,12 @@ def from_transformers(name: str, facts: Mapping[str, Any]) -> Weights:
             "transformers is not installed: pip install 'polymask-audio[transformers]'"
         ) from error
     try:
-        model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
+        model: Any
+        model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         inputs: Any = AutoFeatureExtractor.from_pretrained(name)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load {name!r}: {error}") from error
+    require_whole(name, loading["missing_keys"])
     if type(model).__name__ not in ("Wav2Vec2Model", "HubertModel"):
         raise UserError(f"{name} is a {type(model).__name__}: audio/transformer is a wav2vec 2.0 or a HuBERT")
     return _weights(name, import_huggingface_model(model), inputs.sampling_rate, bool(inputs.do_normalize))

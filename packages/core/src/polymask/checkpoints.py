@@ -6,6 +6,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -37,6 +39,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
         raise UserError(f"{path} is a checkpoint, but not one of polymask's")
     return checkpoint
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file.
+
+    Raises:
+        UserError: it is damaged, or another file.
+    """
+    try:
+        found: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as safetensors ({error}); other files are not loaded, since pickles "
+            "may run code: give the folder of a run, or convert it"
+        ) from error
+    return found
 
 
 def write_tensors(path: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ Every process must call them in the same order, as forward and backward do anywa
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,12 @@ from torch import Tensor, nn
 def processes() -> int:
     """How many processes train together; 1 without ``torch.distributed``."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among those that a launcher started, by what it says; 0 where there is none."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def mean(x: Tensor) -> Tensor:

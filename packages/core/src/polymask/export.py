@@ -16,10 +16,11 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from polymask import functional
+from polymask.checkpoints import read_state
 from polymask.config import build, built_from, plain
 from polymask.errors import UserError
-from polymask.files import atomic, read_json, write_json, writing
-from polymask.imports import DESCRIPTION, WEIGHTS
+from polymask.files import atomic, write_json, writing
+from polymask.imports import DESCRIPTION, WEIGHTS, read_description
 from polymask.protocols import Batch, Encoder, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
@@ -113,13 +114,18 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
             f"{folder} holds no {DESCRIPTION}: give a folder that "
             "`polymask export --format safetensors` wrote"
         )
-    description = read_json(folder / DESCRIPTION, dict, "export it again")
+    description = read_description(folder)
     parts = {}
     for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
         options = dict(description[slot])
         parts[slot] = build(options.pop("name"), kind, registry=registry, **options)
     features = Features(**parts, facts=description["facts"])
-    features.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    try:
+        features.load_state_dict(read_state(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder / WEIGHTS} is not of this {DESCRIPTION}: export it again; {error}"
+        ) from error
     return features.eval()
 
 
@@ -164,5 +170,5 @@ def _write(features: Features, out: Path) -> None:
                 f"nothing is known about how the {slot} {type(getattr(features, slot)).__name__} was built: "
                 "build the system by name (polymask.build) to export it as safetensors"
             )
-    save_json({**description, "facts": features.facts}, out / DESCRIPTION)
     save_state(features.state_dict(), out / WEIGHTS)
+    save_json({**description, "facts": features.facts}, out / DESCRIPTION)

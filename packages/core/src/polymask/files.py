@@ -99,7 +99,8 @@ def locked(folder: Path) -> Iterator[None]:
         file = _lock(path)
         if hasattr(os, "register_at_fork"):  # workers outlive a process that is killed, and so would its lock
             os.register_at_fork(after_in_child=file.close)
-        for left in folder.glob(f"**/.*{PARTIAL}"):  # of a process that was killed
+        # of a process that was killed; below checkpoints too, not in runs of others that lie in the folder
+        for left in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")):
             left.unlink(missing_ok=True)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -110,6 +111,12 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         file.close()
+
+
+def contents(folder: Path) -> list[str]:
+    """Names of what lies in a folder, if it is there, without what a process that was killed left behind."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if name != LOCK and not name.endswith(PARTIAL)]
 
 
 def _lock(path: Path) -> IO[str]:

@@ -10,17 +10,16 @@ renames and resizes them. Without, names and shapes must be those of the encoder
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from polymask.checkpoints import CHECKPOINT, read_checkpoint, some, system_weights
+from polymask.checkpoints import CHECKPOINT, read_checkpoint, read_state, some, system_weights
 from polymask.config import RUN, RunConfig, build, built_from, options_of, plain
 from polymask.errors import UserError
 from polymask.files import read_json
@@ -52,6 +51,11 @@ class Weights:
     unused: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
 
+
+_HEADS = re.compile(
+    r"(^|\.)(\w*head\w*|pooler|cls|classifier|decoder|lm_bias|mask_token|masked_spec_embed|predictions)(\.|$)"
+)
+"""Weights of models of transformers that no encoder is made of."""
 
 Importer: TypeAlias = Callable[[str, Mapping[str, Any]], Weights]
 """Reads a model of another library by its name there, given the facts about the data and its tokenizer."""
@@ -104,6 +108,7 @@ def load_initial(system: System, source: str | Path, *, facts: Mapping[str, Any]
     known = {**(facts or {}), **getattr(getattr(system, "tokenizer", None), "provides", {})}
     with torch.random.fork_rng(devices=[]):  # to build a model draws weights that are then replaced
         weights = _read(str(source), encoder, known)
+    weights = replace(weights, state=_usable(weights.state, str(source)))
     digest = _digest(weights.state)
     require_options(encoder, weights.options)
     adapted: Weights = encoder.adapt(weights, known) if hasattr(encoder, "adapt") else weights
@@ -147,13 +152,7 @@ def _read(source: str, encoder: Any, facts: Mapping[str, Any]) -> Weights:
         if library in importers:
             return importers[library](f"local-dir:{path}" if library == "timm" else str(path), facts)
     if path.is_file():
-        try:
-            return Weights(safetensors.torch.load_file(path))
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} cannot be read as safetensors ({error}); other files are not loaded, since pickles "
-                "may run code: give the folder of a run, or convert it"
-            ) from error
+        return Weights(read_state(path))
     forms = ["the folder of a run or an export", "a safetensors file"]
     forms += [f"{library}:NAME" for library in importers]
     more = ""
@@ -163,6 +162,45 @@ def _read(source: str, encoder: Any, facts: Mapping[str, Any]) -> Weights:
         f"--init {source}: no weights there that {type(encoder).__name__} can begin with; it takes "
         f"{', '.join(forms[:-1])} or {forms[-1]}{more}"
     )
+
+
+def read_description(folder: Path) -> dict[str, dict[str, Any]]:
+    """What an export of ours says of its tokenizer, its encoder and the data.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return read_json(
+        folder / DESCRIPTION,
+        lambda saved: {key: dict(saved[key]) for key in ("tokenizer", "encoder", "facts")},
+        "export it again",
+    )
+
+
+def require_whole(name: str, missing: Iterable[str]) -> None:
+    """Refuse a model whose source lacks weights of an encoder, which its library draws at random then.
+
+    Args:
+        name: of the model.
+        missing: names of the weights that its source lacks.
+    """
+    lost = [weight for weight in missing if not _HEADS.search(weight)]
+    if lost:
+        raise UserError(f"{name} lacks {len(lost)} weights of its encoder:{some(lost)}")
+
+
+def _usable(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Weights in float32, whatever precision they were saved in.
+
+    Raises:
+        UserError: some are not finite, or quantised.
+    """
+    for name, x in state.items():
+        if x.dtype in (torch.int8, torch.uint8):
+            raise UserError(f"{source}: {name} is quantised, {x.dtype}: give weights in floating point")
+        if x.is_floating_point() and not x.isfinite().all():
+            raise UserError(f"{source}: {name} holds numbers that are not finite: give other weights")
+    return {name: x.float() if x.is_floating_point() else x for name, x in state.items()}
 
 
 def _of_run(folder: Path) -> Weights:
@@ -176,10 +214,10 @@ def _of_run(folder: Path) -> Weights:
 
 
 def _of_export(folder: Path) -> Weights:
-    description = read_json(folder / DESCRIPTION, dict, "export it again")
+    description = read_description(folder)
     options = dict(description["tokenizer"])
     tokenizer = build(options.pop("name"), "tokenizers", **options)
-    state = safetensors.torch.load_file(folder / WEIGHTS)
+    state = read_state(folder / WEIGHTS)
     prefix = "encoder."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return _ours(own, description["encoder"], {**description["facts"], **tokenizer.provides})

@@ -9,6 +9,7 @@ command again goes on where it was stopped.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -18,10 +19,11 @@ from typing import Any
 
 from polymask.config import RUN, RunConfig, build, plain
 from polymask.data import Dataset
+from polymask.distributed import rank
 from polymask.errors import UserError
 from polymask.evaluation.probe import labelled, probe
 from polymask.evaluation.result import ProbeResult
-from polymask.files import read_json, write_json
+from polymask.files import contents, locked, read_json, write_json
 from polymask.registry import Registry, default_registry
 from polymask.run import Run, holds_run
 from polymask.training import fit
@@ -76,8 +78,10 @@ class Stage:
             The run, with the trained system in eval mode.
 
         Raises:
-            UserError: it cannot be built, or the folder holds a run of other options.
+            UserError: no name of a folder, it cannot be built, or the folder holds a run of other options.
         """
+        if name in ("", "..") or Path(name).name != name:
+            raise UserError(f"a stage is called {name!r}: give the name of a folder in that of the recipe")
         folder = self.folder / name
         config = RunConfig.resolve(
             {"system": system, "data": self.given, **self.shared, **options}, registry=self._registry
@@ -138,24 +142,26 @@ def run_recipe(
     registry = registry.within(part.modality)
     function: Callable[..., None] = part.load()
     plan = plain({"recipe": part.full_name, "data": data, "options": options or {}, "shared": shared or {}})
-    _keep(plan, folder)
+    _check(plan, folder)
     stage = Stage(folder, data, shared, registry, progress)
-    try:
-        function(stage, **dict(part.defaults) | dict(options or {}))
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # of the call itself
-            raise UserError(f"{part.full_name}: {error}") from error
-        raise
+    # processes that train together all come here
+    with locked(folder) if rank() == 0 else contextlib.nullcontext():
+        write_json(folder / PLAN, plan)
+        try:
+            function(stage, **dict(part.defaults) | dict(options or {}))
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # of the call itself
+                raise UserError(f"{part.full_name}: {error}") from error
+            raise
     return stage
 
 
-def _keep(plan: Mapping[str, Any], folder: Path) -> None:
-    """Write down what is done in a folder, or see that it is the same as before."""
+def _check(plan: Mapping[str, Any], folder: Path) -> None:
+    """See that what is done in a folder is the same as before."""
     path = folder / PLAN
     if not path.is_file():
-        if folder.exists() and any(folder.iterdir()):
+        if contents(folder):
             raise UserError(f"{folder} holds something else than a recipe: give another --out")
-        write_json(path, plan)
         return
     found = read_json(path, dict, "put back a copy, or give another --out")
     for key, value in plan.items():

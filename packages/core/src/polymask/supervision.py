@@ -24,6 +24,23 @@ def labels_for(system: System, data: Dataset, split: SplitName) -> Tensor | None
             f"{type(system).__name__} learns from labels, and the {split} split of this data has none: "
             "choose data with classes, such as a folder with one subfolder per class"
         )
+    return checked(labels, data, split)
+
+
+def checked(labels: Tensor, data: Dataset, split: SplitName) -> Tensor:
+    """The labels that a data set gives of a split, int64 ``[samples]``.
+
+    Raises:
+        UserError: they are not one whole number per sample, each that of a class or -1.
+    """
+    n, classes = len(data.split(split)), len(data.classes or ())
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if labels.shape != (n,) or labels.is_floating_point() or low < -1 or (classes and high >= classes):
+        raise UserError(
+            f"the {split} split has {n} samples of {classes or 'unnamed'} classes, and labels {labels.dtype} "
+            f"{list(labels.shape)} from {low} to {high}: labels(name) must give int64 [samples], each the "
+            "number of a class, from 0 on, or -1"
+        )
     return labels.long()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from polymask import UserError
 from polymask.cli import VERBS, main
+from polymask.errors import Ended
 
 HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision"}
 
@@ -110,8 +111,12 @@ def interrupt_as_lightning_does():
         sys.exit(1)
 
 
+def end():
+    raise Ended(143)
+
+
 @pytest.mark.parametrize(
-    ("stop", "status"), [(interrupt, 130), (interrupt_as_lightning_does, 130), (lambda: sys.exit(143), 143)]
+    ("stop", "status"), [(interrupt, 130), (interrupt_as_lightning_does, 130), (end, 143)]
 )
 def test_a_stop_sets_the_status(polymask, monkeypatch, stop, status):
     import polymask.cli.verbs.list as verb
@@ -196,3 +201,18 @@ def test_messages_to_nobody_stop_nothing(monkeypatch):
 
     monkeypatch.setattr("sys.stderr", Closed())
     assert main(["no-verb"]) == 2
+
+
+@pytest.mark.parametrize("code", [0, 3, "no licence", None])
+def test_a_part_that_ends_the_program_is_an_error(monkeypatch, capsys, code):
+    def run(argv):
+        sys.exit(code)
+
+    monkeypatch.setattr("polymask.cli.verbs.list.run", run)
+    assert main(["list"]) == 2
+    said = capsys.readouterr().err
+    assert f"{__file__}, line {run.__code__.co_firstlineno + 1}: sys.exit({code!r})" in said
+
+
+def test_help_ends_the_program_as_it_is_asked_to():
+    assert main(["report", "--help"]) == 0

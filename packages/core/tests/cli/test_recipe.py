@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from polymask import UserError
+from polymask.files import locked
+from polymask.recipes import Stage
 from polymask.run import Run
 
 # what the toy preset asks of the data and the data lacks is said in yellow, not raised
@@ -44,6 +47,22 @@ def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):
     (tmp_path / "full" / "letter").write_text("mine")
     result = polymask(*WORDS[:-1], "full")
     assert result.status == 2 and "holds something else than a recipe" in result.err
+
+
+def test_a_recipe_killed_before_its_first_file_begins_anew_and_has_one_process(polymask, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / ".recipe.json.123.partial").write_text("{")
+    with locked(tmp_path / "r"):
+        result = polymask(*WORDS)
+    assert result.status == 2 and "in use by process" in result.err
+    assert polymask(*WORDS).status == 0
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "", ".."])
+def test_a_stage_stays_in_the_folder_of_its_recipe(tmp_path, name):
+    with pytest.raises(UserError, match="a stage is called"):
+        Stage(tmp_path / "r", "toy/shapes", progress=False)(name, "toy/mean")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])

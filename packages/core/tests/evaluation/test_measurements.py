@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
+from torch import nn
 
+from polymask import UserError
 from polymask.evaluation import Measurement, Measurements
+from polymask.evaluation.measurements import evaluate_run
 
 METRICS = ("found", "found far", "found near", "told", "told far", "advantage", "perplexity")
 ROWS = ("pre-trained", "untrained", "frequency alone")
@@ -35,3 +41,15 @@ def test_many_metrics_go_down_the_side_and_are_cut_nowhere() -> None:
 def test_few_metrics_go_across_with_their_interval_beside() -> None:
     text = shown(METRICS[:2], ROWS)
     assert any("pre-trained" in line and "0.25 0 to 1" in line for line in text.splitlines())
+
+
+@pytest.mark.parametrize("given", [None, [], ["nDCG"], {"accuracy": 0.5}])
+def test_an_evaluation_that_measures_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: object
+) -> None:
+    config = SimpleNamespace(name="toy/odd", build=lambda: lambda run: given)
+    monkeypatch.setattr("polymask.evaluation.measurements.chosen", lambda *args: config)
+    run = SimpleNamespace(folder=tmp_path, system=nn.Linear(1, 1))
+    with pytest.raises(UserError, match="toy/odd measured nothing: it gave"):
+        evaluate_run(run, "odd")  # type: ignore[arg-type]
+    assert not any(tmp_path.iterdir())

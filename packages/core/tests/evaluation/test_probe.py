@@ -138,3 +138,27 @@ def test_draws_that_differ_count_towards_the_interval():
 def test_blocks_that_cannot_be_read_are_refused(run):
     with pytest.raises(UserError, match="cannot be read"):
         probe(run, layers=True)
+
+
+def test_classes_that_training_lacks_are_named(run):
+    train = run.data._labels["train"]
+    run.data._labels["train"] = torch.where(train == 2, -1, train)
+    with pytest.warns(UserWarning, match=r"20 of 60 test samples are of classes without .* \(c\)"):
+        probe(run)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [torch.arange(5) % 3, torch.arange(90) % 4, (torch.arange(90) % 3).float(), torch.zeros(90, 1).long()],
+)
+def test_labels_that_are_none_of_the_samples_classes_are_refused(run, labels):
+    run.data._labels["train"] = labels
+    with pytest.raises(UserError, match="the train split has 90 samples of 3 classes, and labels"):
+        probe(run)
+    assert not (run.folder / "probe.json").exists()
+
+
+def test_a_result_without_rows_is_none(run):
+    found = probe(run).to_json()
+    with pytest.raises(ValueError, match="no rows"):
+        ProbeResult.from_json({**found, "rows": []})

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -85,6 +86,30 @@ def test_full_disk_ends_a_run_in_one_message(toy, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert read_checkpoint(last(tmp_path / "full"))["global_step"] == 2
     resumed = toy.train(tmp_path / "full", steps=6, checkpoint_every=2, resume=True)
+    for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_disk_that_is_full_from_the_start_saves_nothing_and_does_not_claim_to(toy, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(UserError, match="No space left on device; make room") as caught:
+        toy.train(tmp_path / "run", steps=6)
+    assert not getattr(caught.value, "__notes__", [])
+
+
+def test_what_a_callback_stops_between_two_checkpoints_is_saved(toy, tmp_path, capsys):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step == 3
+
+    whole = toy.train(tmp_path / "whole", steps=6, checkpoint_every=6)
+    toy.train(tmp_path / "run", steps=6, checkpoint_every=6, callbacks=[Stop()])
+    assert read_checkpoint(last(tmp_path / "run"))["global_step"] == 3
+    assert "stopped at step 3 of 6, saved" in capsys.readouterr().err
+    resumed = toy.train(tmp_path / "run", steps=6, checkpoint_every=6, resume=True)
     for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 

@@ -92,3 +92,16 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(pl.loggers.TensorBoardLogger, "__init__", missing)
     with pytest.raises(UserError, match=r"pip install 'polymask\[tensorboard\]'"):
         loggers_of(TrainOptions(logger="tensorboard"), tmp_path)
+
+
+class Late(pl.loggers.CSVLogger):
+    """Refuses its place when it begins to write."""
+
+    def log_hyperparams(self, *args) -> None:
+        raise ValueError("wrapped") from TypeError("no option 'nonsense'")
+
+
+def test_a_logger_that_does_not_begin_is_named(trained, tmp_path):
+    with pytest.raises(UserError, match="the logger Late does not begin: TypeError: no option 'nonsense'"):
+        trained(logger={f"{__name__}:Late": {"save_dir": str(tmp_path / "x")}})
+    assert not (tmp_path / "run/metrics.csv").exists()

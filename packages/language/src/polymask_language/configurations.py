@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from polymask import UserError
+from polymask.imports import require_whole
 from polymask_language.vocabulary import Vocabulary, vocabulary_of
 
 BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert"), ("gpt2", "llama")
@@ -115,11 +116,15 @@ def load(name: str, kind: Any, tokenizer_file: str | None = None) -> Any:
     if tokenizer_file is not None:
         _confirm_vocabulary(where, tokenizer_file)
     try:
-        return kind.from_pretrained(where, dtype=torch.float32, attn_implementation="sdpa")
+        model, loading = kind.from_pretrained(
+            where, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model {name!r} can be loaded, neither from a folder nor from the hub: {error}"
         ) from error
+    require_whole(name, loading["missing_keys"])
+    return model
 
 
 def _confirm_vocabulary(model: str, tokenizer_file: str) -> None:

@@ -243,8 +243,8 @@ def _timm(
     state = {**state, "patch_embed.proj.weight": _kernel(state, facts)}
     arguments = {"img_size": list(facts["size"]), "patch_size": facts["patch_size"], **arguments}
     about = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": classifier}
-    save_json(timm_config(architecture, arguments, about, facts), out / "config.json")
     save_state(state, out / WEIGHTS)
+    save_json(timm_config(architecture, arguments, about, facts), out / "config.json")
 
 
 def timm_config(architecture: str, arguments: Facts, about: Facts, facts: Facts) -> dict[str, Any]:
@@ -292,6 +292,6 @@ def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path)
         "image_mean": [m + low / (high - low) for m in mean],
         "image_std": std,
     }
-    save_json({**config, **common}, out / "config.json")
-    save_json(preprocessing, out / "preprocessor_config.json")
     save_state(state, out / WEIGHTS)
+    save_json(preprocessing, out / "preprocessor_config.json")
+    save_json({**config, **common}, out / "config.json")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.imports import Weights, require_options
+from polymask.imports import Weights, require_options, require_whole
 from polymask_vision.resizing import by, embed_patches, resize_bias, resize_positions
 
 if TYPE_CHECKING:
@@ -110,7 +110,10 @@ def from_transformers(name: str, facts: Facts) -> Weights:
             "transformers is not installed: pip install 'polymask-vision[transformers]'"
         ) from error
     try:
-        model: Any = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
+        model: Any
+        model, loading = transformers.AutoModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load {name!r}: {error}") from error
     config = model.config
@@ -127,7 +130,10 @@ def from_transformers(name: str, facts: Facts) -> Weights:
         pass
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
     grid = tuple(n // config.patch_size for n in size)
-    return Weights(model.state_dict(), options, {**known, "grid": grid})
+    drawn = loading["missing_keys"]
+    require_whole(name, drawn)
+    state = {weight: value for weight, value in model.state_dict().items() if weight not in drawn}
+    return Weights(state, options, {**known, "grid": grid})
 
 
 def _require_gelu(name: str, gelu: bool) -> None:

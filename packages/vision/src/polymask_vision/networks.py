@@ -19,6 +19,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
+from polymask.imports import require_whole
 from polymask_vision.attention import attention_of
 
 
@@ -225,10 +226,11 @@ class _Transformers(Network):
         try:
             from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-            # fused attention does not give its weights
-            eager = {"attn_implementation": "eager"}
+            eager = {"attn_implementation": "eager"}  # fused attention does not give its weights
             if pretrained:
-                model: Any = AutoModel.from_pretrained(name, **eager)
+                loaded: Any = AutoModel.from_pretrained(name, **eager, output_loading_info=True)
+                model = loaded[0]
+                require_whole(name, loaded[1]["missing_keys"])
             else:
                 model = AutoModel.from_config(AutoConfig.from_pretrained(name), **eager)  # type: ignore[no-untyped-call]
         except (ImportError, OSError, RuntimeError, ValueError) as error:

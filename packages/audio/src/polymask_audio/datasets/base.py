@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import warnings
@@ -14,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import FileDataset, LazySamples, Samples, Skipped, Split, SplitName, Splits
+from polymask.data import BadSample, FileDataset, LazySamples, Samples, Skipped, Split, SplitName, Splits
 from polymask.types import Count, NotNegative, Positive
 from polymask_audio.datasets.cut import Cut
-from polymask_audio.datasets.recordings import Recordings
+from polymask_audio.datasets.recordings import SILENCE, Recordings
 from polymask_audio.display import Sound
 from polymask_audio.features import Mel
 
@@ -26,6 +27,9 @@ BANDS = 64
 
 LONGEST = 30.0
 """Seconds that recordings are cut to where nothing is said."""
+
+LOOK = 64
+"""How many recordings are read to say what they are like."""
 
 PICTURE = (128, 320)
 """Height and width of a drawing."""
@@ -123,6 +127,30 @@ class AudioDataset(FileDataset[Recordings]):
         source, index = self.splits[name].source, self.splits[name].index
         return self.cut.lengths(source.frames[index], source.rates[index])
 
+    def describe(self) -> dict[str, str]:
+        """Rate, length, level, and share clipped or silent, of what a system gets; reads a few recordings."""
+        train, rate = self.splits["train"], self.cut.rate
+        rates, seconds = train.source.rates[train.index], self.lengths("train") / rate
+        if not len(train):
+            return {"rate": f"{rate:,} Hz"}
+        sounds = []
+        for number in train.take(LOOK).index.tolist():
+            with contextlib.suppress(BadSample):
+                sounds.append(self.read(train.source, number, augment=False)[self.key])
+        files = "" if (rates == rate).all() else f", of files of {_span(rates)} Hz"
+        lines = {
+            "rate": f"{rate:,} Hz{files}",
+            "length": f"{_span(seconds)} s, {seconds.sum() / 60:,.3g} min in all",
+        }
+        if sounds:
+            level = 20 * torch.stack([x.square().mean().sqrt() for x in sounds]).clamp(min=SILENCE).log10()
+            silent = sum(bool(x.abs().max() <= SILENCE) for x in sounds)
+            x, sample = torch.cat(sounds).abs(), f"in a sample of {len(sounds)}"
+            lines["level"] = f"{_span(level.round(decimals=1))} dB, full scale being 0, {sample}"
+            lines["clipped"] = f"{(x >= 1 - SILENCE).float().mean():.1%} of the values, {sample}"
+            lines["silent"] = f"{silent / len(sounds):.1%} of the recordings, {sample}"
+        return lines
+
     def to_image(self, x: Tensor) -> Tensor:
         """The log-mel spectrogram of audio ``[T]``, or one that is given as ``[frames, mels]``.
 
@@ -164,6 +192,11 @@ class AudioDataset(FileDataset[Recordings]):
         weight = ((frames < counts) / counts)[..., None]
         mean = (weight * mel).sum(1)
         return torch.cat([mean, (weight * (mel - mean[:, None]).square()).sum(1).sqrt()], dim=1)
+
+
+def _span(x: Tensor) -> str:
+    """From the least to the largest of some numbers."""
+    return " to ".join(dict.fromkeys(f"{value:,.5g}" for value in (x.min().item(), x.max().item())))
 
 
 def _longer(split: Split[Recordings]) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from polymask.cli.terminal import columns, plain_warnings, say
-from polymask.errors import UserError
+from polymask.errors import Ended, UserError
 
 VERBS = (
     *("list", "show", "pretrain", "recipe", "probe", "evaluate", "compare", "look", "report", "export"),
@@ -42,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit(1) of Ctrl-C
             _notes(stop.__context__)
             return 130
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop, Ended):
+            return int(stop.code or 0)
+        # no one has asked for that, and status 0 would say that all was done
+        where = traceback.extract_tb(stop.__traceback__)[-1]
+        say(f"error: {where.filename}, line {where.lineno}: sys.exit({stop.code!r}) ends the program", 31)
+        _notes(stop)
+        return 2
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: python must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from polymask.config import plain
-from polymask.errors import UserError
+from polymask.errors import Ended, UserError
 from polymask.registry import Registry
 
 
@@ -90,6 +90,9 @@ class Arguments(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise Ended(status)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}\n{self.prog} --help says more")

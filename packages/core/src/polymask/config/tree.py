@@ -115,6 +115,10 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
         raise
     # whatever a constructor raises, or its call of sys.exit, is about these values
     except (Exception, SystemExit) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise UserError(
+                f"{part.full_name} does not fit into memory with {_largest(values)}: choose less"
+            ) from error
         kind = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
         raise UserError(f"{part.full_name}: {kind}{error}") from error
     if part.kind == "datasets":
@@ -122,6 +126,16 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
     with contextlib.suppress(AttributeError):  # a part with __slots__
         built._polymask_built_from = part.full_name, dict(arguments)
     return built
+
+
+def _largest(values: Mapping[str, Any]) -> str:
+    """The three largest numbers among some options, each with its name."""
+    flat = {name: value if isinstance(value, list | tuple) else (value,) for name, value in values.items()}
+    sizes = {
+        name: max((x for x in items if isinstance(x, int | float)), default=0) for name, items in flat.items()
+    }
+    most = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    return ", ".join(f"{name} {sizes[name]:,}" for name in most if sizes[name])
 
 
 def _tell_left_out(part: Part, data: Any) -> None:

@@ -22,12 +22,15 @@ TEST = ("test", "validation", "valid", "val", "dev")
 LABEL = ("label", "labels", "class", "fine_label", "target", "category")
 """Columns that hold classes, where no column is typed so."""
 
+_SAVED = ("dataset_dict.json", "state.json")
+"""What ``save_to_disk`` of ``datasets`` leaves in a folder."""
+
 
 def load(source: str, config: str | None, streaming: bool = False, hint: str = "") -> list[Any]:
     """The split to train on and, where there is one, that to test on.
 
     Args:
-        source: name on the hub, or a folder in its layout.
+        source: name on the hub; or a folder in its layout, or that ``save_to_disk`` wrote.
         config: which of several configurations.
         streaming: leave the rows where they are.
         hint: what to say beside an error of a package that is missing.
@@ -37,13 +40,19 @@ def load(source: str, config: str | None, streaming: bool = False, hint: str = "
     """
     folder = Path(source).expanduser()
     local = folder.is_dir()
+    found: Any
     try:
-        found = datasets.load_dataset(str(folder) if local else source, config, streaming=streaming)
+        if any((folder / name).is_file() for name in _SAVED):
+            found = datasets.load_from_disk(str(folder))
+        else:
+            found = datasets.load_dataset(str(folder) if local else source, config, streaming=streaming)
     # the library lets errors of its network and file layers through as they are
     except Exception as error:
         where = f"the folder {folder}" if local else f"{source!r} (no folder of that name here)"
         more = hint if isinstance(error.__cause__ or error, ImportError) else ""
         raise UserError(f"hf: cannot load {where}: {error}{more}") from error
+    if isinstance(found, datasets.Dataset):
+        found = {"train": found}
     first = "train" if "train" in found else next(iter(found))
     return [found[first], *(found[name] for name in TEST if name in found and name != first)][:2]
 

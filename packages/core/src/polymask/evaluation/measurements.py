@@ -160,7 +160,10 @@ def evaluate_run(
     opened = Run.open(run, registry=registry) if isinstance(run, str | Path) else run
     require_writable(opened.folder)
     with evaluating(opened.system):
-        found = Measurements(config.name, list(measure(opened)), settings_of(config))
+        scores = list(measure(opened) or ())
+    if not scores or not all(isinstance(score, Measurement) for score in scores):
+        raise UserError(f"{config.name} measured nothing: it gave {scores!r}, not a list of Measurement")
+    found = Measurements(config.name, scores, settings_of(config))
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:
         raise UserError(f"{config.name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
     write_json(stored_at(opened.folder, config), found.to_json())

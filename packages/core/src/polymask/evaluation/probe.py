@@ -6,6 +6,7 @@ and float32, and every row sees the same training samples and candidates for reg
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from polymask.evaluation.features import (
 from polymask.evaluation.intervals import accuracy_interval, difference_interval
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, ProbeRow
 from polymask.files import require_writable, write_json
+from polymask.supervision import checked
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -109,6 +111,7 @@ def measure(
     :func:`polymask.evaluation.features.extract`.
     """
     train_labels, test_labels = labels_of(data)
+    _warn_unseen(data, train_labels, test_labels)
     picks = draw(train_labels, labels_per_class, draws, limit, seed)
     test_index = torch.nonzero(test_labels >= 0)[:, 0]
     with evaluating(trained.system) as one, evaluating(trained.untrained()) as two:
@@ -226,7 +229,20 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
             )
         if not (labels >= 0).any():
             raise UserError(f"a probe needs labels, and no {name} sample has one")
-    return train, test
+    return checked(train, data, "train"), checked(test, data, "test")
+
+
+def _warn_unseen(data: Dataset, train: Tensor, test: Tensor) -> None:
+    """Say which classes are to be tested that none of the training samples has."""
+    unseen = sorted(set(test.tolist()) - set(train.tolist()) - {-1})
+    if unseen:
+        names = [str(data.classes[label] if data.classes else label) for label in unseen]
+        count = int(torch.isin(test, torch.tensor(unseen)).sum())
+        warnings.warn(
+            f"{count:,} of {int((test >= 0).sum()):,} test samples are of classes without a training sample "
+            f"({', '.join(names[:5])}{', ...' * (len(names) > 5)}): no probe can get them right",
+            stacklevel=3,
+        )
 
 
 def draw(

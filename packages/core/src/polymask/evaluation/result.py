@@ -86,6 +86,8 @@ class ProbeResult:
     def from_json(cls, found: Mapping[str, Any]) -> ProbeResult:
         """The inverse of :meth:`to_json`."""
         ends = ("mean", "error", "low", "high")
+        if not found["rows"]:
+            raise ValueError("it has no rows")
         return cls(
             rows=[
                 ProbeRow(

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -35,6 +35,8 @@ class Format(Protocol):
 
     def finish(self, file: IO[bytes]) -> None: ...
 
+    def forget(self) -> None: ...
+
 
 def table(path: Path) -> AbstractContextManager[Callable[[Rows], None]]:
     """A file to append rows to, in the format of its suffix, whole at the end or not there at all.
@@ -52,8 +54,8 @@ def _open(path: Path) -> Iterator[Callable[[Rows], None]]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115, what is done within is no writing
-    with held as scratch:
-        made = FORMATS[path.suffix](scratch)
+    made = FORMATS[path.suffix](held)
+    try:
 
         def append(rows: Rows) -> None:
             with writing(path):
@@ -62,6 +64,10 @@ def _open(path: Path) -> Iterator[Callable[[Rows], None]]:
         yield append
         with atomic(path, "wb") as file:
             made.finish(file)
+    finally:
+        with suppress(OSError):  # of what is still to be written to a full disk: the failure is told already
+            held.close()
+        made.forget()
 
 
 class Parquet:
@@ -98,6 +104,11 @@ class Parquet:
         self.scratch.seek(0)
         shutil.copyfileobj(self.scratch, file)
 
+    def forget(self) -> None:
+        """Write nothing more, which pyarrow else does when it is collected."""
+        if self.writer is not None:
+            self.writer.is_open = False
+
 
 class Arrays:
     """Columns as arrays, which say at their beginning how long they are: vectors wait in the scratch file.
@@ -132,6 +143,9 @@ class Arrays:
         """Write all vectors, as they lie in memory."""
         self.scratch.seek(0)
         shutil.copyfileobj(self.scratch, file)
+
+    def forget(self) -> None:
+        """Nothing is written later."""
 
 
 class Npz(Arrays):

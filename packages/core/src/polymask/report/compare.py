@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -16,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from polymask.checkpoints import CHECKPOINT
-from polymask.config import PartConfig, RunConfig, Source, plain
+from polymask.config import PartConfig, RunConfig, plain
 from polymask.data import Dataset
+from polymask.distributed import rank
 from polymask.errors import UserError
 from polymask.evaluation.measurements import Measurements, chosen, evaluate_run, stored_at
 from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
-from polymask.files import read_json, write_json, write_text
+from polymask.files import contents, locked, read_json, write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
+from polymask.report.variants import configurations
 from polymask.run import Run, holds_run
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
@@ -85,7 +88,7 @@ def compare(
             "runs are kept"
         )
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    configs = _configs(config, variants, seeds, may_differ)
+    configs = configurations(config, variants, seeds, may_differ)
     plan = {"config": plain(config), "variants": plain(variants), "probe": plain(probe)}
     stored = _stored(out, plan)
     names = {label: re.sub(r"[^\w.=-]+", "-", label).strip("-") for label in variants}
@@ -98,82 +101,52 @@ def compare(
             run = Run.create(configs[label], first, data=data)
             sanity_check(label, run.system, run.data, seeds[0])
             data = run.data
-    if stored is None or stored.get("probe") != plain(probe):
-        for outdated in out.glob("*/probe.json"):
-            outdated.unlink()
-    if stored is None or {key: stored.get(key) for key in plan} != plan:
-        write_json(out / PLAN, plan)
-    values: dict[str, list[dict[str, float]]] = {label: [] for label in variants}
-    rivals: dict[str, dict[str, float]] = {}
-    folders: dict[str, list[str]] = {label: [] for label in variants}
-    reference: dict[str, float] = {}
-    answers: dict[str, dict[str, list[list[str]]]] = {}
-    turns = list(itertools.product(seeds, variants))
-    for turn, (seed, label) in enumerate(turns):
-        folder = out / f"{names[label]}-seed{seed}"
-        if progress:
-            sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
-        training = dataclasses.replace(configs[label].training, seed=seed)
-        lazy = _Lazy(dataclasses.replace(configs[label], training=training), folder, data)
-        found = _trained(lazy, probe, turn == 0, progress)
-        scores = [_evaluated(lazy, one) for one in asked]
-        data = lazy.data
-        values[label].append(_measure(folder, found, scores))
-        for row in () if found is None else found.rows:
-            if row.features == TRAINED:
-                answers.setdefault(label, {}).setdefault(row.method, []).append(list(row.right))
-        for one in scores:
-            others = [name for name in one.rows if name not in (TRAINED, UNTRAINED)]
-            rivals |= {name: rivals.get(name, {}) | one.row(name) for name in others}
-        folders[label].append(folder.name)
-        if turn == 0 and found is not None:
-            reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
-    known = all(right for found in answers.values() for seed in found.values() for right in seed)
-    result = Comparison(
-        dict(config),
-        dict(variants),
-        seeds,
-        values,
-        reference,
-        rivals,
-        folders,
-        _curves(out, folders),
-        answers if known else {},
-    )
-    _write(result, out, probe)
+    # processes that train together all come here
+    with locked(out) if rank() == 0 else contextlib.nullcontext():
+        if stored is None or stored.get("probe") != plain(probe):
+            for outdated in out.glob("*/probe.json"):
+                outdated.unlink()
+        if stored is None or {key: stored.get(key) for key in plan} != plan:
+            write_json(out / PLAN, plan)
+        values: dict[str, list[dict[str, float]]] = {label: [] for label in variants}
+        rivals: dict[str, dict[str, float]] = {}
+        folders: dict[str, list[str]] = {label: [] for label in variants}
+        reference: dict[str, float] = {}
+        answers: dict[str, dict[str, list[list[str]]]] = {}
+        turns = list(itertools.product(seeds, variants))
+        for turn, (seed, label) in enumerate(turns):
+            folder = out / f"{names[label]}-seed{seed}"
+            if progress:
+                sys.stderr.write(f"run {turn + 1} of {len(turns)}: {label}, seed {seed}\n")
+            training = dataclasses.replace(configs[label].training, seed=seed)
+            lazy = _Lazy(dataclasses.replace(configs[label], training=training), folder, data)
+            found = _trained(lazy, probe, turn == 0, progress)
+            scores = [_evaluated(lazy, one) for one in asked]
+            data = lazy.data
+            values[label].append(_measure(folder, found, scores))
+            for row in () if found is None else found.rows:
+                if row.features == TRAINED:
+                    answers.setdefault(label, {}).setdefault(row.method, []).append(list(row.right))
+            for one in scores:
+                others = [name for name in one.rows if name not in (TRAINED, UNTRAINED)]
+                rivals |= {name: rivals.get(name, {}) | one.row(name) for name in others}
+            folders[label].append(folder.name)
+            if turn == 0 and found is not None:
+                reference = {row.method: row.accuracy.mean for row in found.rows if row.features == RAW}
+        known = all(right for found in answers.values() for seed in found.values() for right in seed)
+        result = Comparison(
+            dict(config),
+            dict(variants),
+            seeds,
+            values,
+            reference,
+            rivals,
+            folders,
+            _curves(out, folders),
+            answers if known else {},
+        )
+        _write(result, out, probe)
     return result
-
-
-def _configs(
-    config: Mapping[str, Any],
-    variants: Mapping[str, Mapping[str, Any]],
-    seeds: Sequence[int],
-    may_differ: Sequence[str],
-) -> dict[str, RunConfig]:
-    """The whole configuration of each variant, once they are known to be comparable."""
-    if len(variants) < 2 or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError("a comparison needs two variants or more, and different seeds")
-    whole: dict[str, RunConfig] = {}
-    budgets: dict[str, dict[str, Any]] = {}
-    for label, change in variants.items():
-        if not (change.get("system") or config.get("system")):
-            raise UserError(f"variant {label!r} names no system")
-        whole[label] = RunConfig.resolve(config, Source(f"variant {label!r}", change), {"seed": seeds[0]})
-        training, data = whole[label].training, whole[label].data
-        budgets[label] = {
-            key: getattr(training, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
-        }
-        budgets[label]["data"] = data.plain() if data else None
-    first = next(iter(budgets))
-    for label, budget in budgets.items():
-        differ = [key for key in budget if key not in may_differ and budget[key] != budgets[first][key]]
-        if differ:
-            found = "; ".join(f"{key}: {budgets[first][key]} and {budget[key]}" for key in differ)
-            raise UserError(
-                f"{first} and {label} would not have the same data and budget ({found}): "
-                f"give {', '.join('--' + key for key in differ)} for all variants"
-            )
-    return whole
 
 
 def _curves(out: Path, folders: Mapping[str, list[str]]) -> Curves | None:
@@ -189,7 +162,7 @@ def _stored(out: Path, plan: Mapping[str, Any]) -> Config | None:
     """What the folder holds of this comparison, None when it is empty or not there yet."""
     path = out / PLAN
     if not path.is_file():
-        if out.exists() and any(out.iterdir()):
+        if contents(out):
             raise UserError(f"{out} holds something else than a comparison: give another --out")
         return None
     found = read_json(path, _as_plan, "put back a copy, or give another --out")

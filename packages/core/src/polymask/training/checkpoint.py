@@ -42,9 +42,10 @@ class Checkpoints(pl.Callback):
         self.saved = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
-        self.saved = trainer.global_step
+        if trainer.global_step:
+            self.saved = trainer.global_step
         # asking a sharded optimiser for its state before its first step would make it take one
-        if trainer.global_step == 0 and module.device_mesh is None:
+        elif module.device_mesh is None:
             self._save(trainer)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -59,6 +60,12 @@ class Checkpoints(pl.Callback):
             self._save(trainer)
         if stop:
             trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
+        """Save where a callback of the user's has stopped the run between two checkpoints."""
+        if self.saved < trainer.global_step:
+            self.guard.check(trainer, module, weights=True)
+            self._save(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,22 @@ def loggers_of(options: TrainOptions, folder: Path) -> list[Logger]:
         cls = _find(path, "lightning.pytorch.loggers", f"--logger {name}", LOGGERS)
         found.append(_made(cls, {**own.get(name, {}), **given}, f"--logger {name}", Logger))
     return found
+
+
+def log_options(loggers: Sequence[Logger], options: Mapping[str, Any]) -> None:
+    """Have loggers keep the options of a run, for which most begin to write.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for logger in loggers:
+        try:
+            logger.log_hyperparams(dict(options))
+        # whatever it raises is about its options, or the place it writes to
+        except Exception as error:
+            cause = error.__cause__ or error
+            text = f"{type(cause).__name__}: {cause}"
+            raise UserError(f"the logger {type(logger).__name__} does not begin: {text}") from error
 
 
 def callbacks_of(options: TrainOptions) -> list[pl.Callback]:

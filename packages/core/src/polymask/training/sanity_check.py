@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask.data import Dataset, collate
+from polymask.data import Dataset, SplitName, collate
 from polymask.errors import UserError
 from polymask.step import Step
-from polymask.supervision import labels_for, with_labels
+from polymask.supervision import checked, labels_for, with_labels
 from polymask.systems.base import System
 from polymask.training.optimiser import parameter_groups
+
+SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
 def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> None:
@@ -38,6 +40,13 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
                 raise UserError("the data set has no training samples")
             ids = list(range(min(max(2, system.least_batch), len(samples))))
             batch = {**collate([samples[i] for i in ids]), "id": torch.tensor(ids)}
+            if data.key not in batch:
+                raise UserError(
+                    f"the key of this data is {data.key!r}, and its samples have {', '.join(batch)}"
+                )
+            for split in SPLITS:
+                if (labels := data.labels(split)) is not None and len(labels):
+                    checked(labels, data, split)
             system.eval()
             _require_losses(system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)))
             parameter_groups(system, 0.0)

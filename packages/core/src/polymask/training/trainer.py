@@ -24,15 +24,15 @@ from polymask.config import TrainOptions, plain
 from polymask.config.layers import TRAINING
 from polymask.config.training import ALTERNATIVES, SAME_RUN
 from polymask.data import storable
-from polymask.errors import UserError
-from polymask.files import LOCK, PARTIAL, locked, write_json
+from polymask.errors import Ended, UserError
+from polymask.files import contents, locked, write_json
 from polymask.run import Run, holds_run, restore_config
 from polymask.supervision import labels_for
 from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.collapse import CollapseMonitor
 from polymask.training.digest import digest
-from polymask.training.extensions import callbacks_of, loggers_of
+from polymask.training.extensions import callbacks_of, log_options, loggers_of
 from polymask.training.finite_check import FiniteCheck
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Measuring, MetricLogger, MetricsFile, read_metrics
@@ -116,8 +116,7 @@ def fit(
             write_json(
                 folder / "environment.json", environment.describe(options, precision, trainer.world_size)
             )
-        for logger in loggers:
-            logger.log_hyperparams(about["config"] or about["run"])
+        log_options(loggers, about["config"] or about["run"])
         meter = MetricLogger(options.log_every, watches)
         trainer.loggers = [MetricsFile(folder / "metrics.csv", keep=start), *loggers]
         trainer.callbacks += [  # type: ignore[attr-defined]
@@ -136,7 +135,7 @@ def fit(
         finally:
             system._compiled_call_impl = None
         run.step = trainer.global_step
-    if signals.received:
+    if signals.received or run.step < plan.total:
         _stop(signals.received, run.step, plan.total, say=trainer.is_global_zero)
     return FitResult(folder, run.step, _last_row(folder))
 
@@ -240,9 +239,8 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise UserError(
             f"{folder} holds a run already, {_state(folder)}: go on with --resume, or give another --out"
         )
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() and not there else []
-    others = sorted(name for name in names if name != LOCK and not name.endswith(PARTIAL))
-    if others:
+    others = contents(folder)
+    if others and not there:
         raise UserError(f"{folder} holds something else than a run ({others[0]}): give another --out")
 
 
@@ -260,13 +258,14 @@ def _last_row(folder: Path) -> dict[str, float]:
 
 
 def _stop(number: int, step: int, total: int, say: bool) -> None:
-    """End as the signal asks, now that everything is saved."""
+    """End as the signal asks, now that everything is saved; without one, a callback has stopped the run."""
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if say:
             sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+    if number:
+        raise Ended(128 + number)
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import FileDataset, SplitName, Splits, valid_of
+from polymask.data import BadSample, FileDataset, SplitName, Splits, valid_of
 from polymask.types import Count, NotNegative, Share
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
@@ -18,6 +20,12 @@ from polymask_pointcloud.operations import local_shape, nearest, take
 
 _BINS, _PAIRS = 32, 2048
 _LEVELS, _PLACES, _AROUND = 8, 256, 16
+_LOOK = 32
+_PLACED = {
+    "sphere": "centred, the farthest point at 1",
+    "centre": "centred, in the unit of the files",
+    "none": "as in the files, in their unit",
+}
 
 
 class Clouds:
@@ -130,6 +138,32 @@ class PointDataset(FileDataset[Clouds]):
             self._lengths[name] = torch.tensor([len(samples[i][self.key]) for i in range(len(samples))])
         return self._lengths[name]
 
+    def describe(self) -> dict[str, str]:
+        """Points, extent in the files, and where places come to lie; reads a few clouds."""
+        train, found = self.splits["train"], list[tuple[int, float, float]]()
+        moved = False
+        for number in train.take(_LOOK).index.tolist() if len(train) else ():
+            with contextlib.suppress(BadSample):
+                raw = train.source.read(number)
+                sample = self.preparation(raw, number)
+                place = np.asarray(raw.points, dtype=np.float64)
+                place = place[np.isfinite(place).all(1)]
+                count = len(raw.points) if raw.triangles is None else 0
+                after = np.ptp(sample[self.key][:, :3].numpy(), axis=0).max()
+                found.append((count, float(np.ptp(place, axis=0).max()), float(after)))
+                moved = moved or bool(sample.get("origin", torch.zeros(1)).any())
+        points = self.preparation.points
+        lines = {"points": f"{points:,} of each cloud" if points else "all of each cloud"}
+        if found:
+            counts, before, after = zip(*found, strict=True)
+            there = "meshes sampled by area" if not any(counts) else f"{_span(counts)} in the files"
+            lines["points"] += f", {there}, in a sample of {len(found)}"
+            lines["extent"] = (
+                f"longest side {_span(before)} in the files, {_span(after)} as given to a system"
+            )
+        lines["places"] = _PLACED[self.preparation.normalise] + ", an origin taken off" * moved
+        return lines
+
     def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
     ) -> Tensor:
@@ -164,6 +198,11 @@ class PointDataset(FileDataset[Clouds]):
         high = points.masked_fill(~kept, -torch.inf).amax(1)
         low = points.masked_fill(~kept, torch.inf).amin(1)
         return torch.cat([share, high - low, spread, _surfaces(points, real)], dim=1)
+
+
+def _span(values: Sequence[float]) -> str:
+    """From the least to the largest of some numbers."""
+    return " to ".join(dict.fromkeys(f"{value:,.6g}" for value in (min(values), max(values))))
 
 
 def _surfaces(points: Tensor, real: Tensor) -> Tensor:

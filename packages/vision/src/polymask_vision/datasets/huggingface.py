@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from polymask import UserError
-from polymask.data import Splits, divide, hub, whole
+from polymask.data import BadSample, Splits, divide, hub, whole
 from polymask.types import Share
 from polymask_vision.datasets.decode import Raw
 
@@ -77,6 +77,8 @@ class Table:
 
     def read(self, index: int) -> Raw:
         value = self.images[index][self.column]
+        if value is None:
+            raise BadSample("no image")
         if isinstance(value, Mapping):
             raw: Raw = value["bytes"] or Path(value["path"]).read_bytes()
             return raw

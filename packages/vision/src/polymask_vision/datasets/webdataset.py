@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +41,14 @@ def webdataset(
         source: a tar file, a folder of them, or a pattern: ``wds:train-{000..099}.tar``, ``wds:train-*.tar``.
         test_source: the same for shards to test on; by default a fixed share of each class is held out.
         image: ending of the image's file; by default any known one.
-        label: ending of the file that holds the class, or ``json:FIELD``.
+        label: ending of the file that holds the class, or ``json:FIELD``; ``none`` to use none.
         test: share of each class to hold out where there are no shards for it.
     """
     skipped: Skipped = []
     shards = [Shards(pattern, image, label, skipped) for pattern in (source, test_source) if pattern]
     classes = class_names(*(part.classes for part in shards)) or None
+    if classes is None and label not in ("cls", "none"):
+        raise UserError(f"wds:{source}: no sample has a label {label!r}: choose another --data.label")
     labels = [None if classes is None else class_numbers(part.classes, classes) for part in shards]
     parts = [whole(part, mine) for part, mine in zip(shards, labels, strict=True)]
     train, held = parts if len(parts) == 2 else divide(parts[0], test)
@@ -153,15 +155,17 @@ def expand_braces(pattern: str) -> Iterator[str]:
 def _index(path: str, image: str | None, label: str) -> _Index:
     index = _Index()
     file, _, entry = label.partition(":")
-    samples = dict[str, list[tuple[str, tarfile.TarInfo]]]()
+    files = dict[str, tarfile.TarInfo]()
     try:
         with tarfile.open(path, "r:") as tar:
             try:
                 for member in tar:
-                    _add(samples, member, os.path.getsize(path))
+                    _require_whole(member, os.path.getsize(path))
+                    files[member.name] = member  # the last of a name, which unpacking would leave
             except (tarfile.TarError, OSError) as error:
-                reason = f"{error}; what precedes the damage, {len(samples)} samples, is used"
-                index.skipped.append(("", reason))
+                before = len(_samples(files, []))
+                index.skipped.append(("", f"{error}; what precedes the damage, {before} samples, is used"))
+            samples = _samples(files, index.skipped)
             for key, members in samples.items():
                 try:
                     found = _image(members, image)
@@ -175,15 +179,28 @@ def _index(path: str, image: str | None, label: str) -> _Index:
     return index
 
 
-def _add(samples: dict[str, list[tuple[str, tarfile.TarInfo]]], member: tarfile.TarInfo, size: int) -> None:
-    """Put a member to those of its sample, under what follows the first dot of its name."""
-    folder, _, name = member.name.rpartition("/")
-    base, _, ending = name.partition(".")
-    if not member.isfile() or not base:
-        return
-    if member.offset_data + member.size > size:
+def _require_whole(member: tarfile.TarInfo, size: int) -> None:
+    if member.isfile() and member.offset_data + member.size > size:
         raise tarfile.ReadError(f"the file ends within {member.name}")
-    samples.setdefault(f"{folder}/{base}" if folder else base, []).append((ending.lower(), member))
+
+
+def _samples(
+    members: Mapping[str, tarfile.TarInfo], skipped: Skipped
+) -> dict[str, list[tuple[str, tarfile.TarInfo]]]:
+    """The files of each sample, under what follows the first dot of their names; links are what they name."""
+    samples = dict[str, list[tuple[str, tarfile.TarInfo]]]()
+    for path, member in members.items():
+        folder, _, name = path.rpartition("/")
+        base, _, ending = name.partition(".")
+        file: tarfile.TarInfo | None = member
+        if member.islnk() or member.issym():
+            there = member.linkname if member.islnk() else os.path.join(folder, member.linkname)
+            file = members.get(os.path.normpath(there))
+            if file is None:
+                skipped.append((path, f"a link to {member.linkname}, which is not in this tar file"))
+        if base and file is not None and file.isfile():
+            samples.setdefault(f"{folder}/{base}" if folder else base, []).append((ending.lower(), file))
+    return samples
 
 
 def _image(members: list[tuple[str, tarfile.TarInfo]], image: str | None) -> tarfile.TarInfo | None:

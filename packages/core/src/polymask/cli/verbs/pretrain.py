@@ -105,13 +105,14 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
+    from polymask.distributed import rank
     from polymask.run import Run
     from polymask.training import fit
     from polymask.training.sanity_check import sanity_check
 
     run = Run.create(config, folder)
     sanity_check(run.name, run.system, run.data, config.training.seed)
-    if _rank() == 0:
+    if rank() == 0:
         assert config.data is not None
         if run.initial is not None:
             say(str(run.initial))
@@ -121,7 +122,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
         fit(run, resume=resume)
     finally:
         os.environ.pop(FOLDER, None)
-    if _rank() == 0:
+    if rank() == 0:
         _conclude(run, report)
     return 0
 
@@ -174,13 +175,6 @@ def _same_system(word: str, folder: Path, registry: Registry) -> None:
     )
     if asked != there:
         raise UserError(f"{folder} holds a run of {there}, not of {asked}: give another --out")
-
-
-def _rank() -> int:
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def _help(registry: Registry, resolved: Resolved | None = None) -> str:
