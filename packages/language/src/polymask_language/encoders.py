@@ -64,11 +64,16 @@ class Adapter(nn.Module):
         return int(self.model.config.num_hidden_layers)
 
     @property
+    def blocks(self) -> Any:
+        """Blocks of transformers, in order."""
+        if hasattr(self.model, "encoder"):
+            return self.model.encoder.layer
+        return self.model.h if hasattr(self.model, "h") else self.model.layers
+
+    @property
     def feed_forwards(self) -> list[nn.Module]:
         """The feed-forward layer of each block; of BERT and RoBERTa its last part, before dropout."""
-        if hasattr(self.model, "encoder"):
-            return [block.output.dense for block in self.model.encoder.layer]
-        return [block.mlp for block in (self.model.h if hasattr(self.model, "h") else self.model.layers)]
+        return [block.output.dense if hasattr(block, "output") else block.mlp for block in self.blocks]
 
     @property
     def provides(self) -> dict[str, Any]:

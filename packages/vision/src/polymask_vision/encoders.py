@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.blocks import PostNorm, initialise
-from polymask.export import Exporter
+from polymask.export import Classifier, Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
@@ -190,12 +190,18 @@ class ViT(nn.Module):
 
     def exports(self) -> dict[str, Exporter]:
         """Formats of ``polymask export`` beside safetensors."""
+        return self.classifier_exports(None)
+
+    def classifier_exports(self, classifier: Classifier | None) -> dict[str, Exporter]:
+        """The same of a classifier on this encoder."""
         if not (self.grid and self.norm_first):
             return {}
-        offered = {"timm": functools.partial(export.vit_to_timm, self)}
+        offered: dict[str, Any] = {"timm": export.vit_to_timm}
         if self.relative is None:
-            offered["transformers"] = functools.partial(export.vit_to_transformers, self)
-        return dict(offered)
+            offered["transformers"] = export.vit_to_transformers
+        return {
+            name: functools.partial(write, self, classifier=classifier) for name, write in offered.items()
+        }
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""
@@ -257,6 +263,11 @@ class Swin(nn.Module):
             embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
         )
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks of all stages, in order."""
+        return [block for layer in self.swin.layers for block in layer.blocks]
+
     def embed(self, values: Tensor) -> Tensor:
         """``[B, N, in_dim] -> [B, N, dim]``, with Swin's norm after embedding."""
         embedded: Tensor = self.swin.patch_embed(values)
@@ -277,9 +288,13 @@ class Swin(nn.Module):
 
     def exports(self) -> dict[str, Exporter]:
         """Formats of ``polymask export`` beside safetensors."""
+        return self.classifier_exports(None)
+
+    def classifier_exports(self, classifier: Classifier | None) -> dict[str, Exporter]:
+        """The same of a classifier on this encoder."""
         return {
-            "timm": functools.partial(export.swin_to_timm, self),
-            "transformers": functools.partial(export.swin_to_transformers, self),
+            "timm": functools.partial(export.swin_to_timm, self, classifier=classifier),
+            "transformers": functools.partial(export.swin_to_transformers, self, classifier=classifier),
         }
 
     def imports(self) -> dict[str, Importer]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.export import save_json, save_state
+from polymask.export import Classifier, save_json, save_state
 from polymask.imports import WEIGHTS
 from polymask_vision.imports import merged
 
@@ -29,14 +29,19 @@ Facts = Mapping[str, Any]
 State = dict[str, Tensor]
 
 
-def vit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
+def vit_to_timm(encoder: ViT, facts: Facts, out: Path, classifier: Classifier | None = None) -> None:
     """A folder for ``timm.create_model("local-dir:<out>", pretrained=True)``.
 
-    ``forward_features`` gives class token and patch tokens, the model itself the mean of the latter, normed.
+    ``forward_features`` gives class token and patch tokens, the model itself the mean of the latter, normed, or
+    what a classifier makes of it.
+
+    Raises:
+        UserError: timm's model does not pool as the classifier does.
     """
     if encoder.relative is not None:
-        _beit_to_timm(encoder, facts, out)
+        _beit_to_timm(encoder, facts, out, classifier)
         return
+    pool = _pool("timm's ViT", classifier, "mean", "prefix")
     vit: Any = encoder.vit
     first = vit.blocks[0]
     arguments = {
@@ -48,13 +53,27 @@ def vit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
         "no_embed_class": True,
         "pos_embed": "none" if vit.pos_embed is None else "learn",
         "init_values": 1.0 if hasattr(first.ls1, "gamma") else None,
-        "global_pool": "avg",
+        "global_pool": "token" if pool == "prefix" else "avg",
         "fc_norm": False,
     }
-    _timm("vit_base_patch16_224", arguments, vit.state_dict(), "head", facts, out)
+    _timm("vit_base_patch16_224", arguments, vit.state_dict(), "head", facts, out, classifier)
 
 
-def _beit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
+def _pool(model: str, classifier: Classifier | None, *known: str) -> str | None:
+    """How a classifier pools, if a model of another library does too.
+
+    Raises:
+        UserError: it does not.
+    """
+    if classifier is None or classifier.pool in known:
+        return None if classifier is None else classifier.pool
+    raise UserError(
+        f"{model} classifies {' or '.join(known)}, and this classifier has pool {classifier.pool}: export it as "
+        f"safetensors, the encoder alone with --no-head, or fine-tune with --pool {known[-1]}"
+    )
+
+
+def _beit_to_timm(encoder: ViT, facts: Facts, out: Path, classifier: Classifier | None) -> None:
     """A ViT with one relative bias for all blocks is timm's BEiT; the model itself gives the class token.
 
     BEiT has no bias on keys. Ours adds the same to all that a query is compared with, which softmax
@@ -65,6 +84,7 @@ def _beit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
             "timm's BEiT always has a class token and this encoder has none: export it as safetensors, or "
             "pre-train with --encoder.class_token true"
         )
+    _pool("timm's BEiT", classifier, "prefix")
     first = encoder.vit.blocks[0]
     arguments = {
         "embed_dim": encoder.dim,
@@ -85,10 +105,10 @@ def _beit_to_timm(encoder: ViT, facts: Facts, out: Path) -> None:
             state[name.replace("qkv.bias", "v_bias")] = value_bias
         else:
             state[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = value
-    _timm("beit_base_patch16_224", arguments, state, "head", facts, out)
+    _timm("beit_base_patch16_224", arguments, state, "head", facts, out, classifier)
 
 
-def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
+def swin_to_timm(encoder: Swin, facts: Facts, out: Path, classifier: Classifier | None = None) -> None:
     """A folder for ``timm.create_model("local-dir:<out>", pretrained=True)``."""
     swin: Any = encoder.swin
     arguments = {
@@ -97,7 +117,9 @@ def swin_to_timm(encoder: Swin, facts: Facts, out: Path) -> None:
         "num_heads": [layer.blocks[0].attn.num_heads for layer in swin.layers],
         "window_size": encoder.window,
     }
-    _timm("swin_base_patch4_window7_224", arguments, for_timm(swin), "head.fc", facts, out)
+    _pool("timm's Swin", classifier, "mean")
+    state = for_timm(swin) if classifier is None else swin.state_dict()
+    _timm("swin_base_patch4_window7_224", arguments, state, "head.fc", facts, out, classifier)
 
 
 def for_timm(network: nn.Module) -> State:
@@ -108,14 +130,15 @@ def for_timm(network: nn.Module) -> State:
     return merged(network.state_dict(), -1) if swin else network.state_dict()
 
 
-def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:
-    """A folder for ``transformers.ViTModel.from_pretrained``.
+def vit_to_transformers(encoder: ViT, facts: Facts, out: Path, classifier: Classifier | None = None) -> None:
+    """A folder for ``transformers.ViTModel.from_pretrained``, or ``ViTForImageClassification`` of a classifier.
 
     LayerScale, which it lacks, is multiplied into the projections before it.
 
     Raises:
-        UserError: no class token, which ``ViTModel`` cannot be without.
+        UserError: no class token, which ``ViTModel`` cannot be without, or a classifier of another.
     """
+    _pool("transformers' ViT", classifier, "prefix")
     if encoder.prefix != 1:
         raise UserError(
             "transformers' ViT always has a class token and this encoder has none: export it to timm, or "
@@ -146,15 +169,16 @@ def vit_to_transformers(encoder: ViT, facts: Facts, out: Path) -> None:
         "layer_norm_eps": vit.norm.eps,
         "encoder_stride": facts["patch_size"],
     }
-    _transformers(config, state, facts, out)
+    _transformers(config, state, facts, out, classifier)
 
 
-def swin_to_transformers(encoder: Swin, facts: Facts, out: Path) -> None:
-    """A folder for ``transformers.SwinModel.from_pretrained``.
+def swin_to_transformers(encoder: Swin, facts: Facts, out: Path, classifier: Classifier | None = None) -> None:
+    """A folder for ``transformers.SwinModel.from_pretrained``, or ``SwinForImageClassification``.
 
     Raises:
         UserError: a stage whose grid its windows do not tile, where ``SwinModel`` differs.
     """
+    _pool("transformers' Swin", classifier, "mean")
     swin: Any = encoder.swin
     source, window = swin.state_dict(), encoder.window
     state = {
@@ -193,7 +217,7 @@ def swin_to_transformers(encoder: Swin, facts: Facts, out: Path) -> None:
         "layer_norm_eps": swin.norm.eps,
         "encoder_stride": facts["patch_size"] * encoder.downsample,
     }
-    _transformers(config, state, facts, out)
+    _transformers(config, state, facts, out, classifier)
 
 
 _BLOCK = {
@@ -238,12 +262,27 @@ def _statistics(facts: Facts) -> tuple[list[float], list[float]]:
 
 
 def _timm(
-    architecture: str, arguments: dict[str, Any], state: State, classifier: str, facts: Facts, out: Path
+    architecture: str,
+    arguments: dict[str, Any],
+    state: State,
+    head: str,
+    facts: Facts,
+    out: Path,
+    classifier: Classifier | None,
 ) -> None:
     state = {**state, "patch_embed.proj.weight": _kernel(state, facts)}
     arguments = {"img_size": list(facts["size"]), "patch_size": facts["patch_size"], **arguments}
-    about = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": classifier}
-    save_json(timm_config(architecture, arguments, about, facts), out / "config.json")
+    about: dict[str, Any] = {
+        "fixed_input_size": True,
+        "first_conv": "patch_embed.proj",
+        "classifier": head,
+    }
+    config = timm_config(architecture, arguments, about, facts)
+    if classifier is not None:
+        state |= {f"{head}.weight": classifier.head.weight, f"{head}.bias": classifier.head.bias}
+        config |= {"num_classes": len(classifier.names), "label_names": classifier.names}
+        config["pretrained_cfg"]["num_classes"] = len(classifier.names)
+    save_json(config, out / "config.json")
     save_state(state, out / WEIGHTS)
 
 
@@ -270,7 +309,19 @@ def timm_config(architecture: str, arguments: Facts, about: Facts, facts: Facts)
     return config
 
 
-def _transformers(config: dict[str, Any], state: State, facts: Facts, out: Path) -> None:
+def _transformers(
+    config: dict[str, Any], state: State, facts: Facts, out: Path, classifier: Classifier | None
+) -> None:
+    if classifier is not None:
+        base, names = config["model_type"], classifier.names
+        state = {f"{base}.{name}": value for name, value in state.items()}
+        state |= {"classifier.weight": classifier.head.weight, "classifier.bias": classifier.head.bias}
+        config = {
+            **config,
+            "architectures": [config["architectures"][0].replace("Model", "ForImageClassification")],
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: k for k, name in enumerate(names)},
+        }
     height, width = facts["size"]
     mean, std = _statistics(facts)
     low, high = facts.get("range", EIGHT_BITS)

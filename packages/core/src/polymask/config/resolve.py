@@ -189,7 +189,9 @@ class _Resolver:
             value = self._slot(known[key], given, f"{prefix}{key}")
             if value is not UNSET:
                 options[key] = value
-            if part and key != "data" and value in (UNSET, None) and known[key].default is UNSET:
+            # that of a run may be left out, or given in Python
+            needed = part and (key != "data" or part.kind == "datasets")
+            if needed and value in (UNSET, None) and known[key].default is UNSET:
                 self.wrong.append(f"{name} needs a {key}: give --{prefix}{key} NAME")
         return PartConfig(part, known, options, origins)
 
@@ -233,7 +235,8 @@ class _Resolver:
             if path.count(".") > _DEEPEST:
                 raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
             kept = [self._fitting(chosen, source) for source in kept]
-            return self.part(chosen, kept, self._preset_of(chosen, replaced, path), {}, path)
+            said = any(source.is_preset for source in given)
+            return self.part(chosen, kept, self._preset_of(chosen, replaced, said, path), {}, path)
         # what a preset asks of the data holds for whichever is chosen, if any is
         asked = [s for s in kept if s.options and not (option.slot == "datasets" and s.is_preset)]
         if asked and chosen in (UNSET, None):
@@ -241,11 +244,11 @@ class _Resolver:
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
         return chosen
 
-    def _preset_of(self, part: Part, replaced: bool, path: str) -> str | None:
-        """The preset of a part in a slot, where the part that a preset chose was replaced by it."""
+    def _preset_of(self, part: Part, replaced: bool, said: bool, path: str) -> str | None:
+        """The preset of a part in a slot, where the part that a preset chose, or said of, was replaced by it."""
         if self.preset is None or not replaced or part.kind not in _SIZED:
             return self.inner
-        if self.preset not in part.presets:
+        if self.preset not in part.presets and said:
             self.notes.append(
                 f"preset {self.preset!r} gives no sizes for {part.full_name}: its own defaults hold; "
                 f"--help lists them under --{path}"
