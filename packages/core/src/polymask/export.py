@@ -215,7 +215,9 @@ def _names(source: Any, system: Supervised) -> list[str]:
     """Names of the classes, or their numbers."""
     path = source.folder / CHECKPOINT if isinstance(source, Run) else None
     known = read_checkpoint(path)["polymask"]["data"]["classes"] if path and path.is_file() else []
-    return known if len(known) == system.head.out_features else list(map(str, range(system.head.out_features)))
+    return (
+        known if len(known) == system.head.out_features else list(map(str, range(system.head.out_features)))
+    )
 
 
 def _write(features: Features, out: Path) -> None:

@@ -172,7 +172,9 @@ def vit_to_transformers(encoder: ViT, facts: Facts, out: Path, classifier: Class
     _transformers(config, state, facts, out, classifier)
 
 
-def swin_to_transformers(encoder: Swin, facts: Facts, out: Path, classifier: Classifier | None = None) -> None:
+def swin_to_transformers(
+    encoder: Swin, facts: Facts, out: Path, classifier: Classifier | None = None
+) -> None:
     """A folder for ``transformers.SwinModel.from_pretrained``, or ``SwinForImageClassification``.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -54,6 +55,19 @@ def read_finetuned(folder: Path) -> Finetuned | None:
     return read_json(folder / RESULT, whole) if (folder / RESULT).is_file() else None
 
 
+def read_all(folder: Path) -> list[Finetuned]:
+    """What fine-tunings within the folder of a run came to; a damaged file is left out, with a warning."""
+    found = []
+    for path in sorted(folder.glob(f"finetune*/{RESULT}")):
+        try:
+            one = read_finetuned(path.parent)
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=2)
+        else:
+            found += [one] if one else []
+    return found
+
+
 def draw(found: Finetuned) -> str:
     """Accuracy by number of labels as SVG, with intervals."""
     made, axes = charts.panel(4.6, 2.6)
@@ -65,7 +79,15 @@ def draw(found: Finetuned) -> str:
         means = [one.mean for one in accuracies]
         ends = [[one.mean - one.low for one in accuracies], [one.high - one.mean for one in accuracies]]
         axes.errorbar(
-            counts, means, ends, color=colour, linewidth=1.5, marker="o", markersize=3.5, capsize=2, label=start
+            counts,
+            means,
+            ends,
+            color=colour,
+            linewidth=1.5,
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            label=start,
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(counts))

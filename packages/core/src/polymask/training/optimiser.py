@@ -33,9 +33,7 @@ def parameter_groups(system: System, weight_decay: float) -> list[dict[str, Any]
     """
     spared = _spared(system)
     own = [
-        part
-        for group in system.parameter_groups()
-        for part in _checked(system, group, weight_decay, spared)
+        part for group in system.parameter_groups() for part in _checked(system, group, weight_decay, spared)
     ]
     grouped = [parameter for group in own for parameter in group["params"]]
     seen: set[nn.Parameter] = set(grouped)

@@ -19,7 +19,14 @@ from polymask.types import Share
 
 OPTIONS = {
     **table(
-        Option("labels", tuple[Share, ...], (1.0,), "shares of the labels to train with", "SHARE,...", group="runs"),
+        Option(
+            "labels",
+            tuple[Share, ...],
+            (1.0,),
+            "shares of the labels to train with",
+            "SHARE,...",
+            group="runs",
+        ),
         Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which", group="runs"),
         Option("scratch", bool, True, "train the same encoder from scratch too", group="runs"),
     )
@@ -50,7 +57,9 @@ def run(argv: list[str]) -> int:
     )
     if not command.words:
         if not wants_help:
-            raise UserError("fine-tune what? the first argument should be the folder of a run or of an export")
+            raise UserError(
+                "fine-tune what? the first argument should be the folder of a run or of an export"
+            )
         tree = PartConfig(None, {**OPTIONS, **TRAINING})
         first = {**run_options(None, tree, "finetune", registry), **own}
         print(help_text("polymask finetune RUN", FORMS, EXAMPLE, tree, first))

@@ -44,7 +44,9 @@ def configured(
         raise UserError(f"no system called 'supervised' is installed for {modality}, which fine-tuning needs")
     below: dict[str, Any] = {"system": systems[0].full_name, "preset": PRESET, **parts}
     asked = [nest(one.options).get("data") for one in given]
-    chosen = next((one["name"] for one in reversed(asked) if isinstance(one, Mapping) and "name" in one), None)
+    chosen = next(
+        (one["name"] for one in reversed(asked) if isinstance(one, Mapping) and "name" in one), None
+    )
     if chosen is None and data is not None:
         below["data"] = data
     elif chosen is not None:

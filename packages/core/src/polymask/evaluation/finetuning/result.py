@@ -82,7 +82,7 @@ class Finetuned:
         return "one seed cannot tell" if len(self.seeds) == 1 else found.verdict
 
     def _right(self, start: str, place: int) -> Tensor:
-        """bool ``[seeds, samples]``."""
+        """Bool ``[seeds, samples]``."""
         return torch.tensor([[one == "1" for one in right] for right in self.right[start][place]])
 
     @property

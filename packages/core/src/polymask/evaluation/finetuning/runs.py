@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from polymask.config import RUN, Resolved, RunConfig, Source, plain
+from polymask.config.layers import flatten
 from polymask.config.training import SAME_RUN
 from polymask.data import Dataset
 from polymask.data.few_labels import few_labels
@@ -205,7 +206,7 @@ def _require(shares: Sequence[float], seeds: Sequence[int]) -> None:
 def _plan(base: RunConfig, data: str) -> dict[str, Any]:
     """What all runs of a folder share."""
     own: dict[str, Any] = base.plain() if base.data else {**base.plain(), "data": data}
-    return {name: value for name, value in own.items() if name not in {"seed", "init", *SAME_RUN}}
+    return {name: plain(value) for name, value in own.items() if name not in {"seed", "init", *SAME_RUN}}
 
 
 def _keep(out: Path, config: Mapping[str, Any]) -> None:
@@ -214,13 +215,16 @@ def _keep(out: Path, config: Mapping[str, Any]) -> None:
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} holds something else than a fine-tuning: give another --out")
         return
-    found = read_json(out / RESULT, lambda found: dict(found["config"]), "put back a copy, or give another --out")
-    for name in dict.fromkeys([*found, *config]):
-        if found.get(name) != config.get(name):
+    kept = read_json(
+        out / RESULT, lambda found: dict(found["config"]), "put back a copy, or give another --out"
+    )
+    then, now = flatten(kept), flatten(config)
+    for name in dict.fromkeys([*then, *now]):
+        if then.get(name) != now.get(name):
             raise UserError(
-                f"{out} holds a fine-tuning whose {name} is {json.dumps(found.get(name))}, not "
-                f"{json.dumps(config.get(name))}: give another --out, or the same again; only shares of the "
-                "labels and seeds can be added"
+                f"{out} holds a fine-tuning whose {name} is {json.dumps(then.get(name))}, not "
+                f"{json.dumps(now.get(name))}: give another --out, or the same again; only shares of the labels "
+                "and seeds can be added"
             )
 
 
