@@ -1,4 +1,4 @@
-"""Mixing keeps exactly the share that it tells, is drawn as published, and depends on nothing but step and pair."""
+"""Mixing keeps exactly the share that it tells, is drawn as published, and depends on step and pair alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier that leaves by export predicts, in the library that loads it, what it predicted here."""
+"""A classifier that leaves by export predicts, in the library that loads it, what it predicted here."""
 
 from __future__ import annotations
 

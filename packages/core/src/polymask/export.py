@@ -2,8 +2,8 @@
 
 Any encoder that was built by name can be written as ``safetensors``: its weights, and a JSON file
 of how to build it again (:func:`load`). An encoder that other libraries know has a method
-``exports() -> Mapping[str, Exporter]`` whose keys are further formats. A system that was trained on labels is
-written with its classifier; the encoder has a method ``classifier_exports(classifier)`` for that, by format too.
+``exports() -> Mapping[str, Exporter]`` whose keys are further formats. A system that was trained on labels
+is written with its classifier, by ``classifier_exports(classifier)`` of the encoder.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def export(
     facts: Mapping[str, Any] | None = None,
     head: bool = True,
 ) -> Path:
-    """Write the encoder of a system for use elsewhere, with its classifier if it has one. Data need not be at hand.
+    """Write the encoder of a system for use elsewhere, with its classifier if it has one, without its data.
 
     Args:
         source: a run or its folder, or a system.
@@ -124,8 +124,8 @@ def export(
         encoder, choices = type(features.encoder).__name__, " or ".join(available)
         if isinstance(features, Classifier) and format in _exporters(_features(system, {})):
             raise UserError(
-                f"{format} has no classifier on {encoder} that computes the same as this one: choose {choices}, "
-                "or export the encoder alone with --no-head"
+                f"{format} has no classifier on {encoder} that computes the same as this one: choose "
+                f"{choices}, or export the encoder alone with --no-head"
             )
         raise UserError(f"{encoder} cannot be exported to {format!r}: choose {choices}")
     out = Path(out)
@@ -143,7 +143,7 @@ def formats(system: System) -> tuple[str, ...]:
 
 
 def load(folder: str | Path, registry: Registry | None = None) -> Features:
-    """Build an encoder exported as ``safetensors`` again, in eval mode; a :class:`Classifier` where it has one.
+    """Build an encoder exported as ``safetensors`` again, in eval mode; a :class:`Classifier` if it is one.
 
     Args:
         folder: where it was written.
@@ -163,8 +163,8 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
     for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
         options = dict(description[slot])
         parts[slot] = build(options.pop("name"), kind, registry=registry, **options)
-    facts, kind = description["facts"], description.get("classifier")
-    features = Classifier(**parts, facts=facts, **kind) if kind else Features(**parts, facts=facts)
+    facts, own = description["facts"], description.get("classifier")
+    features = Classifier(**parts, facts=facts, **own) if own else Features(**parts, facts=facts)
     features.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     return features.eval()
 
@@ -192,6 +192,7 @@ def _exporters(features: Features) -> dict[str, Exporter]:
     def write(facts: Mapping[str, Any], out: Path) -> None:
         _write(features, out)
 
+    made: Mapping[str, Exporter]
     if isinstance(features, Classifier):
         made = getattr(features.encoder, "classifier_exports", lambda classifier: {})(features)
     else:

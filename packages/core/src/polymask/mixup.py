@@ -1,7 +1,7 @@
 """Mixing samples and their labels: mixup (Zhang et al. 2017, arXiv 1710.09412), CutMix (Yun et al. 2019).
 
-Both work on tokens of raw content that lie on one grid, whatever their modality: a weighted mean of the tokens
-of two samples, or a box of tokens of the one within the other.
+Both work on tokens of raw content that lie on one grid, whatever their modality: a weighted mean of the
+tokens of two samples, or a box of tokens of the one within the other.
 
 Shapes: B samples, N tokens, C numbers per token, P axes of the grid.
 """
@@ -27,9 +27,9 @@ STREAM = 71
 class Mixup(nn.Module):
     """Mixes each sample of a batch with the one at its place counted from the end.
 
-    Every sample draws its own share, and by the toss of a coin which of the two ways where both are on (``elem``
-    in timm; MAE draws once for a batch). The box of CutMix has whole tokens, and the share is that of the
-    tokens that were left; in the release it has whole pixels.
+    Every sample draws its own share, and by the toss of a coin which of the two ways where both are on
+    (``elem`` in timm; MAE draws once for a batch). The box of CutMix has whole tokens, and the share is that
+    of the tokens that were left; in the release it has whole pixels.
 
     Args:
         mixup: alpha of the Beta distribution of shares; 0 for none.
@@ -76,8 +76,9 @@ def require_grid(tokens: Tokens) -> None:
     """
     if tokens.grid is None or tokens.valid is not None or tokens.ids is not None:
         raise UserError(
-            "mixup and cutmix need numbers on a grid that all samples share, pixels or a spectrogram, and these "
-            "tokens are ids, have no grid or differ in number: give --mixup 0 --cutmix 0, or data of one length"
+            "mixup and cutmix need numbers on a grid that all samples share, pixels or a spectrogram, and "
+            "these tokens are ids, have no grid or differ in number: give --mixup 0 --cutmix 0, or data of "
+            "one length"
         )
 
 

@@ -1,7 +1,8 @@
-"""A share of the labels is of each class alike, nested, at least one of each, and leaves the rest as it is."""
+"""A share of the labels is of each class alike, nested, at least one of each; the rest stays as it is."""
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import pytest
@@ -29,7 +30,7 @@ def test_each_class_keeps_its_share_and_one_at_least(share, expected):
 
 def test_smaller_shares_lie_within_larger_ones_and_seeds_differ():
     found = [set(stratified(LABELS, share, seed=3).tolist()) for share in (0.01, 0.1, 0.5, 1.0)]
-    assert all(one < other for one, other in zip(found, found[1:], strict=False))
+    assert all(one < other for one, other in itertools.pairwise(found))
     assert set(stratified(LABELS, 0.1, seed=4).tolist()) != found[1]
 
 

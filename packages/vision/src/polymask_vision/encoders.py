@@ -19,7 +19,7 @@ from polymask.export import Classifier, Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
-from polymask_vision import export, imports
+from polymask_vision import export, imports, to_transformers
 from polymask_vision.positions import RelativeBias, grid_index
 
 
@@ -198,10 +198,8 @@ class ViT(nn.Module):
             return {}
         offered: dict[str, Any] = {"timm": export.vit_to_timm}
         if self.relative is None:
-            offered["transformers"] = export.vit_to_transformers
-        return {
-            name: functools.partial(write, self, classifier=classifier) for name, write in offered.items()
-        }
+            offered["transformers"] = to_transformers.vit_to_transformers
+        return {name: functools.partial(to, self, classifier=classifier) for name, to in offered.items()}
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""
@@ -294,7 +292,9 @@ class Swin(nn.Module):
         """The same of a classifier on this encoder."""
         return {
             "timm": functools.partial(export.swin_to_timm, self, classifier=classifier),
-            "transformers": functools.partial(export.swin_to_transformers, self, classifier=classifier),
+            "transformers": functools.partial(
+                to_transformers.swin_to_transformers, self, classifier=classifier
+            ),
         }
 
     def imports(self) -> dict[str, Importer]:

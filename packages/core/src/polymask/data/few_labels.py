@@ -17,10 +17,10 @@ from polymask.types import Share, Whole
 
 
 def few_labels(*, data: Dataset, share: Share = 0.1, seed: Whole = 0) -> Dataset:
-    """A data set whose training split is a share of the labelled samples of another one; its test split stays.
+    """A data set whose training split is a share of the labelled samples of another; its test split stays.
 
-    Each class keeps the same share, rounded, and at least one sample. Of one seed, a smaller share lies within
-    a larger one.
+    Each class keeps the same share, rounded, and at least one sample. Of one seed, a smaller share lies
+    within a larger one.
 
     Args:
         data: the other data set.
@@ -33,8 +33,8 @@ def few_labels(*, data: Dataset, share: Share = 0.1, seed: Whole = 0) -> Dataset
     labels = data.labels("train")
     if labels is None or not (labels >= 0).any():
         raise UserError(
-            "a share of the labels needs labels, and no training sample has one: give data with classes, such "
-            "as a folder with one subfolder per class"
+            "a share of the labels needs labels, and no training sample has one: give data with classes, "
+            "such as a folder with one subfolder per class"
         )
     if not 0 < share <= 1:
         raise UserError(f"share={share}: choose one above 0, up to 1")

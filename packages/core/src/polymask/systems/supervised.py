@@ -1,15 +1,16 @@
 """Training of an encoder on labels: fine-tuning, and what pre-training without labels is compared with.
 
-The recipe that masked pre-training papers report (He et al. 2021, MAE, arXiv 2111.06377, appendix A.1 and
-FINETUNE.md of its release): a linear classifier on the mean of the encoder's tokens, trained together with it by
-cross-entropy with smoothed labels on mixed samples, learning rates that fall from the last block to the first.
-Nothing is masked. Samples without a label do not count.
+The recipe that masked pre-training papers report (He et al. 2021, MAE, arXiv 2111.06377, appendix A.1, and
+FINETUNE.md of its release): a linear classifier on the mean of the encoder's tokens, trained together with it
+by cross-entropy with smoothed labels on mixed samples, at learning rates that fall from the last block to the
+first. Nothing is masked. Samples without a label do not count.
 
     polymask finetune runs/mae-fashion-1
     polymask pretrain vision/supervised --preset small --data fashion-mnist
 
-The first trains the encoder of a run beside the same from scratch. Guessing by the frequencies of K classes that
-are equally frequent costs ln K. The release norms the mean of the tokens, here each token has the encoder's norm.
+The first trains the encoder of a run beside the same from scratch. Guessing by the frequencies of K classes
+that are equally frequent costs ln K. The release norms the mean of the tokens; here each token has the norm
+of the encoder.
 
 Shapes: B samples, N tokens, D encoder width, K classes.
 """
@@ -198,8 +199,8 @@ def by_depth(encoder: Encoder) -> list[list[nn.Parameter]]:
     blocks = list(getattr(own, "blocks", ()))
     if not blocks:
         raise UserError(
-            f"layer_decay needs an encoder that tells its blocks apart, and {type(encoder).__name__} does not: "
-            "give --layer_decay 1"
+            f"layer_decay needs an encoder that tells its blocks apart, and {type(encoder).__name__} does "
+            "not: give --layer_decay 1"
         )
     depth = {parameter: k for k, block in enumerate(blocks, start=1) for parameter in block.parameters()}
     found: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]

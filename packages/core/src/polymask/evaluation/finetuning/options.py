@@ -1,4 +1,4 @@
-"""The options of fine-tuning runs: what the recipe says, over the tokenizer and the encoder of a run or an export."""
+"""The options of fine-tuning runs: a recipe over the tokenizer and the encoder of a run or an export."""
 
 from __future__ import annotations
 

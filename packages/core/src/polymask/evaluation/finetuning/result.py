@@ -19,9 +19,9 @@ SCRATCH = "from scratch"
 STARTS = (SCRATCH, TRAINED)
 
 NOTES = (
-    "Both begin with the same data, seeds, budget and options, but for layer_decay, which is 1 from scratch. "
-    "Intervals of 95 % are over seeds and test samples. Differences are paired by both; their intervals hold for "
-    "all shares of the labels together. " + CAVEAT
+    "Both have the same data, seeds, budget and options, but for layer_decay, which is 1 from scratch. "
+    "Intervals of 95 % are over seeds and test samples. Differences are paired by both; their intervals hold "
+    "for all shares of the labels together. " + CAVEAT
 )
 
 
@@ -36,8 +36,8 @@ class Finetuned:
         shares: of the labels, in the order asked for.
         seeds: of the runs.
         labels: how many training samples have labels, for each share.
-        right: by start (``"from scratch"``, ``"pre-trained"``), for each share and each seed, which test samples
-            were classified rightly, as a text of ``1`` and ``0``.
+        right: by start (``"from scratch"``, ``"pre-trained"``), for each share and each seed, which test
+            samples were classified rightly, as a text of ``1`` and ``0``.
         chance: share of the most frequent class among test samples.
         folders: by start, for each share and each seed, the run folder within that of the fine-tuning.
     """
@@ -67,7 +67,7 @@ class Finetuned:
         return accuracy_interval(self._right(start, place))
 
     def difference(self, place: int) -> Interval | None:
-        """Pre-trained minus from scratch, with the share of the labels at a place; None without the latter."""
+        """Pre-trained minus from scratch, with the share at a place; None where nothing was from scratch."""
         if SCRATCH not in self.right:
             return None
         return difference_interval(

@@ -1,7 +1,7 @@
 """Fine-tuning of an encoder with all labels or few, beside the same encoder from scratch.
 
-Every run is one of the system ``supervised`` of the encoder's modality, in a folder of its own: it is stopped,
-resumed, looked at and exported as any other.
+Every run is one of the system ``supervised`` of the encoder's modality, in a folder of its own: it is
+stopped, resumed, looked at and exported as any other.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune an encoder, and train the same one from scratch at the same budget; test both.
 
-    A run that the folder holds already is used as it is, one that was stopped goes on from its last checkpoint.
-    Shares and seeds may be added later. Writes ``finetune.json``, and a run folder for each run.
+    A run that the folder holds already is used as it is, one that was stopped goes on from its last
+    checkpoint. Shares and seeds may be added later. Writes ``finetune.json``, and a run folder for each run.
 
     Args:
         source: a run or its folder, or a folder exported as safetensors.
@@ -69,8 +69,8 @@ def finetune(
         progress: say on stderr which run is trained and how long it takes, with a progress line.
 
     Raises:
-        UserError: no labels, an encoder or options that do not fit, or a folder that holds another fine-tuning.
-            Nothing is trained then.
+        UserError: no labels, an encoder or options that do not fit, or a folder that holds another
+            fine-tuning. Nothing is trained then.
     """
     source = source.folder if isinstance(source, Run) else Path(source)
     shares, seeds = tuple(map(float, labels)), tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -223,8 +223,8 @@ def _keep(out: Path, config: Mapping[str, Any]) -> None:
         if then.get(name) != now.get(name):
             raise UserError(
                 f"{out} holds a fine-tuning whose {name} is {json.dumps(then.get(name))}, not "
-                f"{json.dumps(now.get(name))}: give another --out, or the same again; only shares of the labels "
-                "and seeds can be added"
+                f"{json.dumps(now.get(name))}: give another --out, or the same again; only shares of the "
+                "labels and seeds can be added"
             )
 
 
