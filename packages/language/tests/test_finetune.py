@@ -14,6 +14,8 @@ from polymask.evaluation.finetuning import Finetuned, finetune
 from polymask.export import Classifier, export, load
 from polymask.training import fit
 
+pytestmark = pytest.mark.filterwarnings("ignore:no training sample is labelled")
+
 QUICK = {"steps": 2, "batch_size": 8, "workers": 0, "accelerator": "cpu", "precision": "32"}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "language/mlm": {},
@@ -30,7 +32,6 @@ def tuned(name: str, folder: Path, **options: Any) -> Finetuned:
     return finetune(folder, out, labels=(0.5,), seeds=1, options=recipe, progress=False)
 
 
-@pytest.mark.filterwarnings("ignore:no training sample is labelled")
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_encoder_of_a_run_is_tuned_and_its_classifier_leaves(name: str, tmp_path: Path) -> None:
     found = tuned(name, tmp_path / "run")
@@ -54,7 +55,6 @@ def test_text_is_not_mixed(tmp_path: Path) -> None:
     assert not (tmp_path / "tuned").exists()
 
 
-@pytest.mark.filterwarnings("ignore:no training sample is labelled")
 def test_classifiers_of_transformers_which_compute_otherwise_are_refused(tmp_path: Path) -> None:
     tuned("language/mlm", tmp_path / "run")
     run = tmp_path / "tuned" / "pre-trained-0.5-seed0"

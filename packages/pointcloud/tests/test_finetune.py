@@ -29,7 +29,6 @@ def tuned(name: str, folder: Path, **options: Any) -> Finetuned:
     return finetune(folder, out, labels=(0.5,), seeds=1, options=recipe, progress=False)
 
 
-@pytest.mark.filterwarnings("ignore:no training sample is labelled")
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_encoder_of_a_run_is_tuned_and_its_classifier_leaves(name: str, tmp_path: Path) -> None:
     found = tuned(name, tmp_path / "run")

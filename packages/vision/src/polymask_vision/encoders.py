@@ -196,10 +196,11 @@ class ViT(nn.Module):
         """The same of a classifier on this encoder."""
         if not (self.grid and self.norm_first):
             return {}
-        offered: dict[str, Any] = {"timm": export.vit_to_timm}
+        offered = {"timm": functools.partial(export.vit_to_timm, self, classifier=classifier)}
         if self.relative is None:
-            offered["transformers"] = to_transformers.vit_to_transformers
-        return {name: functools.partial(to, self, classifier=classifier) for name, to in offered.items()}
+            write = to_transformers.vit_to_transformers
+            offered["transformers"] = functools.partial(write, self, classifier=classifier)
+        return dict(offered)
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""
@@ -263,7 +264,7 @@ class Swin(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Blocks of all stages, in order."""
+        """Blocks of all stages."""
         return [block for layer in self.swin.layers for block in layer.blocks]
 
     def embed(self, values: Tensor) -> Tensor:
