@@ -254,14 +254,7 @@ class ViT(nn.Module):
         self.class_token = nn.Parameter(0.02 * torch.randn(dim)) if class_token else None
         rates = torch.linspace(0, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                heads,
-                mlp_ratio,
-                qkv_bias=True,
-                drop_path=rate,
-                norm_layer=nn.LayerNorm,
-            )
+            Block(dim, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=nn.LayerNorm)
             for rate in rates
         )
         self.norm = nn.LayerNorm(dim)

@@ -19,7 +19,7 @@ from polymask.export import Classifier, Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
-from polymask_vision import export, imports, to_transformers
+from polymask_vision import imports, to_transformers
 from polymask_vision.positions import RelativeBias, grid_index
 
 
@@ -194,13 +194,7 @@ class ViT(nn.Module):
 
     def classifier_exports(self, classifier: Classifier | None) -> dict[str, Exporter]:
         """The same of a classifier on this encoder."""
-        if not (self.grid and self.norm_first):
-            return {}
-        offered = {"timm": functools.partial(export.vit_to_timm, self, classifier=classifier)}
-        if self.relative is None:
-            write = to_transformers.vit_to_transformers
-            offered["transformers"] = functools.partial(write, self, classifier=classifier)
-        return dict(offered)
+        return to_transformers.vit_exports(self, classifier)
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""
@@ -291,12 +285,7 @@ class Swin(nn.Module):
 
     def classifier_exports(self, classifier: Classifier | None) -> dict[str, Exporter]:
         """The same of a classifier on this encoder."""
-        return {
-            "timm": functools.partial(export.swin_to_timm, self, classifier=classifier),
-            "transformers": functools.partial(
-                to_transformers.swin_to_transformers, self, classifier=classifier
-            ),
-        }
+        return to_transformers.swin_exports(self, classifier)
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""

@@ -1,19 +1,47 @@
-"""Our encoders as models of transformers: weights, configuration, preprocessing, in the layout of the hub."""
+"""Formats of our encoders; models of transformers: weights, configuration, preprocessing, as on the hub."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from polymask import UserError
-from polymask.export import Classifier, save_json, save_state
+from polymask.export import Classifier, Exporter, save_json, save_state
 from polymask.imports import WEIGHTS
-from polymask_vision.export import EIGHT_BITS, Facts, State, kernel_of, require_pool, statistics_of
+from polymask_vision.export import (
+    EIGHT_BITS,
+    Facts,
+    State,
+    kernel_of,
+    require_pool,
+    statistics_of,
+    swin_to_timm,
+    vit_to_timm,
+)
 
 if TYPE_CHECKING:
     from polymask_vision.encoders import Swin, ViT
+
+
+def vit_exports(encoder: ViT, classifier: Classifier | None) -> dict[str, Exporter]:
+    """Formats in which a ViT can leave, by itself or with a classifier."""
+    if not (encoder.grid and encoder.norm_first):
+        return {}
+    offered = {"timm": functools.partial(vit_to_timm, encoder, classifier=classifier)}
+    if encoder.relative is None:
+        offered["transformers"] = functools.partial(vit_to_transformers, encoder, classifier=classifier)
+    return dict(offered)
+
+
+def swin_exports(encoder: Swin, classifier: Classifier | None) -> dict[str, Exporter]:
+    """The same of a Swin."""
+    return {
+        "timm": functools.partial(swin_to_timm, encoder, classifier=classifier),
+        "transformers": functools.partial(swin_to_transformers, encoder, classifier=classifier),
+    }
 
 
 def vit_to_transformers(encoder: ViT, facts: Facts, out: Path, classifier: Classifier | None = None) -> None:

@@ -245,10 +245,7 @@ class _Resolver:
         return chosen
 
     def _preset_of(self, part: Part, replaced: bool, said: bool, path: str) -> str | None:
-        """The preset of a part in a slot, where the part that a preset chose was replaced by it.
-
-        Whether that preset ``said`` anything of the slot is what a missing one is noted by.
-        """
+        """The preset of a part in a slot, where it replaces what a preset chose; a missing one is noted."""
         if self.preset is None or not replaced or part.kind not in _SIZED:
             return self.inner
         if self.preset not in part.presets and said:
