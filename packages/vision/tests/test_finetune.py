@@ -236,5 +236,7 @@ def test_the_command_line_prints_a_table_or_json(
     assert main([*command, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [row["share"] for row in again["results"]] == [0.2, 1.0]
+    assert main(["finetune", str(pretrained), "--labels", "2"]) == 2
+    assert "--labels takes" in capsys.readouterr().err
     assert main(["finetune", str(pretrained), "--help"]) == 0
     assert "--layer_decay" in capsys.readouterr().out

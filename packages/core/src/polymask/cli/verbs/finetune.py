@@ -79,6 +79,8 @@ def run(argv: list[str]) -> int:
         first = {**run_options(part, chosen, resolved.preset, registry), **own}
         print(help_text(f"polymask finetune {source}", about(part) if part else "", EXAMPLE, chosen, first))
         return 0
+    if resolved.wrong:
+        raise UserError(resolved.wrong[0])
     asked: dict[str, Any] = {name: chosen.options[name] for name in OPTIONS if name in chosen.options}
     data = require_data(resolved, registry)
     folder = Path(out) if out else folder_of(source, data.name)
