@@ -71,7 +71,7 @@ REFUSED = {
     ("vision/data2vec2", "vision/conv-vit"): "needs a class token",
     **{
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
-        for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer")
+        for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "supervised")
     },
     ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
     **{

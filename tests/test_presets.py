@@ -103,6 +103,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "betas": MASKED,
         "decay": 0.05,
     },
+    # He et al. 2021, FINETUNE.md for ViT-B
+    "vision/supervised paper": {
+        "rate": (5e-4, 256),
+        "last": 1e-6 / 2e-3,
+        "batch": 1024,
+        "epochs": 100,
+        "warmup": 5,
+        "betas": ADAM,
+        "decay": 0.05,
+        "layer_decay": 0.65,
+        "encoder.drop_path": 0.1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

@@ -36,10 +36,11 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def quick(words: list[str]) -> list[str]:
     """The same command with less to do."""
-    little = ["--data.limit", "40", "--steps", "2", "--batch_size", "8", "--workers", "0"]
+    limit = "--data.data.limit" if "core/few-labels" in words else "--data.limit"
+    little = [limit, "40", "--steps", "2", "--batch_size", "8", "--workers", "0"]
     if words[0] == "pretrain" and "--config" in words:
         return [*words, "--out", "runs/again"]
-    if words[0] in ("pretrain", "compare") and "--resume" not in words:
+    if words[0] in ("pretrain", "compare", "finetune") and "--resume" not in words:
         seeds = words.index("--seeds") + 1 if "--seeds" in words else None
         words = [*words, *little]
         if seeds is not None:

@@ -153,14 +153,19 @@ class Transformer(nn.Module):
         return imports.adapt(weights)
 
     @property
+    def blocks(self) -> Any:
+        """Blocks of torchaudio, in order."""
+        return self.encoder.transformer.layers
+
+    @property
     def depth(self) -> int:
         """Blocks."""
-        return len(self.encoder.transformer.layers)
+        return len(self.blocks)
 
     @property
     def feed_forwards(self) -> list[nn.Module]:
         """The feed-forward layer of each block."""
-        return [layer.feed_forward for layer in self.encoder.transformer.layers]
+        return [block.feed_forward for block in self.blocks]
 
     def extract(self, values: Tensor) -> Tensor:
         """What the convolutions make of tokens ``[B, K, in_dim]``: ``[B, K, conv_dim]``; else the tokens."""
@@ -246,14 +251,7 @@ class ViT(Stack):
         self.class_token = nn.Parameter(0.02 * torch.randn(dim)) if class_token else None
         rates = torch.linspace(0, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                heads,
-                mlp_ratio,
-                qkv_bias=True,
-                drop_path=rate,
-                norm_layer=nn.LayerNorm,
-            )
+            Block(dim, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=nn.LayerNorm)
             for rate in rates
         )
         self.norm = nn.LayerNorm(dim)

@@ -256,6 +256,16 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="supervised",
+            target="polymask.systems.supervised:Supervised",
+            presets=presets.SUPERVISED,
+            summary="train an encoder and a linear classifier on labels: fine-tuning, and a baseline",
+            paper="recipe: He et al. 2021, arXiv 2111.06377",
+            modality="audio",
+            defaults={"tokenizer": "audio/mel-patches", "encoder": "audio/vit"},
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="simmim",
             target="polymask.systems.simmim:SimMIM",
             presets=presets.SIMMIM,

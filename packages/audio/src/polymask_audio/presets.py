@@ -69,6 +69,22 @@ MAE: Presets = {
     "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
 }
 
+SUPERVISED: Presets = {
+    "small": _SMALL_PATCHES,
+    # how to go on with an encoder, whatever its size, in minutes on two cores
+    "finetune": {
+        "label_smoothing": 0.1,
+        "layer_decay": 0.75,
+        "steps": 300,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+        "clip": 1.0,
+    },
+    "tiny": _TINY,
+}
+
 SIMMIM: Presets = {
     # nobody published it for audio: the sizes of Audio-MAE, the rest as SimMIM has it for images
     "paper": {**_AUDIO_MAE, "betas": (0.9, 0.999), "weight_decay": 0.05, "clip": 5.0},

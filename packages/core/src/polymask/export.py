@@ -2,13 +2,14 @@
 
 Any encoder that was built by name can be written as ``safetensors``: its weights, and a JSON file
 of how to build it again (:func:`load`). An encoder that other libraries know has a method
-``exports() -> Mapping[str, Exporter]`` whose keys are further formats.
+``exports() -> Mapping[str, Exporter]`` whose keys are further formats. A system that was trained on labels
+is written with its classifier, by ``classifier_exports(classifier)`` of the encoder.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from polymask import functional
-from polymask.checkpoints import read_state
+from polymask.checkpoints import CHECKPOINT, read_checkpoint, read_state
 from polymask.config import build, built_from, plain
 from polymask.errors import UserError
 from polymask.files import atomic, write_json, writing
@@ -25,6 +26,7 @@ from polymask.protocols import Batch, Encoder, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
 from polymask.systems.base import System
+from polymask.systems.supervised import Supervised, pooler_of
 from polymask.tokens import Tokens
 
 Exporter: TypeAlias = Callable[[Mapping[str, Any], Path], None]
@@ -60,16 +62,52 @@ class Features(nn.Module):
         return self.encoder
 
 
+class Classifier(Features):
+    """A tokenizer, an encoder and the classifier on it that was trained on labels.
+
+    Args:
+        tokenizer: cuts an input into tokens.
+        encoder: encodes them.
+        pool: how features become one vector, see :class:`polymask.systems.supervised.Supervised`.
+        names: of the classes.
+        facts: what is known about the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        pool: str,
+        names: Sequence[str],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(tokenizer=tokenizer, encoder=encoder, facts=facts)
+        self.pool, self.names = pool, tuple(map(str, names))
+        self.pooler, self.head = pooler_of(pool, encoder.out_dim), nn.Linear(encoder.out_dim, len(names))
+
+    def classify(self, x: Tensor | Batch) -> Tensor:
+        """Logits ``[B, classes]`` of a batch, or of its one entry."""
+        logits: Tensor = self.head(self.pooler(self(x)))
+        return logits
+
+
 def export(
-    source: Run | System | str | Path, format: str, out: str | Path, *, facts: Mapping[str, Any] | None = None
+    source: Run | System | str | Path,
+    format: str,
+    out: str | Path,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    head: bool = True,
 ) -> Path:
-    """Write the encoder of a system for use elsewhere. Data need not be at hand.
+    """Write the encoder of a system for use elsewhere, with its classifier if it has one, without its data.
 
     Args:
         source: a run or its folder, or a system.
         format: ``"safetensors"``, or one the encoder offers (see :func:`formats`).
         out: folder to write; files of the same names are replaced.
         facts: what is known about the data; a run knows by itself.
+        head: write the classifier of a system that was trained on labels too.
 
     Returns:
         ``out``.
@@ -80,9 +118,16 @@ def export(
     run = Run.open(source) if isinstance(source, str | Path) else source
     system, known = (run.system, run.facts) if isinstance(run, Run) else (run, {})
     features = _features(system, {**known, **(facts or {})})
+    if head and isinstance(system, Supervised):
+        features = _classifier(system, features, _names(run, system))
     available = _exporters(features)
     if format not in available:
         encoder, choices = type(features.encoder).__name__, " or ".join(available)
+        if isinstance(features, Classifier) and format in _exporters(_features(system, {})):
+            raise UserError(
+                f"{format} has no classifier on {encoder} that computes the same as this one: choose "
+                f"{choices}, or export the encoder alone with --no-head"
+            )
         raise UserError(f"{encoder} cannot be exported to {format!r}: choose {choices}")
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -99,7 +144,7 @@ def formats(system: System) -> tuple[str, ...]:
 
 
 def load(folder: str | Path, registry: Registry | None = None) -> Features:
-    """Build an encoder exported as ``safetensors`` again, in eval mode.
+    """Build an encoder exported as ``safetensors`` again, in eval mode; a :class:`Classifier` if it is one.
 
     Args:
         folder: where it was written.
@@ -119,7 +164,8 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
     for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
         options = dict(description[slot])
         parts[slot] = build(options.pop("name"), kind, registry=registry, **options)
-    features = Features(**parts, facts=description["facts"])
+    facts, own = description["facts"], description.get("classifier")
+    features = Classifier(**parts, facts=facts, **own) if own else Features(**parts, facts=facts)
     try:
         features.load_state_dict(read_state(folder / WEIGHTS))
     except RuntimeError as error:
@@ -158,17 +204,46 @@ def _exporters(features: Features) -> dict[str, Exporter]:
         whole = copy.deepcopy(features).cpu().eval()
         save_json({**write_onnx(whole, out), "facts": features.facts}, out / DESCRIPTION)
 
-    offered: Callable[[], Mapping[str, Exporter]] = getattr(features.encoder, "exports", dict)
-    return {"safetensors": write, "onnx": write_graph, **offered()}
+    made: Mapping[str, Exporter]
+    if isinstance(features, Classifier):
+        made = getattr(features.encoder, "classifier_exports", lambda classifier: {})(features)
+    else:
+        made = {"onnx": write_graph, **getattr(features.encoder, "exports", dict)()}
+    return {"safetensors": write, **made}
+
+
+def _classifier(system: Supervised, features: Features, names: Sequence[str]) -> Classifier:
+    found = Classifier(
+        tokenizer=features.tokenizer,
+        encoder=features.encoder,
+        pool=system.pool,
+        names=names,
+        facts=features.facts,
+    )
+    found.pooler, found.head = system.classifier.pooler, system.classifier.head
+    return found
+
+
+def _names(source: Any, system: Supervised) -> list[str]:
+    """Names of the classes, or their numbers."""
+    path = source.folder / CHECKPOINT if isinstance(source, Run) else None
+    known = read_checkpoint(path)["polymask"]["data"]["classes"] if path and path.is_file() else []
+    return (
+        known if len(known) == system.head.out_features else list(map(str, range(system.head.out_features)))
+    )
 
 
 def _write(features: Features, out: Path) -> None:
-    description = {slot: built_from(getattr(features, slot)) for slot in ("tokenizer", "encoder")}
+    description: dict[str, Any] = {
+        slot: built_from(getattr(features, slot)) for slot in ("tokenizer", "encoder")
+    }
     for slot, options in description.items():
         if options is None:
             raise UserError(
                 f"nothing is known about how the {slot} {type(getattr(features, slot)).__name__} was built: "
                 "build the system by name (polymask.build) to export it as safetensors"
             )
+    if isinstance(features, Classifier):
+        description["classifier"] = {"pool": features.pool, "names": features.names}
     save_state(features.state_dict(), out / WEIGHTS)
     save_json({**description, "facts": features.facts}, out / DESCRIPTION)

@@ -186,13 +186,17 @@ def at_hidden(prediction_BMT: Tensor, mask: Mask) -> Tensor:
 
 
 def encode(tokenizer: Tokenizer, encoder: Encoder, batch: Batch) -> Tokens:
-    """Features of a whole input, nothing hidden.
+    """Features of a whole input, nothing hidden, see :func:`encode_grid`."""
+    return encode_grid(encoder, tokenizer(batch))
+
+
+def encode_grid(encoder: Encoder, tokens: Tokens) -> Tokens:
+    """Features of all tokens of an input.
 
     Returns:
         Tokens of ``encoder.out_dim``; behind a hierarchical encoder on its coarser grid, each at
         the mean position of the tokens it covers.
     """
-    tokens = tokenizer(batch)
     x = encode_tokens(encoder, tokens)
     r, down = encoder.prefix, encoder.downsample
     position, grid = tokens.position, tokens.grid

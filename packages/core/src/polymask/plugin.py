@@ -142,6 +142,19 @@ def polymask_register_objectives() -> Iterable[Part]:
 
 
 @hookimpl
+def polymask_register_datasets() -> Iterable[Part]:
+    return [
+        Part(
+            name="few-labels",
+            target="polymask.data.few_labels:few_labels",
+            summary="some of the labelled training samples of another data set",
+            # those of the other data set may be
+            tags=frozenset({"ragged"}),
+        ),
+    ]
+
+
+@hookimpl
 def polymask_register_evaluations() -> Iterable[Part]:
     return [
         Part(
@@ -159,5 +172,11 @@ def polymask_register_evaluations() -> Iterable[Part]:
             name="multi-label-probe",
             target="polymask.evaluation.multi_label_probe:MultiLabelProbe",
             summary="probes of several label sets of the same data",
+        ),
+        Part(
+            name="finetune",
+            target="polymask.evaluation.finetuning.measure:Finetune",
+            summary="accuracy after fine-tuning with all labels or few, beside the same encoder from scratch",
+            paper="He et al. 2021, arXiv 2111.06377",
         ),
     ]

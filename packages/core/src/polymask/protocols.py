@@ -129,6 +129,9 @@ class Encoder(Protocol):
     encoders without. :func:`polymask.functional.layers` reads the output of every block of such an encoder,
     and of one that has ``layers(x, position, valid)``, a list of them, and their number, ``depth``, itself.
 
+    An encoder may have ``blocks``, its modules in order of depth, without those methods too: learning rates
+    may then differ from block to block (:class:`polymask.systems.supervised.Supervised`).
+
     An encoder of Transformer blocks may have ``feed_forwards``, the feed-forward layer of each block, in
     order: modules that return ``[B, prefix + K, out_dim]``, what is added to a shortcut. A system that
     predicts what they return refuses encoders without.

@@ -110,6 +110,20 @@ def test_a_system_has_groups_of_its_own():
     assert "lr_scale" not in optimiser.state_dict()["param_groups"][2]
 
 
+def test_groups_of_a_system_are_spared_too_unless_they_say():
+    zoo = Zoo()
+    zoo.parameter_groups = lambda: [
+        {"params": [*zoo.norm.parameters(), *zoo.proj.parameters(), zoo.pos_embed], "lr_scale": 0.5},
+        {"params": [*zoo.composition.parameters(), zoo.cls_token], "weight_decay": 0.2},
+    ]
+    decay = {id(p): group["weight_decay"] for group in parameter_groups(zoo, 0.05) for p in group["params"]}
+    assert decay[id(zoo.proj.weight)] == 0.05
+    assert {decay[id(p)] for p in (*zoo.norm.parameters(), zoo.proj.bias, zoo.pos_embed)} == {0}
+    assert {decay[id(p)] for p in (*zoo.composition.parameters(), zoo.cls_token)} == {0.2}
+    scales = {group.get("lr_scale", 1.0) for group in parameter_groups(zoo, 0.05)}
+    assert scales == {0.5, 1.0}
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [

@@ -229,8 +229,4 @@ def warming(module: nn.Module, taken: set[int], window: Window) -> list[dict[str
         return min(max(done / max(0.1 * (end - start) * step.total, 1), 0.0), 1.0)
 
     left = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in left if p.ndim > 1], "lr_scale": scale},
-        {"params": [p for p in left if p.ndim <= 1], "lr_scale": scale, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    return [{"params": left, "lr_scale": scale}] if left else []

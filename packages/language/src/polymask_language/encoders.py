@@ -31,9 +31,7 @@ class Adapter(nn.Module):
         length: most tokens of a sequence.
     """
 
-    prefix = 0
-    downsample = 1
-    needs_grid = False
+    prefix, downsample, needs_grid = 0, 1, False
     causal: ClassVar[bool]
 
     def __init__(self, model: Any, vocabulary: int, length: int) -> None:
@@ -64,11 +62,15 @@ class Adapter(nn.Module):
         return int(self.model.config.num_hidden_layers)
 
     @property
+    def blocks(self) -> Any:
+        """Blocks of transformers, in order."""
+        model = getattr(self.model, "encoder", self.model)
+        return next(getattr(model, name) for name in ("layer", "h", "layers") if hasattr(model, name))
+
+    @property
     def feed_forwards(self) -> list[nn.Module]:
         """The feed-forward layer of each block; of BERT and RoBERTa its last part, before dropout."""
-        if hasattr(self.model, "encoder"):
-            return [block.output.dense for block in self.model.encoder.layer]
-        return [block.mlp for block in (self.model.h if hasattr(self.model, "h") else self.model.layers)]
+        return [b.output.dense if hasattr(b, "output") else b.mlp for b in self.blocks]
 
     @property
     def provides(self) -> dict[str, Any]:

@@ -307,6 +307,16 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="supervised",
+            target="polymask.systems.supervised:Supervised",
+            presets=presets.SUPERVISED,
+            summary="train an encoder and a linear classifier on labels: fine-tuning, and a baseline",
+            paper="recipe: He et al. 2021, arXiv 2111.06377",
+            modality="text",
+            defaults={"tokenizer": "language/tokens", "encoder": "language/transformer"},
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="meap",
             target="polymask_language.systems.meap:MEAP",
             presets=presets.MEAP,

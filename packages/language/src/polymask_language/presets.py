@@ -59,6 +59,22 @@ MAE: Presets = {
     "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
 }
 
+SUPERVISED: Presets = {
+    "small": _SMALL,
+    # how to go on with an encoder, whatever its size, in minutes on two cores
+    "finetune": {
+        "label_smoothing": 0.1,
+        "layer_decay": 0.75,
+        "steps": 300,
+        "batch_size": 64,
+        "lr": 5e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    },
+    "tiny": _TINY,
+}
+
 DATA2VEC2: Presets = {
     # Base on BookCorpus and Wikipedia, 4 sequences on each of 16 devices
     "paper": {

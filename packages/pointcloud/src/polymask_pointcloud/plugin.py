@@ -205,6 +205,16 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="supervised",
+            target="polymask.systems.supervised:Supervised",
+            presets=presets.SUPERVISED,
+            summary="train an encoder and a linear classifier on labels: fine-tuning, and a baseline",
+            paper="recipe: He et al. 2021, arXiv 2111.06377",
+            modality="points",
+            defaults={"tokenizer": "pointcloud/groups", "encoder": "pointcloud/transformer"},
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="geomae",
             target="polymask_pointcloud.systems.geomae:GeoMAE",
             presets=presets.GEOMAE,

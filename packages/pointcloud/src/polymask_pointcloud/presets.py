@@ -79,6 +79,26 @@ MAE: Presets = {
     },
 }
 
+SUPERVISED: Presets = {
+    "small": {
+        "tokenizer.groups": 64,
+        "tokenizer.neighbours": 16,
+        **{name: value for name, value in _SMALL.items() if not name.startswith("decoder")},
+    },
+    # how to go on with an encoder, whatever its size, in minutes on two cores
+    "finetune": {
+        "label_smoothing": 0.1,
+        "layer_decay": 0.75,
+        "steps": 300,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+        "clip": 10.0,
+    },
+    "tiny": {"encoder.dim": 24, "encoder.depth": 2, "encoder.heads": 2, "steps": 10, "batch_size": 8},
+}
+
 GEOMAE: Presets = {
     # the release for nuScenes, in metres: six pairs of blocks, and two for each decoder
     "paper": {

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.blocks import PostNorm, Stack, initialise
-from polymask.export import Exporter
+from polymask.export import Classifier, Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
-from polymask_vision import export, imports
+from polymask_vision import imports, to_transformers
 from polymask_vision.positions import RelativeBias, grid_index
 
 
@@ -179,12 +179,11 @@ class ViT(Stack):
 
     def exports(self) -> dict[str, Exporter]:
         """Formats of ``polymask export`` beside safetensors."""
-        if not (self.grid and self.norm_first):
-            return {}
-        offered = {"timm": functools.partial(export.vit_to_timm, self)}
-        if self.relative is None:
-            offered["transformers"] = functools.partial(export.vit_to_transformers, self)
-        return dict(offered)
+        return self.classifier_exports(None)
+
+    def classifier_exports(self, classifier: Classifier | None) -> dict[str, Exporter]:
+        """The same of a classifier on this encoder."""
+        return to_transformers.vit_exports(self, classifier)
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""
@@ -246,6 +245,11 @@ class Swin(nn.Module):
             embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
         )
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks of all stages."""
+        return [block for layer in self.swin.layers for block in layer.blocks]
+
     def embed(self, values: Tensor) -> Tensor:
         """``[B, N, in_dim] -> [B, N, dim]``, with Swin's norm after embedding."""
         embedded: Tensor = self.swin.patch_embed(values)
@@ -266,10 +270,11 @@ class Swin(nn.Module):
 
     def exports(self) -> dict[str, Exporter]:
         """Formats of ``polymask export`` beside safetensors."""
-        return {
-            "timm": functools.partial(export.swin_to_timm, self),
-            "transformers": functools.partial(export.swin_to_transformers, self),
-        }
+        return self.classifier_exports(None)
+
+    def classifier_exports(self, classifier: Classifier | None) -> dict[str, Exporter]:
+        """The same of a classifier on this encoder."""
+        return to_transformers.swin_exports(self, classifier)
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""

@@ -320,7 +320,37 @@ DATA2VEC2: Presets = {
     },
 }
 
-SUPERVISED: Presets = {"small": _SMALL, "tiny": _TINY}
+SUPERVISED: Presets = {
+    # MAE's fine-tuning of ViT-B (FINETUNE.md of the release), but for RandAugment and random erasing
+    "paper": {
+        **_IMAGENET,
+        **_VIT_B,
+        "encoder.drop_path": 0.1,
+        "label_smoothing": 0.1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "layer_decay": 0.65,
+        "epochs": 100,
+        "warmup_epochs": 5,
+        "batch_size": 1024,
+        "base_lr": 5e-4,
+        "min_lr": 1e-6,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+    },
+    "small": _SMALL,
+    # how to go on with an encoder, whatever its size, in a minute on two cores
+    "finetune": {
+        "label_smoothing": 0.1,
+        "layer_decay": 0.75,
+        "steps": 300,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+    },
+    "tiny": _TINY,
+}
 
 DMT_JEPA: Presets = {
     # ViT-B/16, 600 epochs

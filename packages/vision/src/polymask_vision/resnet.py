@@ -81,6 +81,11 @@ class ResNet(nn.Module):
         self.net = net
         self.out_dim: int = self.net.num_features
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks of all stages, in order."""
+        return [block for k in range(self.stages) for block in getattr(self.net, f"layer{k + 1}")]
+
     def embed(self, values: Tensor) -> Tensor:
         """``[B, N, in_dim]`` as it is."""
         return values

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from polymask import Batch, Run, RunConfig, Step, UserError, build
+from polymask import Batch, Run, RunConfig, Step, Tokens, UserError, build, functional
+from polymask.systems.supervised import AttentionPool, by_depth
 from polymask.training import fit
+from polymask.training.optimiser import parameter_groups
 
 TINY = {"tokenizer.patch_size": 4, "encoder.dim": 32, "encoder.depth": 2, "encoder.heads": 2}
 STEP = Step(6, 10, seed=1)
@@ -89,10 +92,99 @@ def test_the_data_tell_the_number_of_classes_and_it_learns_them(tmp_path: Path) 
     assert (predicted == labels).float().mean() > 0.3  # guessing: 0.1
 
 
+def test_learning_rates_fall_from_the_last_block_to_the_first() -> None:
+    system = make(layer_decay=0.5)
+    scale = {id(p): group["lr_scale"] for group in system.parameter_groups() for p in group["params"]}
+    found = {name: scale.get(id(p), 1.0) for name, p in system.named_parameters()}
+    vit = "encoder.vit"
+    assert found[f"{vit}.cls_token"] == found[f"{vit}.patch_embed.proj.weight"] == 0.5**3
+    assert found[f"{vit}.blocks.0.norm1.bias"] == 0.5**2 and found[f"{vit}.blocks.1.mlp.fc2.weight"] == 0.5
+    assert found[f"{vit}.norm.weight"] == found["head.weight"] == 1
+    assert make().parameter_groups() == []
+    decays = [group["weight_decay"] for group in parameter_groups(system, 0.05)]
+    assert len(decays) == 2 * 4 and set(decays) == {0.05, 0.0}
+
+
+@pytest.mark.parametrize("name", ["vit", "conv-vit", "swin", "resnet"])
+def test_every_parameter_has_a_depth(name: str) -> None:
+    facts = {"size": (16, 16), "channels": 3, "classes": 7}
+    system: Any = build("vision/supervised", preset="tiny", facts=facts, encoder=f"vision/{name}")
+    found = by_depth(system.encoder)
+    assert sum(map(len, found)) == len(list(system.encoder.parameters()))
+    assert len(found) == 2 + len(system.encoder.blocks) and all(found[1:-1])
+
+
+def test_blocks_that_cannot_be_told_apart_are_refused() -> None:
+    facts = {"size": (16, 16), "channels": 3, "classes": 7}
+    with pytest.raises(UserError, match="Backbone does not: give --layer_decay 1"):
+        build("vision/supervised", preset="tiny", facts=facts, encoder="vision/timm", layer_decay=0.5)
+
+
+def test_mixed_samples_have_both_labels_by_their_shares() -> None:
+    system, given = make(mixup=0.8, label_smoothing=0.1), batch()
+    tokens, share = system.mix(system.tokenizer(given), given["id"], STEP)
+    other = given["label"].flip(0)
+    truth = share[:, None] * F.one_hot(given["label"], 7) + (1 - share[:, None]) * F.one_hot(other, 7)
+    logits = system.head(functional.encode_grid(system.encoder, tokens).pool())
+    expected = -((0.9 * truth + 0.1 / 7) * logits.log_softmax(-1)).sum(1).mean()
+    torch.testing.assert_close(system(given, STEP)["classification"], expected)
+    plain = make(label_smoothing=0.1)(given, STEP)["classification"]
+    torch.testing.assert_close(system.eval()(given, STEP)["classification"], plain)  # as it is in evaluation
+
+
+def test_a_sample_mixed_with_one_without_a_label_does_not_count() -> None:
+    system, given = make(cutmix=1.0), batch()
+    image = given["image"].clone().requires_grad_()
+    some = {**given, "image": image, "label": torch.tensor([0, 1, -1, 3, 4, 5, 6, 0])}
+    system(some, STEP)["classification"].backward()
+    assert image.grad is not None
+    assert (image.grad.flatten(1).abs().sum(1) > 0).tolist() == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_the_average_predicts_and_the_student_is_trained() -> None:
+    system, given = make(ema=0.9), batch()
+    assert system.backbone is system.average.module["encoder"]
+    with torch.no_grad():
+        before = system.classify(given)
+        system.head.weight.add_(1.0)
+        assert torch.equal(system.classify(given), before)
+        own = system.average.module["head"].weight.clone()
+        for index in (0, 1, 50):
+            system.after_step(Step(index, 100))
+            m = min(1 - 1 / (index + 1), 0.9)
+            own = m * own + (1 - m) * system.head.weight
+            torch.testing.assert_close(system.average.module["head"].weight, own)
+    grad = torch.autograd.grad(system(given, STEP)["classification"], system.head.weight)[0]
+    assert grad.abs().sum() > 0
+
+
+def test_attention_reads_every_token_and_no_padding() -> None:
+    torch.manual_seed(0)
+    pool = AttentionPool(16)
+    values = torch.randn(2, 5, 16, requires_grad=True)
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    pool(Tokens(values, torch.zeros(2, 5, 1), valid=valid)).sum().backward()
+    assert values.grad is not None
+    assert torch.equal(values.grad.abs().sum(-1) > 0, valid)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    shuffled = Tokens(values[:, order], torch.zeros(2, 5, 1))
+    torch.testing.assert_close(pool(shuffled), pool(Tokens(values, torch.zeros(2, 5, 1))))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"label_smoothing": 1.0}, r"\[0, 1\)"),
+        ({"layer_decay": 0.0}, r"\(0, 1\]"),
         ({"pool": "prefix", "encoder.class_token": False}, "no class token"),
     ],
 )

@@ -17,8 +17,8 @@ from polymask.cli.terminal import columns, plain_warnings, say
 from polymask.errors import Ended, UserError
 
 VERBS = (
-    *("list", "show", "pretrain", "recipe", "probe", "evaluate", "compare", "look", "report", "export"),
-    *("embed", "check", "plugins"),
+    *("list", "show", "pretrain", "recipe", "probe", "finetune", "evaluate", "compare", "look", "report"),
+    *("export", "embed", "check", "plugins"),
 )
 
 

@@ -71,7 +71,7 @@ def _collect(groups: Groups, tree: PartConfig, path: str = "", purpose: str = ""
         value = tree.options.get(name, option.default)
         if isinstance(value, PartConfig):
             inner.append((value, f"{prefix}{name}", option.help))
-        elif option.slot and name != "data":
+        elif option.slot and (name != "data" or path):  # that of the run is among those read first
             empty = Option(name, help=option.help, shown="NAME")
             groups.setdefault(option.group or title, {})[f"{prefix}{name}"] = (empty, None)
         elif not option.slot:

@@ -194,7 +194,9 @@ class _Resolver:
             value = self._slot(known[key], fillings, f"{prefix}{key}")
             if value is not UNSET:
                 options[key] = value
-            if part and key != "data" and value in (UNSET, None) and known[key].default is UNSET:
+            # that of a run may be left out, or given in Python
+            needed = part and (key != "data" or part.kind == "datasets")
+            if needed and value in (UNSET, None) and known[key].default is UNSET:
                 self.wrong.append(f"{name} needs a {key}: give --{prefix}{key} NAME")
         return PartConfig(part, known, options, origins)
 
@@ -235,7 +237,8 @@ class _Resolver:
                 raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
             if option.slot == "datasets":
                 kept = [self._fitting(chosen, *one) for one in kept]
-            return self.part(chosen, kept, self._preset_of(chosen, replaced, path), {}, path)
+            said = any(source.is_preset for source, _ in given)
+            return self.part(chosen, kept, self._preset_of(chosen, replaced, said, path), {}, path)
         # what a preset asks of the data holds for whichever is chosen, if any is
         asked = [o for s, o in kept if o and not (option.slot == "datasets" and s.is_preset)]
         if asked and chosen in (UNSET, None):
@@ -243,11 +246,11 @@ class _Resolver:
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
         return chosen
 
-    def _preset_of(self, part: Part, replaced: bool, path: str) -> str | None:
-        """The preset of a part in a slot, where the part that a preset chose was replaced by it."""
+    def _preset_of(self, part: Part, replaced: bool, said: bool, path: str) -> str | None:
+        """The preset of a part in a slot, where it replaces what a preset chose; a missing one is noted."""
         if self.preset is None or not replaced or part.kind not in _SIZED:
             return self.inner
-        if self.preset not in part.presets:
+        if self.preset not in part.presets and said:
             self.notes.append(
                 f"preset {self.preset!r} gives no sizes for {part.full_name}: its own defaults hold; "
                 f"--help lists them under --{path}"

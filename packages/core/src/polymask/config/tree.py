@@ -16,7 +16,7 @@ from polymask.parts import Part, slot_kind
 RUN = "{run}"
 """The folder of the run, at the beginning of an option: what lies beside it is found where both are moved."""
 
-_BUILD_ORDER = ("tokenizers", "encoders", "targets", "maskings", "objectives", "systems")
+_BUILD_ORDER = ("datasets", "tokenizers", "encoders", "targets", "maskings", "objectives", "systems")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from polymask.config import CONFIG, RunConfig
 from polymask.data import MediaProvider, Samples, describe, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
+from polymask.evaluation.finetuning import Finetuned
 from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.files import read_json, read_yaml, write_text
@@ -26,6 +27,7 @@ from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
+from polymask.report.finetuned import read_all
 from polymask.report.neighbours import neighbours
 from polymask.report.panels import coverage, panels_of
 from polymask.report.progress import Chart, Metrics
@@ -54,6 +56,7 @@ class Page:
         probe: what was probed.
         probe_chart: the same as SVG.
         scores: of evaluations.
+        finetuned: what fine-tuning came to.
         pictures: strips of held-out samples by caption, as data URIs.
         displays: other things to see or hear by caption, as HTML.
         neighbours: rows of a sample and those nearest to it, as a data URI, and what they are.
@@ -74,6 +77,7 @@ class Page:
     probe: ProbeResult | None = None
     probe_chart: str = ""
     scores: list[Measurements] = field(default_factory=list)
+    finetuned: list[Finetuned] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
     displays: dict[str, list[str]] = field(default_factory=dict)
     neighbours: tuple[str, str] | None = None
@@ -121,7 +125,7 @@ def gather(source: Run | str | Path) -> Page:
         page.missing["training"] = "No step has been logged yet."
     _environment(page, folder)
     _probe(page, folder)
-    page.scores = read_scores(folder)
+    page.scores, page.finetuned = read_scores(folder), read_all(folder)
     run = source if isinstance(source, Run) else _open(page, folder)
     if run is not None:
         total = plan_of(run).total

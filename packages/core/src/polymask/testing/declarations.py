@@ -15,9 +15,13 @@ from polymask.testing.tags import TAGS
 
 @check()
 def check_part_imports(subject: Subject) -> None:
-    """The class that the declaration names can be imported; of a recipe and of a reader, the function."""
+    """The class that the declaration names can be imported; of a recipe and of a reader, the function.
+
+    A data set made of another one may be either.
+    """
     cls, *prepare = subject.part.load_all()
     function = subject.part.kind == "recipes" or bool(prepare)
+    function |= "data" in subject.parameters and inspect.isfunction(cls)
     right = inspect.isfunction if function else inspect.isclass
     what = "function" if function else "class"
     require(right(cls), f"{subject.part.target} is {cls!r}, not a {what}")

@@ -25,29 +25,22 @@ def parameter_groups(system: System, weight_decay: float) -> list[dict[str, Any]
     """Trainable parameters in groups: decayed, not decayed, and those the system makes of its own.
 
     Not decayed: vectors and scalars (norms, biases, scales), learned tokens, tables of positions,
-    and what a module lists in ``no_weight_decay()``, as timm's models do.
+    and what a module lists in ``no_weight_decay()``, as timm's models do; in groups of the system too, unless
+    they have a ``weight_decay``.
 
     Raises:
         UserError: a group of the system has unknown keys, or shares a parameter with another; nothing trains.
     """
-    own = [_checked(system, group, weight_decay) for group in system.parameter_groups()]
+    spared = _spared(system)
+    own = [
+        part for group in system.parameter_groups() for part in _checked(system, group, weight_decay, spared)
+    ]
     grouped = [parameter for group in own for parameter in group["params"]]
     seen: set[nn.Parameter] = set(grouped)
     if len(seen) < len(grouped):
         raise UserError(f"{type(system).__name__}.parameter_groups names a parameter twice")
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    listed: set[nn.Parameter] = set()
-    for prefix, module in system.named_modules():
-        for name in getattr(module, "no_weight_decay", tuple)():
-            listed.update(p for n, p in module.named_parameters() if n == name)
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter in seen or not parameter.requires_grad:
-                continue
-            seen.add(parameter)
-            called = prefix if isinstance(module, nn.Embedding) else name
-            spared = parameter.ndim <= 1 or parameter in listed or _UNDECAYED.search(called)
-            (undecayed if spared else decayed).append(parameter)
+    left = [p for p in system.parameters() if p.requires_grad and p not in seen]
+    decayed, undecayed = [p for p in left if p not in spared], [p for p in left if p in spared]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": undecayed, "weight_decay": 0.0},
@@ -59,7 +52,27 @@ def parameter_groups(system: System, weight_decay: float) -> list[dict[str, Any]
     return groups
 
 
-def _checked(system: System, group: dict[str, Any], weight_decay: float) -> dict[str, Any]:
+def _spared(system: System) -> set[nn.Parameter]:
+    """Parameters without weight decay."""
+    found: set[nn.Parameter] = set()
+    seen: set[nn.Parameter] = set()
+    listed: set[nn.Parameter] = set()
+    for prefix, module in system.named_modules():
+        for name in getattr(module, "no_weight_decay", tuple)():
+            listed.update(p for n, p in module.named_parameters() if n == name)
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:  # the first of its names tells
+                continue
+            seen.add(parameter)
+            called = prefix if isinstance(module, nn.Embedding) else name
+            if parameter.ndim <= 1 or parameter in listed or _UNDECAYED.search(called):
+                found.add(parameter)
+    return found
+
+
+def _checked(
+    system: System, group: dict[str, Any], weight_decay: float, spared: set[nn.Parameter]
+) -> list[dict[str, Any]]:
     unknown = group.keys() - {"params", "weight_decay", "lr_scale"}
     if unknown or "params" not in group:
         raise UserError(
@@ -67,7 +80,12 @@ def _checked(system: System, group: dict[str, Any], weight_decay: float) -> dict
             f"and this one has {', '.join(sorted(group))}"
         )
     params = [parameter for parameter in group["params"] if parameter.requires_grad]
-    return {"weight_decay": weight_decay, **group, "params": params}
+    if "weight_decay" in group:
+        return [{**group, "params": params}]
+    return [
+        {**group, "params": [p for p in params if p not in spared], "weight_decay": weight_decay},
+        {**group, "params": [p for p in params if p in spared], "weight_decay": 0.0},
+    ]
 
 
 def make_optimiser(system: System, options: TrainOptions, lr: float) -> tuple[torch.optim.AdamW, list[Scale]]:

@@ -1,4 +1,4 @@
-"""The encoder of a run, in a form that other libraries load."""
+"""The encoder of a run, with its classifier if it has one, in a form that other libraries load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polymask.registry import default_registry
 
 
 def run(argv: list[str]) -> int:
-    """``polymask export RUN [--format NAME] [--out DIR]``."""
+    """``polymask export RUN [--format NAME] [--out DIR] [--no-head]``."""
     parser = Arguments("export", __doc__, "polymask export runs/mae-digits-1 --format timm --out encoder")
     parser.add_argument("folder", metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -19,6 +19,7 @@ def run(argv: list[str]) -> int:
         help="safetensors, onnx, or what the encoder offers: timm, transformers, ...",
     )
     parser.add_argument("--out", metavar="DIR", help="folder to write; RUN/export/NAME by default")
+    parser.add_argument("--no-head", action="store_true", help="the encoder alone, without its classifier")
     args = parser.parse_args(argv)
     warn_broken(default_registry())
     from polymask.export import export
@@ -26,7 +27,8 @@ def run(argv: list[str]) -> int:
     from polymask.run import Run
 
     run = Run.open(args.folder)
-    out = export(run, args.format, args.out or Path(args.folder, "export", args.format))
+    out = args.out or Path(args.folder, "export", args.format)
+    out = export(run, args.format, out, head=not args.no_head)
     write_card(run, args.format, out)
     print(out)
     return 0
