@@ -13,6 +13,7 @@ from polymask import Step, UserError
 from polymask.diffusion import (
     add_noise,
     clean_of,
+    ddim_states,
     ddim_step,
     ddpm_step,
     noise_of,
@@ -129,3 +130,24 @@ def test_times_go_from_noise_to_data() -> None:
     for steps in (0, 8):
         with pytest.raises(UserError, match="1 to 7 steps"):
             times_of(7, steps)
+
+
+def test_states_of_an_oracle_end_at_what_is_settled() -> None:
+    clean, levels, asked = normal(0), signal_levels(100).double(), list[int]()
+    seen: list[int] = []
+
+    def noise_at(x: Tensor, t: int) -> Tensor:
+        seen.append(t)
+        return noise_of(x, clean, levels[t])
+
+    def fresh(k: int) -> Tensor:
+        asked.append(k)
+        return normal(5 + k)
+
+    plain = list(ddim_states(normal(1), noise_at, levels, 4, fresh))
+    assert seen == [100, 75, 50, 25] and len(plain) == 5 and not asked
+    assert torch.equal(plain[0], normal(1))
+    torch.testing.assert_close(plain[-1], clean, rtol=1e-4, atol=1e-4)
+    drawn = list(ddim_states(normal(1), noise_at, levels, 4, fresh, eta=1.0, settle=lambda x: 0 * x + 3))
+    assert asked == [0, 1, 2, 3] and not torch.equal(drawn[2], plain[2])
+    torch.testing.assert_close(drawn[-1], torch.full_like(clean, 3), rtol=1e-4, atol=1e-4)

@@ -9,6 +9,8 @@ still data's: 1 at time 0, almost 0 at T (alpha-bar of Ho et al. 2020, arXiv 200
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -105,6 +107,36 @@ def ddpm_step(noisy: Tensor, clean: Tensor, signal: Tensor, then: Tensor, fresh:
     """From one time to an earlier one, drawn from :func:`posterior` (Ho et al. 2020)."""
     mean, variance = posterior(noisy, clean, signal, then)
     return mean + variance.sqrt() * fresh
+
+
+def ddim_states(
+    start: Tensor,
+    noise_at: Callable[[Tensor, int], Tensor],
+    levels: Tensor,
+    steps: int,
+    fresh: Callable[[int], Tensor],
+    *,
+    eta: float = 0.0,
+    settle: Callable[[Tensor], Tensor] = lambda clean: clean,
+) -> Iterator[Tensor]:
+    """All states from noise to data: the start, then one for each step of DDIM.
+
+    Args:
+        start: standard normal, ``[B, ...]``.
+        noise_at: predicts the noise in a state at a time.
+        levels: as :func:`signal_levels` gives them.
+        steps: how many.
+        fresh: standard normal, ``[B, ...]``, for step 0, 1 and so on; asked for where ``eta`` is above 0.
+        eta: see :func:`ddim_step`.
+        settle: corrects each prediction of the clean data: clips it, or puts in what is known.
+    """
+    state = start
+    yield state
+    for k, (time, then) in enumerate(pairwise(times_of(len(levels) - 1, steps))):
+        clean = settle(clean_of(state, noise_at(state, time), levels[time]))
+        chance = fresh(k) if eta else torch.zeros_like(state)
+        state = ddim_step(state, clean, levels[time], levels[then], chance, eta)
+        yield state
 
 
 def times_of(times: int, steps: int) -> list[int]:

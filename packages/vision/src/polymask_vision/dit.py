@@ -116,7 +116,9 @@ class DiT(ViT):
     ) -> Tensor:
         """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``; without a condition at time 0."""
         x, attend = self.begin(x, position, valid)
-        for block in self.blocks if condition is None else self.blocks_at(condition):
+        if condition is None:
+            condition = self.condition(torch.zeros(len(x), device=x.device))
+        for block in self.blocks_at(condition):
             x = block(x, attn_mask=attend)
         encoded: Tensor = self.norm(x)
         return encoded

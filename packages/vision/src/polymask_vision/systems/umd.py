@@ -6,18 +6,18 @@ how much noise there is, predicts clean pixels of hidden patches and the noise o
     polymask pretrain vision/umd --preset small --data fashion-mnist
     polymask generate RUN
 
-Which half an image belongs to, and its time, come from its id and the step, and so do not depend on the batch.
-Time 0 is clean; times 1 to 1,000 have noise. Losses are means over images. Predicting 0 costs 1 for the noise,
-and the mean square of hidden pixels for these.
+Which half an image is of, and its time, come from its id and the step: they do not depend on the batch. Time
+0 is clean; times 1 to 1,000 have noise. Losses are means over images. Predicting 0 costs 1 for noise, and the
+mean square of hidden pixels for these.
 
-Special cases: ``--clean_share 1`` is a masked autoencoder, with ``--encoder vision/vit`` that of vision/mae bit
-for bit; ``--clean_share 0 --noisy_masking null`` is DiT with a second head for clean pixels; ``--clean_share 0
---noisy_masking.ratio 0.5`` is MaskDiT. Features are those of the clean image, nothing hidden, at time 0.
+Special cases: ``--clean_share 1`` is a masked autoencoder, with ``--encoder vision/vit`` that of vision/mae
+bit for bit; ``--clean_share 0 --noisy_masking null`` is DiT with a second head for clean pixels;
+``--clean_share 0 --noisy_masking.ratio 0.5`` is MaskDiT. Features are those of the clean image, nothing
+hidden, at time 0.
 
-To generate better, go on without masks, as published, here by class (a run without classes has no table of
-them to begin with: leave ``--labelled`` as it was, or set it from the start)::
+To generate better, go on without masks, as published (there by class, ``--labelled true``)::
 
-    polymask pretrain vision/umd --preset small --labelled true --init RUN --noisy_masking null --clean_share 0.05
+    polymask pretrain vision/umd --preset small --init RUN --noisy_masking null --clean_share 0.05
 
 Differences: one class token, since the four of the release begin equal and stay equal; positions are fixed in
 the decoder, and in the encoder unless ``--encoder.positions learned``; no class is a vector of zeros; data is
@@ -29,12 +29,10 @@ Shapes: B samples, N tokens, K visible, C numbers per token, T target width, D e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import (
@@ -52,10 +50,11 @@ from polymask import (
     sample_ids,
 )
 from polymask.decoders import decoder_of
-from polymask.diffusion import Noising, add_noise, clean_of, ddim_step, signal_levels, times_of
+from polymask.diffusion import Noising, add_noise, clean_of, ddim_states, signal_levels
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Fact, NotNegative, Share
 from polymask_vision.dit import DiT, ModulatedDecoder
+from polymask_vision.either import EitherMask
 
 CLEAN, NOISY = 0, 1
 """Streams of the masks of the two parts."""
@@ -72,8 +71,8 @@ class UMD(System):
         encoder: encodes the visible tokens, told the time: vision/dit; any other if all images are clean.
         target: what to predict of hidden tokens.
         masking: what to hide of clean images.
-        noisy_masking: what to hide of noised images; null for nothing.
         objective: loss of a prediction at each token; it must have ``sites``.
+        noisy_masking: what to hide of noised images; null for nothing.
         score: evidence per token for maskings that go by score; null for those that do not.
         clean_share: share of images that are clean.
         times: levels of noise.
@@ -97,8 +96,8 @@ class UMD(System):
         encoder: Encoder,
         target: Target,
         masking: Masking,
-        noisy_masking: Masking | None,
         objective: Objective,
+        noisy_masking: Masking | None = None,
         score: Target | None = None,
         clean_share: Share = 0.5,
         times: Count = 1000,
@@ -114,12 +113,12 @@ class UMD(System):
         super().__init__()
         if not isinstance(encoder, DiT) and (clean_share < 1 or labelled):
             raise UserError(
-                f"umd tells its encoder how much noise there is, and {type(encoder).__name__} cannot be told: "
+                f"umd tells its encoder the noise of its input, and {type(encoder).__name__} cannot be told: "
                 "use vision/dit, or --clean_share 1 for a masked autoencoder"
             )
         if not hasattr(objective, "sites"):
             raise UserError(
-                f"umd scores images of two kinds, and {type(objective).__name__} gives one number for all: use "
+                f"umd scores each image, and {type(objective).__name__} gives one number for all: use "
                 "core/mse, core/l1 or another objective that has `sites`"
             )
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
@@ -167,7 +166,7 @@ class UMD(System):
         x = replace(tokens, values=add_noise(tokens.values, noise_BNC, self.signal[time_B]))
         mask: Any = self.draw_noisy(tokens, batch, step)
         if self.clean_share:
-            mask = _Either(noisy_B, self.draw(tokens, batch, step), mask)
+            mask = EitherMask(noisy_B, self.draw(tokens, batch, step), mask)
         predicted_BNT, guess_BNC = self.predict(x, mask, self.told(batch, step, time_B))
         asked_BN, visible_BN = mask.hidden, ~mask.hidden & tokens.real
         if self.noisy_masking is None:  # everything is visible, and both are asked for everywhere
@@ -262,23 +261,28 @@ class UMD(System):
         if self.clean_share == 1 or not hasattr(self.tokenizer, "inverse"):
             raise UserError("umd generates if it learns to remove noise: train it with --clean_share below 1")
         tokens = self.tokenizer(batch)
-        known_BNC, whole = tokens.values, _nothing(tokens)
-        x_BNC = self.normal(tokens, batch, step, START)
-        path = times_of(self.times, steps)
-        shown = {round(k * steps / FRAMES) for k in range(FRAMES)}
-        frames = []
-        for k, (time, then) in enumerate(pairwise(path)):
-            if k in shown:
-                frames.append(self.content(x_BNC))
-            signal, next_signal = self.signal[time], self.signal[then]
-            noise_BNC = self.noise_in(replace(tokens, values=x_BNC), whole, batch, time, guidance)
-            clean_BNC = self.bounded(clean_of(x_BNC, noise_BNC, signal))
-            if mask is not None:
-                clean_BNC = mask.fill(known_BNC, clean_BNC)
-            fresh_BNC = self.normal(tokens, batch, step, START - 1 - k)
-            x_BNC = ddim_step(x_BNC, clean_BNC, signal, next_signal, fresh_BNC, eta)
-        made = self.content(x_BNC)
-        return Generation(made, [*frames, made])
+        whole, known_BNC = _nothing(tokens), tokens.values
+
+        def noise_at(x_BNC: Tensor, time: int) -> Tensor:
+            return self.noise_in(replace(tokens, values=x_BNC), whole, batch, time, guidance)
+
+        def settle(clean_BNC: Tensor) -> Tensor:
+            clean_BNC = self.bounded(clean_BNC)
+            return clean_BNC if mask is None else mask.fill(known_BNC, clean_BNC)
+
+        start_BNC = self.normal(tokens, batch, step, START)
+        states = ddim_states(
+            start_BNC,
+            noise_at,
+            self.signal,
+            steps,
+            lambda k: self.normal(tokens, batch, step, START - 1 - k),
+            eta=eta,
+            settle=settle,
+        )
+        shown = {round(k * steps / FRAMES) for k in range(FRAMES + 1)}
+        frames = [self.content(x_BNC) for k, x_BNC in enumerate(states) if k in shown]
+        return Generation(frames[-1], frames)
 
     def noise_in(self, x: Tokens, whole: Mask, batch: Batch, time: int, guidance: float) -> Tensor:
         """The noise ``[B, N, C]`` predicted in images at one time, nothing hidden."""
@@ -338,53 +342,6 @@ class UMD(System):
         for caption, values_BNC in shown.items():
             media[caption] = self.content(values_BNC)[self.tokenizer.key]
         return Preview(media)
-
-
-@dataclass(frozen=True, eq=False)
-class _Either:
-    """A mask for each sample that is one of two, so that rows of two lengths share a batch without waiting.
-
-    Args:
-        second: which samples have the second, bool ``[B]``.
-        one: the first mask of every sample.
-        other: the second.
-    """
-
-    second: Tensor
-    one: Mask
-    other: Mask
-
-    @property
-    def hidden(self) -> Tensor:
-        return torch.where(self.second[:, None], self.other.hidden, self.one.hidden)
-
-    @property
-    def valid(self) -> Tensor | None:
-        return self.one.valid
-
-    def keep(self, tokens: Tokens) -> Tokens:
-        """The visible tokens, the shorter rows padded."""
-        one, other = self.one.keep(tokens), self.other.keep(tokens)
-        length = max(one.shape[1], other.shape[1])
-        real_BK = self._choose(_padded(one.real, length), _padded(other.real, length))
-        return Tokens(
-            self._choose(_padded(one.values, length), _padded(other.values, length)),
-            self._choose(_padded(one.position, length), _padded(other.position, length)),
-            valid=None if one.valid is other.valid and one.shape == other.shape else real_BK,
-        )
-
-    def restore(self, kept: Tensor, fill: Tensor) -> Tensor:
-        """Visible tokens back in their places."""
-        one, other = (m.restore(kept[:, : m.visible], fill) for m in (self.one, self.other))
-        return self._choose(one, other)
-
-    def _choose(self, one: Tensor, other: Tensor) -> Tensor:
-        return torch.where(self.second.view(-1, *(1,) * (one.dim() - 1)), other, one)
-
-
-def _padded(x: Tensor, length: int) -> Tensor:
-    """``[B, K, ...]`` with zeros up to a length."""
-    return F.pad(x, (*(0, 0) * (x.dim() - 2), 0, length - x.shape[1]))
 
 
 def _means(loss_BN: Tensor, asked_BN: Tensor) -> Tensor:
