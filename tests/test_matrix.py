@@ -36,11 +36,11 @@ REFUSED = {
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
