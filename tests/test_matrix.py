@@ -73,7 +73,10 @@ REFUSED = {
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
         for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer")
     },
-    ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
+    **{
+        ("vision/maskalign", f"vision/{encoder}"): "matches the output of every block"
+        for encoder in ("conv-vit", "dit")
+    },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
         for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")
