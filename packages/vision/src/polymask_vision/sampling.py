@@ -88,12 +88,12 @@ class Denoising:
     def noise_in(self, x: Tokens, whole: Mask, batch: Batch, time: int, guidance: float) -> Tensor:
         """The noise ``[B, N, C]`` predicted in images at one time, nothing hidden."""
         time_B = torch.full_like(sample_ids(batch), time)
-        _, noise_BNC = self.predict(x, whole, self.told(batch, None, time_B))
+        noise_BNC: Tensor = self.predict(x, whole, self.told(batch, None, time_B))[1].float()
         if self.label is None or guidance == 1:
-            return noise_BNC.float()
+            return noise_BNC
         blind = {key: value for key, value in batch.items() if key != "label"}
         _, free_BNC = self.predict(x, whole, self.told(blind, None, time_B))
-        return torch.lerp(free_BNC.float(), noise_BNC.float(), guidance)
+        return torch.lerp(free_BNC.float(), noise_BNC, guidance)
 
     def bounded(self, values_BNC: Tensor) -> Tensor:
         """Kept between black and white, where the data says what these are."""
