@@ -36,11 +36,11 @@ REFUSED = {
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
@@ -73,7 +73,10 @@ REFUSED = {
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
         for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "supervised")
     },
-    ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
+    **{
+        ("vision/maskalign", f"vision/{encoder}"): "matches the output of every block"
+        for encoder in ("conv-vit", "dit")
+    },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
         for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")
@@ -104,8 +107,15 @@ REFUSED = {
         )
     },
     ("vision/mixedae", "core/top-score"): "has no option --score",
-    ("vision/hpm", "core/pairwise"): "gives one number for all",
-    ("vision/hpm", "core/standardised-mse"): "gives one number for all",
+    **{
+        (f"vision/{system}", f"core/{objective}"): "gives one number for all"
+        for system in ("hpm", "umd")
+        for objective in ("pairwise", "standardised-mse")
+    },
+    **{
+        ("vision/umd", f"vision/{encoder}"): "cannot be told: use vision/dit"
+        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
+    },
     ("vision/mfm", "core/top-score"): "has no option --score",
 }
 """What cannot be combined, and what the user is told."""

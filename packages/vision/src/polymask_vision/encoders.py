@@ -73,6 +73,8 @@ class ViT(Stack):
         layer_scale: initial value of LayerScale, or None for none.
     """
 
+    block: type[nn.Module] = Block
+
     def __init__(
         self,
         *,
@@ -113,7 +115,7 @@ class ViT(Stack):
             drop_path_rate=drop_path,
             init_values=layer_scale,
             pre_norm=not norm_first,
-            block_fn=Block if norm_first else _PostNormBlock,
+            block_fn=self.block if norm_first else _PostNormBlock,
             embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=self.grid),
         )
         if not norm_first:
@@ -143,7 +145,7 @@ class ViT(Stack):
     @property
     def feed_forwards(self) -> list[nn.Module]:
         """The feed-forward layer of each block."""
-        return [block.mlp for block in self.blocks]
+        return [block.mlp for block in self.vit.blocks]
 
     @property
     def norm(self) -> Any:

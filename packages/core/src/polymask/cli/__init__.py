@@ -18,7 +18,7 @@ from polymask.errors import Ended, UserError
 
 VERBS = (
     *("list", "show", "pretrain", "recipe", "probe", "finetune", "evaluate", "compare", "look", "report"),
-    *("export", "embed", "check", "plugins"),
+    *("export", "embed", "generate", "check", "plugins"),
 )
 
 
