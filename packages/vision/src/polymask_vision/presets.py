@@ -235,6 +235,28 @@ MFM: Presets = {
     "tiny": _TINY,
 }
 
+MASKGIT: Presets = {
+    # 300 epochs; codes are to be fitted first (recipe vision/maskgit), in place of a VQGAN's 1,024. The paper's
+    # heads are 8, the release's configuration has 16; rate and weight decay are the release's
+    "paper": {
+        **_IMAGENET,
+        "data.size": 256,
+        "encoder.dim": 768,
+        "encoder.depth": 24,
+        "encoder.heads": 8,
+        "encoder.norm_first": False,
+        "epochs": 300,
+        "warmup_steps": 5000,
+        "batch_size": 256,
+        "lr": 1e-4,
+        "schedule": "constant",
+        "betas": (0.9, 0.96),
+        "weight_decay": 0.045,
+    },
+    "small": {**_SMALL, "tokenizer.file": "random:512"},
+    "tiny": {**_TINY, "tokenizer.file": "random:8"},
+}
+
 IJEPA: Presets = {
     # ViT-H/14; the release raises weight decay from this to 0.4, and crops without flipping
     "paper": {
@@ -395,6 +417,7 @@ MTO: Presets = {
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
+CODE_PATCHES: Presets = {"tiny": {**PATCHES["tiny"], "file": "random:8"}}
 VIT: Presets = {
     "small": {"dim": 128, "depth": 4, "heads": 4},
     "tiny": {"dim": 32, "depth": 2, "heads": 2},

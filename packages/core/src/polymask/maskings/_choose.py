@@ -108,9 +108,10 @@ def hide_last(keys: Tensor, count: int) -> Mask:
 
 def hide_last_valid(keys: Tensor, counts: Tensor, valid: Tensor) -> Mask:
     """Hide the ``counts`` ``[B]`` real sites of largest key; padding stays visible and uncounted."""
-    ranked = torch.where(valid, keys, torch.iinfo(keys.dtype).max).sort(dim=1).values
-    last_visible = (valid.sum(dim=1) - counts - 1).clamp(min=0)
-    threshold = ranked.gather(1, last_visible[:, None])
+    limits = torch.iinfo(keys.dtype)
+    ranked = torch.where(valid, keys, limits.max).sort(dim=1).values
+    last_visible = (valid.sum(dim=1) - counts - 1)[:, None]
+    threshold = ranked.gather(1, last_visible.clamp(min=0)).masked_fill(last_visible < 0, limits.min)
     # counts of 0 hide nothing: the threshold is then the largest real key
     return Mask((keys > threshold) & valid, None, valid)
 
