@@ -462,6 +462,15 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="recap",
+            target="polymask_vision.systems.recap:ReCAP",
+            presets=presets.RECAP,
+            summary="generate with the weights of a host, maskgit, and reuse keys and values between steps",
+            paper="2025, arXiv 2505.19089",
+            modality="image",
+            defaults={"host": "vision/maskgit"},
+        ),
+        Part(
             name="mfm",
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
             presets=presets.MFM,

@@ -405,6 +405,11 @@ MASKALIGN: Presets = {
     "tiny": {**_TINY, "target.model": "test_vit", "target.pretrained": False, "fusion": "sum"},
 }
 
+# the paper trains nothing: it takes other models as they are
+RECAP: Presets = {
+    preset: as_host_preset("vision/maskgit", MASKGIT[preset]) for preset in ("paper", "small", "tiny")
+}
+
 MTO: Presets = {
     "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
     "paper-mae": as_host_preset("vision/mae", MAE["paper"]),

@@ -21,16 +21,22 @@ Shapes: B samples, N tokens, D width, K codes.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, sample_ids
 from polymask.blocks import initialise
+from polymask.maskings._choose import hide_last_valid, unique_keys
+from polymask.maskings.drawn_ratio import Curve, hidden_share
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, NotNegative, Positive
 
 
 class MaskGIT(System):
@@ -102,6 +108,91 @@ class MaskGIT(System):
         return F.linear(self.head(z_BND), table.weight[: self.codes], self.bias)
 
     @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        step: Step,
+        mask: Mask | None = None,
+        *,
+        steps: Count = 12,
+        temperature: Positive = 1.0,
+        choice_temperature: NotNegative = 4.5,
+        redraw: bool = False,
+        curve: Curve = "cosine",
+        rounding: Literal["up", "down"] = "up",
+    ) -> Batch:
+        """Draw the hidden codes of each sample.
+
+        Args:
+            batch: samples, of which what the mask leaves visible is kept.
+            step: the source of chance.
+            mask: what to generate; everything by default.
+            steps: of decoding, each a pass of the encoder.
+            temperature: of the draws at the last step, coming from 1 at the first by a root.
+            choice_temperature: scale of the Gumbel noise on which codes to keep, falling linearly to 0.
+            redraw: draw codes anew once it is chosen where to keep them (MaskGIT-r).
+            curve: how the share of hidden tokens falls.
+            rounding: of numbers of hidden tokens; the release rounds down.
+        """
+        how = Decoding(temperature, choice_temperature, redraw, curve, rounding)
+        *_, (tokens, _) = self.decode(batch, step, mask, [range(k, k + 1) for k in range(steps)], how)
+        return tokens
+
+    def decode(
+        self,
+        batch: Batch,
+        step: Step,
+        mask: Mask | None,
+        groups: Sequence[range],
+        how: Decoding,
+        passes: Passes | None = None,
+    ) -> Iterator[tuple[Tokens, Tensor]]:
+        """Decode in groups of steps, each of which chooses at its first step which tokens it draws.
+
+        Args:
+            batch: samples, of which what the mask leaves visible is kept.
+            step: the source of chance.
+            mask: what to generate; everything by default.
+            groups: numbers of their steps.
+            how: codes are drawn.
+            passes: what computes groups of several steps.
+
+        Yields:
+            The tokens, and bool ``[B, N]``, which of them are still hidden, after each step.
+        """
+        tokens, ids_B, steps = self.tokenizer(batch), sample_ids(batch), groups[-1].stop
+        hidden_BN = tokens.real if mask is None else mask.hidden & tokens.real
+        left_TB = left_after(hidden_BN.sum(dim=1), steps, how)
+        sizes = None
+        if mask is None and tokens.valid is None:
+            sizes = [tokens.shape[1], *left_TB[:, 0].tolist()]
+        for g, group in enumerate(groups):
+            k = group.start
+            full = self.predict if passes is None or len(group) == 1 else passes.full
+            logits_BNK = full(tokens, Mask(hidden_BN), batch)
+            draft_BN, choice_BN = (step.noise(ids_B, tokens.shape[1], DRAWN + 2 * k + i) for i in range(2))
+            code_BN = drawn(logits_BNK, draft_BN, 1.0 if how.redraw else how.heat(k, steps))
+            noise = how.choice_temperature * (1 - (g + 1) / len(groups))
+            order_BN = doubt(logits_BNK, code_BN, choice_BN, noise)
+            if how.redraw:
+                again_BN = step.noise(ids_B, tokens.shape[1], REDRAWN + k)
+                code_BN = drawn(logits_BNK, again_BN, how.heat(k, steps))
+            # hidden after each step of the group
+            then = [hide_last_valid(order_BN, left_TB[k], hidden_BN).hidden for k in group]
+            asked = Mask(~hidden_BN | then[-1], sizes and sizes[group.start] - sizes[group.stop])
+            for k, then_BN in zip(group, then, strict=True):
+                if passes is not None and k > group.start:
+                    logits_BSK = passes.light(tokens, Mask(hidden_BN), batch, asked)
+                    again_BN1 = step.noise(ids_B, tokens.shape[1], REDRAWN + k)[..., None]
+                    again_BS = asked.keep(Tokens(again_BN1, tokens.position)).values[..., 0]
+                    code_BS = drawn(logits_BSK, again_BS, how.heat(k, steps))
+                    code_BN = asked.restore(code_BS[..., None], code_BN[..., None])[..., 0]
+                now_BN = hidden_BN & ~then_BN
+                ids_BN = torch.where(now_BN, code_BN, tokens.ids)
+                tokens, hidden_BN = dataclasses.replace(tokens, values=ids_BN[..., None], ids=ids_BN), then_BN
+                yield tokens, hidden_BN
+
+    @torch.no_grad()
     def preview(self, batch: Batch, step: Step) -> Preview:
         tokens = self.tokenizer(batch)
         inverse: Any = getattr(self.tokenizer, "inverse", None)
@@ -117,3 +208,68 @@ class MaskGIT(System):
                 "hidden predicted (the likeliest code)": inverse(mask.fill(tokens.values, likeliest_BN1)),
             }
         )
+
+
+DRAWN, REDRAWN = 1 << 50, 1 << 51
+"""Streams from here on are those of generation, below are those of masks."""
+
+
+class Passes(Protocol):
+    """Computes logits of several steps of decoding in a row, which ask for the same tokens."""
+
+    def full(self, tokens: Tokens, mask: Mask, batch: Batch) -> Tensor:
+        """``[B, N, K]``, as :meth:`MaskGIT.predict`, at the first step."""
+
+    def light(self, tokens: Tokens, mask: Mask, batch: Batch, asked: Mask) -> Tensor:
+        """``[B, S, K]`` at the tokens that ``asked`` shows, at a further step."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How codes are drawn; see :meth:`MaskGIT.generate`."""
+
+    temperature: float
+    choice_temperature: float
+    redraw: bool
+    curve: Curve
+    rounding: Literal["up", "down"]
+
+    def heat(self, k: int, steps: int) -> float:
+        """Temperature of the draws at a step: from 1 down by a root (Ni et al. 2024, arXiv 2406.05478)."""
+        return self.temperature + (1 - self.temperature) * (1 - math.sqrt(k / max(steps - 1, 1)))
+
+
+def left_after(start_B: Tensor, steps: int, how: Decoding) -> Tensor:
+    """How many tokens are hidden after each step, int64 ``[T, B]``: fewer each time, and none after the last.
+
+    Args:
+        start_B: how many are at first.
+        steps: T.
+        how: codes are drawn.
+    """
+    past_T1 = torch.arange(1, steps + 1, device=start_B.device)[:, None]
+    wanted_TB = hidden_share(past_T1 / steps, how.curve) * start_B
+    wanted_TB = (wanted_TB.ceil() if how.rounding == "up" else wanted_TB.floor()).long().clamp(min=1)
+    wanted_TB[-1] = 0
+    return (torch.minimum(wanted_TB + past_T1, start_B).cummin(dim=0).values - past_T1).clamp(min=0)
+
+
+def drawn(logits_BNK: Tensor, uniform_BN: Tensor, temperature: float) -> Tensor:
+    """Codes in proportion to their probabilities, int64 ``[B, N]``, by uniform numbers."""
+    below_BNK = (logits_BNK.float() / temperature).softmax(-1).cumsum(-1)
+    return (below_BNK < (uniform_BN * below_BNK[..., -1])[..., None]).sum(-1)
+
+
+def doubt(logits_BNK: Tensor, code_BN: Tensor, uniform_BN: Tensor, temperature: float) -> Tensor:
+    """Integers that rank codes, from probable to improbable, ``[B, N]``.
+
+    Args:
+        logits_BNK: what codes were drawn by.
+        code_BN: codes.
+        uniform_BN: makes the noise.
+        temperature: scale of the Gumbel noise that is added to the logarithm of their probability.
+    """
+    sure_BN = logits_BNK.float().log_softmax(-1).gather(-1, code_BN[..., None])[..., 0]
+    if temperature:
+        sure_BN = sure_BN - temperature * (-uniform_BN.log()).log()
+    return unique_keys((uniform_BN * 2**24).long() << 8, -sure_BN)
