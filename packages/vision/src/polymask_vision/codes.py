@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Tokens, UserError
+from polymask import Mask, Tokens, UserError
 from polymask.codebooks import Codebook, Units, fit, load
 from polymask.config import RunConfig, relative_to_run
 from polymask.data import Dataset, collate
@@ -91,8 +91,14 @@ class CodePatches(Patches):
 
     def inverse(self, values: Tensor) -> Tensor:
         """Ids ``[B, N, 1]`` to images ``[B, C, H, W]``; an id below 0 to zeros, grey of normalised pixels."""
-        pixels = self.book.decode(values.clamp(min=0))
-        return super().inverse(torch.where(values < 0, 0.0, pixels))
+        return super().inverse(self._pixels(values))
+
+    def complete(self, values: Tensor, batch: Mapping[str, Tensor], mask: Mask) -> Tensor:
+        """The same where a mask hides patches; where it does not, the pixels of the batch as they are."""
+        return super().inverse(mask.fill(super().forward(batch).values, self._pixels(values)))
+
+    def _pixels(self, values: Tensor) -> Tensor:
+        return torch.where(values < 0, 0.0, self.book.decode(values.clamp(min=0)))
 
 
 def fit_codes(

@@ -79,7 +79,7 @@ class MaskGIT(System):
         self.label = nn.Embedding(classes + 1, encoder.dim) if conditional else None
         dim = encoder.dim
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=0.02))
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim))
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=1e-6))
         self.bias = nn.Parameter(torch.zeros(codes))
         initialise(self.head)
 
@@ -248,8 +248,10 @@ def left_after(start_B: Tensor, steps: int, how: Decoding) -> Tensor:
         how: codes are drawn.
     """
     past_T1 = torch.arange(1, steps + 1, device=start_B.device)[:, None]
-    wanted_TB = hidden_share(past_T1 / steps, how.curve) * start_B
-    wanted_TB = (wanted_TB.ceil() if how.rounding == "up" else wanted_TB.floor()).long().clamp(min=1)
+    exact_TB = hidden_share(past_T1.double() / steps, how.curve) * start_B
+    # the cosine of 60 degrees is a little above a half in floating point
+    wanted_TB = (exact_TB - 1e-6).ceil() if how.rounding == "up" else (exact_TB + 1e-6).floor()
+    wanted_TB = wanted_TB.long().clamp(min=1)
     wanted_TB[-1] = 0
     return (torch.minimum(wanted_TB + past_T1, start_B).cummin(dim=0).values - past_T1).clamp(min=0)
 
