@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Mask, MaskView, Preview, Request, Step, System, Tokens
+from polymask import Batch, Generation, Mask, MaskView, Preview, Request, Step, System, Tokens
 from polymask.protocols import Masking, Target, Tokenizer
 from polymask.teachers import EMATeacher, Frozen
 from polymask.testing import CHECKS, CheckResult, check_part
@@ -380,6 +380,68 @@ class NaNWithoutGradient(Good):
         return mask.mean(error) if torch.is_grad_enabled() else torch.tensor(torch.nan)
 
 
+GENERATES = "check_system_generates"
+
+
+class Makes(Good):
+    """Generates noise, and keeps what is visible."""
+
+    def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        x = batch[self.tokenizer.key]
+        made = self.noise(batch, step).view_as(x)
+        return Generation({self.tokenizer.key: made if mask is None else mask.fill(x, made)}, [{}])
+
+    def noise(self, batch: Batch, step: Step) -> Tensor:
+        return step.normal(batch["id"], batch[self.tokenizer.key][0].numel())
+
+
+class MakesByRow(Makes):
+    def noise(self, batch: Batch, step: Step) -> Tensor:
+        return step.normal(torch.arange(len(batch["id"])), batch[self.tokenizer.key][0].numel())
+
+
+class MakesByGlobalChance(Makes):
+    def noise(self, batch: Batch, step: Step) -> Tensor:
+        return torch.randn_like(batch[self.tokenizer.key])
+
+
+class MakesTheSame(Makes):
+    def noise(self, batch: Batch, step: Step) -> Tensor:
+        return super().noise(batch, Step())
+
+
+class MakesOfTheData(Makes):
+    def noise(self, batch: Batch, step: Step) -> Tensor:
+        x = batch[self.tokenizer.key]
+        return super().noise(batch, step).view_as(x) + x
+
+
+class MakesNaN(Makes):
+    def noise(self, batch: Batch, step: Step) -> Tensor:
+        return super().noise(batch, step) * torch.nan
+
+
+class MakesAll(Makes):
+    def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        return super().generate(batch, step)
+
+
+class KeepsAll(Makes):
+    def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        return Generation(batch) if mask else super().generate(batch, step)
+
+
+class MakesATensor(Makes):
+    def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Any:
+        return batch[self.tokenizer.key]
+
+
+class MakesFramesOfOne(Makes):
+    def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        made = super().generate(batch, step, mask).samples
+        return Generation(made, [{key: x[:1] for key, x in made.items()}])
+
+
 BAD = [
     ("check_system_is_tiny", Huge, "give it a preset 'tiny'"),
     ("check_system_terms", ReturnsATensor, "not losses by name"),
@@ -429,6 +491,15 @@ BAD = [
     ("check_system_monitor", MonitoringMovesTheTeacher, "monitor changes teacher.module.bias"),
     ("check_system_forward_without_grad", Differentiates, "differentiate under torch.enable_grad()"),
     ("check_system_forward_without_grad", NaNWithoutGradient, "a term is not finite without gradients"),
+    (GENERATES, MakesByRow, "'x' depends on the samples beside"),
+    (GENERATES, MakesByGlobalChance, "moves the global generator of torch"),
+    (GENERATES, MakesTheSame, "another seed gives the same 'x'"),
+    (GENERATES, MakesOfTheData, "'x' depends on what the batch holds, without a mask"),
+    (GENERATES, MakesNaN, "'x' of samples is not finite"),
+    (GENERATES, MakesAll, "what a mask leaves visible is not kept"),
+    (GENERATES, KeepsAll, "what a mask hides is not generated"),
+    (GENERATES, MakesATensor, "generate returned Tensor, not Generation"),
+    (GENERATES, MakesFramesOfOne, "'x' of frame 0 is [1, 24, 12], in the batch [4, 24, 12]"),
     ("check_system_preview", PicturesMoveTheTeacher, "preview changes teacher.module.bias"),
 ]
 
@@ -513,6 +584,7 @@ def test_every_check_is_tried() -> None:
 
 def test_a_good_system_passes() -> None:
     assert not [result for result in checked(Good) if not result.ok]
+    assert [result.outcome for result in checked(Makes, GENERATES)] == ["passed"]
 
 
 def test_an_idle_parameter_with_a_reason_passes() -> None:

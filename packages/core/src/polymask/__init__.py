@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from polymask.protocols import Batch, Losses, Request, sample_ids
     from polymask.run import Run
     from polymask.step import Step
-    from polymask.systems.base import Host, MaskView, Preview, System
+    from polymask.systems.base import Generation, Host, MaskView, Preview, System
     from polymask.tokens import Tokens
 
 __version__ = version("polymask")
 
 _LAZY = {
     "Batch": "polymask.protocols",
+    "Generation": "polymask.systems.base",
     "Host": "polymask.systems.base",
     "Losses": "polymask.protocols",
     "Mask": "polymask.mask",
@@ -43,6 +44,7 @@ _LAZY = {
 
 __all__ = [
     "Batch",
+    "Generation",
     "Host",
     "Losses",
     "Mask",

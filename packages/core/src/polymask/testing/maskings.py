@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import random
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.step import Step
 from polymask.testing.requests import ODD, accelerator, accepted, change, hidden_of, request
-from polymask.testing.subject import Subject, seeded
+from polymask.testing.subject import Subject, generator_states, seeded
 from polymask.testing.suite import Skip, check, require
 
 
@@ -64,18 +62,10 @@ def check_masking_leaves_global_generators(subject: Subject) -> None:
     for where, asked in accepted(subject, masking):
         # Another state than that of the draw before, or one who seeds would look like one who leaves be.
         with seeded(918_273):
-            before = _generators()
+            before = generator_states()
             masking(asked)
-            moved = [name for name, state in _generators().items() if state != before[name]]
+            moved = [name for name, state in generator_states().items() if state != before[name]]
         require(not moved, f"{where}: moved the global generator of {' and '.join(moved)}")
-
-
-def _generators() -> dict[str, str]:
-    return {
-        "Python": repr(random.getstate()),
-        "numpy": repr(np.random.get_state(legacy=False)),
-        "torch": repr(torch.get_rng_state().tolist()),
-    }
 
 
 @check("maskings")

@@ -36,6 +36,15 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def generator_states() -> dict[str, str]:
+    """States of the global generators, to see whether one was used."""
+    return {
+        "Python": repr(random.getstate()),
+        "numpy": repr(np.random.get_state(legacy=False)),
+        "torch": repr(torch.get_rng_state().tolist()),
+    }
+
+
 class StandIn:
     """Tokens of random numbers on a grid that is not square, for parts bound to no modality."""
 
