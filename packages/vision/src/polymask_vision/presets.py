@@ -236,8 +236,8 @@ MFM: Presets = {
 }
 
 MASKGIT: Presets = {
-    # 300 epochs; codes are to be fitted first (recipe vision/maskgit), in place of a VQGAN's 1,024. The paper's
-    # heads are 8, the release's configuration has 16; rate and weight decay are the release's
+    # 300 epochs; codes are to be fitted first (recipe vision/maskgit), in place of a VQGAN's 1,024. Rate,
+    # warm-up (5,000 steps) and weight decay are the release's, which has 16 heads where the paper has 8
     "paper": {
         **_IMAGENET,
         "data.size": 256,
@@ -246,7 +246,7 @@ MASKGIT: Presets = {
         "encoder.heads": 8,
         "encoder.norm_first": False,
         "epochs": 300,
-        "warmup_steps": 5000,
+        "warmup_epochs": 1,
         "batch_size": 256,
         "lr": 1e-4,
         "schedule": "constant",

@@ -31,9 +31,9 @@ def hidden_share(x: Tensor, curve: Curve) -> Tensor:
 class DrawnRatio:
     """Hide a share of sites that is drawn for each sample and step, from much to little.
 
-    The share is a curve at a uniform number, rounded up (MaskGIT, Chang et al. 2022, arXiv 2202.04200: cosine,
-    so that a ratio of r or less has chance 2 arcsin(r) / pi, and the mean is 2 / pi = 0.64). Which sites these
-    are the masking inside ranks; its own ratio does not count.
+    The share is a curve at a uniform number, rounded up (MaskGIT, Chang et al. 2022, arXiv 2202.04200:
+    cosine. A share of r or less then has chance 2 arcsin(r) / pi, and the mean is 2 / pi = 0.64). Which sites
+    these are the masking inside ranks; its own ratio does not count.
 
     Args:
         masking: what ranks the sites.

@@ -1,29 +1,30 @@
 """MaskGIT: Masked Generative Image Transformer (Chang et al. 2022, arXiv 2202.04200).
 
-Hide a share of an image's codes that is drawn anew for each sample, from nearly none to all, and predict them
-from the others. Then generate: draw all codes at once, keep those that are most probable, and draw the others
-anew given these, fewer at a time at first and more later.
+Hide a share of an image's codes that is drawn anew for each sample, from few to all, and predict them from
+the others. Then generate: draw all codes at once, keep those of which the network is surest, and draw the
+others anew given these, step by step, until none is left.
 
     polymask recipe vision/maskgit --data fashion-mnist
     polymask pretrain vision/maskgit --preset small --data fashion-mnist
 
-The recipe fits codes to patches by k-means and trains with them; the paper's tokenizer is a VQGAN. The presets
-``small`` and ``tiny`` have random codes, which need no data, and whose pictures show nothing. Guessing by
-frequency costs the entropy of the codes, at most ln K of K. ``--conditional true`` learns from labels.
+The recipe fits codes to patches by k-means and trains with them; the paper's tokenizer is a VQGAN, whose
+decoder makes one picture of neighbouring codes. Here a code is a patch, and edges between patches show. The
+presets ``small`` and ``tiny`` have random codes, which need no data: their samples are no pictures. Guessing
+by frequency costs the entropy of the codes, at most ln K of K. ``--conditional true`` learns from labels.
 
-Numbers of tokens are rounded up, as the paper has it; the release rounds down in generation (``rounding``), and
-its configuration names a least ratio of 0.5 in training that the paper lacks. The paper's transformer is BERT's,
-whose dropout of 0.1 vision/vit lacks. Labels are embedded and added to all tokens; in the paper they are a
-token of their own.
+Numbers of tokens are rounded up, as the paper has it; the release rounds down in generation (``rounding``),
+and its configuration names a least ratio of 0.5 in training that the paper lacks. The network is BERT's
+(``--encoder.norm_first false``) without dropout, of which the paper has 0.1. Labels are embedded and added to
+all tokens; in the paper they are a token of their own.
 
-Shapes: B samples, N tokens, D width, K codes.
+Shapes: B samples, N tokens, D width, K codes, T steps of decoding, S tokens of a group of steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -31,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, sample_ids
+from polymask import Batch, Generation, Losses, Mask, Preview, Step, System, Tokens, UserError, sample_ids
 from polymask.blocks import initialise
 from polymask.maskings._choose import hide_last_valid, unique_keys
 from polymask.maskings.drawn_ratio import Curve, hidden_share
@@ -65,8 +66,8 @@ class MaskGIT(System):
         codes, table = tokenizer.provides.get("vocabulary"), getattr(encoder, "weight", None)
         if codes is None:
             raise UserError(
-                f"maskgit predicts codes, and {type(tokenizer).__name__} makes none: choose a tokenizer of codes "
-                "(--tokenizer vision/code-patches)"
+                f"maskgit predicts codes, and {type(tokenizer).__name__} makes none: choose a tokenizer of "
+                "codes (--tokenizer vision/code-patches)"
             )
         if table is None or encoder.out_dim != table.shape[1]:
             raise UserError(
@@ -120,23 +121,40 @@ class MaskGIT(System):
         redraw: bool = False,
         curve: Curve = "cosine",
         rounding: Literal["up", "down"] = "up",
-    ) -> Batch:
-        """Draw the hidden codes of each sample.
+    ) -> Generation:
+        """Draw codes in a few steps, at each of them those of which the network is surest.
 
         Args:
-            batch: samples, of which what the mask leaves visible is kept.
+            batch: sample ids, labels, and samples, of which what the mask leaves visible is kept.
             step: the source of chance.
             mask: what to generate; everything by default.
             steps: of decoding, each a pass of the encoder.
             temperature: of the draws at the last step, coming from 1 at the first by a root.
             choice_temperature: scale of the Gumbel noise on which codes to keep, falling linearly to 0.
             redraw: draw codes anew once it is chosen where to keep them (MaskGIT-r).
-            curve: how the share of hidden tokens falls.
+            curve: how the share of hidden tokens falls: ``cosine``, or the exponent p of 1 - t^p.
             rounding: of numbers of hidden tokens; the release rounds down.
         """
         how = Decoding(temperature, choice_temperature, redraw, curve, rounding)
-        *_, (tokens, _) = self.decode(batch, step, mask, [range(k, k + 1) for k in range(steps)], how)
-        return tokens
+        groups = [range(k, k + 1) for k in range(steps)]
+        return self.shown(self.decode(batch, step, mask, groups, how), batch, mask)
+
+    def shown(self, states: Iterable[tuple[Tokens, Tensor]], batch: Batch, mask: Mask | None) -> Generation:
+        """What :meth:`decode` yields as samples of the data, a frame for each step.
+
+        Raises:
+            UserError: the tokenizer does not turn codes back.
+        """
+        tokenizer: Any = self.tokenizer
+        if not hasattr(tokenizer, "inverse"):
+            raise UserError(f"{type(tokenizer).__name__} does not turn codes back: nothing can be generated")
+        frames = []
+        for tokens, hidden_BN in states:
+            values = Mask(hidden_BN).fill(tokens.values, tokens.values.new_tensor(-1))
+            # visible patches keep their own pixels, not those of their codes
+            picture = tokenizer.inverse(values) if mask is None else tokenizer.complete(values, batch, mask)
+            frames.append({tokenizer.key: picture})
+        return Generation(frames[-1], frames)
 
     def decode(
         self,

@@ -1,18 +1,18 @@
 """ReCAP: Plug-and-Play Context Feature Reuse for Efficient Masked Generation (2025, arXiv 2505.19089).
 
-A host that generates codes step by step, vision/maskgit, made cheaper: steps are grouped, the first of a group
-is a pass over all tokens, and the others pass only the tokens that this group draws, which attend to the keys
-and values that the first one left of the rest.
+A host that generates codes step by step, vision/maskgit, made cheaper: steps are grouped, the first of a
+group is a pass over all tokens, and the others pass only the tokens that this group draws, which attend to the
+keys and values that the first one left of the rest.
 
     polymask pretrain vision/recap --preset small --data fashion-mnist
 
-Training is the host's, and so are the weights: ``ReCAP(host=system)`` generates with those of any finished run.
-A light pass is exact as long as nothing that it attends to has changed; what it reuses is one group old at most.
-Without light passes (``light`` 0) codes are those of the host, one by one.
+Training is the host's, and so are the weights: ``ReCAP(host=system)`` generates with those of any finished
+run. A light pass is exact while nothing has changed outside of its group; what it reuses is one group old at
+most. With ``light`` 0, and other options alike, samples are those of the host to the bit.
 
-As MaskGIT does, a group keeps its most confident drafts; the release draws them anew (``redraw``, as the base
-model of its paper). At least one token less is hidden after each step; the release takes the tokens that this
-costs from the last step. Guidance, and models of continuous tokens (MAR), are not here.
+Options of generation are those of a published run (T 16, P 8). After each step at least one token less is
+hidden; the release takes the tokens that this costs from the last step. Guidance, and models of continuous
+tokens (MAR), are not here.
 
 Shapes: B samples, N tokens, R prefix tokens, S tokens drawn in a group, D width, K codes.
 """
@@ -25,14 +25,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from polymask import Batch, Host, Losses, Mask, Step, System, Tokens, UserError
+from polymask import Batch, Generation, Host, Losses, Mask, Step, System, Tokens, UserError
 from polymask.maskings.drawn_ratio import Curve
+from polymask.systems.base import Generates
 from polymask.systems.maskgit import Decoding, MaskGIT
 from polymask.types import Count, NotNegative, Positive, Share, Whole
 from polymask_vision.attention import through_block
 
 
-class ReCAP(Host):
+class ReCAP(Host, Generates):
     """Generates with its host's weights, in passes of which some are over few tokens.
 
     Args:
@@ -63,31 +64,31 @@ class ReCAP(Host):
         steps: Count = 16,
         light: Whole = 1,
         plain: Share = 0.5,
-        temperature: Positive = 1.0,
+        temperature: Positive = 0.65,
         choice_temperature: NotNegative = 5.5,
-        redraw: bool = False,
+        redraw: bool = True,
         curve: Curve = 2.5,
-        rounding: Literal["up", "down"] = "up",
-    ) -> Batch:
-        """Draw the hidden codes of each sample, all that the mask hides.
+        rounding: Literal["up", "down"] = "down",
+    ) -> Generation:
+        """Draw codes in a few steps, of which some are cheap.
 
         Args:
-            batch: samples, of which what the mask leaves visible is kept.
+            batch: sample ids, labels, and samples, of which what the mask leaves visible is kept.
             step: the source of chance.
             mask: what to generate; everything by default.
             steps: of decoding, full and light ones together (paper: 16 to 32).
             light: light steps of each group, after its full one.
             plain: share of the steps, the first ones, that are full and stay alone (paper: 0 to 0.5).
             temperature: of the draws at the last step, coming from 1 at the first by a root.
-            choice_temperature: Gumbel noise on which codes to keep, falling linearly to 0 over the groups.
-            redraw: draw codes anew once it is chosen where to keep them, as released.
-            curve: how the share of hidden tokens falls.
-            rounding: of numbers of hidden tokens; the release rounds down.
+            choice_temperature: scale of the Gumbel noise on which codes to keep, falling linearly to 0.
+            redraw: draw codes anew once it is chosen where to keep them (MaskGIT-r).
+            curve: how the share of hidden tokens falls: ``cosine``, or the exponent p of 1 - t^p.
+            rounding: of numbers of hidden tokens.
         """
         how = Decoding(temperature, choice_temperature, redraw, curve, rounding)
         groups = grouped(steps, light, round(plain * steps))
-        *_, (tokens, _) = self.host.decode(batch, step, mask, groups, how, Reuse(self.host))
-        return tokens
+        host: Any = self.host
+        return host.shown(host.decode(batch, step, mask, groups, how, Reuse(host)), batch, mask)
 
 
 def grouped(steps: int, light: int, plain: int) -> list[range]:
