@@ -78,6 +78,13 @@ REFUSED = {
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
         for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")
     },
+    **{
+        (f"vision/{system}", f"vision/{encoder}"): "predicts codes by their embedding"
+        for system in ("maskgit", "recap")
+        for encoder in ("swin", "resnet", "conv-vit", "timm")
+    },
+    ("vision/maskgit", "core/top-score"): "has no option --score",
+    ("vision/recap", "core/top-score"): "has no option --host.score",
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
     ("pointcloud/msm", "core/top-score"): "has no option --score",

@@ -176,7 +176,7 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
 
 @pytest.mark.parametrize("light", [1, 3])
 def test_passes_cost_the_tokens_that_they_are_over(light: int) -> None:
-    """Tokens through each block: all of them once a group, and those that the group draws once a light step."""
+    """Tokens through each block: all of them once a group, those that it draws once a light step."""
     system, batch = make(**{"encoder.class_token": True}), images()
     seen: list[int] = []
     for block in system.encoder.blocks:

@@ -87,6 +87,7 @@ class MaskGIT(System):
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         mask = self.draw(tokens, batch, step)
+        assert tokens.ids is not None
         return {"codes": self.objective(self.predict(tokens, mask, batch), tokens.ids, mask)}
 
     def predict(self, tokens: Tokens, mask: Mask, batch: Batch) -> Tensor:
@@ -106,7 +107,8 @@ class MaskGIT(System):
     def classify(self, z_BND: Tensor) -> Tensor:
         """The encoder's output at tokens to logits ``[B, N, K]``."""
         table: Any = self.encoder
-        return F.linear(self.head(z_BND), table.weight[: self.codes], self.bias)
+        logits_BNK: Tensor = F.linear(self.head(z_BND), table.weight[: self.codes], self.bias)
+        return logits_BNK
 
     @torch.no_grad()
     def generate(
@@ -178,36 +180,39 @@ class MaskGIT(System):
         Yields:
             The tokens, and bool ``[B, N]``, which of them are still hidden, after each step.
         """
-        tokens, ids_B, steps = self.tokenizer(batch), sample_ids(batch), groups[-1].stop
-        hidden_BN = tokens.real if mask is None else mask.hidden & tokens.real
+        tokens, sample_B, steps = self.tokenizer(batch), sample_ids(batch), groups[-1].stop
+        n = tokens.shape[1]
+
+        def uniform(stream: int) -> Tensor:
+            return step.noise(sample_B, n, stream)
+
+        assert tokens.ids is not None
+        ids_BN, hidden_BN = tokens.ids, tokens.real if mask is None else mask.hidden & tokens.real
         left_TB = left_after(hidden_BN.sum(dim=1), steps, how)
-        sizes = None
-        if mask is None and tokens.valid is None:
-            sizes = [tokens.shape[1], *left_TB[:, 0].tolist()]
+        # where all rows have as many, tokens of a group are kept without padding
+        sizes = [n, *left_TB[:, 0].tolist()] if mask is None and tokens.valid is None else None
         for g, group in enumerate(groups):
-            k = group.start
+            first, noise = group.start, how.choice_temperature * (1 - (g + 1) / len(groups))
             full = self.predict if passes is None or len(group) == 1 else passes.full
             logits_BNK = full(tokens, Mask(hidden_BN), batch)
-            draft_BN, choice_BN = (step.noise(ids_B, tokens.shape[1], DRAWN + 2 * k + i) for i in range(2))
-            code_BN = drawn(logits_BNK, draft_BN, 1.0 if how.redraw else how.heat(k, steps))
-            noise = how.choice_temperature * (1 - (g + 1) / len(groups))
-            order_BN = doubt(logits_BNK, code_BN, choice_BN, noise)
-            if how.redraw:
-                again_BN = step.noise(ids_B, tokens.shape[1], REDRAWN + k)
-                code_BN = drawn(logits_BNK, again_BN, how.heat(k, steps))
-            # hidden after each step of the group
+            code_BN = drawn(
+                logits_BNK, uniform(DRAFTED + first), 1.0 if how.redraw else how.heat(first, steps)
+            )
+            order_BN = doubt(logits_BNK, code_BN, uniform(CHOSEN + first), noise)
             then = [hide_last_valid(order_BN, left_TB[k], hidden_BN).hidden for k in group]
-            asked = Mask(~hidden_BN | then[-1], sizes and sizes[group.start] - sizes[group.stop])
+            asked = Mask(~hidden_BN | then[-1], sizes[first] - sizes[group.stop] if sizes else None)
             for k, then_BN in zip(group, then, strict=True):
-                if passes is not None and k > group.start:
+                if k > first:
+                    assert passes is not None
                     logits_BSK = passes.light(tokens, Mask(hidden_BN), batch, asked)
-                    again_BN1 = step.noise(ids_B, tokens.shape[1], REDRAWN + k)[..., None]
-                    again_BS = asked.keep(Tokens(again_BN1, tokens.position)).values[..., 0]
-                    code_BS = drawn(logits_BSK, again_BS, how.heat(k, steps))
+                    own = asked.keep(dataclasses.replace(tokens, values=uniform(DRAWN + k)[..., None]))
+                    code_BS = drawn(logits_BSK, own.values[..., 0], how.heat(k, steps))
                     code_BN = asked.restore(code_BS[..., None], code_BN[..., None])[..., 0]
-                now_BN = hidden_BN & ~then_BN
-                ids_BN = torch.where(now_BN, code_BN, tokens.ids)
-                tokens, hidden_BN = dataclasses.replace(tokens, values=ids_BN[..., None], ids=ids_BN), then_BN
+                elif how.redraw:
+                    code_BN = drawn(logits_BNK, uniform(DRAWN + k), how.heat(k, steps))
+                ids_BN = torch.where(hidden_BN & ~then_BN, code_BN, ids_BN)
+                hidden_BN = then_BN
+                tokens = dataclasses.replace(tokens, values=ids_BN[..., None], ids=ids_BN)
                 yield tokens, hidden_BN
 
     @torch.no_grad()
@@ -228,7 +233,7 @@ class MaskGIT(System):
         )
 
 
-DRAWN, REDRAWN = 1 << 50, 1 << 51
+DRAFTED, CHOSEN, DRAWN = 1 << 50, 1 << 51, 1 << 52
 """Streams from here on are those of generation, below are those of masks."""
 
 

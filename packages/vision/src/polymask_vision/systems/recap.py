@@ -1,8 +1,8 @@
 """ReCAP: Plug-and-Play Context Feature Reuse for Efficient Masked Generation (2025, arXiv 2505.19089).
 
 A host that generates codes step by step, vision/maskgit, made cheaper: steps are grouped, the first of a
-group is a pass over all tokens, and the others pass only the tokens that this group draws, which attend to the
-keys and values that the first one left of the rest.
+group is a pass over all tokens, and the others pass only the tokens that this group draws, which attend to
+the keys and values that the first one left of the rest.
 
     polymask pretrain vision/recap --preset small --data fashion-mnist
 
@@ -88,7 +88,8 @@ class ReCAP(Host, Generates):
         how = Decoding(temperature, choice_temperature, redraw, curve, rounding)
         groups = grouped(steps, light, round(plain * steps))
         host: Any = self.host
-        return host.shown(host.decode(batch, step, mask, groups, how, Reuse(host)), batch, mask)
+        made: Generation = host.shown(host.decode(batch, step, mask, groups, how, Reuse(host)), batch, mask)
+        return made
 
 
 def grouped(steps: int, light: int, plain: int) -> list[range]:
@@ -140,5 +141,6 @@ def rows(bias: Tensor | None, asked: Mask, prefix: int) -> Tensor | None:
         return bias
     by_query = bias.expand(len(asked.hidden), -1, -1, -1).transpose(1, 2)
     sites = by_query[:, prefix:].flatten(2)
-    kept = asked.keep(Tokens(sites, sites[..., :1])).values.unflatten(2, by_query.shape[2:])
+    kept = asked.keep(Tokens(sites, sites[..., :1])).values
+    kept = kept.view(*kept.shape[:2], *by_query.shape[2:])
     return torch.cat([by_query[:, :prefix], kept], dim=1).transpose(1, 2)
