@@ -130,7 +130,9 @@ def race(
             "max": max(ratios),
         }
     if judged:
-        real = torch.stack([images[i][opened.data.key] for i in range(judged)]).flatten(1).double()
+        # data may be in the order of its classes
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+        real = torch.stack([images[i][opened.data.key] for i in order[:judged]]).flatten(1).double()
         mean, axes = real.mean(0), torch.linalg.svd(real - real.mean(0), full_matrices=False)[2][:32].T
 
         def project(x: Tensor) -> Tensor:

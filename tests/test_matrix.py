@@ -81,7 +81,12 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "predicts codes by their embedding"
         for system in ("maskgit", "recap")
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "conv-vit")
+    },
+    **{
+        (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"
+        for system in ("maskgit", "recap")
+        for encoder in ("resnet", "timm")
     },
     ("vision/maskgit", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",

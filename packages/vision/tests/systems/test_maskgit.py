@@ -380,6 +380,26 @@ def test_previews_show_codes_and_the_likeliest_in_their_place(tmp_path: Path) ->
     assert torch.equal(system.tokenizer({**batch, "image": media["its codes"]}).values, tokens.values)  # type: ignore[dict-item]
 
 
+def test_samples_are_pictures_of_codes_and_frames_those_of_the_steps(tmp_path: Path) -> None:
+    system, batch = make(**{"tokenizer.file": saved_book(tmp_path)}).eval(), images()
+    patches = build("vision/patches", kind="tokenizers", size=16, channels=3, patch_size=4)
+    made = system.generate(batch, STEP, steps=5)
+    *states, (last, _) = system.decode(batch, STEP, None, [range(k, k + 1) for k in range(5)], PAPER)
+    assert torch.equal(system.tokenizer(made.samples).values, last.values)
+    assert len(made.frames) == 5 and torch.equal(made.frames[-1]["image"], made.samples["image"])
+    for frame, (_, hidden) in zip(made.frames, states, strict=False):
+        assert torch.equal((patches(frame).values == 0).all(-1), hidden)  # type: ignore[arg-type]
+    mask = Mask(torch.arange(16).expand(4, 16) % 3 > 0)
+    given, completed = (
+        patches({"image": x}).values
+        for x in (batch["image"], system.generate(batch, STEP, mask).samples["image"])
+    )
+    assert torch.equal(completed[~mask.hidden], given[~mask.hidden])
+    system.tokenizer = torch.nn.Module()  # type: ignore[assignment]
+    with pytest.raises(UserError, match="nothing can be generated"):
+        system.shown(iter(()), batch, None)
+
+
 def test_the_recipe_fits_codes_once_and_trains_with_them(tmp_path: Path) -> None:
     shared = {"accelerator": "cpu", "workers": 0, "tokenizer.patch_size": 2}
     options = {"codes": 6, "patches": 500, "steps": 2, "preset": "tiny"}
