@@ -116,8 +116,15 @@ REFUSED = {
         )
     },
     ("vision/mixedae", "core/top-score"): "has no option --score",
-    ("vision/hpm", "core/pairwise"): "gives one number for all",
-    ("vision/hpm", "core/standardised-mse"): "gives one number for all",
+    **{
+        (f"vision/{system}", f"core/{objective}"): "gives one number for all"
+        for system in ("hpm", "umd")
+        for objective in ("pairwise", "standardised-mse")
+    },
+    **{
+        ("vision/umd", f"vision/{encoder}"): "cannot be told: use vision/dit"
+        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
+    },
     ("vision/mfm", "core/top-score"): "has no option --score",
 }
 """What cannot be combined, and what the user is told."""

@@ -72,6 +72,10 @@ class Sound:
         soundfile.write(file, samples, self.rate, format="WAV", subtype="PCM_16")
         return file.getvalue()
 
+    def file(self) -> tuple[str, bytes]:
+        """The same, and the suffix of its name."""
+        return ".wav", self.wav()
+
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.wav()).decode()
         return f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'

@@ -173,6 +173,9 @@ class Objective(Protocol):
 
 
 class Media(Protocol):
-    """Audio, text or a point cloud that displays itself as HTML in notebooks and reports; it escapes text."""
+    """Audio, text or a point cloud that displays itself as HTML in notebooks and reports; it escapes text.
+
+    One that can be saved has ``file() -> (suffix, bytes)``: ``(".wav", ...)``.
+    """
 
     def _repr_html_(self) -> str: ...

@@ -50,6 +50,7 @@ class ViT(nn.Module):
 
     downsample = 1
     needs_grid = False
+    block: type[nn.Module] = Block
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class ViT(nn.Module):
             drop_path_rate=drop_path,
             init_values=layer_scale,
             pre_norm=not norm_first,
-            block_fn=Block if norm_first else _PostNormBlock,
+            block_fn=self.block if norm_first else _PostNormBlock,
             embed_layer=functools.partial(TokenEmbed, in_dim=in_dim, grid=self.grid, vocabulary=vocabulary),
         )
         if not norm_first:
@@ -130,7 +131,7 @@ class ViT(nn.Module):
     @property
     def feed_forwards(self) -> list[nn.Module]:
         """The feed-forward layer of each block."""
-        return [block.mlp for block in self.blocks]
+        return [block.mlp for block in self.vit.blocks]
 
     @property
     def norm(self) -> Any:

@@ -384,6 +384,27 @@ LUT: Presets = {
     "tiny": {**MAE["tiny"], **_TWO_VIEWS, "hidden_dim": 64, "statistics": "batch"},
 }
 
+UMD: Presets = {
+    # B/4 on ImageNet of 64 pixels, ae_i1k.py of the release; warm-up is 5 % of the epochs
+    "paper": {
+        "data.size": 64,
+        "data.augment": "crop-flip",
+        "data.crop_scale": (0.8, 1.0),
+        "tokenizer.patch_size": 4,
+        **_VIT_B,
+        "encoder.positions": "learned",
+        "epochs": 800,
+        "warmup_epochs": 40,
+        "batch_size": 1024,
+        "base_lr": 1.5e-4,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+        "clip": 1.0,
+    },
+    "small": {**_SMALL, "decoder_depth": 2, "decoder_heads": 4, "clip": 1.0},
+    "tiny": {**_TINY, "decoder_depth": 2, "decoder_heads": 2},
+}
+
 MASKALIGN: Presets = {
     # ViT-B with CLIP-B as its teacher, the command of the release; 58 of 196 patches stay visible
     "paper": {

@@ -17,7 +17,7 @@ from polymask.errors import UserError
 
 VERBS = (
     *("list", "show", "pretrain", "recipe", "probe", "evaluate", "compare", "look", "report", "export"),
-    *("embed", "check", "plugins"),
+    *("embed", "generate", "check", "plugins"),
 )
 
 

@@ -26,12 +26,14 @@ from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
+from polymask.report.generation import Film, film
 from polymask.report.neighbours import neighbours
 from polymask.report.panels import coverage, panels_of
 from polymask.report.progress import Chart, Metrics
 from polymask.report.templates import flat, render
 from polymask.run import Run, restore_config
 from polymask.step import Step
+from polymask.systems.base import Generates, implementing
 from polymask.training.metrics import read_metrics
 from polymask.training.trainer import plan_of
 
@@ -56,6 +58,7 @@ class Page:
         scores: of evaluations.
         pictures: strips of held-out samples by caption, as data URIs.
         displays: other things to see or hear by caption, as HTML.
+        generated: samples that the system generated, as a film.
         neighbours: rows of a sample and those nearest to it, as a data URI, and what they are.
         depth: charts of what changes from block to block.
         masks: the same samples under each view's mask.
@@ -76,6 +79,7 @@ class Page:
     scores: list[Measurements] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
     displays: dict[str, list[str]] = field(default_factory=dict)
+    generated: Film | None = None
     neighbours: tuple[str, str] | None = None
     depth: list[Chart] = field(default_factory=list)
     masks: dict[str, str] = field(default_factory=dict)
@@ -127,6 +131,12 @@ def gather(source: Run | str | Path) -> Page:
         total = plan_of(run).total
         with evaluating(run.system, torch.device("cpu")):
             _pictures(page, run, Step(run.step, total, run.training.seed))
+        if implementing(run.system, Generates) is not None:
+            with _catching(page, "generated", f"Samples of {page.title}"):
+                try:
+                    page.generated = film(run)
+                except UserError as error:  # of options that it cannot generate with
+                    page.missing["generated"] = str(error)
         with evaluating(run.system), _catching(page, "neighbours", "Nearest neighbours"):
             found = neighbours(run, SIDE // 2)
             page.neighbours = (_uri(sheet(found.rows)), found.note) if found else None

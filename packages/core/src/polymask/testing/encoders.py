@@ -230,6 +230,9 @@ def check_encoder_is_deterministic_in_eval(subject: Subject) -> None:
 def check_encoder_blocks_are_what_it_runs(subject: Subject) -> None:
     """Where its blocks can be read, the last output is the encoder's, and no two are the same."""
     encoder, tokens = subject.make().eval(), subject.tokens(4)
+    with seeded(0), torch.no_grad():  # blocks may begin as the identity
+        for parameter in encoder.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
     try:
         depth = functional.depth(encoder)
     except UserError as error:
