@@ -150,8 +150,8 @@ def race(
         print("".join(f"{cell:>{width}}" for cell, width in zip(cells, widths(columns), strict=True)))
     if out is not None:
         setup = {
-            "run": "trained" if run else "random weights",
-            "tokens": system.tokenizer.provides["grid"],
+            "weights": "trained" if run else "random",
+            "grid": "x".join(map(str, system.tokenizer.provides["grid"])),
             "samples": samples,
             "rounds": rounds,
             "threads": threads,

@@ -81,7 +81,7 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "predicts codes by their embedding"
         for system in ("maskgit", "recap")
-        for encoder in ("swin", "conv-vit")
+        for encoder in ("swin", "conv-vit", "dit")
     },
     **{
         (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"

@@ -16,6 +16,7 @@ from polymask.codebooks import Codebook, Units
 from polymask.data import open_data
 from polymask.recipes import run_recipe
 from polymask.run import Run
+from polymask.systems import maskgit
 from polymask.systems.maskgit import Decoding, MaskGIT, drawn, left_after
 from polymask_vision.codes import fit_codes
 
@@ -303,6 +304,19 @@ def test_the_most_probable_are_kept_first_and_noise_makes_the_order_random() -> 
     even = kept_first(1e6)
     assert abs(even - 2 / 16).max() < 5 * math.sqrt(0.11 / 4000)
     assert sure[0] > kept_first(3.0)[0] > even[0]
+
+
+def test_noise_on_the_choice_falls_linearly_to_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+
+    def doubt(logits: Tensor, code: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        found.append(temperature)
+        return code
+
+    monkeypatch.setattr(maskgit, "doubt", doubt)
+    system, batch = make().eval(), images()
+    list(system.decode(batch, STEP, None, [range(k, k + 1) for k in range(4)], PAPER))
+    assert found == pytest.approx([4.5 * share for share in (3 / 4, 2 / 4, 1 / 4, 0)])
 
 
 def test_choosing_places_by_their_drafts_favours_the_mode_and_drawing_anew_does_not() -> None:
