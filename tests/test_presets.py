@@ -96,7 +96,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     # Chang et al. 2022; rate, warm-up and weight decay are those of the release's configuration
     "vision/maskgit paper": MASKGIT,
-    # arXiv 2505.19089 takes its hosts as they are
+    # Liu et al. 2025 takes its hosts as they are
     "vision/recap paper": MASKGIT,
     # Kim et al. 2023, PRETRAIN.md: the rate goes by the root of the batch
     "vision/lut paper": {

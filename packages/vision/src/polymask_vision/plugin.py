@@ -492,7 +492,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.recap:ReCAP",
             presets=presets.RECAP,
             summary="generate with the weights of a host, maskgit, and reuse keys and values between steps",
-            paper="2025, arXiv 2505.19089",
+            paper="Liu et al. 2025, arXiv 2505.19089",
             modality="image",
             defaults={"host": "vision/maskgit"},
         ),

@@ -311,7 +311,7 @@ def test_noise_on_the_choice_falls_linearly_to_none(monkeypatch: pytest.MonkeyPa
 
     def doubt(logits: Tensor, code: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         found.append(temperature)
-        return code
+        return torch.arange(16).expand_as(code)
 
     monkeypatch.setattr(maskgit, "doubt", doubt)
     system, batch = make().eval(), images()
@@ -388,6 +388,9 @@ def test_previews_show_codes_and_the_likeliest_in_their_place(tmp_path: Path) ->
     mask = system.draw(tokens, batch, STEP)
     media = system.preview(batch, STEP).media
     assert torch.equal(media["original"], batch["image"])  # type: ignore[arg-type]
+    patches = build("vision/patches", kind="tokenizers", size=16, channels=3, patch_size=4)
+    shown = patches({"image": media["visible"]}).values
+    assert torch.equal((shown == 0).all(-1), mask.hidden)
     likeliest = system.predict(tokens, mask, batch).argmax(-1, keepdim=True)
     found = system.tokenizer({**batch, "image": media["hidden predicted (the likeliest code)"]}).values  # type: ignore[dict-item]
     assert torch.equal(found, mask.fill(tokens.values, likeliest))

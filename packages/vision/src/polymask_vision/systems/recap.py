@@ -1,4 +1,4 @@
-"""ReCAP: Plug-and-Play Context Feature Reuse for Efficient Masked Generation (2025, arXiv 2505.19089).
+"""ReCAP: Context Feature Reuse for Efficient Masked Generation (Liu et al. 2025, arXiv 2505.19089).
 
 A host that generates codes step by step, vision/maskgit, made cheaper: steps are grouped, the first of a
 group is a pass over all tokens, and the others pass only the tokens that this group draws, which attend to
