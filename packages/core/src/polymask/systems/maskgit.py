@@ -102,7 +102,8 @@ class MaskGIT(System):
             return x_BND
         label_B = batch["label"] if "label" in batch else x_BND.new_full((len(x_BND),), -1, dtype=torch.int64)
         # the last row is that of no label
-        return x_BND + self.label(label_B % self.label.num_embeddings)[:, None].to(x_BND.dtype)
+        label_BD: Tensor = self.label(label_B % self.label.num_embeddings)
+        return x_BND + label_BD[:, None].to(x_BND.dtype)
 
     def classify(self, z_BND: Tensor) -> Tensor:
         """The encoder's output at tokens to logits ``[B, N, K]``."""
