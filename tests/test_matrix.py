@@ -36,11 +36,11 @@ REFUSED = {
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
@@ -73,7 +73,10 @@ REFUSED = {
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
         for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer")
     },
-    ("vision/maskalign", "vision/conv-vit"): "matches the output of every block",
+    **{
+        ("vision/maskalign", f"vision/{encoder}"): "matches the output of every block"
+        for encoder in ("conv-vit", "dit")
+    },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
         for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")

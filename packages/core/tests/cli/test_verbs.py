@@ -16,14 +16,16 @@ TRAIN = ("--preset", "small", "--data", "shapes", "--workers", "0", "--no-report
 
 def test_options_that_are_written_out_are_those_of_the_functions():
     """Names, defaults and whether they may be null."""
-    from polymask.cli.verbs import compare, look, probe
+    from polymask.cli.verbs import compare, generate, look, probe
     from polymask.evaluation import probe as probe_function
     from polymask.report.compare import compare as compare_function
+    from polymask.report.generation import generate as generate_function
     from polymask.report.look import look as look_function
 
     for written, function in (
         (probe.OPTIONS, probe_function),
         (look.OPTIONS, look_function),
+        (generate.OPTIONS, generate_function),
         ({"seeds": compare.SEEDS, "evaluation": compare.EVALUATION}, compare_function),
     ):
         real = inspect_options(function)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from polymask.blocks import initialise
 from polymask.export import Exporter
 from polymask.imports import Importer, Weights
 from polymask.positions import SinCos, sincos
-from polymask.types import Count, Fact, Positive, Share, Whole
+from polymask.types import Count, Fact, Positive, Share
 from polymask_vision.encoders import ViT
 
 
@@ -70,7 +69,7 @@ class DiT(ViT):
         in_dim: Fact[Count] = 768,
         grid: Fact[tuple[Count, ...] | None] = None,
         dim: Count = 768,
-        depth: Whole = 12,
+        depth: Count = 12,
         heads: Count = 12,
         mlp_ratio: Positive = 4.0,
         class_token: bool = True,
@@ -102,26 +101,34 @@ class DiT(ViT):
         told: Tensor = self.time(sincos(time[:, None].float(), self.dim))
         return F.silu(told if other is None else told + other)
 
-    def blocks_at(self, condition: Tensor) -> list[Any]:
-        """Blocks under a condition, each called as ``block(x, attn_mask=bias)``."""
-        return [partial(block, condition=condition) for block in self.vit.blocks]
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.vit.blocks)
 
     @property
-    def blocks(self) -> list[Any]:
-        """Blocks at time 0, each called as ``block(x, attn_mask=bias)``."""
-        return self.blocks_at(self.condition(torch.zeros(1, device=self.vit.patch_embed.proj.weight.device)))
+    def begin(self) -> Any:
+        """Absent, unlike that of a plain one: its blocks do nothing without a condition."""
+        raise AttributeError
+
+    def layers(
+        self, x: Tensor, position: Tensor, valid: Tensor | None = None, condition: Tensor | None = None
+    ) -> list[Tensor]:
+        """The output of every block, ``[B, prefix + K, dim]`` each, the last as the encoder gives it."""
+        x, attend = super().begin(x, position, valid)
+        if condition is None:
+            condition = self.condition(torch.zeros(len(x), device=x.device))
+        outputs = []
+        for block in self.vit.blocks:
+            x = block(x, attn_mask=attend, condition=condition)
+            outputs.append(x)
+        return [*outputs[:-1], self.norm(x)]
 
     def forward(
         self, x: Tensor, position: Tensor, valid: Tensor | None = None, condition: Tensor | None = None
     ) -> Tensor:
         """``[B, K, dim]`` at ``[B, K, P]`` to ``[B, prefix + K, dim]``; without a condition at time 0."""
-        x, attend = self.begin(x, position, valid)
-        if condition is None:
-            condition = self.condition(torch.zeros(len(x), device=x.device))
-        for block in self.blocks_at(condition):
-            x = block(x, attn_mask=attend)
-        encoded: Tensor = self.norm(x)
-        return encoded
+        return self.layers(x, position, valid, condition)[-1]
 
     def exports(self) -> dict[str, Exporter]:
         """None: no other library knows it."""

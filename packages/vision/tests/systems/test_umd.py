@@ -167,7 +167,7 @@ def test_blocks_begin_as_the_identity_and_learn_the_time() -> None:
     system, batch = make(), images(64)
     tokens = system.tokenizer(batch)
     encoder = system.encoder
-    start = encoder.begin(encoder.embed(tokens.values), tokens.position)[0]
+    start = super(type(encoder), encoder).begin(encoder.embed(tokens.values), tokens.position)[0]
 
     def encoded(t: int) -> Tensor:
         told = encoder.condition(torch.full((64,), t))
