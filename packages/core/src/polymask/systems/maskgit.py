@@ -101,8 +101,7 @@ class MaskGIT(System):
         if self.label is None:
             return x_BND
         label_B = batch["label"] if "label" in batch else x_BND.new_full((len(x_BND),), -1, dtype=torch.int64)
-        # the last row is that of no label
-        label_BD: Tensor = self.label(label_B % self.label.num_embeddings)
+        label_BD: Tensor = self.label(label_B % self.label.num_embeddings)  # -1 is the last row
         return x_BND + label_BD[:, None].to(x_BND.dtype)
 
     def classify(self, z_BND: Tensor) -> Tensor:
