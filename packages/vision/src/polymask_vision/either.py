@@ -56,3 +56,9 @@ class EitherMask:
 def _padded(x: Tensor, length: int) -> Tensor:
     """``[B, K, ...]`` with zeros up to a length."""
     return F.pad(x, (*(0, 0) * (x.dim() - 2), 0, length - x.shape[1]))
+
+
+def nothing_hidden(tokens: Tokens) -> Mask:
+    """A mask that hides nothing."""
+    hidden = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.values.device)
+    return Mask(hidden, None if tokens.valid is not None else tokens.shape[1], tokens.valid)

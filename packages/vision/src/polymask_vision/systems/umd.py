@@ -37,7 +37,6 @@ from torch import Tensor, nn
 
 from polymask import (
     Batch,
-    Generation,
     Losses,
     Mask,
     MaskView,
@@ -50,20 +49,20 @@ from polymask import (
     sample_ids,
 )
 from polymask.decoders import decoder_of
-from polymask.diffusion import Noising, add_noise, clean_of, ddim_states, signal_levels
+from polymask.diffusion import Noising, add_noise, clean_of, signal_levels
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.types import Count, Fact, NotNegative, Share
+from polymask.types import Count, Fact, Share
 from polymask_vision.dit import DiT, ModulatedDecoder
-from polymask_vision.either import EitherMask
+from polymask_vision.either import EitherMask, nothing_hidden
+from polymask_vision.sampling import Denoising, bounds_of
 
 CLEAN, NOISY = 0, 1
 """Streams of the masks of the two parts."""
-PART, TIME, NOISE, DROP, START = -1, -2, -3, -4, -5
-"""Streams of all else; those of a sampler's steps are below."""
-FRAMES = 16
+PART, TIME, NOISE, DROP = -1, -2, -3, -4
+"""Streams of all else; those of the sampler are below."""
 
 
-class UMD(System):
+class UMD(Denoising, System):
     """Masked autoencoder and diffusion model in one.
 
     Args:
@@ -116,6 +115,11 @@ class UMD(System):
                 f"umd tells its encoder the noise of its input, and {type(encoder).__name__} cannot be told: "
                 "use vision/dit, or --clean_share 1 for a masked autoencoder"
             )
+        if not hasattr(tokenizer, "inverse"):
+            raise UserError(
+                f"umd makes images of tokens, and {type(tokenizer).__name__} has no inverse: use "
+                "vision/patches"
+            )
         if not hasattr(objective, "sites"):
             raise UserError(
                 f"umd scores each image, and {type(objective).__name__} gives one number for all: use "
@@ -143,15 +147,8 @@ class UMD(System):
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
         self.register_buffer("signal", signal_levels(times, noising), persistent=False)
-        bounds = None
-        if mean is not None and std is not None:
-            ends = [[(end - m) / s for m, s in zip(mean, std, strict=True)] for end in (0, 1)]
-            bounds = torch.tensor(ends).repeat(
-                1, width // len(mean)
-            )  # the channel is the last axis of a token
-        self.register_buffer("bounds", bounds, persistent=False)
+        self.register_buffer("bounds", bounds_of(mean, std, width), persistent=False)
         self.signal: Tensor
-        self.bounds: Tensor | None
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
@@ -189,14 +186,9 @@ class UMD(System):
     def draw_noisy(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """The masks that noised images have."""
         if self.noisy_masking is None:
-            return _nothing(tokens)
+            return nothing_hidden(tokens)
         mask = functional.draw_mask(self.noisy_masking, tokens, batch, step, self.score, NOISY)
         return functional.require_hard_mask("umd", self.noisy_masking, mask)
-
-    def normal(self, tokens: Tokens, batch: Batch, step: Step, stream: int) -> Tensor:
-        """Noise in the shape of the tokens."""
-        values = tokens.values
-        return step.normal(sample_ids(batch), values[0].numel(), stream).view_as(values)
 
     def told(self, batch: Batch, step: Step | None = None, time_B: Tensor | None = None) -> Tensor | None:
         """What the network is told of images, ``[B, D]``: their time, 0 by default, and their class if known.
@@ -233,78 +225,6 @@ class UMD(System):
         predicted_BNT, _ = self.predict(tokens, mask, told_BD)
         return mask.invert().keep(Tokens(predicted_BNT, tokens.position)).values
 
-    @torch.no_grad()
-    def generate(
-        self,
-        batch: Batch,
-        step: Step,
-        mask: Mask | None = None,
-        *,
-        steps: Count = 125,
-        eta: Share = 1.0,
-        guidance: NotNegative = 2.0,
-    ) -> Generation:
-        """Images from noise, by DDIM; visible tokens are set to what they are at each step.
-
-        Args:
-            batch: ids, shapes, and labels of a system that is told these.
-            step: the source of chance.
-            mask: over tokens, what to generate; None for everything.
-            steps: denoising steps.
-            eta: noise that is added again at each step, from 0, none, to 1, as much as DDPM adds.
-            guidance: weight of the prediction with the class against that without it: 0 ignores the class, 1
-                takes it as it is; counts only where classes are told.
-
-        Raises:
-            UserError: the system learned from clean images alone, or makes no images.
-        """
-        if self.clean_share == 1 or not hasattr(self.tokenizer, "inverse"):
-            raise UserError("umd generates if it learns to remove noise: train it with --clean_share below 1")
-        tokens = self.tokenizer(batch)
-        whole, known_BNC = _nothing(tokens), tokens.values
-
-        def noise_at(x_BNC: Tensor, time: int) -> Tensor:
-            return self.noise_in(replace(tokens, values=x_BNC), whole, batch, time, guidance)
-
-        def settle(clean_BNC: Tensor) -> Tensor:
-            clean_BNC = self.bounded(clean_BNC)
-            return clean_BNC if mask is None else mask.fill(known_BNC, clean_BNC)
-
-        start_BNC = self.normal(tokens, batch, step, START)
-        states = ddim_states(
-            start_BNC,
-            noise_at,
-            self.signal,
-            steps,
-            lambda k: self.normal(tokens, batch, step, START - 1 - k),
-            eta=eta,
-            settle=settle,
-        )
-        shown = {round(k * steps / FRAMES) for k in range(FRAMES + 1)}
-        frames = [self.content(x_BNC) for k, x_BNC in enumerate(states) if k in shown]
-        return Generation(frames[-1], frames)
-
-    def noise_in(self, x: Tokens, whole: Mask, batch: Batch, time: int, guidance: float) -> Tensor:
-        """The noise ``[B, N, C]`` predicted in images at one time, nothing hidden."""
-        time_B = torch.full_like(sample_ids(batch), time)
-        _, noise_BNC = self.predict(x, whole, self.told(batch, None, time_B))
-        if self.label is None or guidance == 1:
-            return noise_BNC.float()
-        blind = {key: value for key, value in batch.items() if key != "label"}
-        _, free_BNC = self.predict(x, whole, self.told(blind, None, time_B))
-        return torch.lerp(free_BNC.float(), noise_BNC.float(), guidance)
-
-    def bounded(self, values_BNC: Tensor) -> Tensor:
-        """Kept between black and white, where the data says what these are."""
-        if self.bounds is None:
-            return values_BNC
-        return torch.maximum(torch.minimum(values_BNC, self.bounds[1]), self.bounds[0])
-
-    def content(self, values_BNC: Tensor) -> Batch:
-        """Tokens as an entry of a batch."""
-        tokenizer: Any = self.tokenizer
-        return {tokenizer.key: tokenizer.inverse(values_BNC)}
-
     def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
         tokens, views = self.tokenizer(batch), {}
         if self.clean_share > 0:
@@ -320,7 +240,7 @@ class UMD(System):
             mask = self.draw(tokens, batch, step)
             guess_BNT = functional.at_hidden(self.reconstruct(tokens, mask, self.told(batch)), mask)
             media |= functional.reconstruction(self.tokenizer, self.target, tokens, mask, guess_BNT)
-        if self.clean_share == 1 or not hasattr(self.tokenizer, "inverse"):
+        if self.clean_share == 1:
             return Preview(media)
         ids, mask = sample_ids(batch), self.draw_noisy(tokens, batch, step)
         time_B = torch.linspace(1, self.times, len(ids) + 2, device=ids.device)[1:-1].long()
@@ -347,9 +267,3 @@ class UMD(System):
 def _means(loss_BN: Tensor, asked_BN: Tensor) -> Tensor:
     """The mean of each sample over the tokens asked for, ``[B]``; 0 where there are none."""
     return torch.where(asked_BN, loss_BN, 0).sum(1) / asked_BN.sum(1).clamp(min=1)
-
-
-def _nothing(tokens: Tokens) -> Mask:
-    """A mask that hides nothing."""
-    hidden = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.values.device)
-    return Mask(hidden, None if tokens.valid is not None else tokens.shape[1], tokens.valid)
