@@ -81,6 +81,18 @@ REFUSED = {
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
         for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")
     },
+    **{
+        (f"vision/{system}", f"vision/{encoder}"): "predicts codes by their embedding"
+        for system in ("maskgit", "recap")
+        for encoder in ("swin", "conv-vit", "dit")
+    },
+    **{
+        (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"
+        for system in ("maskgit", "recap")
+        for encoder in ("resnet", "timm")
+    },
+    ("vision/maskgit", "core/top-score"): "has no option --score",
+    ("vision/recap", "core/top-score"): "has no option --host.score",
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
     ("pointcloud/msm", "core/top-score"): "has no option --score",

@@ -22,6 +22,15 @@ JEPA = {
     "betas": ADAM,
     "decay": 0.04,
 }
+MASKGIT = {
+    "rate": (1e-4, 256),
+    "batch": 256,
+    "epochs": 300,
+    "warmup": 1,
+    "schedule": "constant",
+    "betas": (0.9, 0.96),
+    "decay": 0.045,
+}
 BERT = {"rate": (1e-4, 256), "batch": 256, "steps": 1_000_000, "warmup": 10_000, "betas": ADAM, "decay": 0.01}
 DATA2VEC = {"views": 8, "layers": 8, "final_momentum": 0.99999, "betas": (0.9, 0.98), "decay": 0.01}
 AUDIO = {"rate": (2e-4, 512), "batch": 512, "epochs": 32, "warmup": 3}
@@ -85,6 +94,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "clip": 3.0,
         "drop_path": 0.1,
     },
+    # Chang et al. 2022; rate, warm-up and weight decay are those of the release's configuration
+    "vision/maskgit paper": MASKGIT,
+    # Liu et al. 2025 takes its hosts as they are
+    "vision/recap paper": MASKGIT,
     # Kim et al. 2023, PRETRAIN.md: the rate goes by the root of the batch
     "vision/lut paper": {
         "rate": (2.4e-3, 4096),

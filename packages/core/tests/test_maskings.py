@@ -250,6 +250,7 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
         "block",
         "color",
         "disjoint",
+        "drawn-ratio",
         "frequency",
         "multi-block",
         "partition",

@@ -71,6 +71,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"schedule"}),
         ),
         Part(
+            name="drawn-ratio",
+            target="polymask.maskings:DrawnRatio",
+            summary="another masking, its ratio drawn for each sample and step",
+            paper="Chang et al. 2022, arXiv 2202.04200",
+            defaults={"masking": "core/random"},
+            tags=frozenset({"uniform", "variable-count"}),
+        ),
+        Part(
             name="disjoint",
             target="polymask.maskings:Disjoint",
             summary="several masks of one sample that together hide all of it",

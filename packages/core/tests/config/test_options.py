@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import torch
 
 from polymask import Part, UserError, default_registry
 from polymask.config.options import UNSET, _static, description_of, inspect_options, options_of, type_name
@@ -80,6 +81,13 @@ def short():
     Returns:
         nothing.
     """
+
+
+def test_types_of_a_function_under_a_decorator_of_another_module():
+    def generate(*, steps: Count = 3) -> None: ...
+
+    found = inspect_options(torch.no_grad()(generate))["steps"]
+    assert (found.type_name, found.default) == ("int", 3)
 
 
 def test_description_ends_with_the_command_or_the_sections():

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polymask import Mask
+
 
 def logits(block: Any, x: Tensor) -> Tensor:
     """What a block's attention takes the softmax of, before anything is added: ``[B, heads, N, N]``.
@@ -30,6 +32,35 @@ def attention_of(block: Any, x: Tensor, bias: Tensor | None) -> Tensor:
     """The attention of a block of timm, float32 ``[B, heads, N, N]``; arguments are those of its call."""
     found = logits(block, x).float()
     return (found if bias is None else add_bias(bias, found)).softmax(-1)
+
+
+def through_block(
+    block: Any, x: Tensor, bias: Tensor | None, cached: Tensor | None = None, at: Mask | None = None
+) -> tuple[Tensor, Tensor]:
+    """A block of timm at some tokens, which attend to all: to themselves, and to the others as they were.
+
+    Args:
+        block: timm's ``Block``, its norms before or behind the shortcuts.
+        x: ``[B, R + S, D]``, its input at prefix tokens and at the tokens that ``at`` shows.
+        bias: what attention adds to these queries.
+        cached: keys and values ``[B, R + N, 2 D]`` of an earlier pass over all tokens; none in such a pass.
+        at: shows the S of N sites that ``x`` is at.
+
+    Returns:
+        Its output ``[B, R + S, D]``, and keys and values ``[B, R + N, 2 D]``.
+    """
+    attn, first = block.attn, getattr(block, "norm_first", True)
+    q, kv = attn.qkv(block.norm1(x) if first else x).tensor_split([attn.qkv.out_features // 3], dim=-1)
+    if cached is not None and at is not None:
+        r = cached.shape[1] - at.sites
+        kv = torch.cat([kv[:, :r], at.restore(kv[:, r:], cached[:, r:])], dim=1)
+    q, k, v = (y.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for y in (q, *kv.chunk(2, dim=-1)))
+    mixed = F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v, attn_mask=bias)
+    x = x + block.ls1(attn.proj(mixed.transpose(1, 2).flatten(2)))
+    if first:
+        return x + block.ls2(block.mlp(block.norm2(x))), kv
+    x = block.norm1(x)
+    return block.norm2(x + block.ls2(block.mlp(x))), kv
 
 
 def keep_top(logits_BHQK: Tensor, k: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,33 +19,8 @@ from polymask.imports import Importer, Weights
 from polymask.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_vision import imports, to_transformers
+from polymask_vision.embedding import TokenEmbed
 from polymask_vision.positions import RelativeBias, grid_index
-
-
-class _TokenEmbed(nn.Module):
-    """Stands where timm puts its patch convolution: the same weights as a linear map of one token."""
-
-    def __init__(
-        self,
-        img_size: Any = None,
-        patch_size: Any = None,
-        in_chans: Any = None,
-        embed_dim: int = 768,
-        norm_layer: Any = None,
-        *,
-        in_dim: int,
-        grid: tuple[int, ...],
-        **unused: Any,
-    ) -> None:
-        super().__init__()
-        self.grid_size, self.num_patches = grid, math.prod(grid)
-        self.patch_size = (1, 1)
-        self.proj = nn.Linear(in_dim, embed_dim)
-        self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        embedded: Tensor = self.norm(self.proj(x))
-        return embedded
 
 
 class _PostNormBlock(PostNorm, Block):  # type: ignore[misc]
@@ -60,6 +34,7 @@ class ViT(Stack):
         in_dim: numbers per token, from the tokenizer.
         grid: lengths of the token axes (rows and columns), from the tokenizer; None for tokens of free
             coordinates, along any number of axes.
+        vocabulary: how many ids there are where tokens are ids, from the tokenizer; None for other tokens.
         dim: width.
         depth: blocks.
         heads: attention heads per block.
@@ -80,6 +55,7 @@ class ViT(Stack):
         *,
         in_dim: Fact[Count] = 768,
         grid: Fact[tuple[Count, ...] | None] = None,
+        vocabulary: Fact[Count | None] = None,
         dim: Count = 768,
         depth: Whole = 12,
         heads: Count = 12,
@@ -98,7 +74,7 @@ class ViT(Stack):
                 f"{positions} positions need tokens on a grid, and these have none: use sincos or none"
             )
         self.dim = self.out_dim = dim
-        self.grid = tuple(grid or ())
+        self.grid, self.vocabulary = tuple(grid or ()), vocabulary
         self.positions, self.prefix = positions, int(class_token)
         self.vit: Any = timm.models.VisionTransformer(
             patch_size=1,
@@ -116,7 +92,7 @@ class ViT(Stack):
             init_values=layer_scale,
             pre_norm=not norm_first,
             block_fn=self.block if norm_first else _PostNormBlock,
-            embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=self.grid),
+            embed_layer=functools.partial(TokenEmbed, in_dim=in_dim, grid=self.grid, vocabulary=vocabulary),
         )
         if not norm_first:
             self.vit.norm = nn.Identity()
@@ -136,6 +112,14 @@ class ViT(Stack):
         """``[B, K, in_dim] -> [B, K, dim]``."""
         embedded: Tensor = self.vit.patch_embed(values)
         return embedded
+
+    @property
+    def weight(self) -> Tensor:
+        """The embedding matrix of ids ``[vocabulary, dim]``, for heads that are tied to it."""
+        if self.vocabulary is None:
+            raise AttributeError("these tokens are no ids")
+        weight: Tensor = self.vit.patch_embed.proj.weight
+        return weight
 
     @property
     def blocks(self) -> Any:
@@ -189,7 +173,11 @@ class ViT(Stack):
 
     def imports(self) -> dict[str, Importer]:
         """Libraries whose models this encoder can begin with."""
-        return {"timm": imports.from_timm, "transformers": imports.from_transformers} if self.grid else {}
+        return (
+            {"timm": imports.from_timm, "transformers": imports.from_transformers}
+            if self.grid and not self.vocabulary
+            else {}
+        )
 
     def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
         """Weights of other names, positions, patches and channels as weights of this encoder."""
@@ -244,7 +232,7 @@ class Swin(nn.Module):
             window_size=window,
             num_classes=0,
             drop_path_rate=drop_path,
-            embed_layer=functools.partial(_TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
+            embed_layer=functools.partial(TokenEmbed, in_dim=in_dim, grid=tuple(grid)),  # type: ignore[arg-type]
         )
 
     @property

@@ -32,6 +32,13 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             modality="image",
             tags=frozenset({"invertible"}),
         ),
+        Part(
+            name="code-patches",
+            target="polymask_vision.codes:CodePatches",
+            presets=presets.CODE_PATCHES,
+            summary="square patches as numbers of the codes nearest to them, of a codebook",
+            modality="image",
+        ),
     ]
 
 
@@ -478,6 +485,33 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="maskgit",
+            target="polymask.systems.maskgit:MaskGIT",
+            presets=presets.MASKGIT,
+            summary="predict hidden codes at any ratio, and generate images from none in a few steps",
+            paper="Chang et al. 2022, arXiv 2202.04200",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/code-patches",
+                "encoder": "vision/vit",
+                "encoder.positions": "learned",
+                "encoder.class_token": False,
+                "masking": "core/drawn-ratio",
+                "masking.visible": 0,
+                "objective": "core/cross-entropy",
+                "objective.label_smoothing": 0.1,
+            },
+        ),
+        Part(
+            name="recap",
+            target="polymask_vision.systems.recap:ReCAP",
+            presets=presets.RECAP,
+            summary="generate with the weights of a host, maskgit, and reuse keys and values between steps",
+            paper="Liu et al. 2025, arXiv 2505.19089",
+            modality="image",
+            defaults={"host": "vision/maskgit"},
+        ),
+        Part(
             name="mfm",
             target="polymask_vision.systems.masked_frequency:MaskedFrequency",
             presets=presets.MFM,
@@ -524,6 +558,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.cae:cae",
             summary="fit codes to patches by k-means, then train a system that predicts them",
             paper="Chen et al. 2022, arXiv 2202.03026",
+            modality="image",
+        ),
+        Part(
+            name="maskgit",
+            target="polymask_vision.systems.maskgit:maskgit",
+            summary="fit codes to patches by k-means, then train a system that generates by them",
+            paper="Chang et al. 2022, arXiv 2202.04200",
             modality="image",
         ),
         Part(

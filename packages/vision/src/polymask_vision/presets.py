@@ -235,6 +235,28 @@ MFM: Presets = {
     "tiny": _TINY,
 }
 
+MASKGIT: Presets = {
+    # 300 epochs; codes are to be fitted first (recipe vision/maskgit), in place of a VQGAN's 1,024. Rate,
+    # warm-up (5,000 steps) and weight decay are the release's, which has 16 heads where the paper has 8
+    "paper": {
+        **_IMAGENET,
+        "data.size": 256,
+        "encoder.dim": 768,
+        "encoder.depth": 24,
+        "encoder.heads": 8,
+        "encoder.norm_first": False,
+        "epochs": 300,
+        "warmup_epochs": 1,
+        "batch_size": 256,
+        "lr": 1e-4,
+        "schedule": "constant",
+        "betas": (0.9, 0.96),
+        "weight_decay": 0.045,
+    },
+    "small": {**_SMALL, "tokenizer.file": "random:512"},
+    "tiny": {**_TINY, "tokenizer.file": "random:8"},
+}
+
 IJEPA: Presets = {
     # ViT-H/14; the release raises weight decay from this to 0.4, and crops without flipping
     "paper": {
@@ -434,6 +456,11 @@ MASKALIGN: Presets = {
     "tiny": {**_TINY, "target.model": "test_vit", "target.pretrained": False, "fusion": "sum"},
 }
 
+# the paper trains nothing: it takes other models as they are
+RECAP: Presets = {
+    preset: as_host_preset("vision/maskgit", MASKGIT[preset]) for preset in ("paper", "small", "tiny")
+}
+
 MTO: Presets = {
     "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
     "paper-mae": as_host_preset("vision/mae", MAE["paper"]),
@@ -446,6 +473,7 @@ MTO: Presets = {
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
+CODE_PATCHES: Presets = {"tiny": {**PATCHES["tiny"], "file": "random:8"}}
 VIT: Presets = {
     "small": {"dim": 128, "depth": 4, "heads": 4},
     "tiny": {"dim": 32, "depth": 2, "heads": 2},

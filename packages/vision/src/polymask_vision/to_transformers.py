@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def vit_exports(encoder: ViT, classifier: Classifier | None) -> dict[str, Exporter]:
     """Formats in which a ViT can leave, by itself or with a classifier."""
-    if not (encoder.grid and encoder.norm_first):
+    if not (encoder.grid and encoder.norm_first) or encoder.vocabulary:
         return {}
     offered = {"timm": functools.partial(vit_to_timm, encoder, classifier=classifier)}
     if encoder.relative is None:

@@ -184,10 +184,11 @@ def inspect_options(source: Callable[..., Any]) -> dict[str, Option]:
     target: Any = source.__init__ if isinstance(source, type) else source  # type: ignore[misc]
     texts = arguments_in(inspect.getdoc(target) or "") | arguments_in(inspect.getdoc(source) or "")
     hints: dict[str, Any] = {}
+    names = getattr(inspect.unwrap(target), "__globals__", {})  # those of torch, under its decorators
     for name, annotation in getattr(target, "__annotations__", {}).items():
         one = types.SimpleNamespace(__annotations__={name: annotation})
         try:
-            hints |= typing.get_type_hints(one, getattr(target, "__globals__", {}), include_extras=True)
+            hints |= typing.get_type_hints(one, names, include_extras=True)
         except Exception:  # of a name imported for type checkers only, or no annotation at all
             continue
     return {

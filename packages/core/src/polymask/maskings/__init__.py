@@ -3,6 +3,7 @@
 from polymask.maskings.block import Block
 from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
+from polymask.maskings.drawn_ratio import DrawnRatio
 from polymask.maskings.frequency import Frequency
 from polymask.maskings.multi_block import MultiBlock
 from polymask.maskings.partition import Partition
@@ -16,6 +17,7 @@ __all__ = [
     "Block",
     "Color",
     "Disjoint",
+    "DrawnRatio",
     "Frequency",
     "MultiBlock",
     "Partition",

@@ -108,9 +108,11 @@ def hide_last(keys: Tensor, count: int) -> Mask:
 
 def hide_last_valid(keys: Tensor, counts: Tensor, valid: Tensor) -> Mask:
     """Hide the ``counts`` ``[B]`` real sites of largest key; padding stays visible and uncounted."""
-    ranked = torch.where(valid, keys, torch.iinfo(keys.dtype).min).sort(dim=1).values
+    lowest = torch.iinfo(keys.dtype).min
+    ranked = torch.where(valid, keys, lowest).sort(dim=1).values
     # counts of 0 hide nothing: the threshold is then the largest real key
-    threshold = ranked.gather(1, (keys.shape[1] - 1 - counts).clamp(min=0)[:, None])
+    last_visible = (keys.shape[1] - 1 - counts)[:, None]
+    threshold = ranked.gather(1, last_visible.clamp(min=0)).masked_fill(last_visible < 0, lowest)
     return Mask((keys > threshold) & valid, None, valid)
 
 

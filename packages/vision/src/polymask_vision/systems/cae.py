@@ -30,14 +30,13 @@ from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.blocks import MLP, CrossAttention, initialise
-from polymask.config import RunConfig, relative_to_run
+from polymask.config import RunConfig
 from polymask.decoders import placed
 from polymask.positions import SinCos
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
-from polymask.run import open_data_of
 from polymask.types import Count, NotNegative, Positive, Share, Whole
-from polymask_vision.codes import fit_codes
+from polymask_vision.codes import fitted
 
 
 class RegressorBlock(nn.Module):
@@ -222,12 +221,6 @@ def cae(
         steps: of training; by default the preset's.
     """
     options: dict[str, Any] = {"preset": preset, **({} if steps is None else {"steps": steps})}
-    file = stage.folder / "codes.safetensors"
-    if not file.exists():
-        config = RunConfig.resolve({"system": system, "data": stage.given, **stage.shared, **options})
-        data = open_data_of(config)
-        tokenizer = config.system.options["tokenizer"].build(data.provides)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fit_codes(file, data, tokenizer, codes=codes, patches=patches, seed=config.training.seed)
-    target = {"name": "vision/codes", "file": relative_to_run(file.name)}
+    config = RunConfig.resolve({"system": system, "data": stage.given, **stage.shared, **options})
+    target = {"name": "vision/codes", "file": fitted(stage, config, codes=codes, patches=patches)}
     stage("pretrain", system, target=target, objective="core/cross-entropy", **options)
