@@ -45,7 +45,7 @@ class Dense:
         self,
         *,
         images: Count | None = 500,
-        pixels: Count = 50,
+        pixels: Count = 20,
         per_class: bool = True,
         seed: int = 0,
         batch_size: Count = 16,
@@ -117,7 +117,7 @@ def at_pixels(values: Tensor, chosen: Tensor) -> Tensor:
     for place, size, cells in zip(places, chosen.shape[1:], values.shape[1:3], strict=True):
         where = ((place + 0.5) * (cells / size) - 0.5).clamp(0, cells - 1)
         first = where.long()
-        ends.append((first, (first + 1).clamp(max=cells - 1), (where - first)[:, None]))
+        ends.append((first, (first + 1).clamp(max=cells - 1), (where - first).to(values)[:, None]))
     (top, bottom, down), (left, right, across) = ends
     above = torch.lerp(values[b, top, left], values[b, top, right], across)
     below = torch.lerp(values[b, bottom, left], values[b, bottom, right], across)

@@ -50,7 +50,7 @@ def unpacked(
                     member.name = member.name.partition("/")[2]
                     if member.isfile() and wanted(member.name):
                         files.extract(member, part, filter="data")
-    except OSError as error:
+    except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"npm's {package} could not be fetched: {error}\nWhere there is a network, run 'npm pack "
             f"{package}@{version}', unpack it and put what is in its folder 'package' into {cache}. "

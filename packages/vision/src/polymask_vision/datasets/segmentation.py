@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,7 +26,7 @@ def segmentation(
     source: str,
     images: str = "images",
     masks: str = "masks",
-    kind: Literal["labels", "values"] = "labels",
+    values: bool = False,
     labels: Mapping[str, int | Sequence[int]] | None = None,
     ignore: float | Sequence[int] | None = None,
     test: Share = 0.1,
@@ -45,7 +44,7 @@ def segmentation(
         source: the folder with both (``segmentation:PATH``).
         images: the folder of images in it.
         masks: that of masks; files of the same name with any suffix, or ``.npy``.
-        kind: whether masks hold classes or values.
+        values: whether masks hold values, and no classes.
         labels: number or colour of each class, ``{sky: [0,0,128], road: [128,64,128]}``; by default the
             numbers are the classes.
         ignore: number or colour of pixels that are not known; by default 255 in masks of classes.
@@ -60,7 +59,7 @@ def segmentation(
                 + (f"there are {', '.join(there)}: " if there else "")
                 + "say where images and masks are, --data.images and --data.masks"
             )
-    reader = MaskReader(labels, kind == "values", ignore)
+    reader = MaskReader(labels, values, ignore)
     found = read_folder(
         str(root / images),
         ENDINGS,
