@@ -14,6 +14,7 @@ from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
 from polymask.types import Count
 from polymask_vision.datasets.decode import Header, Raw, decode, header, reason
+from polymask_vision.datasets.maps import Mapped
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
 
 LOOK = 64
@@ -25,20 +26,6 @@ class Images(Source, Protocol):
 
     def read(self, index: int) -> Raw:
         """One image, encoded or decoded."""
-
-
-@runtime_checkable
-class Mapped(Protocol):
-    """Images with a class or a value at each pixel.
-
-    Attributes:
-        map_classes: names of the classes, or None.
-    """
-
-    map_classes: Sequence[str] | None
-
-    def maps(self, index: int) -> dict[str, Tensor]:
-        """``label_map`` int64 ``[H, W]``, -1 unknown, or ``value_map`` float32, NaN unknown, or both."""
 
 
 @runtime_checkable
@@ -177,14 +164,8 @@ class ImageDataset(FileDataset[Images]):
         if wrong := [x.shape for x in maps.values() if x.shape != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
         prepared, maps = self.preparation.with_maps(image, maps, augment)
-        return {
-            **{
-                key: one(image, augment)
-                for key, one in zip(self.keys[1:], self.preparations[1:], strict=True)
-            },
-            self.key: prepared,
-            **maps,
-        }
+        others = (one(image, augment) for one in self.preparations[1:])
+        return {**dict(zip(self.keys, (prepared, *others), strict=True)), **maps}
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""

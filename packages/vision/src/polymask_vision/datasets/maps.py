@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,20 @@ Shade: TypeAlias = "float | Sequence[int]"
 """A number that a mask holds, or a colour."""
 
 Array: TypeAlias = npt.NDArray[Any]
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """Images with a class or a value at each pixel.
+
+    Attributes:
+        map_classes: names of the classes, or None.
+    """
+
+    map_classes: Sequence[str] | None
+
+    def maps(self, index: int) -> dict[str, Tensor]:
+        """``label_map`` int64 ``[H, W]``, -1 unknown, or ``value_map`` float32, NaN unknown, or both."""
 
 
 class MaskReader:
