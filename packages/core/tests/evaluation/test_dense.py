@@ -164,3 +164,15 @@ def test_samples_without_a_known_place_are_refused():
         list(probe().measure(ROWS, blank, samples(2, 1)))
     with pytest.raises(UserError, match="not finite"):
         list(probe().measure({"one": lambda batch: batch["x"] * torch.inf}, samples(3, 0), samples(2, 1)))
+
+
+def test_intervals_are_of_the_score_without_each_sample():
+    train, test = samples(10, 0), samples(6, 1)
+    for metric in ("mIoU", "accuracy"):
+        found = by_row(probe().measure(ROWS, train, test))["one", metric]
+        without = [
+            by_row(probe().measure(ROWS, train, test[:i] + test[i + 1 :]))["one", metric].value
+            for i in range(6)
+        ]
+        expected = jackknife_interval(found.value, torch.tensor(without, dtype=torch.float64), 0.0, 1.0)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))

@@ -22,7 +22,7 @@ UNSORTED = "unsorted"
 
 
 def clipart(*, source: str | None = None, background: str = "white", test: Share = 0.2) -> Splits[CutOuts]:
-    """5,500 drawings of Open Clip Art on a ground of choice (public domain).
+    """6,732 drawings of Open Clip Art on a ground of choice (public domain).
 
     They are taken from Debian's package ``openclipart-png``, installed or fetched once with ``apt-get
     download`` (131 MB, no root needed). Classes are its folders (animals, buildings, ...), of very
