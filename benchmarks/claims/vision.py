@@ -94,7 +94,7 @@ CLAIMS: dict[str, Claim] = {
     "vision/dmt-jepa": Claim(
         text="Predicting summaries of like neighbours in place of single patches teaches more of what each "
         "pixel is, here its climate (DMT-JEPA, arXiv 2405.17995)",
-        config={**EARTH, "steps": 600},
+        config={**EARTH, "steps": 500},
         variants={
             "ijepa": {"system": "vision/ijepa"},
             "dmt-jepa": {"system": "vision/dmt-jepa"},

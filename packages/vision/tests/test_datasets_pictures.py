@@ -44,6 +44,8 @@ def test_cut_outs_lie_in_the_middle_of_a_square_ground_and_their_map_says_where(
     ).all()
     # 24 x 16, with the disc between rows 4 and 12
     assert label.any(1).nonzero()[[0, -1], 0].tolist() == [8, 15]
+    other = data.split("train")[3]
+    assert not torch.equal(other["image"], sample["image"]) and not torch.equal(other["label_map"], label)
     assert data.map_classes == ("ground", "object")
 
 
@@ -92,8 +94,7 @@ def test_clip_art_leaves_out_links_copies_and_what_is_far_too_large(tmp_path: Pa
     first = next((tmp_path / "food").glob("*.png"))
     (tmp_path / "tools" / "link.png").symlink_to(first)
     shutil.copy(first, tmp_path / "tools" / "copy.png")
-    (tmp_path / "unsorted").mkdir()
-    shutil.copy(first, tmp_path / "unsorted" / "x.png")
+    cutouts.example_picture(tmp_path / "unsorted" / "x.png", 90)
     Image.new("1", (2500, 2000)).save(tmp_path / "tools" / "huge.png")
     data = open_data(f"vision/clipart:{tmp_path}", test=0)
     assert len(data.split("train")) == 24
@@ -122,16 +123,17 @@ def test_skins_are_there_on_demand_with_the_emoji_they_are_of(tmp_path: Path) ->
     emoji.example_source(tmp_path)
     path = tmp_path / "emoji.json"
     entries = json.loads(path.read_text())
-    entries[0]["skin_variations"] = {"1F3FB": {"image": "dark.png"}}
-    entries[1]["category"] = "Component"
+    for i in range(8):
+        entries[i]["skin_variations"] = {"1F3FB": {"image": f"dark{i:02}.png"}}
+        cutouts.example_picture(tmp_path / "img" / "twitter" / "64" / f"dark{i:02}.png", 3 + i)
+    entries[9]["category"] = "Component"
     path.write_text(json.dumps(entries))
-    cutouts.example_picture(tmp_path / "img" / "twitter" / "64" / "dark.png", 3)
     assert len(open_data(f"vision/emoji:{tmp_path}", test=0).split("train")) == 19
-    for share in (0.1, 0.5, 0.9):
-        data = open_data(f"vision/emoji:{tmp_path}", skin=True, test=share)
-        sides = [{Path(name).name for name in names(data, split)} for split in ("train", "test")]
-        assert sum(map(len, sides)) == 20
-        assert any({"dark.png", "1f600.png"} <= side for side in sides)
+    data = open_data(f"vision/emoji:{tmp_path}", skin=True, test=0.4)
+    sides = [{Path(name).name for name in names(data, split)} for split in ("train", "test")]
+    assert sum(map(len, sides)) == 27
+    for i in range(8):
+        assert any({f"dark{i:02}.png", f"1f6{i:02}.png"} <= side for side in sides)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,7 @@ def test_layers_of_the_earth_are_aligned(planet: Path) -> None:
         for i in (0, len(data.split("train")) // 2):
             sample = data.split("train")[i]
             bright, found = sample["image"][0] > 0.4, sample["label_map"]
-            assert (bright == (found == 1 if label == "land" else found >= 0)).float().mean() > 0.98
+            assert (bright == (found == 1 if label == "land" else found >= 0)).float().mean() > 0.9
     assert data.classes == list(earth.GROUPS) == data.map_classes  # type: ignore[attr-defined]
     data = open_data(f"vision/earth:{planet}", label="climate", layer="elevation", **PLAIN)
     number = (data.split("train")[0]["image"][1] * 255 / 7 - 1).round()

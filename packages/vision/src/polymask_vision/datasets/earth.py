@@ -117,10 +117,10 @@ def earth(
 
 
 def example_source(folder: Path) -> str:
-    """A small planet: wide stripes of land and water, hotter in the south."""
+    """A small planet: slanting stripes of land and water, hotter in the south."""
     size = (1536, 768)
     column, row = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    land = (column // 24 % 2 == 0).astype(np.uint8)
+    land = ((column + row) // 96 % 2 == 0).astype(np.uint8)
     climate = np.where(land == 1, 1 + row * len(CLIMATES) // size[1], len(CLIMATES) + 1).astype(np.uint8)
     for name in IMAGES.values():
         Image.fromarray(np.stack([land * 200, climate * 7, row], axis=-1).astype(np.uint8)).save(
