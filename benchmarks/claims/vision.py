@@ -15,6 +15,14 @@ VIEWS = {"system": "vision/dmjd", "visible_weight": 0.0}
 
 HOSTED = {"system": "vision/mto", "host.encoder.dim": 64}
 
+EARTH = {
+    "data": {"name": "vision/earth", "augment": "crop-flip", "crop_scale": [0.3, 1.0]},
+    "preset": "small",
+    "tokenizer.patch_size": 8,
+}
+
+DENSE = {"name": "vision/dense", "per_class": False}
+
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
         text="Masks from green noise, or in blocks, teach a masked autoencoder more than random ones "
@@ -82,6 +90,18 @@ CLAIMS: dict[str, Claim] = {
             "dmjd": {"system": "vision/dmjd"},
         },
         about=("dmjd",),
+    ),
+    "vision/dmt-jepa": Claim(
+        text="Predicting summaries of like neighbours in place of single patches teaches more of what each "
+        "pixel is, here its climate (DMT-JEPA, arXiv 2405.17995)",
+        config={**EARTH, "steps": 500},
+        variants={
+            "ijepa": {"system": "vision/ijepa"},
+            "dmt-jepa": {"system": "vision/dmt-jepa"},
+        },
+        about=("dmt-jepa",),
+        evaluation=DENSE,
+        measure="mIoU",
     ),
     "vision/mfm": Claim(
         text="Predicting masked frequencies, low and high by turns, teaches more than the classical "

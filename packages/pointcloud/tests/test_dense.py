@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
 from polymask import Batch, System, Tokens, UserError
 from polymask.data import collate
-from polymask_pointcloud.dense import LABEL, Dense, at_points, mean_iou, of_surfaces
+from polymask.evaluation import dense as probe
+from polymask_pointcloud.dense import LABEL, Dense, at_points, of_surfaces, truth
 from polymask_pointcloud.tokenizers import UNIT
 
 
@@ -50,15 +50,6 @@ class Answer(System):
         return Tokens(torch.stack([value, -value], dim=-1), points / UNIT, valid=valid)
 
 
-def test_mean_iou_is_scikit_learns() -> None:
-    generator = torch.Generator().manual_seed(0)
-    truth, guess = (torch.randint(0, 5, (300,), generator=generator) for _ in range(2))
-    theirs = jaccard_score(truth.numpy(), guess.numpy(), average="macro")
-    assert mean_iou(guess, truth) == pytest.approx(theirs)
-    # a class that is guessed and is not there has no union of its own, but takes from others
-    assert mean_iou(torch.tensor([0, 0, 2, 1]), torch.tensor([0, 0, 0, 1])) == pytest.approx((2 / 3 + 1) / 2)
-
-
 def test_features_at_points_are_those_of_near_tokens_by_distance() -> None:
     position = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [50, 0, 0], [0.2, 0, 0]]])
     values = torch.tensor([[[1.0], [2], [3], [100], [1000]]])
@@ -88,18 +79,14 @@ def test_a_floor_and_a_wall_are_told_by_hand_whatever_pads_them() -> None:
             assert normal.min() >= 0 and bend[:, 2].max() < 1e-4 and (bend.sum(1) - 1).abs().max() < 1e-5
 
 
-def test_points_without_a_class_and_padding_are_left_out_and_rows_share_the_rest() -> None:
+def test_points_without_a_class_and_padding_are_not_known() -> None:
     samples = Scenes().split("train")
-    dense = Dense(scenes=5, points=20, batch_size=2)
-    rows = {"one": lambda batch: batch["points"], "other": lambda batch: 2 * batch["points"]}
-    features, labels = dense.collect(rows, samples, "points")
-    assert len(labels) == 5 * 20 and int(labels.min()) == 0
-    assert torch.equal(features["other"], 2 * features["one"])
-    # every point is one of its scene, of the class that is kept with it, and none comes twice
-    assert torch.equal((features["one"] > 0).sum(1) % 2, labels)
-    assert len(torch.unique(features["one"], dim=0)) == 100
-    every, _ = Dense(scenes=None, points=1000).collect(rows, samples, "points")
-    assert len(every["one"]) == sum(int((s[LABEL] >= 0).sum()) for s in samples)
+    batch = collate(samples)
+    found = truth(batch, "points")
+    for row, sample in zip(found, samples, strict=True):
+        assert torch.equal(row[: len(sample[LABEL])], sample[LABEL])
+        assert (row[len(sample[LABEL]) :] == -1).all()
+    assert found.shape[1] > min(len(sample[LABEL]) for sample in samples)
 
 
 def test_an_encoder_that_knows_scores_one_beside_what_does_not(
@@ -116,10 +103,23 @@ def test_an_encoder_that_knows_scores_one_beside_what_does_not(
     assert LABEL not in run.system.saw
 
 
+def test_every_row_is_asked_about_as_many_points_of_a_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    plain = probe.Dense.measure
+
+    def measure(self: probe.Dense, *given: Any, **options: Any) -> Any:
+        asked.append((self.samples, self.places, self.test_places))
+        return plain(self, *given, **options)
+
+    monkeypatch.setattr(probe.Dense, "measure", measure)
+    run: Any = SimpleNamespace(system=Answer(True), data=Scenes(), untrained=lambda: Answer(False))
+    rows = {one.row for one in Dense(scenes=3, points=20)(run)}
+    assert asked == [(3, 20, 20)]
+    assert rows == {"pre-trained", "untrained", "raw input", "hand-made"}
+
+
 def test_data_without_classes_of_points_is_refused() -> None:
     with pytest.raises(UserError, match="samples of this data have points alone"):
-        Dense().collect({}, [{"points": torch.zeros(5, 3)}], "points")
-    with pytest.raises(UserError, match="no point of 1 scenes"):
-        Dense().collect({}, [{"points": torch.zeros(5, 3), LABEL: torch.full((5,), -1)}], "points")
+        truth({"points": torch.zeros(1, 5, 3), "id": torch.zeros(1)}, "points")
     with pytest.raises(UserError, match="give 1 or more"):
         Dense(points=0)

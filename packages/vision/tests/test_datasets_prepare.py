@@ -172,3 +172,35 @@ def test_three_augment_makes_one_of_three_of_each_image(dtype: torch.dtype) -> N
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop-flip", "shift-flip", "three-augment"])
+@pytest.mark.parametrize("shape", [(6, 8), (12, 16), (13, 31)])
+def test_maps_are_cropped_and_flipped_as_their_image(augment: str, shape: tuple[int, int]) -> None:
+    """The image, drawn from the map, stays drawn from it; and is what it is without a map."""
+    prepare = make(mean=(0.0,) * 3, std=(1.0,) * 3, augment=augment, crop_scale=(0.5, 1.0))
+    column = torch.arange(shape[1]).expand(shape)
+    label = (column > shape[1] // 3).long()
+    image = (label.float() / 2).expand(3, -1, -1)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        alone = prepare(image, augment=True)
+        after = torch.rand(1)
+        torch.manual_seed(seed)
+        out, maps = prepare.with_maps(image, {"a": label, "b": label.float() - 2}, augment=True)
+        assert torch.equal(out, alone) and torch.equal(torch.rand(1), after)
+        assert maps["a"].dtype == torch.int64 and maps["a"].shape == (6, 8)
+        assert torch.equal(maps["b"], maps["a"].float() - 2)
+        if augment != "three-augment":
+            # but for the pixels that the border runs through
+            assert ((out[0] > 0.25) == (maps["a"] > 0)).float().mean() >= 1 - 1 / 8
+
+
+def test_flips_are_drawn_as_torchvisions() -> None:
+    image, flip = noise(3, 6, 8), v2.RandomHorizontalFlip()
+    prepare = make(augment="flip")
+    for seed in range(10):
+        torch.manual_seed(seed)
+        expected = prepare(flip(image))
+        torch.manual_seed(seed)
+        assert torch.equal(prepare(image, augment=True), expected)

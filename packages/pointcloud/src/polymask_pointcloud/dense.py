@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from polymask import Batch, System, Tokens, UserError
-from polymask.data import Samples, collate, evenly, valid_of
-from polymask.evaluation.classifiers import linear
-from polymask.evaluation.features import Picked, evaluating
+from polymask.data import valid_of
+from polymask.evaluation import dense
+from polymask.evaluation.dense import Features
+from polymask.evaluation.features import evaluating
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
 from polymask.types import Count
@@ -29,9 +31,6 @@ HAND_MADE = "hand-made"
 
 AROUND = (16, 64)
 """Neighbours whose surface that is of."""
-
-Features = Callable[[Batch], Tensor]
-"""Features of each point of a batch, ``[B, N, D]``."""
 
 
 class Dense:
@@ -60,54 +59,39 @@ class Dense:
         self.scenes, self.points, self.seed, self.batch_size = scenes, points, seed, batch_size
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
-        untrained = run.untrained()
-        with evaluating(run.system) as one, evaluating(untrained) as two:
+        key = run.data.key
+        probe = dense.Dense(
+            truth=partial(truth, key=key),
+            spread=lambda values, chosen: values[chosen],
+            samples=self.scenes,
+            places=self.points,
+            test_places=self.points,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+        with evaluating(run.system) as one, evaluating(run.untrained()) as two:
             rows = {
-                TRAINED: of_encoder(one, run.data.key),
-                UNTRAINED: of_encoder(two, run.data.key),
-                RAW: of_points(run.data.key),
-                HAND_MADE: of_surfaces(run.data.key),
+                TRAINED: of_encoder(one, key),
+                UNTRAINED: of_encoder(two, key),
+                RAW: of_points(key),
+                HAND_MADE: of_surfaces(key),
             }
-            train, labels = self.collect(rows, run.data.split("train"), run.data.key)
-            test, truth = self.collect(rows, run.data.split("test"), run.data.key)
-        for name in rows:
-            guess = linear(train[name], labels, test[name], seed=self.seed).predicted
-            yield Measurement(name, "accuracy", float((guess == truth).double().mean()))
-            yield Measurement(name, "mIoU", mean_iou(guess, truth))
+            yield from probe.measure(rows, run.data.split("train"), run.data.split("test"), constant=False)
 
-    def collect(
-        self, rows: Mapping[str, Features], samples: Samples, key: str
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Features of some points of some scenes, float32 ``[n, D]`` by name, and their classes ``[n]``.
 
-        Raises:
-            UserError: no point has a label.
-        """
-        picked = Picked(samples, evenly(len(samples), self.scenes))
-        generator = torch.Generator().manual_seed(self.seed)
-        features: dict[str, list[Tensor]] = {name: [] for name in rows}
-        labels: list[Tensor] = []
-        for start in range(0, len(picked), self.batch_size):
-            batch = collate([picked[i] for i in range(start, min(start + self.batch_size, len(picked)))])
-            if LABEL not in batch:
-                raise UserError(
-                    f"a dense probe needs a class for each point, and samples of this data have "
-                    f"{', '.join(sorted(set(batch) - {'id'}))} alone: use data whose samples have {LABEL!r}"
-                )
-            known = batch[LABEL] >= 0
-            real = valid_of(batch, key)
-            known = known if real is None else known & real
-            # the same points for every row of the table
-            chance = torch.rand(known.shape, generator=generator).masked_fill(~known, 2.0)
-            rank = chance.argsort(1).argsort(1)
-            chosen = known & (rank < self.points)
-            labels.append(batch[LABEL][chosen])
-            for name, function in rows.items():
-                features[name].append(function(batch).float().cpu()[chosen])
-        found = torch.cat(labels)
-        if not len(found):
-            raise UserError(f"no point of {len(picked)} scenes has a label of 0 or more in {LABEL!r}")
-        return {name: torch.cat(parts) for name, parts in features.items()}, found
+def truth(batch: Batch, key: str) -> Tensor:
+    """Classes of the points of a batch, int64 ``[B, N]``, -1 where they are not known and on padding.
+
+    Raises:
+        UserError: there are none.
+    """
+    if LABEL not in batch:
+        raise UserError(
+            f"a dense probe needs a class for each point, and samples of this data have "
+            f"{', '.join(sorted(set(batch) - {'id'}))} alone: use data whose samples have {LABEL!r}"
+        )
+    real = valid_of(batch, key)
+    return batch[LABEL] if real is None else batch[LABEL].masked_fill(~real, -1)
 
 
 def of_encoder(system: System, key: str) -> Features:
@@ -151,17 +135,3 @@ def at_points(tokens: Tokens, points: Tensor, k: int = 3) -> Tensor:
     weight = 1 / distance.clamp(min=1e-8)
     weight = weight / weight.sum(-1, keepdim=True)
     return (take(tokens.values.float(), index) * weight[..., None]).sum(2)
-
-
-def mean_iou(guess: Tensor, truth: Tensor) -> float:
-    """Intersection over union of each class that occurs among the true ones, and their mean.
-
-    Args:
-        guess: int64 ``[n]``.
-        truth: int64 ``[n]``.
-    """
-    classes = int(torch.maximum(guess.max(), truth.max())) + 1
-    both = torch.bincount(truth[guess == truth], minlength=classes).double()
-    of_truth = torch.bincount(truth, minlength=classes)
-    union = of_truth + torch.bincount(guess, minlength=classes) - both
-    return float((both / union)[of_truth > 0].mean())

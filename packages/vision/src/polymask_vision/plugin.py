@@ -237,6 +237,46 @@ def polymask_register_datasets() -> Iterable[Part]:
             summary="wds:PATTERN, local tar files in WebDataset's format",
             modality="image",
         ),
+        Part(
+            name="segmentation",
+            target="polymask_vision.datasets.segmentation:segmentation",
+            prepare=IMAGES,
+            summary="segmentation:PATH, images and masks of the same names in two folders",
+            modality="image",
+        ),
+        Part(
+            name="stamps",
+            target="polymask_vision.datasets.stamps:stamps",
+            prepare=IMAGES,
+            summary="785 cut-out pictures with captions in 16 classes, fetched once",
+            paper="http://www.tuxpaint.org/stamps",
+            modality="image",
+        ),
+        Part(
+            name="clipart",
+            target="polymask_vision.datasets.clipart:clipart",
+            prepare=IMAGES,
+            summary="6,732 drawings of Open Clip Art in 21 classes, fetched once",
+            paper="https://openclipart.org",
+            modality="image",
+        ),
+        Part(
+            name="emoji",
+            target="polymask_vision.datasets.emoji:emoji",
+            prepare=IMAGES,
+            summary="1,906 emoji of two vendors with names in 9 classes, fetched once",
+            paper="https://github.com/iamcal/emoji-data",
+            modality="image",
+        ),
+        Part(
+            name="earth",
+            target="polymask_vision.datasets.earth:earth",
+            prepare=IMAGES,
+            summary="tiles of maps of the Earth with the climate, or land and water, of each pixel",
+            paper="Rubel et al. 2017, doi:10.1127/metz/2016/0816",
+            modality="image",
+            needs="pip install 'polymask-vision[earth]'",
+        ),
     ]
 
 
@@ -546,6 +586,19 @@ def polymask_register_systems() -> Iterable[Part]:
                 "masking.rounding": "up",
                 "objective": "core/l1",
             },
+        ),
+    ]
+
+
+@hookimpl
+def polymask_register_evaluations() -> Iterable[Part]:
+    return [
+        Part(
+            name="dense",
+            target="polymask_vision.dense:Dense",
+            summary="mean IoU and accuracy of a linear classifier of pixels, or R2 of their values",
+            paper="Oquab et al. 2023, arXiv 2304.07193",
+            modality="image",
         ),
     ]
 

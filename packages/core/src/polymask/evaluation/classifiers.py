@@ -74,6 +74,54 @@ def knn(
 
 
 def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select: int = 5000) -> Answers:
+    """What :func:`fit_linear` says of test samples, float32 ``[m, D]``."""
+    fitted = fit_linear(train, labels, seed=seed, select=select)
+    return Answers(fitted.predict(test), fitted.strength, fitted.converged)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A fitted classifier.
+
+    Args:
+        classes: int64 ``[C]``, those of the training samples, in ascending order.
+        mean: of each feature, ``[D]``.
+        scale: what standardises it, ``[D]``.
+        span: ``[n, D]``, directions that the model is in, where there are fewer of them than features.
+        model: scikit-learn's; None where there is one class.
+        strength: inverse regularisation that was chosen.
+        converged: False when the optimiser gave up.
+    """
+
+    classes: Tensor
+    mean: Tensor
+    scale: Tensor
+    span: np.ndarray | None
+    model: Any
+    strength: float | None = None
+    converged: bool = True
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Logits of the classes, affine in the features: ``[..., D]`` to ``[..., C]``."""
+        shape = features.shape[:-1]
+        if self.model is None:
+            return torch.zeros(*shape, 1)
+        found = torch.from_numpy(self.model.decision_function(self._standardised(features.flatten(0, -2))))
+        found = torch.stack([torch.zeros_like(found), found], dim=1) if found.dim() == 1 else found
+        return found.view(*shape, -1)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Classes of samples ``[m, D]``: int64 ``[m]``."""
+        if self.model is None:
+            return self.classes.expand(len(features)).clone()
+        return torch.from_numpy(self.model.predict(self._standardised(features)).astype(np.int64))
+
+    def _standardised(self, features: Tensor) -> np.ndarray:
+        x: np.ndarray = ((features - self.mean) * self.scale).numpy()
+        return x if self.span is None else x @ self.span.T
+
+
+def fit_linear(train: Tensor, labels: Tensor, *, seed: int = 0, select: int = 5000) -> Linear:
     """Multinomial logistic regression on standardised features.
 
     The regularisation is chosen on a fifth of (at most ``select``) training samples, of few samples on each
@@ -82,24 +130,68 @@ def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select
     Args:
         train: float32 ``[n, D]``.
         labels: int64 ``[n]``.
-        test: float32 ``[m, D]``.
         seed: of the validation split.
         select: training samples used to choose the regularisation.
     """
-    mean, std = train.mean(dim=0), train.std(dim=0, unbiased=False)
-    # A feature that never varies says nothing, and dividing by its rounding error would shout.
-    scale = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0.0)
-    x, y, z = ((train - mean) * scale).numpy(), labels.numpy(), ((test - mean) * scale).numpy()
-    if len(np.unique(y)) == 1:
-        return Answers(torch.full((len(z),), int(y[0])))
+    mean, scale = _standard(train)
+    x, y = ((train - mean) * scale).numpy(), labels.numpy()
+    classes, span = torch.unique(labels), None
+    if len(classes) == 1:
+        return Linear(classes, mean, scale, span, None)
     if x.shape[1] > len(x):
         # The weights that solve this lie in the span of the training samples: the same model in n numbers.
         _, _, span = np.linalg.svd(x, full_matrices=False)
-        x, z = x @ span.T, z @ span.T
+        x = x @ span.T
     strength = _choose(x, y, seed, select)
     model = _regression(C=strength)
-    converged = _fit(model, x, y)
-    return Answers(torch.from_numpy(model.predict(z).astype(np.int64)), strength, converged)
+    return Linear(classes, mean, scale, span, model, strength, converged=_fit(model, x, y))
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """A fitted linear regression.
+
+    Args:
+        mean: of each feature, ``[D]``.
+        scale: what standardises it, ``[D]``.
+        model: scikit-learn's.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    model: Any
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Values, affine in the features: ``[..., D]`` to ``[..., 1]``."""
+        x = ((features - self.mean) * self.scale).flatten(0, -2).double().numpy()
+        return torch.from_numpy(self.model.predict(x)).view(*features.shape[:-1], 1)
+
+
+def fit_ridge(train: Tensor, values: Tensor, groups: Tensor) -> Ridge:
+    """Linear regression on standardised features, with the penalty that does best on held-out groups.
+
+    Args:
+        train: float32 ``[n, D]``.
+        values: ``[n]``.
+        groups: int64 ``[n]``; those of one group, as pixels of an image, are held out together.
+    """
+    from sklearn.linear_model import Ridge as Model
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+
+    mean, scale = _standard(train)
+    x, y = ((train - mean) * scale).double().numpy(), values.double().numpy()
+    folds = min(FOLDS, len(torch.unique(groups)))
+    if folds == 1:
+        return Ridge(mean, scale, Model(alpha=float(len(x))).fit(x, y))
+    candidates = {"alpha": [len(x) / 100 / strength for strength in STRENGTHS]}
+    found = GridSearchCV(Model(), candidates, cv=GroupKFold(folds), scoring="neg_mean_squared_error")
+    return Ridge(mean, scale, found.fit(x, y, groups=groups.numpy()).best_estimator_)
+
+
+def _standard(train: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = train.mean(dim=0), train.std(dim=0, unbiased=False)
+    # A feature that never varies says nothing, and dividing by its rounding error would shout.
+    return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0.0)
 
 
 def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:

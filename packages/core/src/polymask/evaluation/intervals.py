@@ -121,6 +121,25 @@ def t_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
     return Interval(mean, error, mean - half, mean + half)
 
 
+def jackknife_interval(
+    whole: float, without: Tensor, low: float = -math.inf, high: float = math.inf
+) -> Interval:
+    """A statistic of independent samples, with the interval of the delete-one jackknife (Tukey 1958).
+
+    Args:
+        whole: the statistic of all samples.
+        without: ``[n]``, float64, the same without each of them.
+        low: the least that it can be.
+        high: the most that it can be.
+    """
+    n = len(without)
+    if n == 1 or not without.isfinite().all():
+        return Interval(whole, math.nan, low, high)
+    error = math.sqrt(float((without - without.mean()).square().sum()) * (n - 1) / n)
+    half = float(stdtrit(n - 1, 0.975)) * error
+    return Interval(whole, error, max(whole - half, low), min(whole + half, high))
+
+
 def _wilson(share: float, error: float, samples: int) -> Interval:
     n = samples if error == 0 else share * (1 - share) / error**2
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)

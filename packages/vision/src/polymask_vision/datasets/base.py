@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
 from polymask.types import Count
 from polymask_vision.datasets.decode import Header, Raw, decode, header, reason
+from polymask_vision.datasets.maps import Mapped
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
 
 LOOK = 64
@@ -27,8 +28,19 @@ class Images(Source, Protocol):
         """One image, encoded or decoded."""
 
 
+@runtime_checkable
+class Captioned(Protocol):
+    """Images with a few words about each."""
+
+    def caption(self, index: int) -> str:
+        """What an image shows."""
+
+
 class ImageDataset(FileDataset[Images]):
     """What a reader of images found, as samples ``{"image": float32 [C, H, W]}``, normalised.
+
+    Of data with a class or a value at each pixel, samples hold these too, see :class:`Mapped`, under the same
+    crop as the image; ``map_classes`` are names of the classes.
 
     Args:
         found: what the reader found.
@@ -114,7 +126,16 @@ class ImageDataset(FileDataset[Images]):
             self.provides["range"] = spans.pop()
         known = ("size", "channels", "mean", "std", "range")
         self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
+        source = found.train.source
+        self.map_classes = source.map_classes if isinstance(source, Mapped) else None
         self._clipped = False
+
+    def captions(self, name: SplitName) -> list[str] | None:
+        """A few words about each sample of a split; None where there are none."""
+        split = self.splits[name]
+        if not isinstance(split.source, Captioned):
+            return None
+        return [split.source.caption(number) for number in split.index.tolist()]
 
     def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         """Samples of a split; those in memory are prepared once and for all.
@@ -137,7 +158,15 @@ class ImageDataset(FileDataset[Images]):
                 f"{_shown(self.provides.get('range', ()))} and are clipped; set --data.range",
                 stacklevel=2,
             )
-        return {key: one(image, augment) for key, one in zip(self.keys, self.preparations, strict=True)}
+        if not isinstance(source, Mapped):
+            return {key: one(image, augment) for key, one in zip(self.keys, self.preparations, strict=True)}
+        with reading(reason):
+            maps = source.maps(number)
+        if wrong := [x.shape for x in maps.values() if x.shape != image.shape[1:]]:
+            raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
+        prepared, maps = self.preparation.with_maps(image, maps, augment)
+        others = (one(image, augment) for one in self.preparations[1:])
+        return {**dict(zip(self.keys, (prepared, *others), strict=True)), **maps}
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""
@@ -262,6 +291,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
             f"range takes the values that become 0 and 1, [LOW,HIGH] with LOW < HIGH, got {values}"
         )
     return float(values[0]), float(values[1])
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _shown(span: Sequence[float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -75,7 +75,6 @@ class Preparation:
         self.augment = augment
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
         self._scale = torch.tensor([1 / s for s in std])[:, None, None]
-        self._flip = v2.RandomHorizontalFlip()
         # shapes are relative to the one wanted, so that wide images are not squeezed
         shape = self.size[1] / self.size[0]
         self._crop = v2.RandomResizedCrop(
@@ -97,18 +96,37 @@ class Preparation:
 
         With ``augment``, chance comes from torch's global generator.
         """
+        return self.with_maps(image, {}, augment)[0]
+
+    def with_maps(
+        self, image: Tensor, maps: Mapping[str, Tensor], augment: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, with maps ``[..., h, w]`` of its pixels, scaled, cropped and flipped alike."""
         if image.is_floating_point():
             image = image.clamp(0, 1)
-        if augment and self.augment == "crop-flip":
-            image = self._flip(self._crop(image))
-        elif augment and self.augment in ("shift-flip", "three-augment"):
-            image = self._flip(self._anywhere(self._resize(image)))
-            if self.augment == "three-augment":
-                image = self._one_of(self._jitter(image))
+        # a crop of whole pixels takes maps of any type as they are in float64
+        planes = [image, *(plane.double()[None] for plane in maps.values())]
+        chosen = self.augment if augment else "none"
+        if chosen == "crop-flip":
+            part = self._crop.make_params([image])
+            image = self._crop.transform(image, part)
+            top, left, height, width = (part[name] for name in ("top", "left", "height", "width"))
+            rest = [nearest(x[..., top : top + height, left : left + width], self.size) for x in planes[1:]]
+        elif chosen in ("shift-flip", "three-augment"):
+            planes = self._resize(planes)
+            part = self._anywhere.make_params(planes[:1])
+            image, *rest = (self._anywhere.transform(x, part) for x in planes)
         else:
-            image = self._cover(image)
-            if augment and self.augment == "flip":
-                image = self._flip(image)
+            image, *rest = (F.center_crop(x, list(self.size)) for x in self._resize(planes))
+        # as v2.RandomHorizontalFlip draws
+        if chosen != "none" and torch.rand(1) < 0.5:
+            image, *rest = (x.flip(-1) for x in (image, *rest))
+        if chosen == "three-augment":
+            image = self._one_of(self._jitter(image))
+        kept = {name: x[0].to(maps[name].dtype) for name, x in zip(maps, rest, strict=True)}
+        return self._normalised(image), kept
+
+    def _normalised(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
             return torch.addcmul(self._shift, image.float(), self._scale / 255)
         # scaling by cubic curves leaves the range, and rounding to uint8 brings back only uint8
@@ -119,18 +137,24 @@ class Preparation:
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
-    def _cover(self, image: Tensor) -> Tensor:
-        cropped: Tensor = F.center_crop(self._resize(image), list(self.size))
-        return cropped
-
-    def _resize(self, image: Tensor) -> Tensor:
-        h, w = image.shape[-2:]
+    def _resize(self, planes: Sequence[Tensor]) -> list[Tensor]:
+        """An image and maps of its pixels, scaled to cover the size."""
+        h, w = planes[0].shape[-2:]
         scale = max(self.size[0] / h, self.size[1] / w)
-        size = [max(round(h * scale), self.size[0]), max(round(w * scale), self.size[1])]
-        if size == [h, w]:
-            return image
-        resized: Tensor = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
-        return resized
+        size = (max(round(h * scale), self.size[0]), max(round(w * scale), self.size[1]))
+        if size == (h, w):
+            return list(planes)
+        image = F.resize(planes[0], list(size), InterpolationMode.BICUBIC, antialias=True)
+        return [image, *(nearest(x, size) for x in planes[1:])]
+
+
+def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[..., h, w]`` scaled to the nearest: what lies under the middle of each new pixel."""
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * (old / new)).long().clamp(max=old - 1)
+        for new, old in zip(size, x.shape[-2:], strict=True)
+    )
+    return x[..., rows[:, None], columns]
 
 
 def _solarise(image: Tensor) -> Tensor:
