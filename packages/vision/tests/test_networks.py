@@ -82,7 +82,7 @@ def test_models_of_transformers(config: Any, prefix: int, tmp_path: Path) -> Non
         own = model(batch["image"], output_hidden_states=True, output_attentions=True, **sized)
     for state, expected in zip(found.blocks[:2], own.hidden_states[1:3], strict=True):
         torch.testing.assert_close(state, expected)
-    torch.testing.assert_close(found.attention, own.attentions[-1])
+    torch.testing.assert_close(found.attention[-1], own.attentions[-1])
     assert found.blocks[0].shape == (3, prefix + 15, 16)
     if config.model_type == "vit":
         torch.testing.assert_close(model.layernorm(found.blocks[-1]), own.last_hidden_state)
@@ -176,7 +176,7 @@ def test_a_teacher_gives_layers_side_by_side_and_whitens_each() -> None:
     for half, block in ((features.values[..., :64], 2), (features.values[..., 64:], 6)):
         assert torch.equal(half, found.blocks[block - 1][:, 1:])
     assert features.prefix is not None and torch.equal(features.prefix[..., 64:], found.blocks[5][:, :1])
-    assert torch.equal(attention, found.attention.mean(1)[:, 0, 1:])
+    assert torch.equal(attention, found.attention[-1].mean(1)[:, 0, 1:])
     assert torch.equal(raw(batch, tokens(batch)), features.values)
     for chunk, expected in zip(
         white(batch, tokens(batch)).chunk(2, -1), features.values.chunk(2, -1), strict=True
