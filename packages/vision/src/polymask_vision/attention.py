@@ -51,7 +51,7 @@ def relation(q: Tensor, k: Tensor, kind: Relation, real: Tensor | None = None) -
     Args:
         q: queries, ``[B, heads, N, width]``.
         k: keys, of the same shape.
-        kind: their ``"raw"`` product, ``"scaled"`` by the root of their width, or ``"attention"``, its softmax.
+        kind: the ``"raw"`` product, ``"scaled"`` by the root of the width, or ``"attention"``, its softmax.
         real: bool ``[B, N, N]``, the pairs without padding; None for all.
     """
     with torch.autocast(q.device.type, enabled=False):

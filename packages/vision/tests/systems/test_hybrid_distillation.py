@@ -87,7 +87,7 @@ def test_a_student_that_is_a_teacher_has_loss_0_with_it_alone(recipe: Path, kind
     network = system.relation_target.network.module.encoder
     system.encoder.load_state_dict(network.state_dict())
     losses = system(batch, STEP)
-    assert losses["relations 1"] == losses["relations 2"] == 0 and losses["features"] > 0.01
+    assert losses["relations 1"] < 1e-11 > losses["relations 2"] and losses["features"] > 0.01
     network = system.target.network.module.encoder
     nn.init.ones_(network.norm.weight)
     nn.init.zeros_(network.norm.bias)
@@ -243,8 +243,8 @@ def test_an_odd_patch_among_equal_ones_survives_every_stage() -> None:
     for place in range(16):
         x = torch.ones(1, 16, 6)
         x[0, place] = torch.tensor([1.0, -1, 1, -1, 1, -1])
-        mask = redundant([x] * 8, 0.7)
-        assert mask.visible == 1 and not mask.hidden[0, place]
+        mask = redundant([x] * 5, 0.7)
+        assert mask.visible == 3 and not mask.hidden[0, place]
 
 
 def test_patches_in_another_order_are_left_out_and_relate_in_that_order() -> None:
