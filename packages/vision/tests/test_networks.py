@@ -180,7 +180,7 @@ def test_queries_and_keys_side_by_side_are_a_target() -> None:
     assert (target.layers, target.depth, target.heads, target.dim) == ((1, 5), 6, 2, 256)
     with torch.no_grad():
         found = target.network(batch, tokens(batch), pairs=(1, 5))
-    relations, states = target.look(batch, tokens(batch), states=(6, 1))
+    relations, states = target.relate(batch, tokens(batch), states=(6, 1))
     assert relations.prefix is not None and relations.prefix.shape == (3, 1, 256)
     whole = torch.cat([relations.prefix, relations.values], dim=1)
     expected = [x for pair in found.pairs for x in pair]

@@ -65,10 +65,10 @@ class Relations(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, layers * 2 * width]`` float32: of a layer its queries, then its keys, head by head."""
-        return self.look(batch, tokens)[0].values
+        return self.relate(batch, tokens)[0].values
 
     @torch.no_grad()
-    def look(
+    def relate(
         self, batch: Mapping[str, Tensor], tokens: Tokens, states: Sequence[int] = ()
     ) -> tuple[Tokens, list[Tensor]]:
         """The same with those of the class token as prefix, and what leaves some blocks at the patches.

@@ -254,7 +254,7 @@ def test_patches_in_another_order_are_left_out_and_relate_in_that_order() -> Non
     assert torch.equal(moved.hidden, mask.hidden[:, order])
     system, batch = make(masking=Nothing(), **{"encoder.positions": "none"}), images()
     tokens = system.tokenizer(batch)
-    whole = system.relation_target.look(batch, tokens)[0]
+    whole = system.relation_target.relate(batch, tokens)[0]
     first = next(system.relations(whole, *seen(system, batch)[1:]))
     values = tokens.values[:, order]
     other = {**batch, "image": system.tokenizer.inverse(values)}

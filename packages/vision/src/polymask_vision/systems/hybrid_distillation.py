@@ -165,7 +165,7 @@ class HybridDistillation(System):
     def relate(self, batch: Batch, tokens: Tokens) -> tuple[Tokens, list[Tensor]]:
         """Queries and keys of the whole image, and the states ``[B, N, .]`` that tell what is redundant."""
         teacher: Any = self.relation_target
-        relations, states = teacher.look(batch, tokens, self.stages)
+        relations, states = teacher.relate(batch, tokens, self.stages)
         return relations, states
 
     def mask(self, states: list[Tensor], tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
