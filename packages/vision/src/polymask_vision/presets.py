@@ -398,7 +398,8 @@ HYBRID_DISTILLATION: Presets = {
         "betas": (0.9, 0.95),
         "weight_decay": 0.05,
     },
-    "small": _SMALL,
+    # products of queries and keys as they are would have ten times the gradient of the features
+    "small": {**_SMALL, "relation_kind": "scaled"},
     "tiny": {
         **_TINY,
         "target.model": "test_vit",
