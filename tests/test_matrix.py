@@ -25,6 +25,7 @@ SYSTEMS = REGISTRY.parts("systems")
 
 LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
+    "hybrid-distillation",
 )
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
@@ -79,7 +80,7 @@ REFUSED = {
     },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
-        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes")
+        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes", "relations")
     },
     **{
         (f"vision/{system}", f"vision/{encoder}"): "predicts codes by their embedding"
@@ -93,6 +94,7 @@ REFUSED = {
     },
     ("vision/maskgit", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",
+    ("vision/hybrid-distillation", "vision/conv-vit"): "matches relations within blocks",
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
     ("pointcloud/msm", "core/top-score"): "has no option --score",
@@ -232,7 +234,8 @@ def test_objective(system: Part, part: Part) -> None:
 def test_a_masking_that_goes_by_score_is_refused_without_one(system: Part) -> None:
     if "masking" not in options_of(system):
         pytest.skip("draws its masks itself")
-    if "score" in REGISTRY.find("maskings", system.defaults["masking"]).tags:
+    masking = system.defaults.get("masking")
+    if masking and "score" in REGISTRY.find("maskings", masking).tags:
         pytest.skip("has a score of its own")
     for part in (p for p in REGISTRY.parts("maskings") if "score" in p.tags):
         with pytest.raises(UserError, match="score|does not deal"):

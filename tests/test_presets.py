@@ -107,6 +107,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "betas": MASKED,
         "decay": 0.05,
     },
+    # Shi et al. 2023: nothing of the training was found; as in MAE, for fewer epochs
+    "vision/hybrid-distillation paper": {
+        **MAE,
+        "batch": 1024,
+        "epochs": 300,
+        "warmup": 20,
+        "decay": 0.05,
+    },
     # Xue et al. 2022, command of the release for ViT-B
     "vision/maskalign paper": {
         "rate": (1.5e-4, 256),

@@ -351,6 +351,11 @@ class DrawsNoLine(Good):
         return Preview(lines={"depth": torch.zeros(2, 2)})
 
 
+class DrawsLinesOfSeveralLengths(Good):
+    def preview(self, batch: Batch, step: Step) -> Preview:
+        return Preview(lines={"depth": {"a": torch.zeros(2), "b": torch.zeros(3)}})
+
+
 class MonitorsAVector(Good):
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         return {"target": torch.zeros(4)}
@@ -486,6 +491,7 @@ BAD = [
     ("check_system_preview", PicturesOfNaN, "'guess' is not finite"),
     ("check_system_preview", PicturesWithGradient, "'guess' carries gradient"),
     ("check_system_preview", DrawsNoLine, "'depth' is no line of numbers"),
+    ("check_system_preview", DrawsLinesOfSeveralLengths, "lines of several lengths"),
     ("check_system_monitor", MonitorsAVector, "'target' is [4], no scalar and no features"),
     ("check_system_monitor", MonitorsNaN, "'mean' is not finite"),
     ("check_system_monitor", MonitoringMovesTheTeacher, "monitor changes teacher.module.bias"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from polymask_vision.attention import keep_top, logits
+from polymask_vision.attention import attention_of, keep_top, logits, queries_keys, relation
 from polymask_vision.encoders import ViT
 
 
@@ -52,3 +52,15 @@ def test_keys_left_out_change_nothing() -> None:
         other = torch.where(gone[:, None], torch.randn(6, 4), v)
         there = F.scaled_dot_product_attention(q, torch.where(gone[:, None], 9.0, k), other, bias)
         assert torch.equal(there[0, 0, row], out[0, 0, row])
+
+
+def test_relations_are_products_as_they_are_scaled_or_as_attention() -> None:
+    block, x = block_and_input()
+    q, k = queries_keys(block, x)
+    torch.testing.assert_close(relation(q, k, "raw") / 8**0.5, logits(block, x))
+    torch.testing.assert_close(relation(q, k, "scaled"), logits(block, x))
+    torch.testing.assert_close(relation(q, k, "attention"), attention_of(block, x, None))
+    real = (torch.arange(9) < 6).expand(2, 9)
+    among = relation(q, k, "attention", real[:, :, None] & real[:, None])[:, :, :6]
+    torch.testing.assert_close(among[..., :6], relation(q[:, :, :6], k[:, :, :6], "attention"))
+    assert not among[..., 6:].any()

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from polymask import Tokens, UserError, build
+from polymask import Run, RunConfig, Tokens, UserError, build
 from polymask.export import export
+from polymask.training import fit
 from polymask_vision.networks import Activations, Network, open_network
+from polymask_vision.relations import Relations
 from polymask_vision.scores import Attention
 from polymask_vision.targets import Teacher
 from polymask_vision.tokenizers import Patches
@@ -45,9 +47,15 @@ def shaken(model: Any) -> Any:
 
 
 def look(network: Network, batch: dict[str, Tensor]) -> Activations:
+    every = range(1, len(network.blocks) + 1)
     with torch.no_grad():
-        found: Activations = network.eval()(batch, tokens(batch))
+        found: Activations = network.eval()(batch, tokens(batch), attention=every, pairs=(3, 1))
     return found
+
+
+def softmax_of(pair: tuple[Tensor, Tensor]) -> Tensor:
+    q, k = pair
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
 def saved(config: Any, folder: Path) -> Any:
@@ -82,7 +90,10 @@ def test_models_of_transformers(config: Any, prefix: int, tmp_path: Path) -> Non
         own = model(batch["image"], output_hidden_states=True, output_attentions=True, **sized)
     for state, expected in zip(found.blocks[:2], own.hidden_states[1:3], strict=True):
         torch.testing.assert_close(state, expected)
-    torch.testing.assert_close(found.attention, own.attentions[-1])
+    for attention, expected in zip(found.attention, own.attentions, strict=True):
+        torch.testing.assert_close(attention, expected)
+    for pair, block in zip(found.pairs, (3, 1), strict=True):
+        torch.testing.assert_close(softmax_of(pair), own.attentions[block - 1])
     assert found.blocks[0].shape == (3, prefix + 15, 16)
     if config.model_type == "vit":
         torch.testing.assert_close(model.layernorm(found.blocks[-1]), own.last_hidden_state)
@@ -121,6 +132,65 @@ def test_an_exported_encoder_is_read_as_the_encoder_itself(tmp_path: Path) -> No
         for block, state in zip(encoder.blocks, found.blocks, strict=True):
             x = block(x)
             torch.testing.assert_close(state, x, rtol=1e-4, atol=1e-5)
+        for ours, theirs in zip(inner(own, encoder, 3), found.pairs[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def inner(own: Tokens, encoder: Any, number: int) -> tuple[Tensor, Tensor]:
+    """Queries and keys of a block of vision/vit, as its projection gives them."""
+    kept: list[Tensor] = []
+    hook = encoder.blocks[number - 1].attn.qkv.register_forward_hook(lambda m, args, out: kept.append(out))
+    encoder(encoder.embed(own.values), own.position)
+    hook.remove()
+    q, k, _ = kept[0].view(len(kept[0]), -1, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    return q, k
+
+
+def test_queries_and_keys_of_runs_and_of_timm_are_those_of_their_projections(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batch = images()
+    network = shaken(open_network(None, "test_vit", channels=3, **{**FACTS, "pretrained": False}))
+    watched: list[Tensor] = []
+    network.blocks[2].attn.qkv.register_forward_hook(lambda m, args, out: watched.append(out))
+    found = look(network, batch)
+    assert (network.heads, len(found.blocks), len(found.attention)) == (2, 6, 6)
+    q, k, _ = watched[0].view(3, 16, 3, 2, 32).permute(2, 0, 3, 1, 4)
+    assert torch.equal(found.pairs[0][0], q) and torch.equal(found.pairs[0][1], k)
+    torch.testing.assert_close(softmax_of(found.pairs[1]), found.attention[0])
+    with torch.no_grad():
+        short = network(batch, tokens(batch), pairs=(3,), run=2)
+    assert len(short.blocks) == 2 and torch.equal(short.pairs[0][0], q)
+
+    options = {"preset": "tiny", "steps": 1, "data": {"name": "vision/digits", "limit": 16}}
+    run = Run.create(RunConfig.resolve({"system": "vision/mae", **options}), tmp_path / "run")
+    fit(run, progress=False)
+    digits = {"image": torch.randn(2, 1, 8, 8)}
+    own = run.system.tokenizer(digits)
+    opened = open_network(str(tmp_path / "run"), None, channels=1, **FACTS)
+    with torch.no_grad():
+        (pair,) = opened(digits, own, pairs=(2,)).pairs
+        expected = inner(own, run.system.encoder.eval(), 2)
+    assert all(torch.equal(a, b) for a, b in zip(pair, expected, strict=True))
+
+
+def test_queries_and_keys_side_by_side_are_a_target() -> None:
+    torch.manual_seed(0)
+    batch = images()
+    target = shaken(Relations(model="test_vit", pretrained=False, layers=(1, -2)))
+    assert (target.layers, target.depth, target.heads, target.dim) == ((1, 5), 6, 2, 256)
+    with torch.no_grad():
+        found = target.network(batch, tokens(batch), pairs=(1, 5))
+    relations, states = target.relate(batch, tokens(batch), states=(6, 1))
+    assert relations.prefix is not None and relations.prefix.shape == (3, 1, 256)
+    whole = torch.cat([relations.prefix, relations.values], dim=1)
+    expected = [x for pair in found.pairs for x in pair]
+    for chunk, x in zip(whole.chunk(4, -1), expected, strict=True):
+        assert torch.equal(chunk.view(3, 16, 2, 32).transpose(1, 2), x)
+    for state, block in zip(states, (6, 1), strict=True):
+        assert torch.equal(state, found.blocks[block - 1][:, 1:])
+    assert torch.equal(target(batch, tokens(batch)), relations.values)
+    with pytest.raises(UserError, match="blocks 1 to 6, and no block -7"):
+        Relations(model="test_vit", pretrained=False, layers=(-7,))
 
 
 def test_grey_images_are_repeated_and_other_channels_refused(tmp_path: Path) -> None:
@@ -172,11 +242,11 @@ def test_a_teacher_gives_layers_side_by_side_and_whitens_each() -> None:
     assert (raw.depth, raw.layers, raw.dim) == (6, (2, 6), 128)
     features, attention = raw.look(batch, tokens(batch))
     with torch.no_grad():
-        found = raw.network(batch, tokens(batch))
+        found = raw.network(batch, tokens(batch), attention=(6,))
     for half, block in ((features.values[..., :64], 2), (features.values[..., 64:], 6)):
         assert torch.equal(half, found.blocks[block - 1][:, 1:])
     assert features.prefix is not None and torch.equal(features.prefix[..., 64:], found.blocks[5][:, :1])
-    assert torch.equal(attention, found.attention.mean(1)[:, 0, 1:])
+    assert torch.equal(attention, found.attention[-1].mean(1)[:, 0, 1:])
     assert torch.equal(raw(batch, tokens(batch)), features.values)
     for chunk, expected in zip(
         white(batch, tokens(batch)).chunk(2, -1), features.values.chunk(2, -1), strict=True

@@ -18,13 +18,16 @@ def test_the_lines_and_media_of_a_preview_are_on_the_page(gradients, looker):
     class Lines(looker):
         def preview(self, batch, step):
             media = {"halved": batch["image"] / 2}
-            return Preview(media, {"share of keys": torch.tensor([torch.nan, 1.0, 2.0])})
+            three = {name: torch.tensor([1.0, 2.0, torch.nan]) for name in ("pupil", "coach")}
+            return Preview(media, {"share of keys": torch.tensor([torch.nan, 1.0, 2.0]), "rank": three})
 
     page = Page("t")
     run = SimpleNamespace(data=gradients(), system=Lines(Random()))
     with evaluating(run.system):
         _pictures(page, run, Step())
-    assert [chart.title for chart in page.depth] == ["share of keys"] and "share of keys" in page.depth[0].svg
+    assert [chart.title for chart in page.depth] == ["share of keys", "rank"]
+    assert "share of keys" in page.depth[0].svg
+    assert "pupil" in page.depth[1].svg and "coach" in page.depth[1].svg
     assert list(page.pictures) == ["halved"] and list(page.masks) == ["student"]
 
 

@@ -1,8 +1,8 @@
-"""Inside the attention of timm's blocks, for systems that change it from block to block."""
+"""Inside the attention of timm's blocks, for systems that change it or learn from it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from polymask import Mask
 
+Relation = Literal["raw", "scaled", "attention"]
 
-def logits(block: Any, x: Tensor) -> Tensor:
-    """What a block's attention takes the softmax of, before anything is added: ``[B, heads, N, N]``.
+
+def queries_keys(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a block's attention multiplies, ``[B, heads, N, D / heads]`` each, before it is scaled.
 
     Args:
         block: timm's ``Block``.
@@ -24,7 +26,18 @@ def logits(block: Any, x: Tensor) -> Tensor:
     x = block.norm1(x) if getattr(block, "norm_first", True) else x
     both = F.linear(x, weight[:rows], None if bias is None else bias[:rows])
     q, k = both.view(b, n, 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    found: Tensor = (attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)
+    return attn.q_norm(q), attn.k_norm(k)
+
+
+def logits(block: Any, x: Tensor) -> Tensor:
+    """What a block's attention takes the softmax of, before anything is added: ``[B, heads, N, N]``.
+
+    Args:
+        block: timm's ``Block``.
+        x: ``[B, N, D]``, its input.
+    """
+    q, k = queries_keys(block, x)
+    found: Tensor = (q * block.attn.scale) @ k.transpose(-2, -1)
     return found
 
 
@@ -61,6 +74,27 @@ def through_block(
         return x + block.ls2(block.mlp(block.norm2(x))), kv
     x = block.norm1(x)
     return block.norm2(x + block.ls2(block.mlp(x))), kv
+
+
+def relation(q: Tensor, k: Tensor, kind: Relation, real: Tensor | None = None) -> Tensor:
+    """How each two tokens relate, float32 ``[B, heads, N, N]``.
+
+    Args:
+        q: queries, ``[B, heads, N, width]``.
+        k: keys, of the same shape.
+        kind: the ``"raw"`` product, ``"scaled"`` by the root of the width, or ``"attention"``, its softmax.
+        real: bool ``[B, N, N]``, the pairs without padding; None for all.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        found: Tensor = q.float() @ k.float().transpose(-2, -1)
+        if kind == "raw":
+            return found
+        found = found * q.shape[-1] ** -0.5
+        if kind == "scaled":
+            return found
+        if real is not None:
+            found = torch.where(real[:, None], found, torch.finfo(found.dtype).min)
+        return found.softmax(-1)
 
 
 def keep_top(logits_BHQK: Tensor, k: int) -> Tensor:

@@ -1,14 +1,11 @@
 """Frozen Transformers that look at whole images: the encoder of a run, models of timm and of transformers.
 
-Each gives what leaves its blocks and the attention of the last one.
+Each gives what leaves its blocks, and attention, queries and keys of those asked for.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +16,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.imports import require_whole
-from polymask_vision.attention import attention_of
+from polymask_vision.attention import attention_of, queries_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,32 +25,62 @@ class Activations:
 
     Args:
         blocks: what leaves each block, ``[B, prefix + N, dim]``, without the norm behind the last.
-        attention: of the last block, float32 ``[B, heads, prefix + N, prefix + N]``.
+        attention: of each block asked for, float32 ``[B, heads, prefix + N, prefix + N]``.
+        pairs: queries and keys of each block asked for, ``[B, heads, prefix + N, width of a head]`` each,
+            before they are scaled.
     """
 
     blocks: list[Tensor]
-    attention: Tensor
+    attention: list[Tensor]
+    pairs: list[tuple[Tensor, Tensor]]
 
 
 class Network(nn.Module):
-    """A Transformer on patches. Its call takes a batch and its tokens, and returns :class:`Activations`.
+    """A Transformer on patches.
 
     Attributes:
         name: as it was asked for, for messages.
         dim: width.
+        heads: attention heads.
         prefix: tokens that lead the sequence; the first of them is the class token.
         blocks: the blocks; later ones may be deleted.
     """
 
     name: str
     dim: int
+    heads: int
     prefix: int
     blocks: Any
 
-    def require_block(self, block: int) -> None:
-        """Refuse a number of a block, counted from 1, that there is none of."""
-        if not 1 <= block <= len(self.blocks):
-            raise UserError(f"{self.name} has blocks 1 to {len(self.blocks)}, and no block {block}")
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        tokens: Tokens,
+        attention: Sequence[int] = (),
+        pairs: Sequence[int] = (),
+        run: int | None = None,
+    ) -> Activations:
+        """What it makes of a batch.
+
+        Args:
+            batch: holds the images.
+            tokens: of the system that asks; what is returned has one patch for each.
+            attention: blocks, from 1, whose attention is returned.
+            pairs: blocks whose queries and keys are returned.
+            run: blocks that need to be run, at least those before the ones named; all by default.
+        """
+        raise NotImplementedError
+
+    def block_number(self, block: int) -> int:
+        """The number of a block from 1, given that or its number from the last, which is -1.
+
+        Raises:
+            UserError: there is no such block.
+        """
+        n = len(self.blocks)
+        if not 1 <= abs(block) <= n:
+            raise UserError(f"{self.name} has blocks 1 to {n}, and no block {block}")
+        return block % (n + 1)
 
     def paid(self, attention: Tensor, of_class: bool) -> Tensor:
         """Attention that each patch gets, the mean over heads, float32 ``[B, N]``.
@@ -95,22 +121,35 @@ def open_network(
     if run is not None:
         return _Run(run)
     assert model is not None
-    images = _Images(channels, mean, std, key)
+    images = Images(channels, mean, std, key)
     if model.startswith("transformers:"):
-        return _Transformers(model.removeprefix("transformers:"), pretrained, images)
+        from polymask_vision.hub_networks import HubNetwork
+
+        return HubNetwork(model.removeprefix("transformers:"), pretrained, images)
     return _Timm(model, pretrained, images)
 
 
-def _through(blocks: Any, x: Tensor, bias: Tensor | None, last: bool) -> Activations:
+def _through(
+    blocks: Any,
+    x: Tensor,
+    bias: Tensor | None,
+    attention: Sequence[int],
+    pairs: Sequence[int],
+    run: int | None,
+) -> Activations:
     """What blocks of timm make of the input of the first of them."""
-    states = []
-    for block in blocks[:-1]:
+    states, paid, asked = [], {}, {}
+    run = len(blocks) if run is None else run
+    for number, block in enumerate(blocks, 1):
+        if number in attention:
+            paid[number] = attention_of(block, x, bias)
+        if number in pairs:
+            asked[number] = queries_keys(block, x)
+        if number > run:
+            break
         x = block(x, attn_mask=bias)
         states.append(x)
-    attention = attention_of(blocks[-1], x, bias)
-    if last:
-        states.append(blocks[-1](x, attn_mask=bias))
-    return Activations(states, attention)
+    return Activations(states, [paid[n] for n in attention], [asked[n] for n in pairs])
 
 
 class _Run(Network):
@@ -129,13 +168,20 @@ class _Run(Network):
             )
         self.name, self.tokenizer, self.encoder = folder, system.tokenizer, encoder
         self.dim, self.prefix = encoder.dim, encoder.prefix
+        self.heads = encoder.blocks[0].attn.num_heads
 
     @property
     def blocks(self) -> Any:
         return self.encoder.blocks
 
-    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens, last: bool = True) -> Activations:
-        """Activations; without ``last`` the last block itself is not run."""
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        tokens: Tokens,
+        attention: Sequence[int] = (),
+        pairs: Sequence[int] = (),
+        run: int | None = None,
+    ) -> Activations:
         tokenizer: Any = self.tokenizer
         encoder: Any = self.encoder
         own = tokenizer(batch)
@@ -145,10 +191,10 @@ class _Run(Network):
                 f"into {tokens.grid or tokens.shape[1]}: use the tokenizer options of the run"
             )
         x, bias = encoder.begin(encoder.embed(own.values), own.position, own.valid)
-        return _through(self.blocks, x, bias, last)
+        return _through(self.blocks, x, bias, attention, pairs, run)
 
 
-class _Images:
+class Images:
     """How images reach a model that was not made here: resized, normalised in its own way."""
 
     def __init__(
@@ -185,7 +231,7 @@ class _Timm(Network):
 
     statistics: Tensor
 
-    def __init__(self, name: str, pretrained: bool, images: _Images) -> None:
+    def __init__(self, name: str, pretrained: bool, images: Images) -> None:
         super().__init__()
         try:
             model: Any = timm.create_model(
@@ -202,6 +248,7 @@ class _Timm(Network):
         self.model: Any = model
         self.name, self.images = name, images
         self.dim, self.prefix = model.embed_dim, model.num_prefix_tokens
+        self.heads = first.attn.num_heads
         known: Any = model.pretrained_cfg
         self.register_buffer("statistics", images.statistics(known), persistent=False)
 
@@ -209,92 +256,15 @@ class _Timm(Network):
     def blocks(self) -> Any:
         return self.model.blocks
 
-    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens, last: bool = True) -> Activations:
-        """Activations; without ``last`` the last block itself is not run."""
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        tokens: Tokens,
+        attention: Sequence[int] = (),
+        pairs: Sequence[int] = (),
+        run: int | None = None,
+    ) -> Activations:
         model = self.model
         x = model.patch_embed(self.images(batch, tokens, model.patch_embed.patch_size, self.statistics))
-        return _through(self.blocks, model.norm_pre(model._pos_embed(x)), None, last)
-
-
-class _Transformers(Network):
-    """A Vision Transformer of transformers; grey images are repeated to three channels."""
-
-    statistics: Tensor
-
-    def __init__(self, name: str, pretrained: bool, images: _Images) -> None:
-        super().__init__()
-        try:
-            from transformers import AutoConfig, AutoImageProcessor, AutoModel
-
-            eager = {"attn_implementation": "eager"}  # fused attention does not give its weights
-            if pretrained:
-                loaded: Any = AutoModel.from_pretrained(name, **eager, output_loading_info=True)
-                model = loaded[0]
-                require_whole(name, loaded[1]["missing_keys"])
-            else:
-                model = AutoModel.from_config(AutoConfig.from_pretrained(name), **eager)  # type: ignore[no-untyped-call]
-        except (ImportError, OSError, RuntimeError, ValueError) as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == "transformers"
-            hint = "; pip install 'polymask-vision[transformers]'" if missing else ""
-            raise UserError(f"transformers cannot load {name!r}: {error}{hint}") from error
-        self.model: Any = getattr(model, "vision_model", model).eval()
-        config = self.model.config
-        self.name, self.images, self.dim = name, images, getattr(config, "hidden_size", 0)
-        self.repeat = 3 if images.channels == 1 and config.num_channels == 3 else 1
-        if images.channels * self.repeat != config.num_channels:
-            raise UserError(f"{name} takes {config.num_channels} channels, and images have {images.channels}")
-        try:
-            processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
-            known = {"mean": processor.image_mean, "std": processor.image_std}
-        except (OSError, ValueError):
-            known = {}  # a folder without preprocessing: images as they are
-        self.register_buffer("statistics", images.statistics(known), persistent=False)
-        parameters = inspect.signature(self.model.forward).parameters
-        self.sized = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in parameters else {}
-        sides = getattr(config, "patch_size", 1), getattr(config, "image_size", 1)
-        self.patch, self.size = ((x, x) if isinstance(x, int) else tuple(x) for x in sides)
-        depth = getattr(config, "num_hidden_layers", 0)
-        lists = [n for n, m in self.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        self.path = lists[0] if lists else ""
-        self.prefix = self._confirm(config)
-
-    @property
-    def blocks(self) -> Any:
-        return self.model.get_submodule(self.path)
-
-    def forward(self, batch: Mapping[str, Tensor], tokens: Tokens, last: bool = True) -> Activations:
-        """Activations; ``last`` makes no difference here."""
-        pixels = self.images(batch, tokens, self.patch, self.statistics)
-        return self._run(pixels.expand(-1, self.repeat * pixels.shape[1], -1, -1))
-
-    def _run(self, pixels: Tensor) -> Activations:
-        states: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            states.append(output[0] if isinstance(output, tuple) else output)
-
-        with ExitStack() as hooks:
-            # the last of the hidden states that transformers returns has the final norm or not, by model
-            for block in self.blocks:
-                hooks.callback(block.register_forward_hook(keep).remove)
-            # positions on a grid that is not square are refused where they are to be interpolated
-            sized = {} if pixels.shape[2:] == self.size else self.sized
-            found = self.model(pixels, output_attentions=True, **sized)
-        return Activations(states, found.attentions[-1].float())
-
-    @torch.no_grad()
-    def _confirm(self, config: Any) -> int:
-        """How many tokens lead the patches of an image; a network of another kind is refused."""
-        n = math.prod(whole // part for whole, part in zip(self.size, self.patch, strict=True))
-        try:
-            found = self._run(torch.zeros(1, config.num_channels, *self.size))
-            prefix = found.attention.shape[-1] - n
-            shapes = {tuple(x.shape) for x in found.blocks}
-            if self.path and prefix >= 0 and shapes == {(1, prefix + n, self.dim)}:
-                return int(prefix)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            pass
-        raise UserError(
-            f"{self.name} is a {type(self.model).__name__}, whose blocks are not read here: use a ViT, DeiT, "
-            "DINOv2, BEiT, CLIP or SigLIP"
-        )
+        x = model.norm_pre(model._pos_embed(x))
+        return _through(self.blocks, x, None, attention, pairs, run)

@@ -147,6 +147,13 @@ def polymask_register_targets() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="relations",
+            target="polymask_vision.relations:Relations",
+            presets=presets.TEACHER,
+            summary="queries and keys within a finished run, or a Transformer of timm or transformers",
+            modality="image",
+        ),
+        Part(
             name="dct",
             target="polymask_vision.targets:DCT",
             summary="cosine coefficients of each patch, all or the lowest",
@@ -336,6 +343,25 @@ def polymask_register_systems() -> Iterable[Part]:
                 "objective": "core/mse",
                 "ranking_objective": "core/pairwise",
             },
+        ),
+        Part(
+            name="hybrid-distillation",
+            target="polymask_vision.systems.hybrid_distillation:HybridDistillation",
+            presets=presets.HYBRID_DISTILLATION,
+            summary="match features of one frozen teacher and token relations of another, without a decoder",
+            paper="Shi et al. 2023, arXiv 2306.15876",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "target": "vision/teacher",
+                "target.layers": (-1,),
+                "relation_target": "vision/relations",
+                "objective": "core/smooth-l1",
+                "relation_objective": "core/smooth-l1",
+            },
+            # what is redundant depends on the image alone; hidden content reaches the second target too
+            tags=frozenset({"fixed", "sees-hidden"}),
         ),
         Part(
             name="lut",
@@ -618,6 +644,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.maskgit:maskgit",
             summary="fit codes to patches by k-means, then train a system that generates by them",
             paper="Chang et al. 2022, arXiv 2202.04200",
+            modality="image",
+        ),
+        Part(
+            name="hybrid-distillation",
+            target="polymask_vision.systems.hybrid_distillation:hybrid_distillation",
+            summary="train a teacher on labels and a masked autoencoder, then a student of both",
+            paper="Shi et al. 2023, arXiv 2306.15876",
             modality="image",
         ),
         Part(

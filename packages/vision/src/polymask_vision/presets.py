@@ -461,6 +461,34 @@ RECAP: Presets = {
     preset: as_host_preset("vision/maskgit", MASKGIT[preset]) for preset in ("paper", "small", "tiny")
 }
 
+HYBRID_DISTILLATION: Presets = {
+    # ViT-B with DeiT-B and MAE-B as its teachers; training is MAE's with fewer epochs, as none was published
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.2, 1.0),
+        **_VIT_B,
+        "target.model": "deit_base_patch16_224.fb_in1k",
+        "relation_target.model": "vit_base_patch16_224.mae",
+        "epochs": 300,
+        "warmup_epochs": 20,
+        "batch_size": 1024,
+        "base_lr": 1.5e-4,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.05,
+    },
+    # products of queries and keys as they are would have ten times the gradient of the features
+    "small": {**_SMALL, "relation_kind": "scaled"},
+    "tiny": {
+        **_TINY,
+        "target.model": "test_vit",
+        "target.pretrained": False,
+        "relation_target.model": "test_vit",
+        "relation_target.pretrained": False,
+        "relation_target.layers": (-2,),
+        "relation_weights": (1.0,),
+    },
+}
+
 MTO: Presets = {
     "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
     "paper-mae": as_host_preset("vision/mae", MAE["paper"]),

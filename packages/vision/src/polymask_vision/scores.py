@@ -72,7 +72,7 @@ class Attention(nn.Module):
             ``transformers:NAME``, of the hub or a folder. It sees images resized so that they have one of its
             patches for each of theirs.
         pretrained: load the weights of ``model``; False for random ones, to try things out.
-        block: which block's attention, from 1; None for the last.
+        block: which block's attention, from 1, or from the last, which is -1.
         query: whose attention: that of the ``"class"`` token or of all ``"patches"``; None for the class
             token where there is one. One that no loss has taught, as in a run of vision/mae, tells little.
         channels: image channels, from the tokenizer.
@@ -89,7 +89,7 @@ class Attention(nn.Module):
         run: str | None = None,
         model: str | None = None,
         pretrained: bool = True,
-        block: int | None = None,
+        block: int = -1,
         query: Literal["class", "patches"] | None = None,
         channels: Fact[Count] = 3,
         mean: Fact[Sequence[float] | None] = None,
@@ -107,18 +107,17 @@ class Attention(nn.Module):
         looker = open_network(
             run, model, pretrained=pretrained, channels=channels, mean=mean, std=std, key=key
         )
-        if block is not None:
-            looker.require_block(block)
         if query == "class" and not looker.prefix:
             raise UserError(f"{looker.name} has no class token: use query patches")
         self.of_class = query == "class" or (query is None and looker.prefix > 0)
-        del looker.blocks[block or len(looker.blocks) :]  # what comes behind is not run
+        del looker.blocks[looker.block_number(block) :]  # what comes behind is not run
         self.looker = Frozen(looker)
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, 1]`` float32, in [0, 1]."""
         network: Any = self.looker.module
-        attention = self.looker(batch, tokens, last=False).attention
+        last = len(network.blocks)
+        (attention,) = self.looker(batch, tokens, attention=(last,), run=last - 1).attention
         paid: Tensor = network.paid(attention, self.of_class)
         return paid[..., None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -177,7 +178,8 @@ class Teacher(nn.Module):
             the hub or a folder. It sees images resized so that they have one of its patches for each of
             theirs.
         pretrained: load the weights of ``model``; False for random ones, to try things out.
-        layers: which blocks, from 1; None for the last five, or for all where there are fewer.
+        layers: which blocks, from 1, or from the last, which is -1; None for the last five, or for all where
+            there are fewer.
         norm: per token and layer, ``"whiten"``, mean 0 and variance 1 over channels; ``"l2"``, length 1; or
             ``"none"``.
         channels: image channels, from the tokenizer.
@@ -196,7 +198,7 @@ class Teacher(nn.Module):
         run: str | None = None,
         model: str | None = None,
         pretrained: bool = True,
-        layers: tuple[Count, ...] | None = None,
+        layers: tuple[int, ...] | None = None,
         norm: Literal["whiten", "l2", "none"] = "whiten",
         channels: Fact[Count] = 3,
         mean: Fact[Sequence[float] | None] = None,
@@ -212,9 +214,8 @@ class Teacher(nn.Module):
             run, model, pretrained=pretrained, channels=channels, mean=mean, std=std, key=key
         )
         self.depth = len(network.blocks)
-        self.layers = tuple(layers or range(max(self.depth - 4, 1), self.depth + 1))
-        for layer in self.layers:
-            network.require_block(layer)
+        last = range(max(self.depth - 4, 1), self.depth + 1)
+        self.layers = tuple(network.block_number(layer) for layer in layers or last)
         self.norm, self.dim = norm, len(self.layers) * network.dim
         self.network = Frozen(network)
 
@@ -232,12 +233,32 @@ class Teacher(nn.Module):
             mean patch) pays to each patch in the last block, the mean over heads.
         """
         network: Any = self.network.module
-        found = self.network(batch, tokens)
+        found = self.network(batch, tokens, attention=(self.depth,))
         states = [found.blocks[layer - 1].float() for layer in self.layers]
         if self.norm == "whiten":
             states = [F.layer_norm(x, x.shape[-1:]) for x in states]
         elif self.norm == "l2":
             states = [F.normalize(x, dim=-1) for x in states]
-        x, r = torch.cat(states, dim=-1), network.prefix
-        features = Tokens(x[:, r:], tokens.position, tokens.grid, prefix=x[:, :1] if r else None)
-        return features, network.paid(found.attention, r > 0)
+        r = network.prefix
+        features = image_tokens(torch.cat(states, dim=-1), r, tokens)
+        return features, network.paid(found.attention[0], r > 0)
+
+
+def image_tokens(x: Tensor, prefix: int, tokens: Tokens) -> Tokens:
+    """What a network made of an image, at the places of some tokens, the class token's as their prefix.
+
+    Args:
+        x: ``[B, prefix + N, D]``.
+        prefix: tokens that lead the sequence; the first of them is the class token.
+        tokens: of the system that asks.
+    """
+    return Tokens(x[:, prefix:], tokens.position, tokens.grid, prefix=x[:, :1] if prefix else None)
+
+
+def led(kept: Tokens, lead: bool) -> Tokens:
+    """Tokens with the class token in front of them, where both networks have one (``lead``)."""
+    if not lead or kept.prefix is None:
+        return replace(kept, prefix=None)
+    position = torch.cat([torch.zeros_like(kept.position[:, :1]), kept.position], dim=1)
+    valid = None if kept.valid is None else F.pad(kept.valid, (1, 0), value=True)
+    return Tokens(torch.cat([kept.prefix, kept.values], dim=1), position, valid=valid)

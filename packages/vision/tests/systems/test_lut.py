@@ -206,7 +206,7 @@ def test_both_views_and_lines_by_depth_are_shown() -> None:
     for caption, hidden in (("visible", first), ("visible of it", second)):
         shown = system.tokenizer({"image": preview.media[caption]}).values.abs().sum(-1)
         assert torch.equal(shown == 0, hidden)
-    assert [line.shape for line in preview.lines.values()] == [(3,), (3,)]
+    assert [line.shape for line in preview.lines.values()] == [(3,)] * 3
 
 
 def test_even_attention_spans_the_mean_distance_and_equal_tokens_have_rank_0() -> None:
@@ -216,8 +216,9 @@ def test_even_attention_spans_the_mean_distance_and_equal_tokens_have_rank_0() -
         nn.init.zeros_(block.attn.qkv.weight)
         nn.init.zeros_(block.attn.qkv.bias)
     place = tokens.position[0].float()
-    span, rank = lines_by_depth(encoder, tokens).values()
-    assert span[0].isnan()
+    span, information, rank = lines_by_depth(encoder, tokens).values()
+    assert span[0].isnan() and information[0].isnan()
+    torch.testing.assert_close(information[1:], torch.zeros(2))
     torch.testing.assert_close(span[1:], torch.cdist(place, place).mean().expand(2))
     assert rank[0] > 2
     nn.init.zeros_(encoder.vit.patch_embed.proj.weight)

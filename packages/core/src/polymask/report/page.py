@@ -227,9 +227,12 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
                     page.displays[caption] = [x._repr_html_() for x in values]
         if not preview.media:
             page.missing["reconstructions"] = "This system shows nothing of its own."
-        for title, line in preview.lines.items():
+        for title, found in preview.lines.items():
             made, axes = charts.panel(2.9, 2.2)
-            charts.curves(charts.style(axes, PAGE, "block"), PAGE, range(len(line)), {title: line.tolist()})
+            lines = {title: found} if isinstance(found, Tensor) else found
+            numbers = {name: line.tolist() for name, line in lines.items()}
+            blocks = range(max(map(len, numbers.values())))
+            charts.curves(charts.style(axes, PAGE, "block"), PAGE, blocks, numbers)
             chart = Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block"))
             page.depth.append(chart)
     with _catching(page, "masks", f"Masks of {page.title}"):

@@ -39,11 +39,12 @@ class Preview:
 
     Args:
         media: by caption, images ``[B, ...]`` in the units of the data, or B objects that display themselves.
-        lines: by title, one number per depth, float ``[1 + blocks]``: first the embedding; NaN for none.
+        lines: by title, one number per depth, float ``[1 + blocks]``: first the embedding; NaN for none. Or
+            several such lines for one chart, by name.
     """
 
     media: Mapping[str, Tensor | Sequence[Media]] = field(default_factory=dict)
-    lines: Mapping[str, Tensor] = field(default_factory=dict)
+    lines: Mapping[str, Tensor | Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -154,8 +154,11 @@ def check_system_preview(subject: Subject) -> None:
             continue
         require(media.isfinite().all(), f"{caption!r} is not finite")
         require(not media.requires_grad, f"{caption!r} carries gradient")
-    for title, line in preview.lines.items():
-        require(line.dim() == 1 and not line.requires_grad, f"{title!r} is no line of numbers")
+    for title, found in preview.lines.items():
+        lines = [found] if isinstance(found, torch.Tensor) else [*found.values()]
+        require(len({line.shape for line in lines}) == 1, f"{title!r} has lines of several lengths")
+        for line in lines:
+            require(line.dim() == 1 and not line.requires_grad, f"{title!r} is no line of numbers")
     moved = [name for name, x in system.state_dict().items() if not torch.equal(x, state[name])]
     require(not moved, f"preview changes {', '.join(moved)}")
 

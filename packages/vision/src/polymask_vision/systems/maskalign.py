@@ -27,6 +27,7 @@ teacher layers, D student width, T width of one teacher layer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -38,6 +39,7 @@ from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, NotNegative, Positive
+from polymask_vision.targets import led
 
 Fusion = Literal["linear", "sum", "simple"]
 Head = Literal["linear", "norm-linear", "mlp", "linear-norm-linear"]
@@ -149,16 +151,11 @@ class MaskAlign(System):
         """
         kept, r = mask.keep(features), self.encoder.prefix
         lead = min(r, 0 if kept.prefix is None else 1)
+        wanted = led(kept, bool(lead))
         _, *states = functional.encode_states(self.encoder, mask.keep(tokens))
         layers = [torch.cat([x_BKD[:, :lead], x_BKD[:, r:]], dim=1) for x_BKD in states]
-        wanted, position, valid = kept.values, kept.position, kept.valid
-        if lead:
-            assert kept.prefix is not None
-            wanted = torch.cat([kept.prefix, wanted], dim=1)
-            position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-            valid = None if valid is None else nn.functional.pad(valid, (1, 0), value=True)
-        by_layer = wanted.chunk(len(self.weights), dim=-1)
-        return self.alignment(layers), [Tokens(one, position, valid=valid) for one in by_layer]
+        by_layer = wanted.values.chunk(len(self.weights), dim=-1)
+        return self.alignment(layers), [replace(wanted, values=one) for one in by_layer]
 
     @torch.no_grad()
     def preview(self, batch: Batch, step: Step) -> Preview:
