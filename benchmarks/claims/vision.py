@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from claims.claim import Claim
+from polymask import RunConfig
+from polymask.run import open_data_of
+from polymask_vision.codes import fit_codes
 
 SMALL = {"data": "vision/fashion", "preset": "small", "steps": 600}
 
@@ -22,6 +28,19 @@ EARTH = {
 }
 
 DENSE = {"name": "vision/dense", "per_class": False}
+
+CODES = Path("runs", "evidence-vision-codes.safetensors")
+"""Codebook of patches, one for all seeds."""
+
+
+def codes(folder: Path) -> dict[str, Any]:
+    """Fit 512 codes to patches of the training images."""
+    if not CODES.exists():
+        config = RunConfig.resolve({**SMALL, "system": "vision/cae"})
+        data = open_data_of(config)
+        fit_codes(CODES, data, config.system.options["tokenizer"].build(data.provides), codes=512)
+    return {"target.file": str(CODES)}
+
 
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
@@ -114,5 +133,31 @@ CLAIMS: dict[str, Claim] = {
             "frequency": {},
         },
         about=("frequency",),
+    ),
+    "vision/ijepa": Claim(
+        text="Predicting several large target blocks from a spread context teaches more than predicting "
+        "random patches, or one block (I-JEPA, arXiv 2301.08243, table 6)",
+        config={**SMALL, "system": "vision/ijepa", "momentum": 0.98},
+        variants={
+            "random patches": {"masking": {"name": "core/random", "ratio": 0.6}},
+            "one block": {"masking": {"name": "core/block", "ratio": 0.6}},
+            "several blocks": {},
+        },
+        about=("several blocks",),
+    ),
+    "vision/lut": Claim(
+        text="Predicting another view from the mean of the visible tokens teaches a masked autoencoder more "
+        "(LUT, arXiv 2310.13593); the same two augmentations, and the second view unused without",
+        config={**SMALL, "system": "vision/lut"},
+        variants={"mae": {"context_weight": 0.0}, "lut": {}},
+        about=("lut",),
+    ),
+    "vision/cae": Claim(
+        text="Aligning predicted latents with those that the encoder makes of the hidden patches teaches "
+        "more than predicting codes alone (CAE, arXiv 2202.03026)",
+        config={**SMALL, "system": "vision/cae"},
+        variants={"no alignment": {"align_weight": 0.0}, "cae": {}},
+        about=("cae",),
+        prepare=codes,
     ),
 }

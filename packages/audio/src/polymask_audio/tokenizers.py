@@ -73,7 +73,9 @@ class Waveform(Sound):
             audio = standardised(audio, batch.get(length_key(self.key)))
         values = audio.unfold(1, self.window, self.hop)
         n = values.shape[1]
-        position = torch.arange(n, dtype=torch.float32, device=values.device)[:, None].expand(values.shape[0], -1, -1)
+        position = torch.arange(n, dtype=torch.float32, device=values.device)[:, None].expand(
+            values.shape[0], -1, -1
+        )
         return Tokens(values, position, self.grid, valid=self.valid(batch, n))
 
 
@@ -120,7 +122,9 @@ class MelFrames(Mel):
         """``batch["audio"]`` float ``[B, T]`` to tokens ``[B, N, mels]``."""
         values = self.spectra(batch)
         n = values.shape[1]
-        position = torch.arange(n, dtype=torch.float32, device=values.device)[:, None].expand(values.shape[0], -1, -1)
+        position = torch.arange(n, dtype=torch.float32, device=values.device)[:, None].expand(
+            values.shape[0], -1, -1
+        )
         return Tokens(values, position, self.grid, valid=self.valid(batch, n))
 
     def inverse(self, values: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class _Graph(nn.Module):
 
 
 def _check(graph: _Graph, file: Path) -> None:
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for n, seed in ((1, 1), (5, 2)):

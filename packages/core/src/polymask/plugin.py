@@ -74,6 +74,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             name="drawn-ratio",
             target="polymask.maskings:DrawnRatio",
             summary="another masking, its ratio drawn for each sample and step",
+            suits="systems that generate, and are to know every ratio: maskgit",
             paper="Chang et al. 2022, arXiv 2202.04200",
             defaults={"masking": "core/random"},
             tags=frozenset({"uniform", "variable-count"}),

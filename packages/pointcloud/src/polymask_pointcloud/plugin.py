@@ -209,6 +209,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.supervised:Supervised",
             presets=presets.SUPERVISED,
             summary="train an encoder and a linear classifier on labels: fine-tuning, and a baseline",
+            suits="labels for all clouds, and fine-tuning",
             paper="recipe: He et al. 2021, arXiv 2111.06377",
             modality="points",
             defaults={"tokenizer": "pointcloud/groups", "encoder": "pointcloud/transformer"},

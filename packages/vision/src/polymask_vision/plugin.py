@@ -312,6 +312,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.umd:UMD",
             presets=presets.UMD,
             summary="reconstruct clean images, and remove noise from noised ones: features and pictures",
+            suits="features and generated images by one network",
             paper="Hansen-Estruch et al. 2024, arXiv 2406.17688",
             modality="image",
             defaults={
@@ -349,6 +350,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.hybrid_distillation:HybridDistillation",
             presets=presets.HYBRID_DISTILLATION,
             summary="match features of one frozen teacher and token relations of another, without a decoder",
+            suits="two frozen teachers at hand: one for what features say, one for how tokens relate",
             paper="Shi et al. 2023, arXiv 2306.15876",
             modality="image",
             defaults={
@@ -555,6 +557,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
             summary="predict hidden codes at any ratio, and generate images from none in a few steps",
+            suits="generating images from codes in a dozen passes, and completing them",
             paper="Chang et al. 2022, arXiv 2202.04200",
             modality="image",
             defaults={
@@ -573,6 +576,7 @@ def polymask_register_systems() -> Iterable[Part]:
             target="polymask_vision.systems.recap:ReCAP",
             presets=presets.RECAP,
             summary="generate with the weights of a host, maskgit, and reuse keys and values between steps",
+            suits="generating as maskgit does, at less cost per step",
             paper="Liu et al. 2025, arXiv 2505.19089",
             modality="image",
             defaults={"host": "vision/maskgit"},

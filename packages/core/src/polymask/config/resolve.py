@@ -211,8 +211,7 @@ class _Resolver:
     def _slot(self, option: Option, given: Sequence[tuple[Source, Any]], path: str) -> Any:
         """What fills a slot: a part with its options, an object, or nothing."""
         chosen: Any = UNSET
-        kept: list[Given] = []
-        replaced = False
+        kept, replaced = list[Given](), False
         assert option.slot is not None
         for source, value in given:
             if not isinstance(value, Mapping):
@@ -237,8 +236,7 @@ class _Resolver:
                 raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
             if option.slot == "datasets":
                 kept = [self._fitting(chosen, *one) for one in kept]
-            said = any(source.is_preset for source, _ in given)
-            return self.part(chosen, kept, self._preset_of(chosen, replaced, said, path), {}, path)
+            return self.part(chosen, kept, self._preset_of(chosen, replaced, given, path), {}, path)
         # what a preset asks of the data holds for whichever is chosen, if any is
         asked = [o for s, o in kept if o and not (option.slot == "datasets" and s.is_preset)]
         if asked and chosen in (UNSET, None):
@@ -246,11 +244,11 @@ class _Resolver:
             self.wrong.append(f"which {path}? give --{path} NAME beside --{path}.{inner}")
         return chosen
 
-    def _preset_of(self, part: Part, replaced: bool, said: bool, path: str) -> str | None:
+    def _preset_of(self, part: Part, replaced: bool, given: Sequence[Given], path: str) -> str | None:
         """The preset of a part in a slot, where it replaces what a preset chose; a missing one is noted."""
         if self.preset is None or not replaced or part.kind not in _SIZED:
             return self.inner
-        if self.preset not in part.presets and said:
+        if self.preset not in part.presets and any(source.is_preset for source, _ in given):
             self.notes.append(
                 f"preset {self.preset!r} gives no sizes for {part.full_name}: its own defaults hold; "
                 f"--help lists them under --{path}"
@@ -259,14 +257,13 @@ class _Resolver:
 
     def _fitting(self, part: Part, source: Source, options: Mapping[str, Any]) -> Given:
         """What a preset asks of the data, without what this data set does not have."""
-        known = options_of(part)
-        missing = [key for key in options if key not in known]
+        missing = [key for key in options if key not in options_of(part)]
         if not source.is_preset or not missing:
             return source, options
         self.notes.append(
             f"{part.full_name} has no {', '.join(missing)}, which the preset asks for: left out"
         )
-        return source, {key: value for key, value in options.items() if key in known}
+        return source, {key: value for key, value in options.items() if key not in missing}
 
     def _checked(self, option: Option, value: Any, source: Source, prefix: str) -> Any:
         """A value as its type has it; what it takes where it has not."""

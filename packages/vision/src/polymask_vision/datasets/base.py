@@ -126,8 +126,7 @@ class ImageDataset(FileDataset[Images]):
             self.provides["range"] = spans.pop()
         known = ("size", "channels", "mean", "std", "range")
         self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
-        source = found.train.source
-        self.map_classes = source.map_classes if isinstance(source, Mapped) else None
+        self.map_classes = source.map_classes if isinstance(source := found.train.source, Mapped) else None
         self._clipped = False
 
     def captions(self, name: SplitName) -> list[str] | None:
