@@ -86,7 +86,8 @@ def check(system: nn.Module, batch: dict[str, Tensor], step: Step = STEP) -> Non
     assert not any(loss.requires_grad for loss in found.values())
     torch.testing.assert_close(found, {name: loss.detach() for name, loss in expected.items()})
     samples = [{key: x[i] for key, x in batch.items() if key != "id"} for i in range(len(batch["id"]))]
-    sanity_check("sketch", system, SimpleNamespace(split=lambda name: samples))  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(split=lambda name: samples, labels=lambda name: None, key=next(iter(batch)))
+    sanity_check("sketch", system, data)
 
 
 def idle(system: nn.Module) -> set[str]:

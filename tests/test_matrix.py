@@ -94,7 +94,10 @@ REFUSED = {
     },
     ("vision/maskgit", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",
-    ("vision/hybrid-distillation", "vision/conv-vit"): "matches relations within blocks",
+    **{
+        ("vision/hybrid-distillation", f"vision/{encoder}"): "matches relations within blocks"
+        for encoder in ("conv-vit", "dit")
+    },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
     ("pointcloud/msm", "core/top-score"): "has no option --score",

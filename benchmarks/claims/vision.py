@@ -27,7 +27,7 @@ EARTH = {
     "tokenizer.patch_size": 8,
 }
 
-DENSE = {"name": "vision/dense", "per_class": False}
+DENSE = {"name": "vision/dense", "by_class": False}
 
 CODES = Path("runs", "evidence-vision-codes.safetensors")
 """Codebook of patches, one for all seeds."""

@@ -77,7 +77,7 @@ def test_an_encoder_that_knows_tells_halves_to_the_pixel() -> None:
     assert 0.4 < scores["untrained", "accuracy"] < 0.7
     assert {metric for _, metric in scores} == {"accuracy", "mIoU", "IoU of left", "IoU of right"}
     assert "label_map" not in system.saw
-    scores, _ = measured(Halves(), per_class=False)
+    scores, _ = measured(Halves(), by_class=False)
     assert {metric for _, metric in scores} == {"accuracy", "mIoU"}
 
 

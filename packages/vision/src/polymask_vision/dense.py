@@ -36,7 +36,7 @@ class Dense:
     Args:
         images: maximum number of images of each split, evenly spaced.
         pixels: labelled pixels of each training image, drawn at random.
-        per_class: whether to give the intersection over union of each class.
+        by_class: whether to give the intersection over union of each class.
         seed: of the draws.
         batch_size: images per batch.
     """
@@ -46,11 +46,11 @@ class Dense:
         *,
         images: Count | None = 500,
         pixels: Count = 20,
-        per_class: bool = True,
+        by_class: bool = True,
         seed: int = 0,
         batch_size: Count = 16,
     ) -> None:
-        self.images, self.pixels, self.per_class = images, pixels, per_class
+        self.images, self.pixels, self.by_class = images, pixels, by_class
         self.seed, self.batch_size = seed, batch_size
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
@@ -63,7 +63,7 @@ class Dense:
             test_places=None,
             seed=self.seed,
             batch_size=self.batch_size,
-            classes=names if self.per_class else None,
+            classes=names if self.by_class else None,
         )
         with evaluating(run.system) as one, evaluating(run.untrained()) as two:
             readers: dict[str, TokenReader] = {TRAINED: encoder_tokens(one), UNTRAINED: encoder_tokens(two)}
