@@ -475,7 +475,7 @@ def test_two_processes_train_a_sketch_as_one_does(shared: Any, name: str) -> Non
     assert first[name].keys() == one[name].keys()
     for key, value in one[name].items():
         assert torch.equal(first[name][key], second[name][key]), key
-        torch.testing.assert_close(first[name][key], value, rtol=0, atol=1e-6, msg=key)
+        torch.testing.assert_close(first[name][key], value, rtol=0, atol=1e-5, msg=key)
     if name == "ga_dms":
         written = (first[name]["scores"] != 0.85).any(dim=1)
         assert written.tolist() == [True] * 8 + [False] * 2
