@@ -208,7 +208,7 @@ def test_other_ranges_leave_with_the_preprocessing(tmp_path: Path) -> None:
 def test_transformers_refuses_what_its_models_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="always has a class token"):
         export.export(make("bare"), "transformers", tmp_path)
-    with pytest.raises(UserError, match="choose safetensors or timm$"):
+    with pytest.raises(UserError, match="choose safetensors or onnx or timm$"):
         export.export(make("relative"), "transformers", tmp_path)
     with pytest.raises(UserError, match="4 x 8 tokens in windows of 4"):
         export.export(make("swin", (16, 32)), "transformers", tmp_path)
@@ -266,9 +266,9 @@ def test_load_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
 
 def test_unknown_formats_name_the_known_ones(tmp_path: Path) -> None:
     system = make("sincos")
-    assert export.formats(system) == ("safetensors", "timm", "transformers")
-    with pytest.raises(UserError, match="choose safetensors or timm or transformers"):
-        export.export(system, "onnx", tmp_path)
+    assert export.formats(system) == ("safetensors", "onnx", "timm", "transformers")
+    with pytest.raises(UserError, match="choose safetensors or onnx or timm or transformers"):
+        export.export(system, "pdf", tmp_path)
 
 
 def test_an_encoder_need_not_offer_formats() -> None:
@@ -278,7 +278,7 @@ def test_an_encoder_need_not_offer_formats() -> None:
 
     tokenizer = Patches(size=16, patch_size=4)
     system = build("vision/mae", tokenizer=tokenizer, encoder=Plain(48, 8), decoder_dim=16, decoder_heads=2)
-    assert export.formats(system) == ("safetensors",)
+    assert export.formats(system) == ("safetensors", "onnx")
 
 
 def test_other_tokens_than_patches_stay_here(tmp_path: Path) -> None:

@@ -165,14 +165,14 @@ def _read(source: str, encoder: Any, facts: Mapping[str, Any]) -> Weights:
 
 
 def read_description(folder: Path) -> dict[str, dict[str, Any]]:
-    """What an export of ours says of its tokenizer, its encoder and the data.
+    """What an export of ours says of its tokenizer, its encoder, the data and, if it has one, its classifier.
 
     Raises:
         UserError: it is damaged.
     """
     return read_json(
         folder / DESCRIPTION,
-        lambda saved: {key: dict(saved[key]) for key in ("tokenizer", "encoder", "facts")},
+        lambda saved: saved | {key: dict(saved[key]) for key in ("tokenizer", "encoder", "facts")},
         "export it again",
     )
 
