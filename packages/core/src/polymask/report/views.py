@@ -60,6 +60,10 @@ class View:
             for i, picture in enumerate(pictures)
         ]
 
+    def bare(self, side: int) -> list[Pixels]:
+        """The mask of each sample, over nothing."""
+        return [overlay(blank(side, side), row) for row in self.hidden]
+
     def _drawn(self, data: Renderer, sample: dict[str, Tensor], row: int) -> Pixels:
         tokens = self.tokens
         assert tokens is not None
