@@ -64,7 +64,7 @@ def test_by_the_name_of_a_system(tmp_path: Path) -> None:
     from polymask import build
 
     system: Any = build("language/mlm", preset="tiny", facts={"vocabulary": 96, "length": 24}).eval()
-    assert formats(system) == ("safetensors", "transformers")
+    assert formats(system) == ("safetensors", "onnx", "transformers")
     export(system, "transformers", tmp_path / "hub")
     export(system, "safetensors", tmp_path / "own")
     batch = system.tokenizer.example(3)

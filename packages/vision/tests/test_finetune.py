@@ -214,8 +214,9 @@ def test_it_is_an_evaluation(pretrained: Path) -> None:
 
 
 def test_the_command_line_prints_a_table_or_json(
-    pretrained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    pretrained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # so that no cell is folded
     few = [f"--{name}={value}" for name, value in FEW.items()]
     command = [
         "finetune",

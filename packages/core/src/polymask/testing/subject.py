@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -133,8 +132,8 @@ class Subject:
             made = self._build(self.registry.find("tokenizers", self._tokenizer))
         elif self.part.modality != "any":
             fitting = [p for p in self.registry.parts("tokenizers") if p.fits(self.part.modality)]
-            users = Counter(part.defaults.get("tokenizer") for part in self.registry.parts("systems"))
-            fitting.sort(key=lambda p: (p.plugin != self.part.plugin, -users[p.full_name]))
+            # one of raw content, rather than of codes that are made of it
+            fitting.sort(key=lambda p: (p.plugin != self.part.plugin, "invertible" not in p.tags))
             made = self._build(fitting[0]) if fitting else made
         return made
 
