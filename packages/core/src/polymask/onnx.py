@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,8 +139,6 @@ def _reason(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of an exporter about its own workings."""
-    import warnings
-
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polymask.data import Dataset, SplitName
+from polymask.data import Dataset, FileDataset, SplitName
 from polymask.errors import UserError
 from polymask.protocols import Batch
 from polymask.systems.base import System
@@ -33,7 +33,9 @@ def checked(labels: Tensor, data: Dataset, split: SplitName) -> Tensor:
     Raises:
         UserError: they are not one whole number per sample, each that of a class or -1.
     """
-    n, classes = len(data.split(split)), len(data.classes or ())
+    # samples in memory would be prepared to be counted
+    samples = data.splits[split] if isinstance(data, FileDataset) else data.split(split)
+    n, classes = len(samples), len(data.classes or ())
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if labels.shape != (n,) or labels.is_floating_point() or low < -1 or (classes and high >= classes):
         raise UserError(

@@ -17,20 +17,13 @@ from polymask.errors import UserError
 from polymask.registry import default_registry
 from polymask.types import Share
 
-OPTIONS = {
-    **table(
-        Option(
-            "labels",
-            tuple[Share, ...],
-            (1.0,),
-            "shares of the labels to train with",
-            "SHARE,...",
-            group="runs",
-        ),
-        Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which", group="runs"),
-        Option("scratch", bool, True, "train the same encoder from scratch too", group="runs"),
-    )
-}
+OPTIONS = table(
+    Option(
+        "labels", tuple[Share, ...], (1.0,), "shares of the labels to train with", "SHARE,...", group="runs"
+    ),
+    Option("seeds", int | tuple[int, ...], 3, "how many (0, 1, ...), or which", group="runs"),
+    Option("scratch", bool, True, "train the same encoder from scratch too", group="runs"),
+)
 """Those of :func:`polymask.evaluation.finetuning.finetune`, written out to be light."""
 
 FORMS = """train an encoder on with labels, all or few, beside the same encoder from scratch
