@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from command import command
 from torch import Tensor
+from turns import in_turns, ratio
 
 from polymask import Run, RunConfig, Step, System
 from polymask.files import write_json
@@ -54,6 +55,17 @@ def contestants(system: Any, steps: list[int], shape: torch.Size) -> Iterator[tu
         for plain, light in ((0.5, 1), (0.0, 1), (0.0, 3)):
             name = f"recap, {t} steps, {plain:g} plain, {light} light"
             yield name, of(recap.generate, steps=t, temperature=1.0, plain=plain, light=light)
+
+
+def timed(generate: Generator, samples: int) -> Callable[[int], float]:
+    """Seconds of this process that some samples take."""
+
+    def task(turn: int) -> float:
+        start = time.process_time()
+        generate(samples, 0)
+        return time.process_time() - start
+
+    return task
 
 
 def tokens_through(system: Any, generate: Generator) -> int:
@@ -111,23 +123,15 @@ def race(
     images = opened.data.split("test")
     shape = images[0][opened.data.key].shape
     entries = dict(contestants(system, [int(t) for t in steps.split(",")], shape))
-    took: dict[str, list[float]] = {name: [] for name in entries}
+    took = in_turns({name: timed(entries[name], samples) for name in entries}, rounds, warm_up=1)
     names = list(entries)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.process_time()
-            entries[name](samples, 0)
-            took[name].append(time.process_time() - start)
     reference = next(name for name in reversed(names) if name.startswith("maskgit"))
     rows: dict[str, dict[str, Any]] = {}
     for name in names:
-        ratios = [one / other for one, other in zip(took[name][1:], took[reference][1:], strict=True)]
         rows[name] = {
             "tokens": tokens_through(system, entries[name]),
-            "ms_per_sample": 1e3 * statistics.median(took[name][1:]) / samples,
-            "ratio": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
+            "ms_per_sample": 1e3 * statistics.median(took[name]) / samples,
+            **ratio(took[name], took[reference]),
         }
     if judged:
         # data may be in the order of its classes

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from command import command
-from turns import Contestant, seconds_per_step
+from turns import Contestant, ratio, seconds_per_step
 
 from polymask import default_registry
 from polymask.files import write_json
@@ -48,13 +48,10 @@ def config_of(spec: str, data: str) -> dict[str, Any]:
 
 def row(contestant: Contestant, took: list[float], reference: list[float]) -> dict[str, Any]:
     """What is written down."""
-    ratios = [own / other for own, other in zip(took, reference, strict=True)]
     trained = sum(p.numel() for p in contestant.system.parameters() if p.requires_grad)
     return {
         "ms_per_step": 1e3 * statistics.median(took),
-        "ratio": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
+        **ratio(took, reference),
         "trained_parameters": trained,
     }
 

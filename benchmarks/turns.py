@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,21 +48,40 @@ class Contestant:
         return time.process_time() - start
 
 
-def seconds_per_step(contestants: Mapping[str, Contestant], rounds: int = 20) -> dict[str, list[float]]:
-    """What a step of each costs, ``rounds`` times, after a few of warm-up; by the label of each.
+def in_turns(
+    tasks: Mapping[str, Callable[[int], float]], rounds: int, warm_up: int = WARM_UP
+) -> dict[str, list[float]]:
+    """What each task takes, ``rounds`` times, in another order each round.
 
-    In another order each round, towards the end of a run, where curricula are at full strength.
+    Args:
+        tasks: by label; called with the number of the round, each returns its seconds.
+        rounds: counted ones.
+        warm_up: rounds before them.
     """
-    names = list(contestants)
+    names = list(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
     gc.disable()
     try:
-        for turn in range(WARM_UP + rounds):
+        for turn in range(warm_up + rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                step = Step(10 * rounds + turn, 11 * rounds + WARM_UP, 0)
-                seconds[name].append(contestants[name].step(step))
+                seconds[name].append(tasks[name](turn))
     finally:
         gc.enable()
-    return {name: taken[WARM_UP:] for name, taken in seconds.items()}
+    return {name: taken[warm_up:] for name, taken in seconds.items()}
+
+
+def seconds_per_step(contestants: Mapping[str, Contestant], rounds: int = 20) -> dict[str, list[float]]:
+    """What a step of each costs, towards the end of a run, where curricula are at full strength."""
+
+    def task(contestant: Contestant) -> Callable[[int], float]:
+        return lambda turn: contestant.step(Step(10 * rounds + turn, 11 * rounds + WARM_UP, 0))
+
+    return in_turns({name: task(contestant) for name, contestant in contestants.items()}, rounds)
+
+
+def ratio(taken: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """Seconds over those of another in the same round: median, smallest and largest ratio."""
+    ratios = [own / other for own, other in zip(taken, reference, strict=True)]
+    return {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}

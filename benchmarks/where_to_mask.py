@@ -16,7 +16,6 @@ over the run, as HPM's does. HPM's learned score is vision/hpm's, a system of it
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 from claims import Claim
 from command import command
 from evidence import ROOT, compared, folder_of, record
-from turns import Contestant, seconds_per_step
+from turns import Contestant, ratio, seconds_per_step
 
 from polymask import Step
 from polymask.evaluation.result import METHODS
@@ -110,13 +109,12 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
     for label, contestant in contestants.items():
         drawn = views.statistics_of(views.of_system(contestant.system), contestant.data.split("train"), end)
         one = next(iter(drawn.values()))
-        ratios = [own / random for own, random in zip(seconds[label], seconds["random"], strict=True)]
         found[label] = {
             "hidden": float(one.ratio.mean()),
             "coverage": one.spread,
             "uniform": one.uniform,
             "neighbour correlation": one.neighbour_correlation,
-            "cost": statistics.median(ratios),
+            "cost": ratio(seconds[label], seconds["random"])["ratio"],
         }
     return found
 

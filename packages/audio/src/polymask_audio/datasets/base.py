@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import BadSample, FileDataset, LazySamples, Samples, Skipped, Split, SplitName, Splits
+from polymask.data import (
+    BadSample,
+    FileDataset,
+    LazySamples,
+    Samples,
+    Skipped,
+    Split,
+    SplitName,
+    Splits,
+    span,
+)
 from polymask.types import Count, NotNegative, Positive
 from polymask_audio.datasets.cut import Cut
 from polymask_audio.datasets.recordings import SILENCE, Recordings
@@ -137,16 +147,16 @@ class AudioDataset(FileDataset[Recordings]):
         for number in train.take(LOOK).index.tolist():
             with contextlib.suppress(BadSample):
                 sounds.append(self.read(train.source, number, augment=False)[self.key])
-        files = "" if (rates == rate).all() else f", of files of {_span(rates)} Hz"
+        files = "" if (rates == rate).all() else f", of files of {span(rates, 5)} Hz"
         lines = {
             "rate": f"{rate:,} Hz{files}",
-            "length": f"{_span(seconds)} s, {seconds.sum() / 60:,.3g} min in all",
+            "length": f"{span(seconds, 5)} s, {seconds.sum() / 60:,.3g} min in all",
         }
         if sounds:
             level = 20 * torch.stack([x.square().mean().sqrt() for x in sounds]).clamp(min=SILENCE).log10()
             silent = sum(bool(x.abs().max() <= SILENCE) for x in sounds)
             x, sample = torch.cat(sounds).abs(), f"in a sample of {len(sounds)}"
-            lines["level"] = f"{_span(level.round(decimals=1))} dB, full scale being 0, {sample}"
+            lines["level"] = f"{span(level.round(decimals=1), 5)} dB, full scale being 0, {sample}"
             lines["clipped"] = f"{(x >= 1 - SILENCE).float().mean():.1%} of the values, {sample}"
             lines["silent"] = f"{silent / len(sounds):.1%} of the recordings, {sample}"
         return lines
@@ -192,11 +202,6 @@ class AudioDataset(FileDataset[Recordings]):
         weight = ((frames < counts) / counts)[..., None]
         mean = (weight * mel).sum(1)
         return torch.cat([mean, (weight * (mel - mean[:, None]).square()).sum(1).sqrt()], dim=1)
-
-
-def _span(x: Tensor) -> str:
-    """From the least to the largest of some numbers."""
-    return " to ".join(dict.fromkeys(f"{value:,.5g}" for value in (x.min().item(), x.max().item())))
 
 
 def _longer(split: Split[Recordings]) -> int:

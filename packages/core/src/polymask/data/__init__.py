@@ -18,6 +18,7 @@ from polymask.data.protocols import (
     SplitName,
     describe,
     facts_of,
+    span,
     storable,
 )
 from polymask.data.reading import BadSample, reading
@@ -65,6 +66,7 @@ __all__ = [
     "padding",
     "reading",
     "sample_of",
+    "span",
     "storable",
     "valid_of",
     "whole",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from polymask.tokens import Tokens
@@ -113,6 +114,12 @@ class Described(Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """A line by name of each: size, range of values, share clipped, scale; may read a few samples."""
+
+
+def span(values: Tensor | Sequence[float], digits: int) -> str:
+    """From the smallest to the largest of some numbers, for :class:`Described`; one if they look alike."""
+    ends = torch.as_tensor(values, dtype=torch.float64).aminmax()
+    return " to ".join(dict.fromkeys(f"{end.item():,.{digits}g}" for end in ends))
 
 
 def describe(data: Dataset) -> dict[str, str]:

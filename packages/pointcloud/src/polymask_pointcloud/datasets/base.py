@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import BadSample, FileDataset, SplitName, Splits, valid_of
+from polymask.data import BadSample, FileDataset, SplitName, Splits, span, valid_of
 from polymask.types import Count, NotNegative, Share
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
@@ -156,10 +156,10 @@ class PointDataset(FileDataset[Clouds]):
         lines = {"points": f"{points:,} of each cloud" if points else "all of each cloud"}
         if found:
             counts, before, after = zip(*found, strict=True)
-            there = "meshes sampled by area" if not any(counts) else f"{_span(counts)} in the files"
+            there = "meshes sampled by area" if not any(counts) else f"{span(counts, 6)} in the files"
             lines["points"] += f", {there}, in a sample of {len(found)}"
             lines["extent"] = (
-                f"longest side {_span(before)} in the files, {_span(after)} as given to a system"
+                f"longest side {span(before, 6)} in the files, {span(after, 6)} as given to a system"
             )
         lines["places"] = _PLACED[self.preparation.normalise] + ", an origin taken off" * moved
         return lines
@@ -198,11 +198,6 @@ class PointDataset(FileDataset[Clouds]):
         high = points.masked_fill(~kept, -torch.inf).amax(1)
         low = points.masked_fill(~kept, torch.inf).amin(1)
         return torch.cat([share, high - low, spread, _surfaces(points, real)], dim=1)
-
-
-def _span(values: Sequence[float]) -> str:
-    """From the least to the largest of some numbers."""
-    return " to ".join(dict.fromkeys(f"{value:,.6g}" for value in (min(values), max(values))))
 
 
 def _surfaces(points: Tensor, real: Tensor) -> Tensor:
