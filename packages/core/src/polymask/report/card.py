@@ -103,7 +103,10 @@ def _scores(found: Measurements) -> str:
 
 def _drawn(run: Run, path: Path) -> bool:
     """Draw the masks of two steps over random input, which needs no data; whether there are any."""
-    batch = run.system.example(SAMPLES)
+    try:
+        batch = run.system.example(SAMPLES)
+    except AttributeError:  # a tokenizer without `example` is refused by the conformance suite, not here
+        return False
     if not batch:
         return False
     batch, total = {**batch, "id": torch.arange(SAMPLES)}, max(run.step, 1)
