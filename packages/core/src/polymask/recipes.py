@@ -9,7 +9,6 @@ command again goes on where it was stopped.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import sys
@@ -19,13 +18,12 @@ from typing import Any
 
 from polymask.config import RUN, RunConfig, build, plain
 from polymask.data import Dataset
-from polymask.distributed import rank
 from polymask.errors import UserError
 from polymask.evaluation.probe import labelled, probe
 from polymask.evaluation.result import ProbeResult
-from polymask.files import contents, locked, read_json, write_json
+from polymask.files import contents, read_json, write_json
 from polymask.registry import Registry, default_registry
-from polymask.run import Run, holds_run
+from polymask.run import Run, holds_run, locked_together
 from polymask.training import fit
 from polymask.training.sanity_check import sanity_check
 
@@ -144,8 +142,7 @@ def run_recipe(
     plan = plain({"recipe": part.full_name, "data": data, "options": options or {}, "shared": shared or {}})
     _check(plan, folder)
     stage = Stage(folder, data, shared, registry, progress)
-    # processes that train together all come here
-    with locked(folder) if rank() == 0 else contextlib.nullcontext():
+    with locked_together(folder):
         write_json(folder / PLAN, plan)
         try:
             function(stage, **dict(part.defaults) | dict(options or {}))

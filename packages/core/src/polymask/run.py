@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from polymask.checkpoints import CHECKPOINT, Checkpoint, read_checkpoint, system
 from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
 from polymask.config.tree import resolve_path
 from polymask.data import Dataset, as_dataset, facts_of
+from polymask.distributed import rank
 from polymask.errors import UserError
-from polymask.files import read_json, read_yaml, write_json, write_yaml
+from polymask.files import locked, read_json, read_yaml, write_json, write_yaml
 from polymask.imports import Initial, load_initial
 from polymask.registry import Registry
 from polymask.systems.base import System
@@ -204,6 +206,11 @@ class Run:
         write_yaml(self.folder / CONFIG, known)
         if self.initial is not None:
             write_json(self.folder / INITIAL, dataclasses.asdict(self.initial))
+
+
+def locked_together(folder: Path) -> AbstractContextManager[None]:
+    """As :func:`polymask.files.locked`, where all processes that train together come: the first one locks."""
+    return locked(folder) if rank() == 0 else contextlib.nullcontext()
 
 
 def holds_run(folder: Path) -> bool:

@@ -32,6 +32,10 @@ class Interval:
     low: float
     high: float
 
+    def text(self, form: str = ".3f") -> str:
+        """The mean and, in brackets, the interval: ``0.812 (0.790 to 0.833)``; differences by ``"+.3f"``."""
+        return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
+
     @property
     def verdict(self) -> str:
         """For a difference: ``"higher"``, ``"lower"`` or :data:`NOTHING`, which no spread at all says too."""

@@ -86,8 +86,7 @@ def _probes(path: Path) -> str:
     found = read_json(path, ProbeResult.from_json)
     rows: list[tuple[str, ...]] = [("features", *METHODS)]
     for name in dict.fromkeys(row.features for row in found.rows):
-        cells = [found.accuracy(name, method) for method in METHODS]
-        rows.append((name, *(f"{a.mean:.3f} ({a.low:.3f} to {a.high:.3f})" for a in cells)))
+        rows.append((name, *(found.accuracy(name, method).text() for method in METHODS)))
     rows.append(("most frequent class", *(f"{found.chance:.3f}" for _ in METHODS)))
     samples = f"Accuracy with intervals of 95 %; {found.train:,} training and {found.test:,} test samples."
     return f"{markdown_table(rows)}\n\n{samples} {CAVEAT}"

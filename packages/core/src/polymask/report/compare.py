@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -19,17 +18,16 @@ from typing import Any
 from polymask.checkpoints import CHECKPOINT
 from polymask.config import PartConfig, RunConfig, plain
 from polymask.data import Dataset
-from polymask.distributed import rank
 from polymask.errors import UserError
 from polymask.evaluation.measurements import Measurements, chosen, evaluate_run, stored_at
 from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
 from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
-from polymask.files import contents, locked, read_json, write_json, write_text
+from polymask.files import contents, read_json, write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
 from polymask.report.variants import configurations
-from polymask.run import Run, holds_run
+from polymask.run import Run, holds_run, locked_together
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.sanity_check import sanity_check
@@ -101,8 +99,7 @@ def compare(
             run = Run.create(configs[label], first, data=data)
             sanity_check(label, run.system, run.data, seeds[0])
             data = run.data
-    # processes that train together all come here
-    with locked(out) if rank() == 0 else contextlib.nullcontext():
+    with locked_together(out):
         if stored is None or stored.get("probe") != plain(probe):
             for outdated in out.glob("*/probe.json"):
                 outdated.unlink()

@@ -8,11 +8,9 @@ from typing import Any
 
 from polymask.checkpoints import CHECKPOINT, read_checkpoint
 from polymask.config import CONFIG, PartConfig, Resolved, RunConfig, Source, options_of, resolve_system
-from polymask.config.layers import nest
 from polymask.config.tree import resolve_path
 from polymask.errors import UserError
-from polymask.files import read_json
-from polymask.imports import DESCRIPTION
+from polymask.imports import DESCRIPTION, read_description
 from polymask.parts import Part
 from polymask.registry import Registry, default_registry
 
@@ -43,7 +41,7 @@ def configured(
     if len(systems) != 1:
         raise UserError(f"no system called 'supervised' is installed for {modality}, which fine-tuning needs")
     below: dict[str, Any] = {"system": systems[0].full_name, "preset": PRESET, **parts}
-    asked = [nest(one.options).get("data") for one in given]
+    asked = [one.options.get("data") for one in given]
     chosen = next(
         (one["name"] for one in reversed(asked) if isinstance(one, Mapping) and "name" in one), None
     )
@@ -58,7 +56,7 @@ def _parts_of(source: Path, registry: Registry) -> tuple[dict[str, Any], dict[st
     """Tokenizer and encoder with their options, but for rates of dropped paths, and the data of a run."""
     data = None
     if (source / DESCRIPTION).is_file():
-        description = read_json(source / DESCRIPTION, dict, "export it again")
+        description = read_description(source)
         parts = {slot: dict(description[slot]) for slot in ("tokenizer", "encoder")}
     elif (source / CONFIG).is_file():
         config = RunConfig.load(source, registry)
@@ -85,9 +83,10 @@ def _parts_of(source: Path, registry: Registry) -> tuple[dict[str, Any], dict[st
 
 def _preparation(source: Path, part: Part) -> dict[str, Any]:
     """Options with which other data is brought into the form that the encoder knows."""
+    facts: Mapping[str, Any] = {}
     if (source / CHECKPOINT).is_file():
         facts = read_checkpoint(source / CHECKPOINT)["polymask"]["facts"]
-    else:
-        facts = read_json(source / DESCRIPTION, dict)["facts"] if (source / DESCRIPTION).is_file() else {}
+    elif (source / DESCRIPTION).is_file():
+        facts = read_description(source)["facts"]
     known = options_of(part)
     return {name: value for name, value in (facts.get("preparation") or {}).items() if name in known}

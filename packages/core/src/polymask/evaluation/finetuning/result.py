@@ -97,12 +97,10 @@ class Finetuned:
         rows = [["labels", "samples", *self.starts, *compared]]
         for place, (share, count) in enumerate(zip(self.shares, self.labels, strict=True)):
             cells = [share_text(share), f"{count:,}"]
-            for start in self.starts:
-                one = self.accuracy(start, place)
-                cells.append(f"{one.mean:.3f} ({one.low:.3f} to {one.high:.3f})")
+            cells += [self.accuracy(start, place).text() for start in self.starts]
             found = self.difference(place)
             if found is not None:
-                cells += [f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})", self.verdict(place)]
+                cells += [found.text("+.3f"), self.verdict(place)]
             rows.append(cells)
         return rows
 

@@ -28,9 +28,9 @@ from polymask.evaluation.finetuning.options import configured
 from polymask.evaluation.finetuning.result import STARTS, Finetuned, share_text
 from polymask.evaluation.probe import labels_of
 from polymask.evaluation.result import TRAINED
-from polymask.files import read_json, require_writable, write_json
+from polymask.files import contents, read_json, write_json
 from polymask.registry import Registry
-from polymask.run import INITIAL, Run, holds_run
+from polymask.run import INITIAL, Run, holds_run, locked_together
 from polymask.training import fit
 from polymask.training.sanity_check import sanity_check
 
@@ -92,30 +92,32 @@ def finetune(
     arms = [_Arm(base, source, out, data, *turn) for turn in itertools.product(seeds, shares, starts)]
     for arm in arms[: len(starts)]:
         arm.check()
-    require_writable(out)
-    write_json(out / RESULT, {"config": config})
-    todo = [arm for arm in arms if not arm.done]
-    began = time.monotonic()
-    for turn, arm in enumerate(todo):
-        if progress:
-            sys.stderr.write(f"run {turn + 1} of {len(todo)}: {arm.title}{_left(began, turn, len(todo))}\n")
-        arm.train(progress)
-    right = {(arm.seed, arm.share, arm.start): arm.right() for arm in arms}
-    _require_one_source(out, arms)
-    names = {(arm.seed, arm.share, arm.start): arm.folder.name for arm in arms}
-    known = test[test >= 0]
-    result = Finetuned(
-        source=source.resolve().name,
-        data=named,
-        config=config,
-        shares=shares,
-        seeds=seeds,
-        labels=counts,
-        right={s: [[right[seed, share, s] for seed in seeds] for share in shares] for s in starts},
-        chance=float(known.bincount().max() / len(known)),
-        folders={s: [[names[seed, share, s] for seed in seeds] for share in shares] for s in starts},
-    )
-    write_json(out / RESULT, plain(result.to_json()))
+    with locked_together(out):
+        write_json(out / RESULT, {"config": config})
+        todo = [arm for arm in arms if not arm.done]
+        began = time.monotonic()
+        for turn, arm in enumerate(todo):
+            if progress:
+                sys.stderr.write(
+                    f"run {turn + 1} of {len(todo)}: {arm.title}{_left(began, turn, len(todo))}\n"
+                )
+            arm.train(progress)
+        right = {(arm.seed, arm.share, arm.start): arm.right() for arm in arms}
+        _require_one_source(out, arms)
+        names = {(arm.seed, arm.share, arm.start): arm.folder.name for arm in arms}
+        known = test[test >= 0]
+        result = Finetuned(
+            source=source.resolve().name,
+            data=named,
+            config=config,
+            shares=shares,
+            seeds=seeds,
+            labels=counts,
+            right={s: [[right[seed, share, s] for seed in seeds] for share in shares] for s in starts},
+            chance=float(known.bincount().max() / len(known)),
+            folders={s: [[names[seed, share, s] for seed in seeds] for share in shares] for s in starts},
+        )
+        write_json(out / RESULT, plain(result.to_json()))
     return result
 
 
@@ -212,7 +214,7 @@ def _plan(base: RunConfig, data: str) -> dict[str, Any]:
 def _keep(out: Path, config: Mapping[str, Any]) -> None:
     """See that a folder holds this fine-tuning or none."""
     if not (out / RESULT).is_file():
-        if out.exists() and any(out.iterdir()):
+        if contents(out):
             raise UserError(f"{out} holds something else than a fine-tuning: give another --out")
         return
     kept = read_json(
