@@ -16,6 +16,7 @@ from polymask.evaluation import evaluate_run
 from polymask.evaluation.finetuning import Finetuned, classified, finetune
 from polymask.evaluation.finetuning import runs as driver
 from polymask.export import export
+from polymask.files import LOCK, PARTIAL, locked
 from polymask.report import write_report
 from polymask.report.finetuned import write_page
 from polymask.training import fit
@@ -193,6 +194,18 @@ def test_a_folder_of_something_else_is_refused(pretrained: Path, tmp_path: Path)
         finetune(pretrained, tmp_path, options=FEW, progress=False)
     with pytest.raises(UserError, match="holds no run and no export"):
         finetune(tmp_path, options=FEW, progress=False)
+
+
+def test_a_folder_has_one_writer_and_what_a_kill_left_there_is_nothing(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "o"), pytest.raises(UserError, match="process"):
+        finetune(pretrained, tmp_path / "o", options=FEW, progress=False)
+    # of a process that was killed before its first file
+    for name in (LOCK, f".finetune.json.1{PARTIAL}"):
+        (tmp_path / "o" / name).touch()
+    found = finetune(pretrained, tmp_path / "o", seeds=1, scratch=False, options=FEW, progress=False)
+    assert found.starts == ["pre-trained"]
 
 
 def test_the_page_and_the_report_of_the_run_show_it(pretrained: Path, found: Finetuned) -> None:
