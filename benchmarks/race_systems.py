@@ -4,6 +4,7 @@ r"""What a training step of each system costs, as a ratio to that of another, as
     uv run benchmarks/race_systems.py --systems audio/mae,audio/simmim --data audio/words
     uv run benchmarks/race_systems.py --systems language/mlm,language/climb --data language/glosses
     uv run benchmarks/race_systems.py --systems DPO,language/sparsepo --data language/sentiment
+    uv run benchmarks/race_systems.py --systems maskalign,maskalign-cached
     uv run benchmarks/race_systems.py --data pointcloud/shapes --samples 16 \
         --systems pointcloud/mae:small-voxels,pointcloud/geomae,pointcloud/msm
 
@@ -32,8 +33,16 @@ from polymask import default_registry
 from polymask.files import write_json
 
 ONES = "language/constant-weight"
+TAUGHT = {
+    "system": "vision/maskalign",
+    "target.model": "vit_small_patch16_224",
+    "target.pretrained": False,
+    "fusion": "sum",
+}
 NAMED: dict[str, dict[str, Any]] = {
     "DPO": {"system": "language/sparsepo", "masking": ONES, "kl_masking": {"name": ONES, "weight": 0.0}},
+    "maskalign": TAUGHT,
+    "maskalign-cached": {**TAUGHT, "target.cache": "runs/race-features"},
 }
 """Systems that are another with some of its options changed."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
 from polymask.types import Count, Fact
+from polymask_vision.feature_cache import FeatureCache, cached
 from polymask_vision.networks import open_network
 from polymask_vision.targets import image_tokens
 
@@ -26,6 +27,8 @@ class Relations(nn.Module):
             theirs.
         pretrained: load the weights of ``model``; False for random ones, to try things out.
         layers: which blocks, from 1, or from the last, which is -1.
+        cache: folder to keep what the teacher makes of each image in, so that it looks at it once, whatever
+            the number of epochs and runs; for data that is not augmented. It takes 4 bytes per number.
         channels: image channels, from the tokenizer.
         mean: per channel, what was subtracted from values in [0, 1], from the data.
         std: per channel, what they were divided by, from the data.
@@ -44,6 +47,7 @@ class Relations(nn.Module):
         model: str | None = None,
         pretrained: bool = True,
         layers: tuple[int, ...] = (-3, -2),
+        cache: str | None = None,
         channels: Fact[Count] = 3,
         mean: Fact[Sequence[float] | None] = None,
         std: Fact[Sequence[float] | None] = None,
@@ -61,7 +65,8 @@ class Relations(nn.Module):
         self.depth, self.heads = len(network.blocks), network.heads
         self.layers = tuple(network.block_number(layer) for layer in layers)
         self.dim = 2 * len(self.layers) * network.dim
-        self.network = Frozen(network)
+        self.network, self.key = Frozen(network), key
+        self.cache = None if cache is None else FeatureCache(cache, network, mean=mean, std=std)
 
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """``[B, N, layers * 2 * width]`` float32: of a layer its queries, then its keys, head by head."""
@@ -83,8 +88,14 @@ class Relations(nn.Module):
             where the network has a class token; and ``[B, N, width]`` for each of ``states``.
         """
         network: Any = self.network.module
-        run = max(max(self.layers) - 1, *states, 0)
-        found = self.network(batch, tokens, pairs=self.layers, run=run)
-        both = [x.float().transpose(1, 2).flatten(2) for pair in found.pairs for x in pair]
-        relations = image_tokens(torch.cat(both, dim=-1), network.prefix, tokens)
-        return relations, [found.blocks[number - 1][:, network.prefix :] for number in states]
+
+        def compute() -> tuple[Tensor, ...]:
+            run = max(max(self.layers) - 1, *states, 0)
+            found = self.network(batch, tokens, pairs=self.layers, run=run)
+            both = [x.float().transpose(1, 2).flatten(2) for pair in found.pairs for x in pair]
+            left = [found.blocks[number - 1][:, network.prefix :] for number in states]
+            return torch.cat(both, dim=-1), *left
+
+        asked = {"pairs": self.layers, "states": list(states), "grid": tokens.grid}
+        pairs, *left = cached(self.cache, batch, self.key, asked, compute)
+        return image_tokens(pairs, network.prefix, tokens), left
