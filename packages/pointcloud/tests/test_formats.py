@@ -115,6 +115,39 @@ def test_las_has_colour_and_intensity_by_the_width_of_their_type(tmp_path: Path)
     same(tmp_path / "bytes.las", colour=COLOUR / 255, intensity=np.array([[0], [0.2], [1]]))
 
 
+def test_e57_puts_all_scans_at_their_places(tmp_path: Path) -> None:
+    pye57 = pytest.importorskip("pye57")
+    axes = dict(zip(("cartesianX", "cartesianY", "cartesianZ"), POINTS.T.astype(np.float64), strict=True))
+    colour = dict(zip(("colorRed", "colorGreen", "colorBlue"), COLOUR.T.astype(np.uint8), strict=True))
+    file = pye57.E57(str(tmp_path / "a.e57"), mode="w")
+    file.write_scan_raw({**axes, **colour, "intensity": np.array([0, 0.2, 1])})
+    file.close()
+    same(tmp_path / "a.e57", colour=COLOUR / 255, intensity=np.array([[0], [0.2], [1]]))
+    file = pye57.E57(str(tmp_path / "b.e57"), mode="w")
+    file.write_scan_raw({**axes, **colour}, translation=np.array([10.0, 0, 0]))
+    file.write_scan_raw(axes)
+    file.close()
+    found = read(tmp_path / "b.e57")
+    np.testing.assert_allclose(
+        found.points, np.concatenate([POINTS + np.array([10, 0, 0]), POINTS]), atol=1e-6
+    )
+    assert not found.features
+
+
+def test_colours_of_a_texture_within_a_glb(tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    from PIL import Image
+
+    halves = Image.fromarray(np.repeat(np.uint8([[[255, 0, 0]] * 8, [[0, 0, 255]] * 8]), 8, axis=0))
+    box = trimesh.creation.box()
+    uv = np.stack([np.full(8, 0.5), np.where(box.vertices[:, 2] > 0, 0.9, 0.1)], axis=1)
+    box.visual = trimesh.visual.TextureVisuals(uv=uv, image=halves)
+    box.export(tmp_path / "a.glb")
+    found = read(tmp_path / "a.glb")
+    above = found.points[:, 2] > 0
+    np.testing.assert_array_equal(found.features["colour"], np.where(above[:, None], [1, 0, 0], [0, 0, 1]))
+
+
 def test_text_and_numpy(tmp_path: Path) -> None:
     six = np.concatenate([POINTS, NORMALS], axis=1)
     np.savetxt(tmp_path / "plain.xyz", POINTS)

@@ -90,6 +90,28 @@ def _las(path: Path) -> Raw:
     return formats.by_name(columns)
 
 
+def _e57(path: Path) -> Raw:
+    """All scans of a file, at their places in the world; a feature that one of them lacks is none."""
+    import pye57
+
+    scans: list[dict[str, Array]] = []
+    file = pye57.E57(str(path))
+    try:
+        for i in range(file.scan_count):
+            # a number takes a bit at least
+            _require_size(path, file.get_header(i).point_count // 8)
+            scans.append(file.read_scan(i, intensity=True, colors=True, ignore_missing_fields=True))
+    finally:
+        file.close()
+    if not scans:
+        raise BadSample("holds no scan")
+    shared = set.intersection(*map(set, scans))
+    joined = {name: np.concatenate([scan[name] for scan in scans]) for name in shared}
+    return formats.by_name(
+        {name.lower().removeprefix("cartesian").removeprefix("color"): x for name, x in joined.items()}
+    )
+
+
 def _mesh(path: Path) -> Raw:
     import trimesh
 
@@ -98,9 +120,11 @@ def _mesh(path: Path) -> Raw:
     found: Any = trimesh.load(data, file_type=kind, process=False)
     if isinstance(found, trimesh.Scene):
         found = found.to_geometry()
-    points, features = np.asarray(found.vertices), {}
-    if found.visual.kind in ("face", "vertex"):
-        features["colour"] = np.asarray(found.visual.vertex_colors)[:, :3]
+    points, features, visual = np.asarray(found.vertices), {}, found.visual
+    if visual.kind == "texture" and getattr(visual.material, "baseColorTexture", None) is not None:
+        visual = visual.to_color()
+    if visual.kind in ("face", "vertex"):
+        features["colour"] = np.asarray(visual.vertex_colors)[:, :3]
     if isinstance(found, trimesh.Trimesh) and len(found.faces):
         return Raw(points, features, np.asarray(found.faces))
     return Raw(points, features)
@@ -115,6 +139,7 @@ READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".txt": formats.table,
     ".wrl": wrl,
     ".xyz": formats.table,
+    ".e57": _e57,
     ".las": _las,
     ".laz": _las,
     ".ply": _ply,
@@ -123,4 +148,4 @@ READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".off": _mesh,
     ".stl": _mesh,
 }
-"""By ending; those of ``las``, ``ply`` and meshes need the extra ``files``."""
+"""By ending; those of ``e57``, ``las``, ``ply`` and meshes need the extra ``files``."""

@@ -19,8 +19,8 @@ from polymask_pointcloud.datasets.raw import Raw
 def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
     """Clouds and meshes of a folder.
 
-    Clouds are ply, pcd, las, laz, npy, npz, xyz, txt, pts and bin (KITTI, nuScenes); meshes are ply, obj,
-    stl, off, glb and wrl.
+    Clouds are ply, pcd, las, laz, e57, npy, npz, xyz, txt, pts and bin (KITTI, nuScenes); meshes are ply,
+    obj, stl, off, glb and wrl. Colours of corners are read, and textures within glb.
 
     Where every file lies in a subfolder, the subfolders right below the folder are the classes; where one
     lies in the folder itself, there are no labels. A subfolder ``train`` holds what to train on, beside it
