@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polymask import Run, RunConfig
+from polymask.run import holds_run
+from polymask.training import fit
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -43,3 +47,16 @@ class Claim:
     may_differ: tuple[str, ...] = ()
     runs: str | None = None
     prepare: Callable[[Path], Mapping[str, Any]] | None = None
+
+
+def trained(config: Mapping[str, Any], folder: Path, name: str) -> Run:
+    """A run that those of a comparison begin with, trained, or what is left of it.
+
+    Args:
+        config: of the run.
+        folder: of the comparison; the run lies beside.
+        name: of the run, behind that of the comparison.
+    """
+    beside = folder.with_name(f"{folder.name}-{name}")
+    fit(run := Run.create(RunConfig.resolve(config), beside), resume=holds_run(beside))
+    return run

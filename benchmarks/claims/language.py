@@ -6,11 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from claims.claim import Claim
-from polymask import Run, RunConfig
+from claims.claim import Claim, trained
 from polymask.export import export
-from polymask.run import holds_run
-from polymask.training import fit
 
 # A minute or so of one core must tell more than frequencies of tokens do, a loss of 6.4: ModernBERT leaves
 # that within 300 steps, RoBERTa with norms in front within 600, BERT not within 1,000
@@ -70,12 +67,9 @@ def definitions(folder: Path) -> dict[str, str]:
     Returns:
         Options of the others: its model, and the vocabulary it speaks.
     """
-    base = folder.with_name(f"{folder.name}-base")
-    model = base / "model"
+    model = folder.with_name(f"{folder.name}-base") / "model"
     if not model.is_dir():
-        run = Run.create(RunConfig.resolve(DEFINITIONS), base)
-        fit(run, resume=holds_run(base))
-        export(run, "transformers", model)
+        export(trained(DEFINITIONS, folder, "base"), "transformers", model)
     return {"encoder.pretrained": str(model), "data.vocab": str(model)}
 
 

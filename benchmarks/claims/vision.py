@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from claims.claim import Claim
+from claims.claim import Claim, trained
 from polymask import RunConfig
 from polymask.run import open_data_of
 from polymask_vision.codes import fit_codes
@@ -40,6 +40,19 @@ def codes(folder: Path) -> dict[str, Any]:
         data = open_data_of(config)
         fit_codes(CODES, data, config.system.options["tokenizer"].build(data.provides), codes=512)
     return {"target.file": str(CODES)}
+
+
+def supervised_teacher(folder: Path) -> dict[str, Any]:
+    """Train a teacher on labels; its class token is classified, so that its attention says what matters."""
+    teacher = trained({**SMALL, "system": "vision/supervised", "pool": "prefix"}, folder, "teacher")
+    return {"target.run": str(teacher.folder)}
+
+
+def two_teachers(folder: Path) -> dict[str, Any]:
+    """Train a teacher of features on labels, and one of relations by masking."""
+    features = trained({**SMALL, "system": "vision/supervised"}, folder, "feature-teacher")
+    relations = trained({**SMALL, "system": "vision/mae"}, folder, "relation-teacher")
+    return {"target.run": str(features.folder), "relation_target.run": str(relations.folder)}
 
 
 CLAIMS: dict[str, Claim] = {
@@ -159,5 +172,37 @@ CLAIMS: dict[str, Claim] = {
         variants={"no alignment": {"align_weight": 0.0}, "cae": {}},
         about=("cae",),
         prepare=codes,
+    ),
+    "vision/data2vec2": Claim(
+        text="Several masked views of a sample for one pass of the teacher teach more in the same time than "
+        "one view each (data2vec 2.0, arXiv 2212.07525); as many rows go through the student",
+        config={**CURVES, "system": "vision/data2vec2"},
+        rows=dict.fromkeys(("one view", "four views"), 256),
+        variants={
+            "one view": {"views": 1, "batch_size": 256},
+            "four views": {"views": 4, "batch_size": 64},
+        },
+        about=("four views",),
+        may_differ=("batch_size",),
+    ),
+    "vision/maskalign": Claim(
+        text="Matching a teacher's features of visible patches teaches more where those that it attends to "
+        "stay visible, and several layers are matched by mixtures (MaskAlign, arXiv 2211.08887)",
+        config={**SMALL, "system": "vision/maskalign"},
+        variants={
+            "last layer": {"target.layers": [-1], "fusion": "simple", "masking": "core/random"},
+            "last layer, attention": {"target.layers": [-1], "fusion": "simple"},
+            "maskalign": {},
+        },
+        about=("maskalign",),
+        prepare=supervised_teacher,
+    ),
+    "vision/hybrid-distillation": Claim(
+        text="Relations of tokens, of a masked autoencoder, beside features of a supervised teacher teach "
+        "more than these alone (Hybrid Distillation, arXiv 2306.15876)",
+        config={**SMALL, "system": "vision/hybrid-distillation"},
+        variants={"features alone": {"relation_weights": [0, 0]}, "both": {}},
+        about=("both",),
+        prepare=two_teachers,
     ),
 }
