@@ -553,6 +553,23 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="r-amt",
+            target="polymask_vision.systems.r_amt:RAMT",
+            presets=presets.R_AMT,
+            summary="learn which attention weights of a frozen classifier to switch off for other data",
+            suits="few labels of new data, and a classifier that is not to forget: a bit per weight",
+            paper="Zheng et al. 2023, arXiv 2307.15049",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "masking": "core/threshold",
+                "masking.threshold": 0.005,
+                "masking.largest": False,
+            },
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="maskgit",
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
@@ -655,6 +672,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.hybrid_distillation:hybrid_distillation",
             summary="train a teacher on labels and a masked autoencoder, then a student of both",
             paper="Shi et al. 2023, arXiv 2306.15876",
+            modality="image",
+        ),
+        Part(
+            name="r-amt",
+            target="polymask_vision.systems.r_amt:r_amt",
+            summary="train a classifier, then masks over its weights for other data",
+            paper="Zheng et al. 2023, arXiv 2307.15049",
             modality="image",
         ),
         Part(

@@ -461,6 +461,30 @@ RECAP: Presets = {
     preset: as_host_preset("vision/maskgit", MASKGIT[preset]) for preset in ("paper", "small", "tiny")
 }
 
+R_AMT: Presets = {
+    # ViT-B/16 of CLIP with 16 shots, configurations of the release (3e-5 and 10 epochs on ImageNet)
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.5, 1.0),
+        **_VIT_B,
+        "epochs": 30,
+        "batch_size": 32,
+        "lr": 8e-5,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    # a rate at which numbers reach the threshold in 25 steps
+    "small": {
+        **_SMALL,
+        "steps": 400,
+        "batch_size": 32,
+        "lr": 2e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    "tiny": {**_TINY, "base": "random"},
+}
+
 HYBRID_DISTILLATION: Presets = {
     # ViT-B with DeiT-B and MAE-B as its teachers; training is MAE's with fewer epochs, as none was published
     "paper": {
