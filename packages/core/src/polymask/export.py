@@ -3,8 +3,8 @@
 Any encoder that was built by name can be written as ``safetensors``: its weights, and a JSON file
 of how to build it again (:func:`load`). An encoder that other libraries know has a method
 ``exports() -> Mapping[str, Exporter]`` whose keys are further formats. A system that was trained on labels
-is written with its classifier, by ``classifier_exports(classifier)`` of the encoder. A system that has more to
-hand on than its encoder has a method ``exports()`` of its own.
+is written with its classifier, by ``classifier_exports(classifier)`` of the encoder. A system that has more
+to hand on than its encoder has a method ``exports()`` of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classifiers that stay as they are under masks over their weights: where they come from, and how one is fitted."""
+"""Classifiers that masks over weights leave as they are: where they are from, and how to fit one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ABSENT = -1e4
 
 
 def open_base(folder: str | Path) -> Any:
-    """A run of vision/supervised, or its export: with ``tokenizer``, ``encoder``, ``pool`` and ``classifier``.
+    """A run of vision/supervised or its export, with ``tokenizer``, ``encoder``, ``pool``, ``classifier``.
 
     Raises:
         UserError: something else is there.
@@ -49,8 +49,8 @@ def head_of(base: str | None, encoder: Encoder, classes: int) -> tuple[str, nn.M
     """
     if base is None:
         raise UserError(
-            "masks over which network? give --base FOLDER, a run of vision/supervised or its export; polymask "
-            "recipe vision/r-amt trains one, or takes a model of timm"
+            "masks over which network? give --base FOLDER, a run of vision/supervised or its export; "
+            "polymask recipe vision/r-amt trains one, or takes a model of timm"
         )
     if base == "random":
         return "mean", pooler_of("mean", encoder.out_dim), nn.Linear(encoder.out_dim, classes)
@@ -58,8 +58,9 @@ def head_of(base: str | None, encoder: Encoder, classes: int) -> tuple[str, nn.M
     own = found.classifier
     if own.head.out_features != classes:
         raise UserError(
-            f"{base} tells {own.head.out_features} classes apart, and this data has {classes}: give data of the same "
-            "classes, or have a classifier fitted to them: polymask recipe vision/r-amt --base FOLDER --refit true"
+            f"{base} tells {own.head.out_features} classes apart, and this data has {classes}: give data of "
+            "the same classes, or have a classifier fitted to them, polymask recipe vision/r-amt --base "
+            "FOLDER --refit true"
         )
     return found.pool, own.pooler, own.head
 

@@ -647,6 +647,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             paper="Oquab et al. 2023, arXiv 2304.07193",
             modality="image",
         ),
+        Part(
+            name="retention",
+            target="polymask_vision.retention:Retention",
+            summary="accuracy under learned masks over weights, on new data and on what the base knew",
+            paper="Zheng et al. 2023, arXiv 2307.15049",
+            modality="image",
+        ),
     ]
 
 

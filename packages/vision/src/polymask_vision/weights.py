@@ -38,8 +38,8 @@ def masked_weights(module: nn.Module, masks: Mapping[str, Mask]) -> Iterator[Non
 
     Args:
         module: the network; after, it is as it was.
-        masks: by the name of a weight, over its numbers: ``[1, numbers]`` for all samples, which any layer takes, or
-            ``[B, numbers]``, a row per sample, for ``nn.Linear`` and ``nn.Conv2d``.
+        masks: by the name of a weight, over its numbers: ``[1, numbers]`` for all samples, which any layer
+            takes, or ``[B, numbers]``, a row per sample, for ``nn.Linear`` and ``nn.Conv2d``.
 
     Raises:
         UserError: masks per sample over the weight of another layer.
@@ -71,14 +71,14 @@ def _each(layer: nn.Module) -> Any:
     """What a layer does with a weight per sample."""
     if isinstance(layer, nn.Linear):
         return _linear
-    if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
+    if isinstance(layer, nn.Conv2d) and str(layer.padding_mode) == "zeros":
         return _convolution
     raise UserError(
         f"masks per sample are over weights of nn.Linear and nn.Conv2d, and this is a {type(layer).__name__}"
     )
 
 
-def _linear(layer: nn.Linear, weight_BOI: Tensor, x: Tensor) -> Tensor:
+def _linear(layer: Any, weight_BOI: Tensor, x: Tensor) -> Tensor:
     """``[B, ..., I]`` to ``[B, ..., O]``."""
     out = torch.bmm(x.flatten(1, -2) if x.dim() > 2 else x[:, None], weight_BOI.mT.to(x.dtype))
     out = out if layer.bias is None else out + layer.bias.to(out.dtype)
@@ -93,7 +93,7 @@ def _convolution(layer: nn.Conv2d, weight: Tensor, x: Tensor) -> Tensor:
         weight.flatten(0, 1).to(x.dtype),
         None if layer.bias is None else layer.bias.repeat(b).to(x.dtype),
         layer.stride,
-        layer.padding,  # type: ignore[arg-type]
+        layer.padding,
         layer.dilation,
         b * layer.groups,
     )
@@ -175,12 +175,14 @@ def apply_masks(network: nn.Module, folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
-        raise UserError(f"{folder} holds no {ABOUT}: give a folder that `polymask export --format masks` wrote")
+        raise UserError(
+            f"{folder} holds no {ABOUT}: give a folder that `polymask export --format masks` wrote"
+        )
     shapes, whole = read_json(folder / ABOUT, lambda x: (dict(x["weights"]), x["digest"]), "export it again")
     if digest_of(network.state_dict()) != whole:
         raise UserError(
-            f"the masks in {folder} are over other weights than those of this {type(network).__name__}: load the "
-            "network that they were learned over, before any change"
+            f"the masks in {folder} are over other weights than those of this {type(network).__name__}: load "
+            "the network that they were learned over, before any change"
         )
     packed = read_state(folder / BITS)
     device = next(network.parameters()).device

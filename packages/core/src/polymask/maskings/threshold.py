@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from polymask.errors import UserError
@@ -14,9 +13,9 @@ from polymask.types import Positive, Share
 class Threshold:
     """Hide sites whose score is above a threshold: how many, the scores say, all or none at the extremes.
 
-    Where the score requires gradient, the mask is of numbers that are 0 or 1, and passes its gradient on to the
-    score as if it were the score itself (straight-through: Bengio et al. 2013, arXiv 1308.3432). Else it is of
-    bool.
+    Where the score requires gradient, the mask is of numbers that are 0 or 1, and passes its gradient on to
+    the score as if it were the score itself (straight-through: Bengio et al. 2013, arXiv 1308.3432). Else it
+    is of bool.
 
     Args:
         threshold: what a score is compared with.
@@ -35,10 +34,10 @@ class Threshold:
 class Gumbel:
     """Hide sites at random, by logits to which one Gumbel number each is added, then a threshold.
 
-    A site of logit l is hidden with probability 1 - exp(-exp(l)) at the threshold of 0.5: 0.63 at 0, 0.31 at -1,
-    0.93 at 1 (MaskUNet, Wang et al. 2025, arXiv 2505.03097; not the sigmoid of l, which the difference of two
-    Gumbel numbers would give). Where the score requires gradient, the mask is of numbers that are 0 or 1, with the
-    gradient of sigmoid((l + g) / temperature) at that noise g. Else it is of bool.
+    A site of logit l is hidden with probability 1 - exp(-exp(l)) at the threshold of 0.5: 0.63 at 0, 0.31 at
+    -1, 0.93 at 1 (MaskUNet, Wang et al. 2025, arXiv 2505.03097; not the sigmoid of l, which the difference of
+    two Gumbel numbers would give). Where the score requires gradient, the mask is of numbers that are 0 or 1,
+    with the gradient of sigmoid((l + g) / temperature) at that noise g. Else it is of bool.
 
     Args:
         temperature: of the sigmoid, which gradient goes by: the smaller, the steeper.
@@ -62,8 +61,8 @@ def _score(request: Request, name: str) -> Tensor:
     score = request.score
     if score is None:
         raise UserError(
-            f"{name} hides by score, and this system computes none; give it one (--score NAME, where the system "
-            "has that slot) or use core/random"
+            f"{name} hides by score, and this system computes none; give it one (--score NAME, where the "
+            "system has that slot) or use core/random"
         )
     if score.shape != (len(request.ids), request.sites):
         raise ValueError(f"score is {list(score.shape)}, expected [{len(request.ids)}, {request.sites}]")

@@ -1,23 +1,23 @@
-"""R-AMT: Regularized Mask Tuning (Zheng et al. 2023, arXiv 2307.15049).
+r"""R-AMT: Regularized Mask Tuning (Zheng et al. 2023, arXiv 2307.15049).
 
 A trained classifier stays as it is; which of its encoder's attention weights to switch off for other data is
-learned from few labels, by gradient. Where that gradient disagrees with the one of staying close to the classifier
-as it was, it is dropped, the likelier the more they disagree.
+learned from few labels, by gradient. Where that gradient disagrees with the one of staying close to the
+classifier as it was, it is dropped, the likelier the more they disagree.
 
-    polymask recipe vision/r-amt --data core/few-labels --data.data vision/emoji --data.data.vendor google \\
+    polymask recipe vision/r-amt --data core/few-labels --data.data vision/emoji --data.data.vendor google \
         --base_data vision/emoji --base_data.vendor twitter
     polymask pretrain vision/r-amt --preset small --data fashion --base RUN
 
-The recipe trains the classifier first, or fits a linear one to a model of timm; the second command takes a run of
-vision/supervised, or the export of one. Sizes and normalisation must be those of the base. At the start no weight
-is hidden, so "untrained" in a probe is the base; vision/retention measures what is gained and what is kept.
+The recipe trains the classifier first, or fits a linear one to a model of timm; the second command takes a
+run of vision/supervised, or the export of one. Sizes must be those of the base. At the start no weight is
+hidden, so "untrained" in a probe is the base; vision/retention measures what is gained and what is kept.
 
-A weight is switched off when its number falls from 0.01 to 0.005. Adam moves a number by about the learning rate
-in a step, so that nothing changes in the first 0.005 / lr steps: raise the rate of a short run.
+A weight is switched off when its number falls from 0.01 to 0.005. Adam moves a number by about the learning
+rate in a step, so that nothing changes in the first 0.005 / lr steps: raise the rate of a short run.
 
-The gate of the release is the default (its figure shows the opposite chances). Its own gradient is taken in the
-backward pass, and averaged over processes and parts of a step. Masks of the patch embedding, which the release
-has too, are with ``--which all``; classifiers here are linear, not of text.
+The gate of the release is the default (its figure shows the opposite chances). Its own gradient is taken in
+the backward pass, and averaged over processes and parts of a step. Masks of the patch embedding, which the
+release has too, are with ``--which all``; classifiers here are linear, not of text.
 
 Shapes: B samples, K classes.
 """
@@ -64,12 +64,13 @@ class RAMT(System):
         tokenizer: cuts the input into tokens.
         encoder: encodes all tokens; its weights are those of the base.
         masking: turns the number of each weight into a mask, and passes gradient on.
-        base: folder of a run of vision/supervised or of its export; ``random`` for random weights, to try things
-            out.
+        base: folder of a run of vision/supervised or of its export; ``random`` for random weights, to try
+            things out.
         which: weights that masks are over: those of ``attention`` layers, in networks without any those of
             convolutions; or ``all`` matrices and kernels.
         initial: number of each weight at the start.
-        drop: share of a disagreeing gradient that is dropped, where it is: 1 for all of it, 0 for no gate (AMT).
+        drop: share of a disagreeing gradient that is dropped, where it is: 1 for all of it, 0 for no gate
+            (AMT).
         norm_weight: weight of the norms of all numbers, a norm for each matrix.
         temperature: of the base's answer that the gate stays close to.
         classes: number of classes, from the data.
@@ -78,6 +79,7 @@ class RAMT(System):
     """
 
     supervised = True
+    encoder: Any
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class RAMT(System):
         super().__init__()
         require_learned(masking, "r-amt")
         network: Any = encoder
-        self.tokenizer, self.encoder, self.masking = tokenizer, network, masking
+        self.tokenizer, self.encoder, self.masking, self.base = tokenizer, network, masking, base
         self.drop, self.norm_weight, self.temperature = drop, norm_weight, temperature
         self.names = weights_of(network, which)
         weights = [network.get_parameter(name) for name in self.names]
@@ -114,32 +116,34 @@ class RAMT(System):
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         label_B, tokens = batch["label"], self.tokenizer(batch)
-        logits_BK = self.answer(tokens, step)
+        logits_BK = self.answer(tokens, self.weight_masks(step))
         known = Mask(label_B >= 0)
         task = known.mean(F.cross_entropy(logits_BK, label_B.clamp(min=0), reduction="none"))
         if self.drop and task.requires_grad:
-            base_BK = (self.answer(tokens, None) / self.temperature).softmax(-1)
+            base_BK = (self.answer(tokens, {}) / self.temperature).softmax(-1)
             away = F.cross_entropy(logits_BK, base_BK, reduction="sum")
-            # when gradient of the task passes: once for each part of a step, though forward may run more often
-            task.register_hook(lambda _: self._collect(away, len(label_B), step))
+            # when gradient of the task passes: once for each part of a step, may forward run more often
+            task.register_hook(  # type: ignore[no-untyped-call]
+                lambda _: self._collect(away, len(label_B), step)
+            )
         norms = torch.stack([real.norm() for real in self.reals])
         return {"task": task, "norm": self.norm_weight * norms.sum()}
 
-    def answer(self, tokens: Tokens, step: Step | None) -> Tensor:
-        """Logits float32 ``[B, K]`` under the masks of a step; without a step those of the base."""
-        masks = {} if step is None else self.weight_masks(step)
-        with torch.set_grad_enabled(step is not None and torch.is_grad_enabled()):
-            with masked_weights(self.encoder, masks):
-                encoded = functional.encode_grid(self.encoder, tokens)
-            logits: Tensor = self.head(self.pooler(encoded)).float()
-        return logits
+    def answer(self, tokens: Tokens, masks: Mapping[str, Mask]) -> Tensor:
+        """Logits float32 ``[B, K]`` under masks over weights; those of the base under none."""
+        learns = bool(masks) and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns), masked_weights(self.encoder, masks):
+            logits: Tensor = self.head(self.pooler(functional.encode_grid(self.encoder, tokens)))
+        return logits.float()
 
     def weight_masks(self, step: Step = Step()) -> dict[str, Mask]:  # noqa: B008  immutable
         """What is hidden of each weight, ``[1, numbers]``, by its name in the encoder."""
         found = {}
         for place, (name, real) in enumerate(zip(self.names, self.reals, strict=True)):
             ids, grid = torch.tensor([place], device=real.device), (len(real), real[0].numel())
-            found[name] = self.masking(Request(ids, real.numel(), step, grid=grid, score=real.flatten()[None]))
+            found[name] = self.masking(
+                Request(ids, real.numel(), step, grid=grid, score=real.flatten()[None])
+            )
         return found
 
     def _collect(self, away: Tensor, samples: int, step: Step) -> None:
@@ -181,10 +185,11 @@ class RAMT(System):
     @property
     def backbone(self) -> Encoder:
         """A copy of the encoder whose hidden weights are 0."""
-        encoder = copy.deepcopy(self.encoder)
+        encoder: Any = copy.deepcopy(self.encoder)
         with torch.no_grad():
             settle(encoder, self.weight_masks())
-        return encoder  # type: ignore[no-any-return]
+        masked: Encoder = encoder
+        return masked
 
     @property
     def classifier(self) -> RAMT:
@@ -197,7 +202,7 @@ class RAMT(System):
 
     def classify(self, batch: Batch) -> Tensor:
         """Logits ``[B, K]``."""
-        return self.answer(self.tokenizer(batch), Step())
+        return self.answer(self.tokenizer(batch), self.weight_masks())
 
     def exports(self) -> dict[str, Callable[[Mapping[str, Any], Path], None]]:
         """Formats of ``polymask export`` beside those of the encoder: the masks alone, a bit per weight."""
@@ -210,9 +215,9 @@ class RAMT(System):
 
     @torch.no_grad()
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        tokens, label_B = self.tokenizer(batch), batch["label"]
-        said_B, base_B = (self.answer(tokens, at).argmax(1) for at in (step, None))
-        known, found = Mask(label_B >= 0), {"hidden_weights": share_hidden(self.weight_masks(step))}
+        tokens, label_B, masks = self.tokenizer(batch), batch["label"], self.weight_masks(step)
+        said_B, base_B = (self.answer(tokens, each).argmax(1) for each in (masks, {}))
+        known, found = Mask(label_B >= 0), {"hidden_weights": share_hidden(masks)}
         for name, right_B in (("training_accuracy", said_B), ("base_accuracy", base_B)):
             found[name] = known.mean((right_B == label_B).float())
         return {**found, "as_the_base": (said_B == base_B).float().mean(), "gradient_kept": self._kept}
@@ -248,7 +253,7 @@ def gate(a: Tensor, b: Tensor, step: Step, place: int) -> Tensor:
 
 def share_hidden(masks: Mapping[str, Mask]) -> Tensor:
     """Share of the weights that masks hide, scalar."""
-    return sum(m.hidden.sum() for m in masks.values()) / torch.tensor(sum(m.hidden.numel() for m in masks.values()))  # type: ignore[return-value]
+    return torch.cat([mask.hidden.flatten() for mask in masks.values()]).float().mean()
 
 
 def require_learned(masking: Masking, system: str) -> None:
@@ -259,14 +264,15 @@ def require_learned(masking: Masking, system: str) -> None:
     """
     score = torch.zeros(1, 16, requires_grad=True)
     try:
-        learned = masking(Request(torch.zeros(1, dtype=torch.long), 16, Step(), grid=(4, 4), score=score))
+        with torch.enable_grad():
+            learned = masking(Request(torch.zeros(1, dtype=torch.long), 16, Step(), grid=(4, 4), score=score))
         passes = learned.hidden.requires_grad
     except UserError:
         passes = False
     if not passes:
         raise UserError(
-            f"{system} learns what to hide, and {type(masking).__name__} passes no gradient on to its score: use "
-            "core/threshold or core/gumbel"
+            f"{system} learns what to hide, and {type(masking).__name__} passes no gradient on to its score: "
+            "use core/threshold or core/gumbel"
         )
 
 
@@ -286,18 +292,18 @@ def r_amt(
 
     Args:
         stage: trains a run.
-        base_data: what the classifier is trained on, with the classes of the recipe's data; in place of ``base`` and
-            ``model``.
+        base_data: what the classifier is trained on, with the classes of the recipe's data; in place of
+            ``base`` and ``model``.
         base: folder of a run of vision/supervised, or of its export.
         model: of timm, by name or ``local-dir:FOLDER``; images must have a size that it takes.
         patch_size: of ``model``, or what divides the pixels of one of its outputs.
-        refit: fit the linear classifier of ``base`` to the recipe's data, whose classes may be others. That of
-            ``model`` always is.
+        refit: fit the linear classifier of ``base`` to the recipe's data, whose classes may be others. That
+            of ``model`` always is.
         preset: of both stages.
         steps: of each stage; by default the preset's.
     """
     if sum(x is not None for x in (base_data, base, model)) != 1:
-        raise UserError("masks over which network? give one of --base_data DATA, --base FOLDER and --model NAME")
+        raise UserError("masks over which network? give one of --base_data, --base and --model")
     length, folder = {} if steps is None else {"steps": steps}, stage.folder / "base"
     if base_data is not None:
         stage("base", "vision/supervised", data=base_data, preset=preset, **length)
