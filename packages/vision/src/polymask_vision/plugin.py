@@ -570,6 +570,16 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="maskunet",
+            target="polymask_vision.systems.maskunet:MaskUNet",
+            presets=presets.MASKUNET,
+            summary="learn which attention weights of a frozen denoiser to switch off, by sample and time",
+            suits="a finished denoiser that is to fit its data, or other data, better",
+            paper="Wang et al. 2025, arXiv 2505.03097",
+            modality="image",
+            defaults={"host": "vision/umd", "masking": "core/gumbel", "masking.largest": False},
+        ),
+        Part(
             name="maskgit",
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
@@ -679,6 +689,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.hybrid_distillation:hybrid_distillation",
             summary="train a teacher on labels and a masked autoencoder, then a student of both",
             paper="Shi et al. 2023, arXiv 2306.15876",
+            modality="image",
+        ),
+        Part(
+            name="maskunet",
+            target="polymask_vision.systems.maskunet:maskunet",
+            summary="train a denoiser, then masks over its weights by sample and time",
+            paper="Wang et al. 2025, arXiv 2505.03097",
             modality="image",
         ),
         Part(

@@ -456,6 +456,28 @@ MASKALIGN: Presets = {
     "tiny": {**_TINY, "target.model": "test_vit", "target.pretrained": False, "fusion": "sum"},
 }
 
+_DENOISER: Options = {"clean_share": 0.0, "noisy_masking": None}
+MASKUNET: Presets = {
+    # the denoiser is UMD's, in place of Stable Diffusion; training is the release's, 4 images on 8 GPUs
+    "paper": {
+        **as_host_preset("vision/umd", {**UMD["paper"], **_DENOISER}),
+        "epochs": 15,
+        "warmup_epochs": 0,
+        "batch_size": 32,
+        "base_lr": 8e-5,
+        "schedule": "constant",
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    },
+    "small": {
+        **as_host_preset("vision/umd", {**UMD["small"], **_DENOISER}),
+        "start": 2.0,
+        "weight_decay": 0.01,
+    },
+    "tiny": {**as_host_preset("vision/umd", {**UMD["tiny"], **_DENOISER}), "base": "random", "start": 1.0},
+}
+
 # the paper trains nothing: it takes other models as they are
 RECAP: Presets = {
     preset: as_host_preset("vision/maskgit", MASKGIT[preset]) for preset in ("paper", "small", "tiny")

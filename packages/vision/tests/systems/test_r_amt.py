@@ -325,7 +325,7 @@ def test_retention_is_measured_beside_the_base_and_masks_at_random(recipe: Path)
     with torch.no_grad():
         right = (system.classify(batch).argmax(1) == labels).float().mean()
     assert found["pre-trained", "accuracy"] == pytest.approx(float(right))
-    with pytest.raises(UserError, match="give one of vision/r-amt"):
+    with pytest.raises(UserError, match="give a run of vision/r-amt"):
         list(Retention()(Run.open(recipe / "base")))
 
 
