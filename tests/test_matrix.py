@@ -27,7 +27,7 @@ LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
     "hybrid-distillation",
 )
-LEARNED = ("vision/r-amt",)
+LEARNED = ("vision/r-amt", "vision/maskunet")
 """They learn what to hide."""
 PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
@@ -128,11 +128,12 @@ REFUSED = {
     ("vision/mixedae", "core/top-score"): "has no option --score",
     **{
         (f"vision/{system}", f"core/{objective}"): "gives one number for all"
-        for system in ("hpm", "umd")
+        for system in ("hpm", "umd", "maskunet")
         for objective in ("pairwise", "standardised-mse")
     },
     **{
-        ("vision/umd", f"vision/{encoder}"): "cannot be told: use vision/dit"
+        (system, f"vision/{encoder}"): "cannot be told: use vision/dit"
+        for system in ("vision/umd", "vision/maskunet")
         for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
     },
     ("vision/mfm", "core/top-score"): "has no option --score",
