@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Mask, UserError
+from polymask import Mask, Request, Step, UserError
 from polymask.checkpoints import read_state
 from polymask.export import save_json, save_state
 from polymask.files import read_json
 from polymask.imports import digest_of
+from polymask.protocols import Masking
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 BITS, ABOUT = "masks.safetensors", "masks.json"
@@ -124,6 +125,31 @@ def weights_of(network: nn.Module, which: Literal["attention", "all"]) -> list[s
             f"{type(network).__name__} has no weights of attention or convolutions to mask: use --which all"
         )
     return [f"{name}.weight" for name in found]
+
+
+def share_hidden(masks: Mapping[str, Mask]) -> Tensor:
+    """Share of the weights that masks hide, scalar."""
+    return torch.cat([mask.hidden.flatten() for mask in masks.values()]).float().mean()
+
+
+def require_learned(masking: Masking, system: str) -> None:
+    """Refuse a masking that passes no gradient on to its score.
+
+    Raises:
+        UserError: says which do.
+    """
+    score = torch.zeros(1, 16, requires_grad=True)
+    try:
+        with torch.enable_grad():
+            learned = masking(Request(torch.zeros(1, dtype=torch.long), 16, Step(), grid=(4, 4), score=score))
+        passes = learned.hidden.requires_grad
+    except UserError:
+        passes = False
+    if not passes:
+        raise UserError(
+            f"{system} learns what to hide, and {type(masking).__name__} passes no gradient on to its score: "
+            "use core/threshold or core/gumbel"
+        )
 
 
 # ------------------------------------------------------------------------------------ masks as files

@@ -52,9 +52,8 @@ from polymask.protocols import Masking
 from polymask.recipes import Stage
 from polymask.systems.base import Generates
 from polymask.types import Count, NotNegative, Share
-from polymask_vision.systems.r_amt import require_learned
 from polymask_vision.systems.umd import UMD
-from polymask_vision.weights import masked_weights, weights_of
+from polymask_vision.weights import masked_weights, require_learned, weights_of
 
 FIRST = 2
 """First stream of masks; the host has those below."""
@@ -182,10 +181,6 @@ class MaskUNet(Host, Generates):
         self.host.eval()
         return self
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """None of their own, as the host does not train."""
-        return []
-
     @torch.no_grad()
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         with self.masked(batch, step) as drawn:
@@ -267,11 +262,7 @@ class Adapter(nn.Module):
 
 
 def _load(host: nn.Module, base: str | None) -> None:
-    """Set the weights of a denoiser.
-
-    Raises:
-        UserError: there are none, or they are of another denoiser.
-    """
+    """Set the weights of a denoiser, or refuse to."""
     if base is None:
         raise UserError(
             "masks over which denoiser? give --base RUN, of vision/umd; polymask recipe vision/maskunet "

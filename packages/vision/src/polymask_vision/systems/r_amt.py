@@ -54,7 +54,14 @@ from polymask.protocols import Encoder, Masking, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, Fact, NotNegative, Positive, Share
 from polymask_vision.bases import fit_classifier, head_of, of_timm, open_base
-from polymask_vision.weights import masked_weights, save_masks, settle, weights_of
+from polymask_vision.weights import (
+    masked_weights,
+    require_learned,
+    save_masks,
+    settle,
+    share_hidden,
+    weights_of,
+)
 
 
 class RAMT(System):
@@ -249,31 +256,6 @@ def gate(a: Tensor, b: Tensor, step: Step, place: int) -> Tensor:
     chance = 0.5 * (1 + a.sign() * (a + b) / (a.abs() + b.abs() + 1e-8))
     drawn = step.noise(torch.tensor([place], device=a.device), a.numel()).view_as(a)
     return drawn < chance
-
-
-def share_hidden(masks: Mapping[str, Mask]) -> Tensor:
-    """Share of the weights that masks hide, scalar."""
-    return torch.cat([mask.hidden.flatten() for mask in masks.values()]).float().mean()
-
-
-def require_learned(masking: Masking, system: str) -> None:
-    """Refuse a masking that passes no gradient on to its score.
-
-    Raises:
-        UserError: says which do.
-    """
-    score = torch.zeros(1, 16, requires_grad=True)
-    try:
-        with torch.enable_grad():
-            learned = masking(Request(torch.zeros(1, dtype=torch.long), 16, Step(), grid=(4, 4), score=score))
-        passes = learned.hidden.requires_grad
-    except UserError:
-        passes = False
-    if not passes:
-        raise UserError(
-            f"{system} learns what to hide, and {type(masking).__name__} passes no gradient on to its score: "
-            "use core/threshold or core/gumbel"
-        )
 
 
 def r_amt(
