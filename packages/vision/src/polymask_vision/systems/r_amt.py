@@ -195,8 +195,7 @@ class RAMT(System):
         encoder: Any = copy.deepcopy(self.encoder)
         with torch.no_grad():
             settle(encoder, self.weight_masks())
-        masked: Encoder = encoder
-        return masked
+        return encoder  # type: ignore[no-any-return]
 
     @property
     def classifier(self) -> RAMT:
