@@ -29,8 +29,8 @@ UNLABELLED = ("language/sparsepo",)
 """Systems whose data have no classes to probe."""
 HELPERS = ("openbeats-tokenizer",)
 """Systems that make labels for others, and have no encoder to export."""
-UNMASKED = (*HELPERS, "supervised")
-"""Systems that hide nothing to look at."""
+UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
+"""Systems that hide nothing to look at, or weights, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
 PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]
 

@@ -47,6 +47,27 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/simmim paper-swin": {**SIMMIM, "rate": (2e-4, 512), "epochs": 100, "last": 0.05},
     # Hansen-Estruch et al. 2024, configuration of the release for B/4 on 64 pixels
     "vision/umd paper": {**MAE, "batch": 1024, "crop": (0.8, 1.0), "decay": 0.05, "clip": 1.0},
+    # Wang et al. 2025, train_hyperunet.sh: one rate, whatever the batch
+    "vision/maskunet paper": {
+        "rate": (1e-5, 32),
+        "batch": 32,
+        "epochs": 15,
+        "warmup": 0,
+        "schedule": "constant",
+        "crop": (0.8, 1.0),
+        "betas": ADAM,
+        "decay": 0.01,
+        "clip": 1.0,
+    },
+    # Zheng et al. 2023, configurations of the release for ViT-B/16 and 16 shots
+    "vision/r-amt paper": {
+        "lr": 8e-5,
+        "batch": 32,
+        "epochs": 30,
+        "crop": (0.5, 1.0),
+        "betas": ADAM,
+        "decay": 0.0,
+    },
     # Wang et al. 2023, of the two lengths the longer; the average follows for 100 epochs
     "vision/hpm paper": {**MAE, "batch": 2048, "decay": 0.05, "momentum_rise": 100 / 800},
     # Ma et al. 2022, PRETRAIN.md: the batch counts by the share of its tokens that one view predicts

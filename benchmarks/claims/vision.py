@@ -55,6 +55,17 @@ def two_teachers(folder: Path) -> dict[str, Any]:
     return {"target.run": str(features.folder), "relation_target.run": str(relations.folder)}
 
 
+def emoji(vendor: str) -> dict[str, Any]:
+    """Emoji of a vendor; a picture of one vendor and its like of the other are in one split."""
+    return {"name": "vision/emoji", "vendor": vendor, "size": 32}
+
+
+def classifier(folder: Path) -> dict[str, Any]:
+    """Train a classifier on Twitter's emoji, one for all seeds."""
+    config = {"system": "vision/supervised", "preset": "small", "data": emoji("twitter"), "steps": 600}
+    return {"base": str(trained(config, folder, "base").folder)}
+
+
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
         text="Masks from green noise, or in blocks, teach a masked autoencoder more than random ones "
@@ -74,6 +85,21 @@ CLAIMS: dict[str, Claim] = {
             "hpm, complementary scoring": {"system": "vision/hpm", "scoring": "complementary"},
         },
         about=("hpm", "hpm, complementary scoring"),
+    ),
+    "vision/r-amt": Claim(
+        text="Dropping mask gradients that lead away from the classifier as it was keeps more of what it "
+        "knew (R-AMT, arXiv 2307.15049), here of emoji of one vendor, while masks learn from few of another",
+        config={
+            "system": "vision/r-amt",
+            "preset": "small",
+            "data": {"name": "core/few-labels", "data": emoji("google"), "share": 0.2},
+        },
+        variants={"amt": {"drop": 0.0}, "r-amt": {"drop": 1.0}},
+        about=("r-amt",),
+        measure="accuracy on the base's data",
+        evaluation="vision/retention",
+        prepare=classifier,
+        seeds=5,
     ),
     "vision/mixedae": Claim(
         text="Mixing images helps once the encoder is asked which patches belong together; mixing alone does "

@@ -3,7 +3,8 @@
 Any encoder that was built by name can be written as ``safetensors``: its weights, and a JSON file
 of how to build it again (:func:`load`). An encoder that other libraries know has a method
 ``exports() -> Mapping[str, Exporter]`` whose keys are further formats. A system that was trained on labels
-is written with its classifier, by ``classifier_exports(classifier)`` of the encoder.
+is written with its classifier, by ``classifier_exports(classifier)`` of the encoder. A system that has more
+to hand on than its encoder has a method ``exports()`` of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from polymask.protocols import Batch, Encoder, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.run import Run
 from polymask.systems.base import System
-from polymask.systems.supervised import Supervised, pooler_of
+from polymask.systems.supervised import pooler_of
 from polymask.tokens import Tokens
 
 Exporter: TypeAlias = Callable[[Mapping[str, Any], Path], None]
@@ -91,6 +92,11 @@ class Classifier(Features):
         logits: Tensor = self.head(self.pooler(self(x)))
         return logits
 
+    @property
+    def classifier(self) -> Classifier:
+        """What predicts, as systems that were trained on labels name it."""
+        return self
+
 
 def export(
     source: Run | System | str | Path,
@@ -118,9 +124,9 @@ def export(
     run = Run.open(source) if isinstance(source, str | Path) else source
     system, known = (run.system, run.facts) if isinstance(run, Run) else (run, {})
     features = _features(system, {**known, **(facts or {})})
-    if head and isinstance(system, Supervised):
+    if head and hasattr(system, "classifier"):
         features = _classifier(system, features, _names(run, system))
-    available = _exporters(features)
+    available = {**_exporters(features), **getattr(system, "exports", dict)()}
     if format not in available:
         encoder, choices = type(features.encoder).__name__, " or ".join(available)
         if isinstance(features, Classifier) and format in _exporters(_features(system, {})):
@@ -212,7 +218,7 @@ def _exporters(features: Features) -> dict[str, Exporter]:
     return {"safetensors": write, **made}
 
 
-def _classifier(system: Supervised, features: Features, names: Sequence[str]) -> Classifier:
+def _classifier(system: Any, features: Features, names: Sequence[str]) -> Classifier:
     found = Classifier(
         tokenizer=features.tokenizer,
         encoder=features.encoder,
@@ -224,13 +230,12 @@ def _classifier(system: Supervised, features: Features, names: Sequence[str]) ->
     return found
 
 
-def _names(source: Any, system: Supervised) -> list[str]:
+def _names(source: Any, system: Any) -> list[str]:
     """Names of the classes, or their numbers."""
     path = source.folder / CHECKPOINT if isinstance(source, Run) else None
     known = read_checkpoint(path)["polymask"]["data"]["classes"] if path and path.is_file() else []
-    return (
-        known if len(known) == system.head.out_features else list(map(str, range(system.head.out_features)))
-    )
+    classes = system.classifier.head.out_features
+    return known if len(known) == classes else list(map(str, range(classes)))
 
 
 def _write(features: Features, out: Path) -> None:

@@ -62,6 +62,22 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"score"}),
         ),
         Part(
+            name="threshold",
+            target="polymask.maskings:Threshold",
+            summary="sites whose score is above a threshold; a score that learns gets gradient",
+            suits="masks that are learned, over weights: r-amt",
+            paper="straight-through: Bengio et al. 2013, arXiv 1308.3432",
+            tags=frozenset({"score", "fixed", "variable-count", "learned", "unbounded"}),
+        ),
+        Part(
+            name="gumbel",
+            target="polymask.maskings:Gumbel",
+            summary="sites at random by their logits; logits that learn get gradient",
+            suits="masks that are learned and drawn, over weights: maskunet",
+            paper="Wang et al. 2025, arXiv 2505.03097",
+            tags=frozenset({"score", "variable-count", "learned", "unbounded"}),
+        ),
+        Part(
             name="scheduled",
             target="polymask.maskings:Scheduled",
             summary="another masking, one option of which changes over the run",

@@ -553,6 +553,33 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="r-amt",
+            target="polymask_vision.systems.r_amt:RAMT",
+            presets=presets.R_AMT,
+            summary="learn which attention weights of a frozen classifier to switch off for other data",
+            suits="few labels of new data, and a classifier that is not to forget: a bit per weight",
+            paper="Zheng et al. 2023, arXiv 2307.15049",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "masking": "core/threshold",
+                "masking.threshold": 0.005,
+                "masking.largest": False,
+            },
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
+            name="maskunet",
+            target="polymask_vision.systems.maskunet:MaskUNet",
+            presets=presets.MASKUNET,
+            summary="learn which attention weights of a frozen denoiser to switch off, by sample and time",
+            suits="a finished denoiser that is to fit its data, or other data, better",
+            paper="Wang et al. 2025, arXiv 2505.03097",
+            modality="image",
+            defaults={"host": "vision/umd", "masking": "core/gumbel", "masking.largest": False},
+        ),
+        Part(
             name="maskgit",
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
@@ -630,6 +657,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             paper="Oquab et al. 2023, arXiv 2304.07193",
             modality="image",
         ),
+        Part(
+            name="retention",
+            target="polymask_vision.retention:Retention",
+            summary="accuracy under learned masks over weights, on new data and on what the base knew",
+            paper="Zheng et al. 2023, arXiv 2307.15049",
+            modality="image",
+        ),
     ]
 
 
@@ -655,6 +689,20 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.hybrid_distillation:hybrid_distillation",
             summary="train a teacher on labels and a masked autoencoder, then a student of both",
             paper="Shi et al. 2023, arXiv 2306.15876",
+            modality="image",
+        ),
+        Part(
+            name="maskunet",
+            target="polymask_vision.systems.maskunet:maskunet",
+            summary="train a denoiser, then masks over its weights by sample and time",
+            paper="Wang et al. 2025, arXiv 2505.03097",
+            modality="image",
+        ),
+        Part(
+            name="r-amt",
+            target="polymask_vision.systems.r_amt:r_amt",
+            summary="train a classifier, then masks over its weights for other data",
+            paper="Zheng et al. 2023, arXiv 2307.15049",
             modality="image",
         ),
         Part(

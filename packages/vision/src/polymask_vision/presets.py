@@ -456,9 +456,55 @@ MASKALIGN: Presets = {
     "tiny": {**_TINY, "target.model": "test_vit", "target.pretrained": False, "fusion": "sum"},
 }
 
+_DENOISER: Options = {"clean_share": 0.0, "noisy_masking": None}
+MASKUNET: Presets = {
+    # the denoiser is UMD's, in place of Stable Diffusion; training is the release's, 4 images on 8 GPUs
+    "paper": {
+        **as_host_preset("vision/umd", {**UMD["paper"], **_DENOISER}),
+        "epochs": 15,
+        "warmup_epochs": 0,
+        "batch_size": 32,
+        "base_lr": 8e-5,
+        "schedule": "constant",
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    },
+    "small": {
+        **as_host_preset("vision/umd", {**UMD["small"], **_DENOISER}),
+        "start": 2.0,
+        "weight_decay": 0.01,
+    },
+    "tiny": {**as_host_preset("vision/umd", {**UMD["tiny"], **_DENOISER}), "base": "random", "start": 1.0},
+}
+
 # the paper trains nothing: it takes other models as they are
 RECAP: Presets = {
     preset: as_host_preset("vision/maskgit", MASKGIT[preset]) for preset in ("paper", "small", "tiny")
+}
+
+R_AMT: Presets = {
+    # ViT-B/16 of CLIP with 16 shots, configurations of the release (3e-5 and 10 epochs on ImageNet)
+    "paper": {
+        **_IMAGENET,
+        "data.crop_scale": (0.5, 1.0),
+        **_VIT_B,
+        "epochs": 30,
+        "batch_size": 32,
+        "lr": 8e-5,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    # a rate at which numbers reach the threshold in 25 steps
+    "small": {
+        **_SMALL,
+        "steps": 400,
+        "batch_size": 32,
+        "lr": 2e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    "tiny": {**_TINY, "base": "random"},
 }
 
 HYBRID_DISTILLATION: Presets = {

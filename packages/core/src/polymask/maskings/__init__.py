@@ -11,6 +11,7 @@ from polymask.maskings.random import Random
 from polymask.maskings.ranking import Ranking
 from polymask.maskings.scheduled import Scheduled
 from polymask.maskings.span import Span
+from polymask.maskings.threshold import Gumbel, Threshold
 from polymask.maskings.top_score import TopScore
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "Disjoint",
     "DrawnRatio",
     "Frequency",
+    "Gumbel",
     "MultiBlock",
     "Partition",
     "Random",
     "Ranking",
     "Scheduled",
     "Span",
+    "Threshold",
     "TopScore",
 ]

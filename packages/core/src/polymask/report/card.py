@@ -30,6 +30,8 @@ LOADED = {
     "onnx": "import onnxruntime\n\nsession = onnxruntime.InferenceSession(f'{FOLDER}/model.onnx')\n"
     "tokens, pooled = session.run(None, batch)  # arrays by name, see polymask.json",
     "timm": "import timm\n\nmodel = timm.create_model(f'local-dir:{FOLDER}', pretrained=True)",
+    "masks": "from polymask_vision.weights import apply_masks\n\n"
+    "apply_masks(encoder, FOLDER)  # of the base, whose hidden weights are then 0",
     "transformers": "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(FOLDER)",
 }
 """How a format is loaded."""

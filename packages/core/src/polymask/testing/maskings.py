@@ -2,7 +2,8 @@
 
 Tags that declare a property absent on purpose: ``shared`` (rows may be alike), ``fixed`` (the same
 at every step), ``variable-count`` (rows differ in how many sites are hidden), ``uneven`` (some
-places are hidden more often than others), ``learned`` (gradient flows into the score).
+places are hidden more often than others), ``learned`` (gradient flows into the score), ``unbounded`` (all
+sites of a sample may be hidden, or none).
 ``score`` says that the masking goes by ``request.score``.
 """
 
@@ -118,7 +119,7 @@ def check_masking_hides_as_much_in_every_sample(subject: Subject) -> None:
             require(mask.visible is not None, f"{where}: rows are alike but Mask.visible is None")
 
 
-@check("maskings")
+@check("maskings", unless=("unbounded",))
 def check_masking_hides_some_and_not_all(subject: Subject) -> None:
     """Leaves no sample whole and none empty."""
     masking = subject.make()
@@ -248,7 +249,7 @@ def check_masking_stops_gradient(subject: Subject) -> None:
         )
 
 
-@check("maskings")
+@check("maskings", unless=("unbounded",))
 def check_masking_meets_odd_grids(subject: Subject) -> None:
     """Grids of one site, one line or two sites work or are refused with a UserError."""
     masking = subject.make()

@@ -10,6 +10,7 @@ TAGS = {
         "variable-count": "rows differ in how many sites they hide",
         "soft": "masks are weights between 0 and 1",
         "learned": "passes gradient on to the score",
+        "unbounded": "may hide all sites of a sample, or none, as the score says",
         "uneven": "some places are hidden more often than others, on purpose",
         "uniform": "every place is hidden equally often",
         "grid": "needs sites on a grid",

@@ -170,11 +170,13 @@ class UMD(Denoising, System):
             asked_BN = asked_BN | (noisy_B[:, None] & tokens.real)
         clean_B = _means(self.objective.sites(predicted_BNT, target_BNT), asked_BN)
         noise_B = _means((guess_BNC.float() - noise_BNC).square().mean(-1), visible_BN)
-        return {
-            "clean": torch.where(noisy_B, 0, clean_B).mean(),
+        losses = {
             "hidden": torch.where(noisy_B, clean_B / 2, 0).mean(),
             "noise": torch.where(noisy_B, noise_B / 2, 0).mean(),
         }
+        if self.clean_share == 0:
+            return losses
+        return {"clean": torch.where(noisy_B, 0, clean_B).mean(), **losses}
 
     def part(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         """Which images are noised, bool ``[B]``, and the time of each, int64 ``[B]``, 0 for clean ones."""
