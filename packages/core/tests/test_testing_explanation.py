@@ -1,4 +1,4 @@
-"""The check of what systems say that their answers depend on: it passes what is right and catches the rest."""
+"""The check of what systems say that their answers depend on passes what is right and catches the rest."""
 
 from __future__ import annotations
 

@@ -553,6 +553,17 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="comet",
+            target="polymask_vision.systems.comet:COMET",
+            presets=presets.COMET,
+            summary="classify what a selector keeps of images, so that a detector finds nothing in the rest",
+            suits="labels for all images: a classifier whose mask says what its answer depends on",
+            paper="Zhang et al. 2024, arXiv 2407.19308",
+            modality="image",
+            defaults={"tokenizer": "vision/patches", "encoder": "vision/resnet"},
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="maskgit",
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
@@ -641,6 +652,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.cae:cae",
             summary="fit codes to patches by k-means, then train a system that predicts them",
             paper="Chen et al. 2022, arXiv 2202.03026",
+            modality="image",
+        ),
+        Part(
+            name="comet",
+            target="polymask_vision.systems.comet:comet",
+            summary="train a detector on labels, then a selector and a predictor that leave it nothing",
+            paper="Zhang et al. 2024, arXiv 2407.19308",
             modality="image",
         ),
         Part(

@@ -41,7 +41,7 @@ def check_system_explains(subject: Subject) -> None:
     _confirm_shape(system, batch, whole)
     require(bool(whole.isfinite().all()), "the map is not finite")
     low, high = whole.aminmax()
-    require(0 <= low and high <= 1, f"the map goes from {low:.3g} to {high:.3g}, not from 0 to 1")
+    require(low >= 0 and high <= 1, f"the map goes from {low:.3g} to {high:.3g}, not from 0 to 1")
     require(identical(whole, explained(batch)), "a second call at the same step gives another map")
     unlabelled = {key: x for key, x in batch.items() if key != "label"}
     require(identical(whole, explained(unlabelled)), "the map depends on the label")
@@ -58,5 +58,5 @@ def _confirm_shape(system: System, batch: Batch, found: Tensor) -> None:
     fits = len(sites) == len(grid) and all(n % m == 0 for n, m in zip(sites, grid, strict=True))
     require(
         len(found) == tokens.shape[0] and fits,
-        f"the map is {list(found.shape)}, and {tokens.shape[0]} samples have tokens on a grid of {tuple(grid)}",
+        f"the map is {list(found.shape)}, and {len(tokens.values)} samples have tokens on a grid of {grid}",
     )
