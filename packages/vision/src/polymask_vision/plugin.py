@@ -641,6 +641,12 @@ def polymask_register_evaluations() -> Iterable[Part]:
             paper="Oquab et al. 2023, arXiv 2304.07193",
             modality="image",
         ),
+        Part(
+            name="localisation",
+            target="polymask_vision.localisation:Localisation",
+            summary="average precision of the pixels of objects by what a system's answers depend on",
+            modality="image",
+        ),
     ]
 
 
