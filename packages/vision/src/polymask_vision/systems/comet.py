@@ -115,13 +115,12 @@ class COMET(System):
         # the predictor learns from the masks as they are, the selector from the predictor as it is
         own = self.loss(self.predict(batch, share.detach() * image_BCHW), batch, known)
         kept = self.loss(self.predict(batch, share * image_BCHW, held=True), batch, known)
-        losses = {"prediction": own, "selection": kept}
+        selection = kept + self.area * F.relu(share_BHW.mean((1, 2)) - self.budget).mean()
         if self.detector is not None:
             left = self.loss(self.detect(batch, (1 - share) * image_BCHW), batch, known)
             evidence = F.relu(kept - left + self.margin) if self.form == "hinge" else -left
-            losses["completeness"] = self.completeness * evidence
-        losses["area"] = self.area * F.relu(share_BHW.mean((1, 2)) - self.budget).mean()
-        return losses
+            selection = selection + self.completeness * evidence
+        return {"prediction": own, "selection": selection}
 
     def select(self, batch: Batch) -> Tensor:
         """The share of each pixel that is kept, float32 ``[B, H, W]``."""
