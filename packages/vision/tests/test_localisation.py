@@ -78,7 +78,7 @@ def test_a_system_that_knows_is_told_from_one_that_does_not_and_from_the_centre(
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(UserError, match="where objects are, and samples of this data have image, other alone"):
+    with pytest.raises(UserError, match="samples of this data have image, other alone"):
         measured(Discs("other"), Says(True))
     with pytest.raises(UserError, match="System does not say what its answers depend on"):
         measured(Discs(), System())

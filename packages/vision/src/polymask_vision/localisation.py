@@ -31,11 +31,12 @@ METRIC = "pixel AP"
 class Localisation:
     """Average precision of finding the pixels of objects by what answers depend on (``explain``).
 
-    An object is every class of a ``label_map`` but 0, the ground; unknown pixels (-1) do not count. Each image
-    is ranked by itself, its map being interpolated bilinearly to its pixels; the mean is over test images that
-    have both objects and ground. Beside the trained system stand the same untrained, nearness to the centre
-    of the image, where photographers put objects, and a map that is the same everywhere, which scores the
-    share of objects. COMET's figure (Zhang et al. 2024) is an area under the same curve at 19 thresholds.
+    An object is every class of a ``label_map`` but 0, the ground; unknown pixels (-1) do not count. Each
+    image is ranked by itself, its map being interpolated bilinearly to its pixels; the mean is over test
+    images that have both objects and ground. Beside the trained system stand the same untrained, nearness to
+    the centre of the image, where photographers put objects, and a map that is the same everywhere, which
+    scores the share of objects. COMET's figure (Zhang et al. 2024) is an area under the same curve at 19
+    thresholds.
 
     Args:
         images: maximum number of test images, evenly spaced.
@@ -49,8 +50,8 @@ class Localisation:
     def __call__(self, run: Run) -> Iterator[Measurement]:
         if implementing(run.system, Explains) is None:
             raise UserError(
-                f"{type(run.system).__name__} does not say what its answers depend on: take a run of a system "
-                "with explain, such as vision/comet"
+                f"{type(run.system).__name__} does not say what its answers depend on: take a run of a "
+                "system with explain, such as vision/comet"
             )
         samples = run.data.split("test")
         index = evenly(len(samples), self.images)
@@ -106,4 +107,5 @@ def precisions(maps: Tensor, labels: Tensor) -> list[float]:
         size = (labels.shape[1], labels.shape[2])
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     known = ((label[label >= 0] > 0, each[label >= 0]) for each, label in zip(maps, labels, strict=True))
-    return [float(average_precision_score(truth, score)) for truth, score in known if truth.any() > truth.all()]
+    both = ((truth, score) for truth, score in known if truth.any() > truth.all())
+    return [float(average_precision_score(truth, score)) for truth, score in both]

@@ -88,6 +88,14 @@ def polymask_register_encoders() -> Iterable[Part]:
             tags=frozenset({"needs-grid"}),
         ),
         Part(
+            name="layer-masked",
+            target="polymask_vision.layer_masked:LayerMasked",
+            presets=presets.LAYER_MASKED,
+            summary="a ResNet, EfficientNet, ... of timm that reads nothing hidden in any layer",
+            paper="Balasubramanian and Feizi 2022, arXiv 2211.14646",
+            modality="image",
+        ),
+        Part(
             name="swin",
             target="polymask_vision.encoders:Swin",
             presets=presets.SWIN,
@@ -553,6 +561,23 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="layer-masking",
+            target="polymask_vision.systems.layer_masking:LayerMasking",
+            presets=presets.LAYER_MASKING,
+            summary="classify with a convolutional network that reads nothing hidden, and explain by hiding",
+            suits="asking a convolutional classifier about parts of an image",
+            paper="Balasubramanian and Feizi 2022, arXiv 2211.14646",
+            modality="image",
+            defaults={
+                "host": "vision/supervised",
+                "host.encoder": "vision/layer-masked",
+                "masking": "core/random",
+                "masking.ratio": 0.5,
+            },
+            # training hides nothing
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
             name="comet",
             target="polymask_vision.systems.comet:COMET",
             presets=presets.COMET,
@@ -639,6 +664,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             target="polymask_vision.dense:Dense",
             summary="mean IoU and accuracy of a linear classifier of pixels, or R2 of their values",
             paper="Oquab et al. 2023, arXiv 2304.07193",
+            modality="image",
+        ),
+        Part(
+            name="removal",
+            target="polymask_vision.removal:Removal",
+            summary="accuracy and answers that stay as parts of images are left out, or painted over",
+            paper="Balasubramanian and Feizi 2022, arXiv 2211.14646",
             modality="image",
         ),
         Part(

@@ -546,6 +546,45 @@ COMET: Presets = {
     "tiny": _COMET_TINY,
 }
 
+# stages with strides of 4 pixels, so that any subset of patches of 4 can be encoded
+_RESNET_STAGE: Options = {"model": "resnet18", "stage": 1}
+LAYER_MASKED: Presets = {
+    "small": {**_RESNET_STAGE, "arguments": {"layers": [4, 1, 1, 1]}},
+    "tiny": {**_RESNET_STAGE, "arguments": {"layers": [1, 1, 1, 1], "channels": [32, 32, 32, 32]}},
+}
+
+
+def _layer_masked(preset: str) -> Options:
+    return {f"host.encoder.{name}": value for name, value in LAYER_MASKED[preset].items()}
+
+
+LAYER_MASKING: Presets = {
+    # torchvision's ResNet-50 as it is, nothing is trained; 512 masks of half of the squares of 16 pixels
+    "paper": {
+        "data.size": 224,
+        "host.tokenizer.patch_size": 16,
+        "host.encoder.model": "resnet50",
+        "draws": 512,
+    },
+    "small": {
+        "host.tokenizer.patch_size": 4,
+        **_layer_masked("small"),
+        "draws": 128,
+        "steps": 1000,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+    },
+    "tiny": {
+        "host.tokenizer.patch_size": 4,
+        **_layer_masked("tiny"),
+        "draws": 8,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}

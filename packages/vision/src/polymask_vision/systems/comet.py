@@ -1,8 +1,8 @@
 """COMET: Inherently Explainable Vision Model with Feature Detector (Zhang et al. 2024, arXiv 2407.19308).
 
-A selector gives each pixel a share, a predictor classifies the picture of these shares, and a frozen detector,
-trained on whole images beforehand, looks at what was removed. While it recognises the class there, the selector
-is penalised: its mask must be complete, and it cannot agree with the predictor on noise.
+A selector gives each pixel a share, a predictor classifies the picture of these shares, and a frozen
+detector, trained on whole images beforehand, looks at what was removed. While it recognises the class there,
+the selector is penalised: its mask must be complete, and it cannot agree with the predictor on noise.
 
     polymask recipe vision/comet --data stamps --data.size 64
     polymask pretrain vision/comet --preset small --data stamps --data.size 64 --detector FOLDER
@@ -10,14 +10,14 @@ is penalised: its mask must be complete, and it cannot agree with the predictor 
 The recipe trains the detector, then the rest. ``explain`` is the mask; ``polymask evaluate RUN localisation``
 compares it with maps of objects. What is removed has the mean colour of the data, as in the released code.
 
-The paper's selector minimises ``L_P - c L_D + b R`` (``--form linear``), which has no lower bound; the released
-code's, and the default here, ``L_P + c max(L_P - L_D + g, 0) + b R``. The predictor minimises ``L_P`` alone. Both
-come from one backward pass and one optimiser: the selector's ``L_P`` goes through the predictor with its weights
-held. That is a pass more than two optimisers would take. The detector is in evaluation mode here; in the released
-code its batch norms go by the statistics of masked images. The budget is an upper bound: choose it near the share
-of objects in the data. With ``--completeness 0`` the detector is left out: the ordinary pair of selector and
-predictor, which needs a smaller ``--area``, as its mask is soon empty. Released training drops the learning rate
-at epochs 80, 120 and 160, here it falls along a cosine.
+The paper's selector minimises ``L_P - c L_D + b R`` (``--form linear``), which has no lower bound; the
+released code's, and the default here, ``L_P + c max(L_P - L_D + g, 0) + b R``. The predictor minimises
+``L_P`` alone. Both come from one backward pass and one optimiser: the selector's ``L_P`` goes through the
+predictor with its weights held. That is a pass more than two optimisers would take. The detector is in
+evaluation mode here; in the released code its batch norms go by the statistics of masked images. The budget
+is an upper bound: choose it near the share of objects in the data. With ``--completeness 0`` the detector is
+left out: the ordinary pair of selector and predictor, which needs a smaller ``--area``, as its mask is soon
+empty. Released training drops the learning rate at epochs 80, 120 and 160, here it falls along a cosine.
 
 Shapes: B samples, C channels, H rows and W columns of pixels, K classes.
 """
@@ -127,7 +127,7 @@ class COMET(System):
         return self.selector(batch[self.tokenizer.key]).float().sigmoid()
 
     def predict(self, batch: Batch, image_BCHW: Tensor, held: bool = False) -> Tensor:
-        """The predictor's logits ``[B, K]``; ``held``: no gradient reaches its weights, no statistic moves."""
+        """The predictor's logits ``[B, K]``; if ``held``, its weights get no gradient, no statistic moves."""
         tokens, net = self.tokenizer(self.shown(batch, image_BCHW)), Predictor(self.encoder, self.head)
         if not held:
             return net(tokens)  # type: ignore[no-any-return]
