@@ -37,11 +37,11 @@ REFUSED = {
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm", "layer-masked")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm", "layer-masked")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
@@ -76,7 +76,7 @@ REFUSED = {
     },
     **{
         ("vision/maskalign", f"vision/{encoder}"): "matches the output of every block"
-        for encoder in ("conv-vit", "dit")
+        for encoder in ("conv-vit", "dit", "layer-masked")
     },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
@@ -90,13 +90,18 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"
         for system in ("maskgit", "recap")
-        for encoder in ("resnet", "timm")
+        for encoder in ("resnet", "timm", "layer-masked")
     },
+    **{
+        ("vision/layer-masking", f"vision/{encoder}"): "reads the whole grid"
+        for encoder in ("swin", "resnet", "timm")
+    },
+    ("vision/layer-masking", "core/top-score"): "has no option --score",
     ("vision/maskgit", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",
     **{
         ("vision/hybrid-distillation", f"vision/{encoder}"): "matches relations within blocks"
-        for encoder in ("conv-vit", "dit")
+        for encoder in ("conv-vit", "dit", "layer-masked")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
@@ -131,7 +136,7 @@ REFUSED = {
     },
     **{
         ("vision/umd", f"vision/{encoder}"): "cannot be told: use vision/dit"
-        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
+        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm", "layer-masked")
     },
     ("vision/mfm", "core/top-score"): "has no option --score",
 }

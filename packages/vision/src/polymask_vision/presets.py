@@ -559,8 +559,8 @@ def _layer_masked(preset: str) -> Options:
 
 
 LAYER_MASKING: Presets = {
-    # torchvision's ResNet-50 as it is, nothing is trained; 512 masks of half of the squares of 16 pixels
-    "paper": {
+    # the paper's network, for --init; it was trained elsewhere. 512 masks of half of the squares of 16 pixels
+    "resnet50": {
         "data.size": 224,
         "host.tokenizer.patch_size": 16,
         "host.encoder.model": "resnet50",

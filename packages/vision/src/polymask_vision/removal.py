@@ -41,8 +41,9 @@ class Removal:
     """Accuracy, and the share of answers that stay, as random tokens of each image are removed.
 
     The measures of layer masking (Balasubramanian and Feizi 2022), at the same masks for all rows: tokens are
-    left out, by encoders that can, or painted over with middle grey, with the mean colour of the data, or with
-    noise of its mean and deviation. Each figure is the mean over images and, unless it names one, over shares.
+    left out, by encoders that can, or painted over with middle grey, with the mean colour of the data, or
+    with noise of its mean and deviation. Each figure is the mean over images and, unless it names one, over
+    shares.
 
     Args:
         shares: of the tokens that are removed.

@@ -5,7 +5,7 @@ answer without some of a picture. Any colour that is painted over the hidden par
 that colour and shape, and moves the answer.
 
     polymask pretrain vision/layer-masking --preset small --data fashion-mnist
-    polymask pretrain vision/layer-masking --preset paper --data folder:PATH --init timm:resnet50.tv_in1k
+    polymask pretrain vision/layer-masking --preset resnet50 --data folder:PATH --init timm:resnet50.tv_in1k
     polymask evaluate RUN removal
 
 The method is the encoder, vision/layer-masked, which works in other systems too: where its stride is one
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask import Batch, Host, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError
+from polymask import Batch, Host, Losses, Mask, MaskView, Step, System, Tokens, UserError
 from polymask.functional import draw_mask, require_hard_mask
 from polymask.protocols import Masking
 from polymask.systems.base import Explains
@@ -51,8 +51,8 @@ class LayerMasking(Host, Explains):
         super().__init__(host)
         if not hasattr(host, "logits"):
             raise UserError(
-                f"layer-masking asks a classifier about parts of its input, and {type(host).__name__} is none: "
-                "host vision/supervised"
+                f"layer-masking asks a classifier about parts of its input, and {type(host).__name__} is "
+                "none: host vision/supervised"
             )
         if not leaves_out(host.encoder):
             raise UserError(
@@ -95,14 +95,6 @@ class LayerMasking(Host, Explains):
         host: Any = self.host
         logits: Tensor = host.logits(tokens if mask is None else without(tokens, mask))
         return logits.float()
-
-    @torch.no_grad()
-    def preview(self, batch: Batch, step: Step) -> Preview:
-        shown, tokens = self.host.preview(batch, step), self.tokenizer(batch)
-        inverse: Any = getattr(self.tokenizer, "inverse", None)
-        return Preview(
-            {"original": inverse(tokens.values), **shown.media} if inverse else shown.media, shown.lines
-        )
 
 
 def without(tokens: Tokens, mask: Mask) -> Tokens:
