@@ -7,6 +7,7 @@ from typing import Any
 
 from claims.claim import Claim
 from polymask import RunConfig
+from polymask.recipes import Stage
 from polymask.run import open_data_of
 from polymask_vision.codes import fit_codes
 
@@ -40,6 +41,20 @@ def codes(folder: Path) -> dict[str, Any]:
         data = open_data_of(config)
         fit_codes(CODES, data, config.system.options["tokenizer"].build(data.provides), codes=512)
     return {"target.file": str(CODES)}
+
+
+EMOJI = {"name": "vision/emoji", "size": 32}
+
+SELECTING = {"preset": "small", "steps": 600}
+
+
+def detector(folder: Path) -> dict[str, Any]:
+    """Train a classifier of whole images, one for all seeds."""
+    stage = Stage(folder.with_name(f"{folder.name}-detector"), EMOJI)
+    net = {"encoder": "vision/resnet", "encoder.depths": (1, 1, 1), "encoder.width": 16}
+    net |= {"encoder.bottleneck": False, "encoder.small_stem": True}
+    run = stage("detector", "vision/supervised", **SELECTING, **net)
+    return {"detector": str(run.folder.absolute())}
 
 
 CLAIMS: dict[str, Claim] = {
@@ -159,5 +174,15 @@ CLAIMS: dict[str, Claim] = {
         variants={"no alignment": {"align_weight": 0.0}, "cae": {}},
         about=("cae",),
         prepare=codes,
+    ),
+    "vision/comet": Claim(
+        text="A detector that looks at what a selector removes makes its masks find objects better than "
+        "selector and predictor alone do, at the same budget (COMET, arXiv 2407.19308)",
+        config={**SELECTING, "system": "vision/comet", "data": EMOJI, "area": 10.0, "budget": 0.4},
+        variants={"selector and predictor": {"completeness": 0.0}, "comet": {}},
+        about=("comet",),
+        evaluation="vision/localisation",
+        measure="pixel AP",
+        prepare=detector,
     ),
 }
