@@ -70,6 +70,7 @@ REFUSED = {
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
     ("vision/data2vec2", "vision/conv-vit"): "needs a class token",
+    ("vision/data2vec2", "vision/layer-masked"): "what feed-forward layers return",
     **{
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
         for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "supervised")
