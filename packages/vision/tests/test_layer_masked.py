@@ -168,12 +168,12 @@ def test_branches_are_joined_where_both_and_where_most_are_visible() -> None:
     x = torch.ones(1, 2, 1, 4)
     a, b, c = (
         Masked.of(x, torch.tensor(row).view(1, 1, 1, 4), "none")
-        for row in ([1.0, 1, 0, 0], [1.0, 0, 1, 0], [1.0, 1, 1, 0])
+        for row in ([1.0, 1, 0, 0], [1.0, 0, 1, 0], [1.0, 1, 0, 1])
     )
     total: Any = a + b
     assert total.plain[0, 0, 0].tolist() == [2, 0, 0, 0]
     joined: Any = torch.cat([a, b, c], 1)
-    assert joined.seen.flatten().tolist() == [1, 1, 1, 0] and joined.shape == (1, 6, 1, 4)
+    assert joined.seen.flatten().tolist() == [1, 1, 0, 0] and joined.shape == (1, 6, 1, 4)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
@@ -55,8 +54,6 @@ class Dilated(nn.Module):
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.last = nn.Conv2d(width, 1, 1)
-        # all of the image is kept alike at first
-        torch.nn.init.zeros_(self.last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         found: Tensor = self.last(self.layers(image))[:, 0]

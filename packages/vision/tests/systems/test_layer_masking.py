@@ -98,11 +98,14 @@ class Knows(System):
         self.tokenizer, self.encoder, self.weight = host.tokenizer, encoder, torch.nn.Parameter(torch.ones(1))
         self.values = self.tokenizer(batch(12)).values
         self.painted: list[Tensor] = []
+        self.left: list[int] = []
 
     def logits(self, tokens: Any) -> Tensor:
         same = (tokens.values[:, None] == self.values).all(-1)  # [B, 12, N]
         if tokens.valid is None and not same.all(-1).any(-1).all():
             self.painted.append(tokens.values[~same.any(1)])
+        if tokens.valid is not None:
+            self.left += (~tokens.valid).sum(1).tolist()
         answer = (~same.all(-1).any(-1)).long()
         return torch.nn.functional.one_hot(answer, 5).float()
 
@@ -116,6 +119,7 @@ def test_what_is_left_out_stays_and_what_is_painted_over_is_seen() -> None:
     system = Knows(make().encoder)
     found = measured(system)
     assert {row for row, _ in found} == {LEFT_OUT, GREY, MEAN, NOISE}
+    assert system.left == [4] * 12 + [8] * 12
     assert found[LEFT_OUT, "unchanged"] == 1 and found[LEFT_OUT, "accuracy"] == pytest.approx(0.2)
     for row in (GREY, MEAN, NOISE):
         assert found[row, "unchanged"] == found[row, "unchanged, 50% removed"] == 0

@@ -112,4 +112,5 @@ def ridge_weights(seen_BMN: Tensor, told_BM: Tensor, ridge: float) -> Tensor:
     x, y = (v.double() - v.double().mean(1, keepdim=True) for v in (seen_BMN, told_BM))
     eye = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
     gram, moment = x.transpose(1, 2) @ x + ridge * eye, x.transpose(1, 2) @ y[..., None]
-    return torch.linalg.solve(gram, moment)[..., 0].float()
+    weights: Tensor = torch.linalg.solve(gram, moment)
+    return weights[..., 0].float()
