@@ -39,11 +39,11 @@ REFUSED = {
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm", "layer-masked")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
+        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm", "layer-masked")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
@@ -72,13 +72,14 @@ REFUSED = {
         for target in ("audio/clusters", "audio/distilled", "audio/random-projection")
     },
     ("vision/data2vec2", "vision/conv-vit"): "needs a class token",
+    ("vision/data2vec2", "vision/layer-masked"): "what feed-forward layers return",
     **{
         (f"audio/{system}", "audio/data2vec-transformer"): "needs tokens in time"
         for system in ("mae", "simmim", "openbeats", "openbeats-tokenizer", "supervised")
     },
     **{
         ("vision/maskalign", f"vision/{encoder}"): "matches the output of every block"
-        for encoder in ("conv-vit", "dit")
+        for encoder in ("conv-vit", "dit", "layer-masked")
     },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
@@ -92,13 +93,18 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"
         for system in ("maskgit", "recap")
-        for encoder in ("resnet", "timm")
+        for encoder in ("resnet", "timm", "layer-masked")
     },
+    **{
+        ("vision/layer-masking", f"vision/{encoder}"): "reads the whole grid"
+        for encoder in ("swin", "resnet", "timm")
+    },
+    ("vision/layer-masking", "core/top-score"): "has no option --score",
     ("vision/maskgit", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",
     **{
         ("vision/hybrid-distillation", f"vision/{encoder}"): "matches relations within blocks"
-        for encoder in ("conv-vit", "dit")
+        for encoder in ("conv-vit", "dit", "layer-masked")
     },
     ("pointcloud/msm", "pointcloud/transformer"): "no levels: use pointcloud/unet",
     ("pointcloud/geomae", "core/span"): "spans of 10 do not fit into 4 sites",
@@ -134,7 +140,7 @@ REFUSED = {
     **{
         (system, f"vision/{encoder}"): "cannot be told: use vision/dit"
         for system in ("vision/umd", "vision/maskunet")
-        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
+        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm", "layer-masked")
     },
     ("vision/mfm", "core/top-score"): "has no option --score",
     **{

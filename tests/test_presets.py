@@ -162,6 +162,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "cutmix": 1.0,
         "label_smoothing": 0.1,
     },
+    # Zhang et al. 2024, conf/COMET.yaml of the release
+    "vision/comet paper": {
+        "rate": (5e-4, 128),
+        "batch": 128,
+        "epochs": 199,
+        "warmup": 2,
+        "betas": ADAM,
+        "decay": 0.03,
+        "completeness": 4.0,
+        "margin": 2.0,
+        "area": 100.0,
+        "budget": 0.6,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

@@ -66,6 +66,19 @@ def classifier(folder: Path) -> dict[str, Any]:
     return {"base": str(trained(config, folder, "base").folder)}
 
 
+EMOJI = {"name": "vision/emoji", "size": 32}
+
+SELECTING = {"preset": "small", "steps": 600}
+
+
+def detector(folder: Path) -> dict[str, Any]:
+    """Train a classifier of whole images, one for all seeds."""
+    net = {"encoder": "vision/resnet", "encoder.depths": (1, 1, 1), "encoder.width": 16}
+    net |= {"encoder.bottleneck": False, "encoder.small_stem": True}
+    config = {**SELECTING, **net, "system": "vision/supervised", "data": EMOJI}
+    return {"detector": str(trained(config, folder, "detector").folder)}
+
+
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
         text="Masks from green noise, or in blocks, teach a masked autoencoder more than random ones "
@@ -230,5 +243,15 @@ CLAIMS: dict[str, Claim] = {
         variants={"features alone": {"relation_weights": [0, 0]}, "both": {}},
         about=("both",),
         prepare=two_teachers,
+    ),
+    "vision/comet": Claim(
+        text="A detector that looks at what a selector removes makes its masks find objects better than "
+        "selector and predictor alone do, at the same budget (COMET, arXiv 2407.19308)",
+        config={**SELECTING, "system": "vision/comet", "data": EMOJI, "area": 10.0, "budget": 0.4},
+        variants={"selector and predictor": {"completeness": 0.0}, "comet": {}},
+        about=("comet",),
+        evaluation="vision/localisation",
+        measure="pixel AP",
+        prepare=detector,
     ),
 }

@@ -197,7 +197,11 @@ def encode_grid(encoder: Encoder, tokens: Tokens) -> Tokens:
         Tokens of ``encoder.out_dim``; behind a hierarchical encoder on its coarser grid, each at
         the mean position of the tokens it covers.
     """
-    x = encode_tokens(encoder, tokens)
+    own: Any = encoder
+    if hasattr(own, "see"):
+        x, valid = own.see(own.embed(tokens.values), tokens.position, tokens.valid)
+    else:
+        x, valid = encode_tokens(encoder, tokens), tokens.valid
     r, down = encoder.prefix, encoder.downsample
     position, grid = tokens.position, tokens.grid
     if down > 1:
@@ -207,7 +211,7 @@ def encode_grid(encoder: Encoder, tokens: Tokens) -> Tokens:
         within = tuple(2 * axis + 2 for axis in range(len(grid)))
         position = position.reshape(x.shape[0], *cells, -1).mean(dim=within).flatten(1, -2)
     prefix = x[:, :r] if r else None
-    return Tokens(x[:, r:], position, grid, valid=tokens.valid, prefix=prefix)
+    return Tokens(x[:, r:], position, grid, valid=valid, prefix=prefix)
 
 
 def reconstruction(

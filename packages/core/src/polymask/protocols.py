@@ -132,6 +132,9 @@ class Encoder(Protocol):
     An encoder may have ``blocks``, its modules in order of depth, without those methods too: learning rates
     may then differ from block to block (:class:`polymask.systems.supervised.Supervised`).
 
+    An encoder that downsamples and reads nothing that is not ``valid`` has ``see(x, position, valid) ->
+    (features, valid)``, the same with what of them is real, bool ``[B, K']`` or None.
+
     An encoder of Transformer blocks may have ``feed_forwards``, the feed-forward layer of each block, in
     order: modules that return ``[B, prefix + K, out_dim]``, what is added to a shortcut. A system that
     predicts what they return refuses encoders without.

@@ -162,8 +162,12 @@ class Backbone(nn.Module):
             return self._tokens(x, position, valid)
         if x.shape[1] != math.prod(self.grid) or valid is not None:
             raise ValueError(f"{self.name} encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
+        return self._features(self._image(x), self.net)
+
+    def _image(self, x: Tensor) -> Tensor:
+        """A whole grid ``[B, N, p * p * C]`` as images that the network knows, ``[B, C, H, W]``."""
         patches = self._pixels(x.view(x.shape[0], *self.grid, -1)).permute(0, 5, 1, 3, 2, 4)
-        return self._features(patches.reshape(-1, self.channels, *self.size), self.net)
+        return patches.reshape(-1, self.channels, *self.size)
 
     def _tokens(self, x: Tensor, position: Tensor, valid: Tensor | None) -> Tensor:
         net, r = self.net, self.prefix

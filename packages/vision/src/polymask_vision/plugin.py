@@ -88,6 +88,14 @@ def polymask_register_encoders() -> Iterable[Part]:
             tags=frozenset({"needs-grid"}),
         ),
         Part(
+            name="layer-masked",
+            target="polymask_vision.layer_masked:LayerMasked",
+            presets=presets.LAYER_MASKED,
+            summary="a ResNet, EfficientNet, ... of timm that reads nothing hidden in any layer",
+            paper="Balasubramanian and Feizi 2022, arXiv 2211.14646",
+            modality="image",
+        ),
+        Part(
             name="swin",
             target="polymask_vision.encoders:Swin",
             presets=presets.SWIN,
@@ -578,6 +586,35 @@ def polymask_register_systems() -> Iterable[Part]:
             paper="Wang et al. 2025, arXiv 2505.03097",
             modality="image",
             defaults={"host": "vision/umd", "masking": "core/gumbel", "masking.largest": False},
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
+            name="layer-masking",
+            target="polymask_vision.systems.layer_masking:LayerMasking",
+            presets=presets.LAYER_MASKING,
+            summary="classify with a convolutional network that reads nothing hidden, and explain by hiding",
+            suits="asking a convolutional classifier about parts of an image",
+            paper="Balasubramanian and Feizi 2022, arXiv 2211.14646",
+            modality="image",
+            defaults={
+                "host": "vision/supervised",
+                "host.encoder": "vision/layer-masked",
+                "masking": "core/random",
+                "masking.ratio": 0.5,
+            },
+            # training hides nothing
+            tags=frozenset({"fixed"}),
+        ),
+        Part(
+            name="comet",
+            target="polymask_vision.systems.comet:COMET",
+            presets=presets.COMET,
+            summary="classify what a selector keeps of images, so that a detector finds nothing in the rest",
+            suits="labels for all images: a classifier whose mask says what its answer depends on",
+            paper="Zhang et al. 2024, arXiv 2407.19308",
+            modality="image",
+            defaults={"tokenizer": "vision/patches", "encoder": "vision/resnet"},
+            tags=frozenset({"fixed"}),
         ),
         Part(
             name="maskgit",
@@ -664,6 +701,19 @@ def polymask_register_evaluations() -> Iterable[Part]:
             paper="Zheng et al. 2023, arXiv 2307.15049",
             modality="image",
         ),
+        Part(
+            name="removal",
+            target="polymask_vision.removal:Removal",
+            summary="accuracy and answers that stay as parts of images are left out, or painted over",
+            paper="Balasubramanian and Feizi 2022, arXiv 2211.14646",
+            modality="image",
+        ),
+        Part(
+            name="localisation",
+            target="polymask_vision.localisation:Localisation",
+            summary="average precision of the pixels of objects by what a system's answers depend on",
+            modality="image",
+        ),
     ]
 
 
@@ -675,6 +725,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.cae:cae",
             summary="fit codes to patches by k-means, then train a system that predicts them",
             paper="Chen et al. 2022, arXiv 2202.03026",
+            modality="image",
+        ),
+        Part(
+            name="comet",
+            target="polymask_vision.systems.comet:comet",
+            summary="train a detector on labels, then a selector and a predictor that leave it nothing",
+            paper="Zhang et al. 2024, arXiv 2407.19308",
             modality="image",
         ),
         Part(

@@ -544,6 +544,93 @@ MTO: Presets = {
     "tiny": as_host_preset("vision/simmim", SIMMIM["tiny"]),
 }
 
+_BASIC: Options = {"bottleneck": False, "small_stem": True}
+_RESNET_TINY: Options = {"depths": (1, 1, 1), "width": 8, **_BASIC}
+_COMET_TINY: Options = {
+    "tokenizer.patch_size": 4,
+    **{f"encoder.{name}": value for name, value in _RESNET_TINY.items()},
+    "detector": "untrained",
+    "selector": "dilated",
+    "selector_width": 8,
+    "steps": 10,
+    "batch_size": 8,
+}
+
+COMET: Presets = {
+    # ResNet-18 and LR-ASPP, conf/COMET.yaml of the release, whose comments call other weights the default
+    "paper": {
+        "data.size": 224,
+        "data.augment": "shift-flip",
+        "tokenizer.patch_size": 32,
+        "encoder.depths": (2, 2, 2, 2),
+        "encoder.width": 64,
+        "encoder.bottleneck": False,
+        "selector": "lraspp",
+        "completeness": 4.0,
+        "margin": 2.0,
+        "area": 100.0,
+        "budget": 0.6,
+        "epochs": 199,
+        "warmup_epochs": 2,
+        "batch_size": 128,
+        "lr": 5e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.03,
+    },
+    "small": {
+        **_COMET_TINY,
+        "detector": None,
+        "encoder.width": 16,
+        "selector_width": 16,
+        "budget": 0.4,
+        "steps": 1000,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.03,
+    },
+    "tiny": _COMET_TINY,
+}
+
+# stages with strides of 4 pixels, so that any subset of patches of 4 can be encoded
+_RESNET_STAGE: Options = {"model": "resnet18", "stage": 1}
+LAYER_MASKED: Presets = {
+    "small": {**_RESNET_STAGE, "arguments": {"layers": [4, 1, 1, 1]}},
+    "tiny": {**_RESNET_STAGE, "arguments": {"layers": [1, 1, 1, 1], "channels": [32, 32, 32, 32]}},
+}
+
+
+def _layer_masked(preset: str) -> Options:
+    return {f"host.encoder.{name}": value for name, value in LAYER_MASKED[preset].items()}
+
+
+LAYER_MASKING: Presets = {
+    # the paper's network, for --init; it was trained elsewhere. 512 masks of half of the squares of 16 pixels
+    "resnet50": {
+        "data.size": 224,
+        "host.tokenizer.patch_size": 16,
+        "host.encoder.model": "resnet50",
+        "draws": 512,
+    },
+    "small": {
+        "host.tokenizer.patch_size": 4,
+        **_layer_masked("small"),
+        "draws": 128,
+        "steps": 1000,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+    },
+    "tiny": {
+        "host.tokenizer.patch_size": 4,
+        **_layer_masked("tiny"),
+        "draws": 8,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
@@ -556,10 +643,9 @@ CONV_VIT: Presets = {
     "small": {**VIT["small"], "conv_dims": (32, 64), "conv_depths": (1, 1)},
     "tiny": {**VIT["tiny"], "conv_dims": (8, 16), "conv_depths": (1, 1)},
 }
-_BASIC: Options = {"bottleneck": False, "small_stem": True}
 RESNET: Presets = {
     "small": {"depths": (2, 2, 2), "width": 32, **_BASIC},
-    "tiny": {"depths": (1, 1, 1), "width": 8, **_BASIC},
+    "tiny": _RESNET_TINY,
 }
 # strides of 4 pixels, for images of 28 to 64
 _SWIN = {"patch_size": 2, "window_size": 7}

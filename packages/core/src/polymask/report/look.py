@@ -36,7 +36,8 @@ class MaskSheet:
         title: what was looked at.
         data: over which data.
         originals: the samples.
-        rows: the samples again under each mask, by caption; masks drawn together follow each other.
+        rows: the samples again under each mask, by caption; masks drawn together follow each other. The last
+            is what the answer depends on, of a system that says so.
         statistics: of many masks, by view.
         at: when the statistics were taken.
     """
@@ -148,6 +149,9 @@ def mask_sheet(
             step = Step(round(k * (total - 1) / max(draws - 1, 1)), total, seed)
             for name, view in viewer(batch, step).items():
                 rows[f"{name}\nstep {step.index:,}"] = view.pixels(data, batch, originals)
+        explained = views.explanation(what, batch, at) if isinstance(what, System) else None
+        if explained is not None:
+            rows["what the answer\ndepends on"] = explained.pixels(data, batch, originals)
         statistics = views.statistics_of(viewer, held_out, at, masks, labels=labels)
     if not rows:
         raise UserError(f"{title} offers no masks to look at: its System.masks returns none")

@@ -235,6 +235,11 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
             charts.curves(charts.style(axes, PAGE, "block"), PAGE, blocks, numbers)
             chart = Chart(title, "from the embedding, 0, on", charts.svg(made, f"{title} by block"))
             page.depth.append(chart)
+    with _catching(page, "reconstructions", f"Explanations of {page.title}"):
+        explained = views.explanation(system, batch, step)
+        if explained is not None:
+            shown = explained.pixels(data, batch, views.pictures_of(data, batch, SIDE))
+            page.pictures["what the answer depends on; the rest is covered"] = _strip(shown)
     with _catching(page, "masks", f"Masks of {page.title}"):
         _masks(page, run, samples, labels, batch, step)
 

@@ -19,7 +19,7 @@ from polymask.report.drawing import Pixels, blank, overlay, scale, to_pixels
 from polymask.report.statistics import MaskStatistics, describe
 from polymask.step import Step
 from polymask.supervision import labels_for, with_labels
-from polymask.systems.base import System
+from polymask.systems.base import Explains, System, implementing
 from polymask.tokens import Tokens
 
 
@@ -107,6 +107,20 @@ def of_system(system: System) -> MaskFunction:
         return {name: _view(found.mask, found.tokens, found.batch) for name, found in masks.items()}
 
     return views
+
+
+def explanation(system: System, batch: Batch, step: Step) -> View | None:
+    """What the answers to samples depend on, as what is left of them; None where the system does not say."""
+    explains: Explains | None = implementing(system, Explains)
+    if explains is None:
+        return None
+    tokens: Tokens | None = system.tokenizer(batch)
+    covered = 1 - explains.explain(batch, step).cpu()
+    if tokens is None or tokens.shape != covered.flatten(1).shape:
+        tokens = None  # finer than tokens
+    grid = tuple(covered.shape[1:]) if covered.dim() > 2 else None
+    valid = None if tokens is None else tokens.valid
+    return View(covered, grid, grid is not None, valid, tokens)
 
 
 def _view(mask: Mask, tokens: Tokens | None, made: Batch | None = None) -> View:

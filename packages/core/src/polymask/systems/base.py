@@ -80,6 +80,24 @@ class Generates(Protocol):
         """
 
 
+@runtime_checkable
+class Explains(Protocol):
+    """A system that says which parts of a sample its answer depends on."""
+
+    def explain(self, batch: Batch, step: Step) -> Tensor:
+        """A map of each sample of a batch, the same for the same step and sample id in any batch and order.
+
+        Args:
+            batch: the samples; labels are not needed, and tell nothing.
+            step: the source of chance, of explanations that are drawn.
+
+        Returns:
+            Float32 in [0, 1], without gradient; the higher, the more the answer depends on the place. On the
+            grid of the tokens, ``[B, *grid]``, or one that divides each token evenly, such as that of pixels;
+            ``[B, N]`` for tokens without a grid.
+        """
+
+
 class System(nn.Module):
     """One published system: what is masked, what is predicted, how it is scored.
 
@@ -93,7 +111,7 @@ class System(nn.Module):
 
     Everything but ``forward`` has a default. ``draw``, ``encode``, ``masks`` and ``example`` use the slots
     ``tokenizer``, ``encoder``, ``masking`` and ``score`` of systems that have them. A system that generates
-    has ``generate`` too, see :class:`Generates`.
+    has ``generate`` too, see :class:`Generates`, and one that explains its answers :class:`Explains`.
     """
 
     leaves_out: ClassVar[bool] = False

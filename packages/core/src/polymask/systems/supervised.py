@@ -123,7 +123,11 @@ class Supervised(System):
 
     def classify(self, batch: Batch) -> Tensor:
         """Logits ``[B, classes]``."""
-        return _logits(self.classifier, self.tokenizer(batch))
+        return self.logits(self.tokenizer(batch))
+
+    def logits(self, tokens: Tokens) -> Tensor:
+        """Logits ``[B, classes]`` of tokens; those that are not valid do not count."""
+        return _logits(self.classifier, tokens)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Blocks of the encoder, and what is below them, by their learning rates."""

@@ -31,6 +31,7 @@ from polymask.testing import (  # isort: skip
     systems as _systems,  # noqa: F401
     outputs as _outputs,  # noqa: F401
     generation as _generation,  # noqa: F401
+    explanation as _explanation,  # noqa: F401
     datasets as _datasets,  # noqa: F401
     stages as _stages,  # noqa: F401
 )

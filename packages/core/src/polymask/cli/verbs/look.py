@@ -1,4 +1,4 @@
-"""Draw what a masking or a system hides, over real samples, with its statistics."""
+"""Draw what a masking, a system or a run hides, over real samples, with its statistics."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from polymask.parts import Part
 from polymask.registry import Registry, default_registry
 from polymask.types import Count
 
-FORMS = """draw what a masking or a system hides, over real samples, with its statistics
+FORMS = """draw what a masking, a system or a run hides, over real samples, with its statistics
 
   polymask look MASKING --data NAME[:SOURCE] [-o FILE] [--masking.ratio 0.5 ...]
   polymask look SYSTEM --data NAME[:SOURCE] [-o FILE] [options as of pretrain]
+  polymask look RUN [-o FILE]
 
 polymask look NAME --help lists the options that NAME has."""
 
@@ -46,12 +47,15 @@ SLOTS = table(
 
 
 def run(argv: list[str]) -> int:
-    """``polymask look MASKING|SYSTEM --data SPEC [-o FILE] [options]``."""
+    """``polymask look MASKING|SYSTEM --data SPEC [-o FILE] [options]``, or of a run."""
     registry = warn_broken(default_registry())
     command = parse(argv, flags=("help",), short={"-o": "out"})
     wants_help, out = command.flag("help"), command.take("out") or "masks.png"
     if not command.words and not wants_help:
-        raise UserError("look at what? the first argument should be a masking or a system")
+        raise UserError("look at what? the first argument should be a masking, a system or a run")
+    if command.words and Path(command.words[0]).is_dir():
+        print(_draw_run(command, registry, out))
+        return 0
     part = _find(command.words[0], registry) if command.words else None
     resolved = Resolved(PartConfig(None, {"data": DATA, **OPTIONS}))
     if part:
@@ -101,13 +105,25 @@ def _draw(resolved: Resolved, registry: Registry, out: str) -> Path:
     )
 
 
+def _draw_run(command: Command, registry: Registry, out: str) -> Path:
+    from polymask.report.look import look
+    from polymask.run import Run
+    from polymask.training.trainer import plan_of
+
+    opened = Run.open(command.words[0])
+    given = Source(COMMAND, command.options(after="the run"), text=True)
+    resolved = resolve_part(None, given, registry=registry, extra=OPTIONS, name="look")
+    options = {"total": plan_of(opened).total, **resolved.require().options}
+    return look(opened.system, opened.data, out, **options)
+
+
 def _find(name: str, registry: Registry) -> Part:
     kinds = ("maskings", "systems")
     for kind in kinds:
         if any(name in (part.full_name, part.name) for part in registry.parts(kind)):
             return registry.find(kind, name)
     there = "; ".join(f"{kind}: {', '.join(p.full_name for p in registry.parts(kind))}" for kind in kinds)
-    raise UserError(f"no masking or system is called {name!r}; installed {there}")
+    raise UserError(f"no masking or system is called {name!r}, and no folder is; installed {there}")
 
 
 def _help(part: Part | None, resolved: Resolved, registry: Registry) -> str:
@@ -116,6 +132,6 @@ def _help(part: Part | None, resolved: Resolved, registry: Registry) -> str:
     if tree.part is None:
         first = {"data": first["data"]}
     first["out"] = Option("out", str, "masks.png", "picture to write: .png, .svg or .pdf; or -o", "FILE")
-    name = part.full_name if part else "MASKING|SYSTEM"
+    name = part.full_name if part else "MASKING|SYSTEM|RUN"
     example = f"polymask look {part.full_name if part else 'core/random'} --data vision/digits -o masks.png"
     return help_text(f"polymask look {name}", about(part) if part else FORMS, example, tree, first)
