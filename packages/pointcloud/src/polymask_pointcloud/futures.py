@@ -35,11 +35,13 @@ class Futures:
 
     In metres, over what is hidden, as in the papers: **ADE** is the mean over frames of the distance between
     poses (L2 over all hidden coordinates), **FDE** that of the last hidden frame, each of the best of the
-    completions; **mean ADE** that of all of them; **MMADE** and **MMFDE** are averaged over all held-out motions
-    whose pose was alike when last seen. **APD** is the mean distance between two completions. As bodies move:
-    **bone error**, how far the length of bones is from that of the real ones on average, in per cent; **speed**
-    and **acceleration** of hidden joints; **foot skate**, how fast feet slide that stand, where the data has the
-    root (``--data.root true``). Beside the run stand the same untrained, the last pose held, and what is real.
+    completions; **mean ADE** that of all of them; **MMADE** and **MMFDE** are averaged over all held-out
+    motions whose pose was alike when last seen. **APD** is the mean distance between two completions.
+
+    As bodies move: **bone error**, how far the length of bones is from that of the real ones on average, in
+    per cent; **speed** and **acceleration** of hidden joints; **foot skate**, how fast feet slide that stand,
+    where the data has the root (``--data.root true``). Beside the run stand the same untrained, the last pose
+    held, and what is real.
 
     Args:
         masking: what is hidden; by default what the system learned with.
@@ -153,9 +155,12 @@ def distances(made: Tensor, truth: Tensor, hidden: Tensor, alike: float) -> dict
 def plausible(
     made: Tensor, truth: Tensor, hidden: Tensor, skeleton: Skeleton, rate: float
 ) -> dict[str, Tensor]:
-    """How bodies move in completions, of each motion ``[n]`` by name; arguments as of :func:`distances`.
+    """How bodies move in completions, of each motion ``[n]`` by name.
 
     Args:
+        made: completions ``[n, S, L, J, 3]``.
+        truth: what happened, ``[n, L, J, 3]``.
+        hidden: which numbers of it, bool like it.
         skeleton: of the joints.
         rate: frames per second.
     """

@@ -64,7 +64,7 @@ class Skeleton:
 
 
 def bone_lengths(motion: Tensor, skeleton: Skeleton) -> Tensor:
-    """Length of each bone in each frame, those from the root last: ``[..., L, J, 3]`` to ``[..., L, bones]``."""
+    """Length of each bone, those from the root last: ``[..., L, J, 3]`` to ``[..., L, bones]``."""
     bones = skeleton.bones
     one, other = [i for i, _ in bones], [p for _, p in bones]
     between = (motion[..., one, :] - motion[..., other, :]).norm(dim=-1)
@@ -73,7 +73,8 @@ def bone_lengths(motion: Tensor, skeleton: Skeleton) -> Tensor:
 
 def moving(motion: Tensor, rate: float) -> Tensor:
     """Speed of each joint between frames: ``[..., L, J, 3]`` to ``[..., L - 1, J]``, metres a second."""
-    return motion.diff(dim=-3).norm(dim=-1) * rate
+    speed: Tensor = motion.diff(dim=-3).norm(dim=-1) * rate
+    return speed
 
 
 def skating(motion: Tensor, skeleton: Skeleton, rate: float, near: float = 0.03) -> Tensor:

@@ -1,5 +1,7 @@
-"""A Transformer over time whose layers are modulated by what it is told (HumanMAC; Zhang et al. 2022,
-MotionDiffuse, arXiv 2208.15001)."""
+"""A Transformer over time whose layers are modulated by what it is told.
+
+That of HumanMAC, after MotionDiffuse (Zhang et al. 2022, arXiv 2208.15001).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ class StylisedBlock(nn.Module):
 
 
 class Stylised(nn.Module):
-    """Attention over poses, or over coefficients of them, whose layers are told a time and what else there is.
+    """Attention over poses, or over coefficients of them, whose layers are told a time and more.
 
     The input of each layer of the first half is added to the output of its mirror image in the second half.
     Alone it sees its input at time 0.

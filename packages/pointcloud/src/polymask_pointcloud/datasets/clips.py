@@ -37,10 +37,10 @@ def clips(
 ) -> Splits[Files]:
     """Motion from files: places of joints ``[T, J, 3]``, the root first.
 
-    A ``.npy`` file is that array; a ``.npz`` file holds it as ``motion``, and may hold ``rate``, its frames per
-    second, and ``parents``, the number of each joint's parent, -1 of the root. Folders are splits and classes
-    as in other data: see ``folder``. A file is cut into windows, those of one file stay on one side; one that
-    is shorter than a window is left out, and so is one with other joints than the first.
+    A ``.npy`` file is that array; a ``.npz`` file holds it as ``motion``, and may hold ``rate``, its frames
+    per second, and ``parents``, the number of each joint's parent, -1 of the root. Folders are splits and
+    classes as in other data: see ``folder``. A file is cut into windows, those of one file stay on one side;
+    one that is shorter than a window is left out, and so is one with other joints than the first.
 
     Args:
         source: the folder (``clips:PATH``).
@@ -91,9 +91,8 @@ def clips(
     )
     labels = None if found.labels is None else found.labels[kept]
     if found.test is None:
-        one, two = divide(Split(windows.files, torch.arange(len(kept)), labels), test)
         held = torch.zeros(len(kept), dtype=torch.bool)
-        held[two.index] = True
+        held[divide(Split(windows.files, torch.arange(len(kept)), labels), test)[1].index] = True
     else:
         held = found.test[kept]
     side = held.repeat_interleave(counts)

@@ -182,7 +182,8 @@ class Clip:
         other = self._carried(after % length, cycle + after // length if self.loops else cycle)
         root = one[0] + share[:, None] * (other[0] - one[0])
         turn = _between(one[1], other[1], share[:, None, None])
-        return root[:, None] + joints_at(turn)
+        place: Array = root[:, None] + joints_at(turn)
+        return place
 
     def _carried(self, frame: Any, cycle: Array) -> tuple[Array, Array]:
         """Root and turns of frames, in the cycle that each is of."""
@@ -198,7 +199,7 @@ class Clip:
 def windows_of(
     clip: Clip, name: str, count: int, frames: int, rate: float, speeds: tuple[float, float]
 ) -> Array:
-    """Windows of a motion, their beginnings, speeds and headings drawn by its name: ``[count, frames, J, 3]``.
+    """Windows of a motion, beginnings, speeds and headings drawn by its name, ``[count, frames, J, 3]``.
 
     Those of motions that do not loop begin in the first half, so that there is something to see.
     """
@@ -238,8 +239,9 @@ def joints_at(turn: Array) -> Array:
 def _between(one: Array, other: Array, share: Array) -> Array:
     """Unit quaternions on the shorter way between two."""
     other = np.where((one * other).sum(-1, keepdims=True) < 0, -other, other)
-    mixed: Array = one + share * (other - one)
-    return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
+    mixed = one + share * (other - one)
+    unit: Array = mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
+    return unit
 
 
 def _product(one: Array, other: Array) -> Array:

@@ -105,9 +105,10 @@ class MotionDataset(FileDataset[Motions]):
         train = self.splits["train"]
         some = train.take(_LOOK).index.tolist() if len(train) else []
         motion = torch.stack([self.read(train.source, i, False)[self.key] for i in some])
+        frames, joints = motion.shape[1:3]
         lines = {
-            "frames": f"{train.source.frames} at {self.rate:g} a second, {train.source.frames / self.rate:g} s",
-            "joints": f"{len(self.skeleton.names)}, {'the first is the root' if self.root else 'root left out'}",
+            "frames": f"{frames} at {self.rate:g} a second, {frames / self.rate:g} s",
+            "joints": f"{joints}, {'the first is the root' if self.root else 'root left out'}",
             "speed of joints": f"{float(moving(motion, self.rate).mean()):.3g} m/s on average",
         }
         if self.skeleton.bones:
@@ -164,7 +165,8 @@ class Windows(Motions):
         return self.names[index]
 
     def read(self, index: int) -> Array:
-        return self.places[index].astype(np.float64)
+        found: Array = self.places[index].astype(np.float64)
+        return found
 
 
 def _turned_and_mirrored() -> Tensor:
@@ -172,4 +174,5 @@ def _turned_and_mirrored() -> Tensor:
     angle, one, other = torch.rand(3, dtype=torch.float64).tolist()
     cos, sin = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
     x, y = (-1.0 if u < 0.5 else 1.0 for u in (one, other))
-    return torch.tensor([[x * cos, y * sin, 0], [-x * sin, y * cos, 0], [0, 0, 1]], dtype=torch.float64)
+    rows = [[x * cos, y * sin, 0], [-x * sin, y * cos, 0], [0, 0, 1]]
+    return torch.tensor(rows, dtype=torch.float64)

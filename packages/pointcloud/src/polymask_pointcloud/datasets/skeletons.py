@@ -26,10 +26,10 @@ def skeletons(
 ) -> Splits[Windows]:
     """Two legs and a trunk that swing, made up: synthetic, for trials and tests without a network.
 
-    Hips swing as pendulums, the legs against each other, knees bend twice as fast, and the trunk nods. Rhythm,
-    strength, heading and bending are drawn for each window; the class is whether the swing is steady, fades or
-    grows. At 35 % of a window the rhythm may change: to nothing, by half, or by twice, as likely, and nothing
-    before tells which, so a past has several futures.
+    Hips swing as pendulums, the legs against each other, knees bend twice as fast, and the trunk nods.
+    Rhythm, strength, heading and bending are drawn for each window; the class is whether the swing is
+    steady, fades or grows. At 35 % of a window the rhythm may change, to nothing, by half, or by twice, as
+    likely, and nothing before tells which: a past has several futures.
 
     Args:
         frames: of a window.

@@ -12,10 +12,10 @@ per coordinate, 25 of 125 frames fix about 4. The network is therefore told the 
 hidden places held where they were last seen; a joint that is never seen is told to be at the root.
 
 The mask acts in time and the noise in coefficients. As these leave out what is fast, a completed motion only
-comes near what is seen, which is put back at the end; the paper scores the frames after it alone. Differences:
-the last step goes to time 0, where the release leaves noise of 0.006; who is told is drawn for each sample, there
-for each batch; ends stay set to the last step, there without the last 20. Mirrored motion keeps the names of
-left and right, as released.
+comes near what is seen, which is put back at the end; the paper scores the frames after it alone.
+Differences: the last step goes to time 0, where the release leaves noise of 0.006; who is told is drawn for
+each sample, there for each batch; ends stay set to the last step, there without the last 20. Mirrored motion
+keeps the names of left and right, as released.
 
 Shapes: B samples, N tokens, L frames, K coefficients, J joints, C = 3 J.
 """
@@ -251,7 +251,7 @@ def cosines(coefficients: int, frames: int) -> Tensor:
 
 
 def visible(mask: Mask, motion_BLC: Tensor) -> Tensor:
-    """Which numbers of a motion a mask over its frames, or their joints, leaves visible: bool ``[B, L, C]``."""
+    """Which numbers of a motion are visible under a mask over frames, or their joints: bool ``[B, L, C]``."""
     b, frames, width = motion_BLC.shape
     seen = ~mask.hidden.reshape(b, frames, -1)
     return seen[..., None].expand(-1, -1, -1, width // seen.shape[2]).reshape(b, frames, width)
