@@ -22,7 +22,7 @@ HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", 
 TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers", "0")
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
-DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes"}
+DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
 DATA |= {"language/sparsepo": "sentiment"}
 """Built-in data of each modality, and of systems that need others."""
 UNLABELLED = ("language/sparsepo",)

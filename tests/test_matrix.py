@@ -27,7 +27,7 @@ LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
     "hybrid-distillation",
 )
-PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
+PADDED = tuple(part.full_name for part in SYSTEMS if part.modality not in ("image", "motion"))
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
     **{
@@ -134,6 +134,7 @@ REFUSED = {
         for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
     },
     ("vision/mfm", "core/top-score"): "has no option --score",
+    ("pointcloud/humanmac", "core/top-score"): "has no option --score",
 }
 """What cannot be combined, and what the user is told."""
 

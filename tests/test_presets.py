@@ -177,6 +177,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "betas": MASKED,
         "decay": 0.05,
     },
+    # Chen et al. 2023, configurations of the release: 1,001 and 501 epochs of 50,000 windows; the rate falls
+    # by a tenth six times
+    "pointcloud/humanmac paper": {
+        "rate": (3e-4, 64),
+        "last": 0.9**6,
+        "batch": 64,
+        "steps": 1001 * 782,
+        "betas": ADAM,
+        "decay": 0.0,
+        "coefficients": 20,
+    },
+    "pointcloud/humanmac paper-humaneva": {
+        "rate": (3e-4, 64),
+        "last": 0.9**6,
+        "batch": 64,
+        "steps": 501 * 782,
+        "betas": ADAM,
+        "decay": 0.0,
+        "coefficients": 10,
+    },
     # Devlin et al. 2018
     "language/mlm paper": BERT,
     "language/mae paper": BERT,

@@ -30,7 +30,7 @@ class Poses:
         *,
         each: Literal["joint", "frame"] = "joint",
         frames: Fact[Count] = 20,
-        joints: Fact[Count] = 5,
+        joints: Fact[Count] = 6,
     ) -> None:
         self.frames, self.joints = frames, joints
         self.grid: tuple[int, ...] = (frames, joints) if each == "joint" else (frames,)

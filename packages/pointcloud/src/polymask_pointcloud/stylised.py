@@ -77,7 +77,7 @@ class Stylised(nn.Module):
         self,
         *,
         frames: Fact[Count] = 20,
-        joints: Fact[Count] = 5,
+        joints: Fact[Count] = 6,
         dim: Count = 512,
         depth: Count = 8,
         heads: Count = 8,
