@@ -160,7 +160,7 @@ def test_the_root_is_left_out_or_its_way_comes_first() -> None:
 
 
 def test_augmentation_turns_about_z_and_mirrors() -> None:
-        ('{"Frames": [[1, 2], [3, 4]]}', r"of shape \[2, 2\], those of a humanoid are \[2 or more, 44\]"),
+    """Heights and lengths stay; half of the windows are mirrored an odd number of times; headings spread."""
     data = open_data("skeletons", windows=5, augment="move")
     plain = data.split("train")[1]["motion"].double()
     samples, turned = data.split("train", augment=True), []
