@@ -23,12 +23,13 @@ TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
+DATA |= {"plan": "made-up-plans"}
 DATA |= {"language/sparsepo": "sentiment"}
 """Built-in data of each modality, and of systems that need others."""
 UNLABELLED = ("language/sparsepo",)
 """Systems whose data have no classes to probe."""
-HELPERS = ("openbeats-tokenizer",)
-"""Systems that make labels for others, and have no encoder to export."""
+HELPERS = ("openbeats-tokenizer", "masked-pdpp")
+"""Systems that make labels for others, or plans, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised")
 """Systems that hide nothing to look at."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]

@@ -27,7 +27,7 @@ LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
     "hybrid-distillation",
 )
-PADDED = tuple(part.full_name for part in SYSTEMS if part.modality not in ("image", "motion"))
+PADDED = tuple(part.full_name for part in SYSTEMS if part.modality not in ("image", "motion", "plan"))
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
     **{

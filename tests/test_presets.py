@@ -225,6 +225,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "decay": 0.05,
         "clip": 1.0,
     },
+    # Wang et al. 2023, configuration of the release of PDPP for CrossTask
+    "language/masked-pdpp paper": {
+        "rate": (5e-4, 256),
+        "last": 1 / 16,
+        "batch": 256,
+        "steps": 120 * 200,
+        "warmup": 4_000,
+        "betas": ADAM,
+        "decay": 0.0,
+        "end_weight": 10.0,
+        "times": 200,
+    },
     # Ma et al. 2021, README of the release
     "language/prop paper": {"rate": (2e-5, 80), "batch": 80, "epochs": 1, "decay": 0.01},
     # Christopoulou et al. 2025, the run on HH

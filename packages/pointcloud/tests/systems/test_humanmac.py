@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Step, UserError, build, default_registry
+from polymask.diffusion import times_of
 from polymask_pointcloud.systems.humanmac import HumanMAC, cosines, hold, visible
 
 FACTS = {"frames": 20, "joints": 5}
@@ -212,6 +213,17 @@ def test_all_visible_ends_as_the_observation_whatever_the_network() -> None:
     smooth = model.cosines.T @ (model.cosines @ batch["motion"].flatten(2))
     assert torch.allclose(raw(model, batch, nothing), smooth, atol=1e-4)
     assert not torch.allclose(raw(model, batch, nothing, complete=False), smooth, atol=0.5)
+
+
+def test_what_is_set_is_noised_in_coefficients_at_the_level_of_the_state() -> None:
+    model, batch = moved(system()), batch_of(64)
+    found = model.generate(batch, STEP, Mask(torch.zeros(64, 100, dtype=torch.bool)), steps=16)
+    y = model.cosines @ batch["motion"].flatten(2)
+    times = times_of(199, 16)
+    for k in (4, 8, 12):
+        level = float(model.signal[times[k]])
+        noise = (model.cosines @ found.frames[k]["motion"].flatten(2) - level**0.5 * y) / (1 - level) ** 0.5
+        assert abs(float(noise.mean())) < 0.05 and float(noise.std()) == pytest.approx(1, abs=0.05)
 
 
 def test_nothing_visible_is_as_no_mask_and_does_not_depend_on_the_motion() -> None:
