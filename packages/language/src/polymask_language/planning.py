@@ -31,8 +31,9 @@ class Planning:
     of the true task has.
 
     Beside plans for the task that the classifier tells stand those for the true task; those of which the
-    choice at the end is among the steps of the task alone, which costs nothing and is what a mask in diffusion
-    has to beat; the commonest training plan of the task, for which a classifier is enough; and the untrained system.
+    choice at the end is among the steps of the task alone, which costs nothing and is what a mask in
+    diffusion has to beat; the commonest training plan of the task, for which a classifier is enough; and the
+    untrained system.
 
     Args:
         steps: denoising steps.

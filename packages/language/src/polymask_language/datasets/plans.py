@@ -129,8 +129,8 @@ def json_plans(*, source: str, test: Share = 0.3) -> Splits[Plans]:
     """Plans of a jsonl file, an object to a line, UTF-8.
 
     Each has ``task``, a text, ``actions``, a list of texts, and ``start`` and ``goal``, lists of numbers:
-    what was seen before and after. All plans have as many steps, and see as many numbers, as the first; lines that
-    do not are skipped and listed.
+    what was seen before and after. All plans have as many steps, and see as many numbers, as the first; lines
+    that do not are skipped and listed.
 
     Args:
         source: the file (``json-plans:PATH``).
