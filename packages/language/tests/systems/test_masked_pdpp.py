@@ -168,10 +168,10 @@ def test_plans_of_one_step_are_refused() -> None:
 def test_it_learns_plans_that_observations_tell() -> None:
     """After 150 steps the true task's plan is right where what is seen tells it, and not before."""
     data = open_data(
-        "made-up-plans", tasks=3, actions=9, each=3, horizon=2, noise=0.0, plans=300, test_plans=100
+        "made-up-plans", tasks=3, actions=9, each=3, horizon=2, noise=0.0, plans=128, test_plans=64
     )
     torch.manual_seed(0)
-    options = {"dim": 32, "copy_until": 500, "classifier_dim": 32}
+    options = {"dim": 16, "copy_until": 500, "classifier_dim": 32}
     model: Any = build(
         "language/masked-pdpp", preset="tiny", facts={**data.provides, "classes": 3}, **options
     )

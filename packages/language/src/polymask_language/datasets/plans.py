@@ -79,12 +79,10 @@ class PlanDataset(FileDataset[Plans]):
         """Steps and tasks, and how much a task tells of its steps."""
         allowed, count = self.provides["allowed"], len(self.actions)
         test = self.splits["test"]
+        labels = [] if test.labels is None else test.labels.tolist()
+        rows = test.source.steps[test.index].tolist()
         kept = [set(steps) for steps in allowed]
-        pairs = [
-            (int(task), row.tolist())
-            for task, row in zip(test.labels or (), test.source.steps[test.index], strict=False)
-        ]
-        foreign = [step not in kept[task] for task, row in pairs for step in row]
+        foreign = [s not in kept[task] for task, row in zip(labels, rows, strict=True) for s in row]
         share = np.mean([len(steps) for steps in allowed]) / count
         lines = {
             "steps": f"{self.provides['horizon']} of {count:,}",
