@@ -22,13 +22,14 @@ HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", 
 TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers", "0")
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
-DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes"}
+DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
+DATA |= {"plan": "made-up-plans"}
 DATA |= {"language/sparsepo": "sentiment"}
 """Built-in data of each modality, and of systems that need others."""
 UNLABELLED = ("language/sparsepo",)
 """Systems whose data have no classes to probe."""
-HELPERS = ("openbeats-tokenizer",)
-"""Systems that make labels for others, and have no encoder to export."""
+HELPERS = ("openbeats-tokenizer", "masked-pdpp")
+"""Systems that make labels for others, or plans, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
 """Systems that hide nothing to look at, or weights, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]

@@ -29,7 +29,7 @@ LEAVE_OUT = (
 )
 LEARNED = ("vision/r-amt", "vision/maskunet")
 """They learn what to hide."""
-PADDED = tuple(part.full_name for part in SYSTEMS if part.modality != "image")
+PADDED = tuple(part.full_name for part in SYSTEMS if part.modality not in ("image", "motion", "plan"))
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
     **{
@@ -149,6 +149,7 @@ REFUSED = {
         for part in REGISTRY.within("image").fitting("maskings")
         if "unbounded" not in part.tags
     },
+    ("pointcloud/humanmac", "core/top-score"): "has no option --score",
 }
 """What cannot be combined, and what the user is told."""
 

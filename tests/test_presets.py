@@ -211,6 +211,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "betas": MASKED,
         "decay": 0.05,
     },
+    # Chen et al. 2023, configurations of the release: 1,001 and 501 epochs of 50,000 windows; the rate falls
+    # by a tenth six times
+    "pointcloud/humanmac paper": {
+        "rate": (3e-4, 64),
+        "last": 0.9**6,
+        "batch": 64,
+        "steps": 1001 * 782,
+        "betas": ADAM,
+        "decay": 0.0,
+        "coefficients": 20,
+    },
+    "pointcloud/humanmac paper-humaneva": {
+        "rate": (3e-4, 64),
+        "last": 0.9**6,
+        "batch": 64,
+        "steps": 501 * 782,
+        "betas": ADAM,
+        "decay": 0.0,
+        "coefficients": 10,
+    },
     # Devlin et al. 2018
     "language/mlm paper": BERT,
     "language/mae paper": BERT,
@@ -238,6 +258,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "betas": MASKED,
         "decay": 0.05,
         "clip": 1.0,
+    },
+    # Wang et al. 2023, configuration of the release of PDPP for CrossTask
+    "language/masked-pdpp paper": {
+        "rate": (5e-4, 256),
+        "last": 1 / 16,
+        "batch": 256,
+        "steps": 120 * 200,
+        "warmup": 4_000,
+        "betas": ADAM,
+        "decay": 0.0,
+        "end_weight": 10.0,
+        "times": 200,
     },
     # Ma et al. 2021, README of the release
     "language/prop paper": {"rate": (2e-5, 80), "batch": 80, "epochs": 1, "decay": 0.01},

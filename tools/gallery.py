@@ -32,6 +32,8 @@ DATA: Mapping[str, Any] = {
     "audio": {"name": "audio/words"},
     "text": {"name": "language/glosses", "vocab_size": 2048, "length": 32},
     "points": {"name": "pointcloud/shapes"},
+    "plan": {"name": "language/made-up-plans", "plans": 200, "test_plans": 20},
+    "motion": {"name": "pointcloud/mocap", "test_windows": 5},
 }
 SPECIAL: Mapping[str, Any] = {
     "pointcloud/msm": {"name": "pointcloud/scenes"},

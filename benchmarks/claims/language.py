@@ -182,4 +182,17 @@ CLAIMS: dict[str, Claim] = {
         measure="told",
         evaluation={"name": "language/facts", "facts": 3},
     ),
+    "language/masked-pdpp": Claim(
+        text="Planning by diffusion that is masked by the task, in noise, sampling and loss, succeeds more "
+        "often than without the mask (Masked-PDPP, arXiv 2309.07409)",
+        config={"data": "language/openings", "preset": "small", "system": "language/masked-pdpp"},
+        variants={
+            "no mask": {"mask_noise": False, "mask_sampling": False, "mask_loss": False},
+            "in noise and sampling": {"mask_loss": False},
+            "in noise, sampling and loss": {},
+        },
+        about=("in noise, sampling and loss",),
+        evaluation="language/planning",
+        measure="success rate",
+    ),
 }

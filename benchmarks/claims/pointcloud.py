@@ -42,6 +42,8 @@ GEOMAE = {
     "all four": geomae(),
 }
 
+FUTURES = {"name": "pointcloud/futures", "futures": 10, "steps": 50, "limit": 40, "batch_size": 40}
+
 CLAIMS: dict[str, Claim] = {
     "pointcloud/geomae": Claim(
         text="Telling the geometry of hidden tokens, their centroids, occupancy, normals and curvature, "
@@ -82,5 +84,26 @@ CLAIMS: dict[str, Claim] = {
         about=("bottom-up", "top-down"),
         evaluation=DENSE,
         measure="mIoU",
+    ),
+    "pointcloud/humanmac": Claim(
+        text="A diffusion model of whole motions comes nearest to what happens when it is told the past "
+        "beside being completed by it, and has the slow cosines of motion alone (HumanMAC, arXiv 2302.03665)",
+        config={
+            "data": "pointcloud/mocap",
+            "preset": "small",
+            "system": "pointcloud/humanmac",
+            "steps": 1000,
+            "batch_size": 32,
+            "copy_until": 200,
+        },
+        variants={
+            "never told": {"told": 0.0},
+            "all cosines": {"coefficients": 50},
+            "told, slow cosines": {},
+        },
+        about=("told, slow cosines",),
+        evaluation=FUTURES,
+        measure="ADE",
+        lower=True,
     ),
 }

@@ -152,3 +152,24 @@ def test_states_of_an_oracle_end_at_what_is_settled() -> None:
     drawn = list(ddim_states(normal(1), noise_at, levels, 4, fresh, eta=1.0, settle=lambda x: 0 * x + 3))
     assert asked == [0, 1, 2, 3] and not torch.equal(drawn[2], plain[2])
     torch.testing.assert_close(drawn[-1], torch.full_like(clean, 3), rtol=1e-4, atol=1e-4)
+
+
+def test_a_state_may_be_amended_after_each_step() -> None:
+    """What is set is set in every state but the start, at its level, and the sampler goes on from it."""
+    levels, start = signal_levels(100), torch.randn(3, 4)
+    seen: list[float] = []
+
+    def amend(state: torch.Tensor, level: torch.Tensor, k: int) -> torch.Tensor:
+        assert k == len(seen)
+        seen.append(float(level))
+        return torch.cat([torch.full_like(state[:, :1], k), state[:, 1:]], dim=1)
+
+    def noise_at(state: torch.Tensor, time: int) -> torch.Tensor:
+        return state[:, :1].expand_as(state)
+
+    plain = list(ddim_states(start, noise_at, levels, 5, lambda k: start))
+    states = list(ddim_states(start, noise_at, levels, 5, lambda k: start, amend=amend))
+    assert [x[:, 0].tolist() for x in states[1:]] == [[k] * 3 for k in range(5)]
+    assert seen == [float(levels[t]) for t in (80, 60, 40, 20, 0)]
+    assert torch.equal(states[1][:, 1:], plain[1][:, 1:])
+    assert not torch.allclose(states[2][:, 1:], plain[2][:, 1:])

@@ -118,6 +118,7 @@ def ddim_states(
     *,
     eta: float = 0.0,
     settle: Callable[[Tensor], Tensor] = lambda clean: clean,
+    amend: Callable[[Tensor, Tensor, int], Tensor] = lambda state, level, k: state,
 ) -> Iterator[Tensor]:
     """All states from noise to data: the start, then one for each step of DDIM.
 
@@ -129,6 +130,7 @@ def ddim_states(
         fresh: standard normal, ``[B, ...]``, for step 0, 1 and so on; asked for where ``eta`` is above 0.
         eta: see :func:`ddim_step`.
         settle: corrects each prediction of the clean data: clips it, or puts in what is known.
+        amend: corrects the state after each step, given its level and the number of the step.
     """
     state = start
     yield state
@@ -136,6 +138,7 @@ def ddim_states(
         clean = settle(clean_of(state, noise_at(state, time), levels[time]))
         chance = fresh(k) if eta else torch.zeros_like(state)
         state = ddim_step(state, clean, levels[time], levels[then], chance, eta)
+        state = amend(state, levels[then], k)
         yield state
 
 

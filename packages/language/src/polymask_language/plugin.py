@@ -13,6 +13,8 @@ POLYMASK_API = "1.0"
 TEXT = "polymask_language.datasets.base:TextDataset"
 EXCHANGES = "polymask_language.datasets.exchanges:ExchangeDataset"
 
+PLANS = "polymask_language.datasets.plans:PlanDataset"
+
 
 @hookimpl
 def polymask_register_tokenizers() -> Iterable[Part]:
@@ -23,6 +25,13 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             presets=presets.TOKEN_IDS,
             summary="token ids of one document per sequence, or of several packed together",
             modality="text",
+            tags=frozenset({"invertible"}),
+        ),
+        Part(
+            name="steps",
+            target="polymask_language.steps:Steps",
+            summary="steps of plans as one-hot rows",
+            modality="plan",
             tags=frozenset({"invertible"}),
         ),
     ]
@@ -216,6 +225,28 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="text",
             tags=frozenset({"ragged"}),
         ),
+        Part(
+            name="openings",
+            target="polymask_language.datasets.openings:openings",
+            prepare=PLANS,
+            summary="10,000 named lines of chess: last moves between two boards, by family; fetched once",
+            modality="plan",
+            needs="pip install 'polymask-language[plans]'",
+        ),
+        Part(
+            name="json-plans",
+            target="polymask_language.datasets.plans:json_plans",
+            prepare=PLANS,
+            summary="json-plans:PATH, plans of a jsonl file: task, actions, start and goal",
+            modality="plan",
+        ),
+        Part(
+            name="made-up-plans",
+            target="polymask_language.datasets.plans:made_up_plans",
+            prepare=PLANS,
+            summary="plans of 12 tasks that share steps, made up, built in",
+            modality="plan",
+        ),
     ]
 
 
@@ -365,6 +396,17 @@ def polymask_register_systems() -> Iterable[Part]:
             },
             tags=frozenset({"fixed"}),
         ),
+        Part(
+            name="masked-pdpp",
+            target="polymask_language.systems.masked_pdpp:MaskedPDPP",
+            presets=presets.MASKED_PDPP,
+            summary="plan steps between two observations by diffusion that is masked by the task",
+            suits="plans of known tasks, each of which has few of the steps there are",
+            paper="Fang et al. 2023, arXiv 2309.07409",
+            modality="plan",
+            defaults={"tokenizer": "language/steps"},
+            tags=frozenset({"more-masks"}),
+        ),
     ]
 
 
@@ -417,5 +459,11 @@ def polymask_register_evaluations() -> Iterable[Part]:
             summary="accuracy on held-out preference pairs, KL from the reference, weight on deciding tokens",
             paper="Christopoulou et al. 2024, arXiv 2410.05102",
             modality="text",
+        ),
+        Part(
+            name="planning",
+            target="polymask_language.planning:Planning",
+            summary="success, accuracy and overlap of plans, beside those without diffusion",
+            modality="plan",
         ),
     ]

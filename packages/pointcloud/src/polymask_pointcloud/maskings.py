@@ -1,4 +1,4 @@
-"""Blocks of neighbours in a cloud, and cells of space."""
+"""Blocks of neighbours in a cloud, and cells of space; the past of a motion, its end, or joints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from polymask import Mask, Request, UserError
 from polymask.maskings._choose import check_ratio, hidden_counts, hide_last_valid, unique_keys
 from polymask.maskings.ranking import Ranking
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Share
 from polymask_pointcloud.operations.sparse import MIDDLE, pack
 from polymask_pointcloud.tokenizers import UNIT
 
@@ -121,3 +121,38 @@ class Hierarchy:
         index = torch.nn.functional.pad(index, (0, 3 - axes)) // self.stride + MIDDLE
         cell = pack(torch.zeros_like(index[..., 0]), index)
         return cell if request.valid is None else torch.where(request.valid, cell, 1 << 62)
+
+
+class Observed:
+    """Hide all of a motion but its first frames, its last ones, and some joints: the same in every sample.
+
+    Args:
+        past: share of the frames that are seen at the start.
+        end: share of the frames that are seen at the end.
+        joints: numbers of joints that are seen in all frames; tokens are joints of frames then.
+    """
+
+    def __init__(self, *, past: Share = 0.2, end: Share = 0.0, joints: Sequence[int] = ()) -> None:
+        self.past, self.end, self.joints = past, end, list(joints)
+
+    def __call__(self, request: Request) -> Mask:
+        if request.valid is not None or request.grid is None:
+            raise UserError("observed frames need tokens on a grid, time first, without padding")
+        frames, per_frame = request.grid[0], request.sites // request.grid[0]
+        if self.joints and (len(request.grid) != 2 or not all(0 <= j < per_frame for j in self.joints)):
+            raise UserError(
+                f"joints {self.joints} are to be seen, and tokens lie on a grid {tuple(request.grid)}: give "
+                "numbers from 0 below the joints there are, and let tokens be joints (--tokenizer "
+                "pointcloud/joints)"
+            )
+        hidden = torch.ones(frames, per_frame, dtype=torch.bool, device=request.ids.device)
+        first, last = round(self.past * frames), round(self.end * frames)
+        hidden[:first] = hidden[frames - last :] = hidden[:, self.joints] = False
+        count = (frames - first - last) * (per_frame - len(set(self.joints)))
+        visible = request.sites - count
+        if not 0 < count < request.sites:
+            raise UserError(
+                f"past={self.past:g}, end={self.end:g} and joints={self.joints} leave {visible} of "
+                f"{request.sites} sites visible: let some be seen, and some not"
+            )
+        return Mask(hidden.flatten().expand(len(request.ids), -1), visible)

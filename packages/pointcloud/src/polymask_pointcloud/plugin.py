@@ -11,6 +11,7 @@ from polymask_pointcloud import presets
 POLYMASK_API = "1.0"
 
 POINTS = "polymask_pointcloud.datasets.base:PointDataset"
+MOTION = "polymask_pointcloud.datasets.motions:MotionDataset"
 
 
 @hookimpl
@@ -39,6 +40,21 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             paper="Lang et al. 2019, arXiv 1812.05784",
             modality="points",
         ),
+        Part(
+            name="frames",
+            target="polymask_pointcloud.poses:Poses",
+            defaults={"each": "frame"},
+            summary="the poses of a motion",
+            modality="motion",
+            tags=frozenset({"invertible"}),
+        ),
+        Part(
+            name="joints",
+            target="polymask_pointcloud.poses:Poses",
+            summary="each joint of each pose of a motion",
+            modality="motion",
+            tags=frozenset({"invertible"}),
+        ),
     ]
 
 
@@ -60,6 +76,14 @@ def polymask_register_encoders() -> Iterable[Part]:
             summary="convolutions over occupied voxels of growing size and back, attention at the coarsest",
             paper="Hermosilla et al. 2025, arXiv 2504.06719",
             modality="points",
+        ),
+        Part(
+            name="stylised",
+            target="polymask_pointcloud.stylised:Stylised",
+            presets=presets.STYLISED,
+            summary="attention over poses, or cosines of them, its layers told a time and more",
+            paper="Zhang et al. 2022, arXiv 2208.15001",
+            modality="motion",
         ),
     ]
 
@@ -147,6 +171,15 @@ def polymask_register_maskings() -> Iterable[Part]:
             modality="points",
             tags=frozenset({"variable-count"}),
         ),
+        Part(
+            name="observed",
+            target="polymask_pointcloud.maskings:Observed",
+            summary="all of a motion but its past, its end, or some joints",
+            suits="motion of which a part is known: humanmac",
+            paper="Chen et al. 2023, arXiv 2302.03665",
+            modality="motion",
+            tags=frozenset({"fixed", "shared", "grid", "uneven"}),
+        ),
     ]
 
 
@@ -180,6 +213,27 @@ def polymask_register_datasets() -> Iterable[Part]:
             prepare=POINTS,
             summary="folder:PATH, point clouds and meshes in class folders or none",
             modality="points",
+        ),
+        Part(
+            name="mocap",
+            target="polymask_pointcloud.datasets.mocap:mocap",
+            prepare=MOTION,
+            summary="windows of 20 captured motions of people, fetched once",
+            modality="motion",
+        ),
+        Part(
+            name="clips",
+            target="polymask_pointcloud.datasets.clips:clips",
+            prepare=MOTION,
+            summary="clips:PATH, motion in npy and npz files in class folders or none",
+            modality="motion",
+        ),
+        Part(
+            name="skeletons",
+            target="polymask_pointcloud.datasets.skeletons:skeletons",
+            prepare=MOTION,
+            summary="legs and trunks that swing, made up, built in",
+            modality="motion",
         ),
     ]
 
@@ -257,6 +311,21 @@ def polymask_register_systems() -> Iterable[Part]:
             },
             tags=frozenset({"moving-target"}),
         ),
+        Part(
+            name="humanmac",
+            target="polymask_pointcloud.systems.humanmac:HumanMAC",
+            presets=presets.HUMANMAC,
+            summary="learn whole motions by diffusion of cosines, complete what is seen of one",
+            suits="motion: what comes next, what lies between, what other joints do, in several versions",
+            paper="Chen et al. 2023, arXiv 2302.03665",
+            modality="motion",
+            defaults={
+                "tokenizer": "pointcloud/joints",
+                "encoder": "pointcloud/stylised",
+                "masking": "pointcloud/observed",
+                "objective": "core/mse",
+            },
+        ),
     ]
 
 
@@ -268,5 +337,11 @@ def polymask_register_evaluations() -> Iterable[Part]:
             target="polymask_pointcloud.dense:Dense",
             summary="accuracy and mean IoU of a linear classifier of points, with raw points as baseline",
             modality="points",
+        ),
+        Part(
+            name="futures",
+            target="polymask_pointcloud.futures:Futures",
+            summary="how near, how different and how plausible several completions of motions are",
+            modality="motion",
         ),
     ]

@@ -216,3 +216,74 @@ UNET: Presets = {
 }
 HIERARCHY: Presets = {"tiny": {"stride": 2}}
 CHAMFER: Presets = {"tiny": {"coordinates": 2}}
+
+STYLISED: Presets = {"tiny": {"dim": 24, "depth": 2, "heads": 2, "dropout": 0.0}}
+
+HUMANMAC: Presets = {
+    # Human3.6M: 0.5 s are seen, 2 s to come; an epoch is 50,000 windows, drawn anew. The release keeps the
+    # learning rate and takes a tenth off at epochs 75, 150, 225, 275, 350 and 450
+    "paper": {
+        "data.frames": 125,
+        "data.rate": 50.0,
+        "data.augment": "move",
+        "encoder.dim": 512,
+        "encoder.depth": 8,
+        "encoder.heads": 8,
+        "masking.past": 0.2,
+        "coefficients": 20,
+        "told": 0.8,
+        "steps": 1001 * 782,
+        "batch_size": 64,
+        "lr": 3e-4,
+        "min_lr": 3e-4 * 0.9**6,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    # HumanEva-I: 0.25 s are seen, 1 s to come
+    "paper-humaneva": {
+        "data.frames": 75,
+        "data.rate": 60.0,
+        "data.augment": "move",
+        "encoder.dim": 512,
+        "encoder.depth": 4,
+        "encoder.heads": 8,
+        "masking.past": 0.2,
+        "coefficients": 10,
+        "told": 1.0,
+        "steps": 501 * 782,
+        "batch_size": 64,
+        "lr": 3e-4,
+        "min_lr": 3e-4 * 0.9**6,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    # two seconds of motion, minutes on two cores
+    "small": {
+        "data.frames": 50,
+        "data.rate": 25.0,
+        "encoder.dim": 128,
+        "encoder.depth": 4,
+        "encoder.heads": 4,
+        "encoder.dropout": 0.0,
+        "coefficients": 16,
+        "copy_until": 500,
+        "steps": 3000,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    },
+    # what the conformance suite builds
+    "tiny": {
+        "encoder.dim": 24,
+        "encoder.depth": 2,
+        "encoder.heads": 2,
+        "encoder.dropout": 0.0,
+        "coefficients": 8,
+        "times": 200,
+        "copy_until": 4,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
