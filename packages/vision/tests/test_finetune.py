@@ -217,6 +217,22 @@ def test_the_page_and_the_report_of_the_run_show_it(pretrained: Path, found: Fin
     assert found.rows()[1][3] in write_report(pretrained).read_text()
 
 
+def test_the_model_card_shows_it_on_both_sides(
+    pretrained: Path, found: Finetuned, tmp_path: Path
+) -> None:
+    cell = found.rows()[1][3]
+    assert main(["export", str(pretrained), "--out", str(tmp_path / "encoder")]) == 0
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "# Encoder of vision/mae" in card and cell in card and "load(FOLDER)  # a batch to Tokens" in card
+    tuned = str(folder(pretrained, "pre-trained", 0.1, 1))
+    assert main(["export", tuned, "--out", str(tmp_path / "tuned")]) == 0
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    assert "# Classifier of vision/supervised" in card and cell in card and "classify(batch)" in card
+    assert "Trained with polymask for 4 steps" in card and "pre-trained |" in card
+    assert main(["export", tuned, "--no-head", "--out", str(tmp_path / "bare")]) == 0
+    assert "# Encoder of vision/supervised" in (tmp_path / "bare" / "README.md").read_text()
+
+
 def test_it_is_an_evaluation(pretrained: Path) -> None:
     asked = {"name": "core/finetune", "labels": [0.5], "steps": 3}
     one = evaluate_run(pretrained, asked)

@@ -177,7 +177,9 @@ class AttentionPool(nn.Module):
         """``[B, D]``."""
         x_BND = tokens.values
         attend = None if tokens.valid is None else tokens.valid[:, None, None, :]
-        found: Tensor = self.block(self.query.to(x_BND.dtype).expand(len(x_BND), 1, -1), x_BND, attend)
+        # by shape: `len` would fix the number of rows of an exported graph
+        query_B1D = self.query.to(x_BND.dtype).expand(x_BND.shape[0], 1, -1)
+        found: Tensor = self.block(query_B1D, x_BND, attend)
         return found[:, 0]
 
 
