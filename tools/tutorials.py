@@ -2,8 +2,8 @@
 
     uv run --group tutorials tools/tutorials.py [NAME ...]
 
-A tutorial is a notebook kept as text, ``docs/tutorials/NAME.py`` in jupytext's percent format. It runs in an empty
-folder of its own; its page is ``NAME.md`` beside it, and its pictures and sounds lie in
+A tutorial is a notebook kept as text, ``docs/tutorials/NAME.py`` in jupytext's percent format. It runs in an
+empty folder of its own; its page is ``NAME.md`` beside it, and its pictures and sounds lie in
 ``docs/assets/tutorials``. What it says on stderr is left out.
 """
 
@@ -28,18 +28,19 @@ ROOT = Path(__file__).parents[1]
 SOURCES, MEDIA = ROOT / "docs/tutorials", ROOT / "docs/assets/tutorials"
 
 COLUMNS = 76
-"""Of tables: what a page shows without scrolling, but on a phone."""
+"""Of tables: what a page shows without scrolling to the side, but on a phone."""
 
 WIDEST = 1600
 """Pixels of a picture."""
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _EMBEDDED = re.compile(r"data:(image|audio)/([\w+-]+);base64,([\w+/=]+)")
 
 
 def execute(source: Path) -> Any:
     """The notebook, with its outputs."""
     notebook = jupytext.read(source)
-    here = os.environ | {"COLUMNS": str(COLUMNS), "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+    here = os.environ | {"JUPYTER_COLUMNS": str(COLUMNS), "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={})
         client.resources = {"metadata": {"path": folder}}
@@ -83,7 +84,7 @@ def _shown(output: Any, keep: _Keeper) -> str:
 
 def _text(text: str) -> str:
     """Printed text, in a block that no highlighting colours."""
-    lines = [line.rstrip() for line in text.strip("\n").splitlines()]
+    lines = [line.rstrip() for line in _COLOURS.sub("", text).strip("\n").splitlines()]
     return "```text\n" + "\n".join(lines) + "\n```"
 
 

@@ -67,9 +67,11 @@ for caption, picture in gather(run).pictures.items():
 # distance from the same encoder untrained, and from the pixels themselves.
 
 # %%
+import rich
+
 from polymask.evaluation import probe
 
-probe(run).table()
+rich.print(probe(run).table())
 
 # %% [markdown]
 # Eight by eight pixels are easy to tell apart as they are. That raw input comes near or above the features is
@@ -90,7 +92,7 @@ comparison = compare(
     seeds=2,
     progress=False,
 )
-comparison.table()
+rich.print(comparison.table())
 
 # %% [markdown]
 # Two seeds and seconds of training show how it is done, not which masking is better: look at the intervals.
@@ -104,7 +106,7 @@ comparison.table()
 from polymask.evaluation.finetuning import finetune
 
 tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 60}, progress=False)
-tuned.table()
+rich.print(tuned.table())
 
 # %% [markdown]
 # ## Take it away

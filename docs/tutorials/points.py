@@ -70,9 +70,11 @@ for caption, shown in gather(run).displays.items():
 # from the same encoder untrained.
 
 # %%
+import rich
+
 from polymask.evaluation import probe
 
-probe(run).table()
+rich.print(probe(run).table())
 
 # %% [markdown]
 # ## Begin with weights, and compare two maskings
@@ -90,7 +92,7 @@ comparison = compare(
     seeds=2,
     progress=False,
 )
-comparison.table()
+rich.print(comparison.table())
 
 # %% [markdown]
 # Two seeds and seconds of training show how it is done, not which masking is better: look at the intervals.
@@ -104,7 +106,7 @@ comparison.table()
 from polymask.evaluation.finetuning import finetune
 
 tuned = finetune("runs/first", labels=(0.2,), seeds=2, options={"steps": 40}, progress=False)
-tuned.table()
+rich.print(tuned.table())
 
 # %% [markdown]
 # ## Take it away

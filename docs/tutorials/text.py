@@ -17,7 +17,9 @@ from polymask_language.datasets.glosses import glosses
 
 wordnet = glosses()
 for topic in ("noun.animal", "noun.food", "noun.location", "noun.person"):
-    chosen = [text for text, k in zip(wordnet.texts, wordnet.labels, strict=True) if wordnet.classes[k] == topic]
+    chosen = [
+        text for text, k in zip(wordnet.texts, wordnet.labels, strict=True) if wordnet.classes[k] == topic
+    ]
     folder = Path("definitions", topic.removeprefix("noun."))
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(chosen[:600]):
@@ -69,9 +71,11 @@ for caption, shown in gather(run).displays.items():
 # from the same encoder untrained, and from the words themselves.
 
 # %%
+import rich
+
 from polymask.evaluation import probe
 
-probe(run).table()
+rich.print(probe(run).table())
 
 # %% [markdown]
 # ## Begin with weights, and compare how much is hidden
@@ -89,7 +93,7 @@ comparison = compare(
     seeds=2,
     progress=False,
 )
-comparison.table()
+rich.print(comparison.table())
 
 # %% [markdown]
 # Two seeds and seconds of training show how it is done, not what is better: look at the intervals.
@@ -103,7 +107,7 @@ comparison.table()
 from polymask.evaluation.finetuning import finetune
 
 tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 60}, progress=False)
-tuned.table()
+rich.print(tuned.table())
 
 # %% [markdown]
 # ## Take it away

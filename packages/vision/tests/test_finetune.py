@@ -81,6 +81,20 @@ def test_both_have_the_same_recipe_budget_and_data_but_for_layer_decay(
     assert one["encoder"]["drop_path"] == 0.0  # is the recipe's to say
 
 
+def test_attentive_probing_trains_the_head_alone(pretrained: Path, tmp_path: Path) -> None:
+    few = {name: value for name, value in FEW.items() if name != "warmup_steps"}
+    options = {**few, "preset": "attentive"}
+    finetune(pretrained, tmp_path / "probe", seeds=1, options=options, progress=False)
+    theirs = encoder(Run.open(pretrained).system)
+    for start, same in (("pre-trained", True), ("from-scratch", False)):
+        run = Run.open(tmp_path / "probe" / f"{start}-1-seed0")
+        one, began = encoder(run.system), encoder(run.untrained())
+        assert all(torch.equal(one[name], began[name]) for name in one)
+        assert all(torch.equal(one[name], theirs[name]) for name in one) is same
+        head: Any = run.system
+        assert not torch.equal(head.pooler.query, run.untrained().pooler.query)  # type: ignore[union-attr]
+
+
 def test_labels_are_counted_and_answers_are_those_of_the_runs(pretrained: Path, found: Finetuned) -> None:
     run = Run.open(folder(pretrained, "pre-trained", 0.1, 1))
     labels = run.data.labels("train")
@@ -217,9 +231,7 @@ def test_the_page_and_the_report_of_the_run_show_it(pretrained: Path, found: Fin
     assert found.rows()[1][3] in write_report(pretrained).read_text()
 
 
-def test_the_model_card_shows_it_on_both_sides(
-    pretrained: Path, found: Finetuned, tmp_path: Path
-) -> None:
+def test_the_model_card_shows_it_on_both_sides(pretrained: Path, found: Finetuned, tmp_path: Path) -> None:
     cell = found.rows()[1][3]
     assert main(["export", str(pretrained), "--out", str(tmp_path / "encoder")]) == 0
     card = (tmp_path / "encoder" / "README.md").read_text()
@@ -238,7 +250,7 @@ def test_it_is_an_evaluation(pretrained: Path) -> None:
     one = evaluate_run(pretrained, asked)
     assert one.metrics == ["accuracy with 50 % of the labels"] and one.rows == ["pre-trained", "untrained"]
     score = one.score("pre-trained", one.metrics[0])
-    kept = json.loads((pretrained / "finetune-finetune-mean-3" / "finetune.json").read_text())
+    kept = json.loads((pretrained / "finetune-finetune-3" / "finetune.json").read_text())
     assert score is not None and kept["results"][0]["pre-trained"]["mean"] == score.value
 
 

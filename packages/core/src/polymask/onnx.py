@@ -123,8 +123,8 @@ def _check(graph: _Graph, file: Path) -> None:
         for name, theirs, ours in zip(graph.outputs, found, expected, strict=True):
             if theirs.shape != ours.shape:
                 raise UserError(
-                    f"ONNX Runtime's {name} of {n} rows are {list(theirs.shape)}, not {list(ours.shape)}: the "
-                    "graph is not kept, choose another format"
+                    f"ONNX Runtime's {name} of {n} rows are {list(theirs.shape)}, not {list(ours.shape)}: "
+                    "the graph is not kept, choose another format"
                 )
             off = (torch.from_numpy(theirs) - ours).abs().max() / ours.abs().max()
             if not off <= TOLERANCE:

@@ -180,9 +180,28 @@ def test_attention_reads_every_token_and_no_padding() -> None:
     torch.testing.assert_close(pool(shuffled), pool(Tokens(values, torch.zeros(2, 5, 1))))
 
 
+def test_a_frozen_encoder_stays_as_it_is_and_the_head_learns() -> None:
+    system = make(frozen=True, pool="attention", ema=0.9, **{"encoder.drop_path": 0.5}).train()
+    assert system.head.training and not any(part.training for part in system.encoder.modules())
+    first = system(batch(), STEP)["classification"]
+    assert torch.equal(first, system(batch(), STEP)["classification"])  # no path is dropped
+    first.backward()
+    assert {name for name, p in system.named_parameters() if p.grad is not None} == {
+        name for name, _ in system.named_parameters() if name.startswith(("head.", "pooler."))
+    }
+    system.after_step(STEP)
+    assert not any(torch.equal(p, torch.zeros_like(p)) for p in system.pooler.parameters() if p.dim() > 1)
+    moving = make(pool="attention", **{"encoder.drop_path": 0.5}).train()
+    assert moving.encoder.training and all(p.requires_grad for p in moving.encoder.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"frozen": True, "layer_decay": 0.5},
+            "no learning rates; give --layer_decay 1",
+        ),
         ({"label_smoothing": 1.0}, r"\[0, 1\)"),
         ({"layer_decay": 0.0}, r"\(0, 1\]"),
         ({"pool": "prefix", "encoder.class_token": False}, "no class token"),
