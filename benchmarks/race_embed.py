@@ -1,8 +1,8 @@
 """Features of a folder of JPEGs into a file: ``polymask embed`` beside a loop written by hand with timm.
 
 Both have one ViT of the same weights, one image size, batch size and number of workers, and write one
-``.npz``; the loop reads by torchvision's ImageFolder in torch's DataLoader. Their features are compared before
-they are timed.
+``.npz``; the loop reads by torchvision's ImageFolder in torch's DataLoader. Their features are compared
+before they are timed.
 
     uv run benchmarks/race_embed.py --out benchmarks/results/embed.json
 """

@@ -41,7 +41,7 @@ config = {
     "system": "audio/mae",
     "preset": "small",
     "data": {"name": "audio/folder:voices", "seconds": 1.0},
-    "steps": 120,
+    "steps": 80,
     "batch_size": 32,
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
@@ -51,7 +51,7 @@ Image.open(look(run.system, run.data, "masks.png", samples=3, draws=2, masks=256
 # ## Pre-train, without labels
 #
 # On the command line this is `polymask pretrain audio/mae --preset small --data folder:voices --data.seconds 1
-# --steps 120 --batch_size 32`. `polymask report runs/first` writes a page with curves, masks, recordings to listen
+# --steps 80 --batch_size 32`. `polymask report runs/first` writes a page with curves, masks, recordings to listen
 # to and reconstructions; `gather` gives its parts one by one.
 
 # %%
@@ -78,6 +78,9 @@ from polymask.evaluation import probe
 rich.print(probe(run).table())
 
 # %% [markdown]
+# If the intervals overlap, nothing is shown yet: so few steps are to be quick, and a longer run is the first thing to
+# try.
+#
 # ## Begin with weights, and compare two maskings
 #
 # `init` begins with the weights of another run, of a file, or of a model of torchaudio. Both variants below begin
@@ -87,7 +90,7 @@ rich.print(probe(run).table())
 from polymask.report.compare import compare
 
 comparison = compare(
-    {**config, "init": "runs/first", "steps": 30},
+    {**config, "init": "runs/first", "steps": 20},
     {"random": {"masking": "core/random"}, "blocks": {"masking": "core/block"}},
     "runs/compare",
     seeds=2,

@@ -26,8 +26,8 @@ for number, (pixels, label) in enumerate(zip(digits.images, digits.target, stric
 # ## Look at the masks first
 #
 # A run is a system, its data and its options, in a folder. Nothing is trained yet, and its masks can be drawn
-# already: `vision/mae` hides three quarters of the patches, here of 2 x 2 pixels. The folder holds no test
-# images, so a tenth of each class is held out.
+# already: `vision/mae` hides three quarters of the patches, here of 2 x 2 pixels, which are to be predicted as
+# they are (`target.patch_norm`). The folder holds no test images, so a tenth of each class is held out.
 
 # %%
 from polymask import Run, RunConfig
@@ -38,6 +38,7 @@ config = {
     "preset": "small",
     "data": "vision/folder:digits",
     "tokenizer.patch_size": 2,
+    "target.patch_norm": False,
     "steps": 300,
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
@@ -47,7 +48,7 @@ Image.open(look(run.system, run.data, "masks.png", samples=6, draws=2))
 # ## Pre-train, without labels
 #
 # On the command line this is `polymask pretrain vision/mae --preset small --data folder:digits
-# --tokenizer.patch_size 2 --steps 300`. `polymask report runs/first` writes a page with curves, masks and
+# --tokenizer.patch_size 2 --target.patch_norm false --steps 300`. `polymask report runs/first` writes a page with curves, masks and
 # reconstructions; `gather` gives its parts one by one.
 
 # %%
@@ -74,8 +75,8 @@ from polymask.evaluation import probe
 rich.print(probe(run).table())
 
 # %% [markdown]
-# Eight by eight pixels are easy to tell apart as they are. That raw input comes near or above the features is
-# what to expect of so small a picture, and why the table shows it.
+# Eight by eight pixels are easy to tell apart as they are: of so small pictures, raw input beats the features
+# after so few steps, which is why the table shows it.
 #
 # ## Begin with weights, and compare two maskings
 #
@@ -86,7 +87,7 @@ rich.print(probe(run).table())
 from polymask.report.compare import compare
 
 comparison = compare(
-    {**config, "init": "runs/first", "steps": 60},
+    {**config, "init": "runs/first", "steps": 20},
     {"random": {"masking": "core/random"}, "blocks": {"masking": "core/block"}},
     "runs/compare",
     seeds=2,
@@ -105,7 +106,7 @@ rich.print(comparison.table())
 # %%
 from polymask.evaluation.finetuning import finetune
 
-tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 60}, progress=False)
+tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 100}, progress=False)
 rich.print(tuned.table())
 
 # %% [markdown]

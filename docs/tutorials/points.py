@@ -40,7 +40,7 @@ config = {
     "system": "pointcloud/mae",
     "preset": "small",
     "data": "pointcloud/folder:shapes",
-    "steps": 100,
+    "steps": 60,
     "batch_size": 16,
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
@@ -49,7 +49,7 @@ Image.open(look(run.system, run.data, "masks.png", samples=3, draws=2, masks=256
 # %% [markdown]
 # ## Pre-train, without labels
 #
-# On the command line this is `polymask pretrain pointcloud/mae --preset small --data folder:shapes --steps 100
+# On the command line this is `polymask pretrain pointcloud/mae --preset small --data folder:shapes --steps 60
 # --batch_size 16`. `polymask report runs/first` writes a page with curves, masks and reconstructions; `gather` gives
 # its parts one by one.
 
@@ -77,6 +77,9 @@ from polymask.evaluation import probe
 rich.print(probe(run).table())
 
 # %% [markdown]
+# If the intervals overlap, nothing is shown yet: so few steps are to be quick, and a longer run is the first thing to
+# try.
+#
 # ## Begin with weights, and compare two maskings
 #
 # `init` begins with the weights of another run. Both variants below begin with the encoder just trained, and have the
@@ -86,7 +89,7 @@ rich.print(probe(run).table())
 from polymask.report.compare import compare
 
 comparison = compare(
-    {**config, "init": "runs/first", "steps": 30},
+    {**config, "init": "runs/first", "steps": 15},
     {"random": {"masking": "core/random"}, "local": {"masking": "pointcloud/neighbours"}},
     "runs/compare",
     seeds=2,

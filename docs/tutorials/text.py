@@ -41,7 +41,7 @@ config = {
     "system": "language/mlm",
     "preset": "small",
     "data": {"name": "language/folder:definitions", "vocab_size": 1024, "length": 32},
-    "steps": 150,
+    "steps": 120,
     "batch_size": 32,
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
@@ -51,7 +51,7 @@ Image.open(look(run.system, run.data, "masks.png", samples=2, draws=2, masks=256
 # ## Pre-train, without labels
 #
 # On the command line this is `polymask pretrain language/mlm --preset small --data folder:definitions
-# --data.vocab_size 1024 --data.length 32 --steps 150 --batch_size 32`. `polymask report runs/first` writes a page with
+# --data.vocab_size 1024 --data.length 32 --steps 120 --batch_size 32`. `polymask report runs/first` writes a page with
 # curves, masks and what the model puts in hidden places; `gather` gives its parts one by one.
 
 # %%
@@ -78,6 +78,9 @@ from polymask.evaluation import probe
 rich.print(probe(run).table())
 
 # %% [markdown]
+# If the intervals overlap, nothing is shown yet: so few steps are to be quick, and a longer run is the first thing to
+# try.
+#
 # ## Begin with weights, and compare how much is hidden
 #
 # `init` begins with the weights of another run. Both variants below begin with the encoder just trained, and have the
@@ -87,7 +90,7 @@ rich.print(probe(run).table())
 from polymask.report.compare import compare
 
 comparison = compare(
-    {**config, "init": "runs/first", "steps": 40},
+    {**config, "init": "runs/first", "steps": 30},
     {"15 %": {"masking.ratio": 0.15}, "40 %": {"masking.ratio": 0.4}},
     "runs/compare",
     seeds=2,

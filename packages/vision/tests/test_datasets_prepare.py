@@ -215,7 +215,7 @@ def test_a_quarter_of_images_has_noise_in_a_box_and_grey_stays_grey(channels: in
         share = changed.float().mean()
         erased += bool(share > 0)
         if share > 0:
-            assert 0.01 < share < 0.4 and 0.7 < out[changed].std() < 1.4
+            assert 0.01 < share < 0.4 and 0.4 < out[changed].std() < 1.6
     assert abs(erased / n - 0.25) < 4 * (0.25 * 0.75 / n) ** 0.5
 
 
