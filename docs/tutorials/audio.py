@@ -40,7 +40,7 @@ from polymask.report.look import look
 config = {
     "system": "audio/mae",
     "preset": "small",
-    "data": {"name": "audio/folder:voices", "seconds": 1.0},
+    "data": {"name": "audio/folder", "source": "voices", "seconds": 1.0},
     "steps": 80,
     "batch_size": 32,
 }

@@ -40,7 +40,7 @@ from polymask.report.look import look
 config = {
     "system": "language/mlm",
     "preset": "small",
-    "data": {"name": "language/folder:definitions", "vocab_size": 1024, "length": 32},
+    "data": {"name": "language/folder", "source": "definitions", "vocab_size": 1024, "length": 32},
     "steps": 120,
     "batch_size": 32,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,19 @@ def test_an_encoder_of_other_sizes_is_refused_before_training(pretrained: Path, 
     with pytest.raises(UserError, match="the encoder has depth 3, and these weights need --encoder.depth 2"):
         finetune(pretrained, tmp_path / "out", options={**FEW, "encoder.depth": 3}, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_two_sources_are_never_one_fine_tuning(pretrained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "mae"
+    shutil.copytree(pretrained, source, ignore=shutil.ignore_patterns("finetune-*"))
+    again = {"scratch": False, "options": FEW, "progress": False}
+    finetune(source, seeds=1, **again)
+    checkpoint = source / "checkpoints" / "last.ckpt"
+    kept = torch.load(checkpoint, weights_only=True)
+    moved = {name: x + 1 if x.is_floating_point() else x for name, x in kept["state_dict"].items()}
+    torch.save({**kept, "state_dict": moved}, checkpoint)
+    with pytest.raises(UserError, match="began with other weights than"):
+        finetune(source, seeds=2, **again)
 
 
 def test_a_folder_of_something_else_is_refused(pretrained: Path, tmp_path: Path) -> None:
