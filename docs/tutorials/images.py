@@ -40,6 +40,7 @@ config = {
     "tokenizer.patch_size": 2,
     "target.patch_norm": False,
     "steps": 300,
+    "workers": 0,  # files as small as these are read fast enough by the process that trains
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
 Image.open(look(run.system, run.data, "masks.png", samples=6, draws=2))
@@ -106,7 +107,7 @@ rich.print(comparison.table())
 # %%
 from polymask.evaluation.finetuning import finetune
 
-tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 100}, progress=False)
+tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 100, "workers": 0}, progress=False)
 rich.print(tuned.table())
 
 # %% [markdown]

@@ -42,6 +42,7 @@ config = {
     "data": "pointcloud/folder:shapes",
     "steps": 60,
     "batch_size": 16,
+    "workers": 0,  # files as small as these are read fast enough by the process that trains
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
 Image.open(look(run.system, run.data, "masks.png", samples=3, draws=2, masks=256))
@@ -108,7 +109,7 @@ rich.print(comparison.table())
 # %%
 from polymask.evaluation.finetuning import finetune
 
-tuned = finetune("runs/first", labels=(0.2,), seeds=2, options={"steps": 40}, progress=False)
+tuned = finetune("runs/first", labels=(0.2,), seeds=2, options={"steps": 40, "workers": 0}, progress=False)
 rich.print(tuned.table())
 
 # %% [markdown]

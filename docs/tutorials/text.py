@@ -43,6 +43,7 @@ config = {
     "data": {"name": "language/folder", "source": "definitions", "vocab_size": 1024, "length": 32},
     "steps": 120,
     "batch_size": 32,
+    "workers": 0,  # files as small as these are read fast enough by the process that trains
 }
 run = Run.create(RunConfig.resolve(config), "runs/first")
 Image.open(look(run.system, run.data, "masks.png", samples=2, draws=2, masks=256))
@@ -109,7 +110,7 @@ rich.print(comparison.table())
 # %%
 from polymask.evaluation.finetuning import finetune
 
-tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 60}, progress=False)
+tuned = finetune("runs/first", labels=(0.1,), seeds=2, options={"steps": 60, "workers": 0}, progress=False)
 rich.print(tuned.table())
 
 # %% [markdown]
