@@ -524,7 +524,7 @@ def test_the_tables_are_those_of_the_registry(tables: Any) -> None:
 # -------------------------------------------------------------------- tutorials
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs/tutorials").glob("*.py")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs/tutorials").glob("*.md")))
 def test_the_page_of_a_tutorial_is_of_its_notebook(name: str) -> None:
     """Its text and code, in their order, and every picture that it names."""
     source, page = ((ROOT / "docs/tutorials" / f"{name}.{end}").read_text() for end in ("py", "md"))
