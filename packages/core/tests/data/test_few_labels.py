@@ -21,7 +21,9 @@ def data(labels=LABELS, classes=None):
     return as_dataset(samples, test=samples[:9], classes=classes)
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.01, (1, 1, 1)), (0.1, (10, 5, 1)), (0.25, (25, 12, 2)), (1.0, COUNTS)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.01, (1, 1, 1)), (0.1, (10, 5, 1)), (0.25, (25, 12, 2)), (1.0, COUNTS)]
+)
 def test_each_class_keeps_its_share_and_one_at_least(share, expected):
     chosen = LABELS[stratified(LABELS, share, seed=0)]
     assert tuple((chosen == k).sum().item() for k in range(3)) == expected
