@@ -146,6 +146,14 @@ def docs(session: nox.Session) -> None:
     session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
+@nox.session(default=False)
+def tutorials(session: nox.Session) -> None:
+    """Execute the tutorials, or those that are named, and write their pages; minutes on two cores."""
+    paths = [f"./packages/{package}{extras(package)}" for package in ("core", *PACKAGES)]
+    session.install(*dict.fromkeys(paths), "--group", "tutorials")
+    session.run("python", "tools/tutorials.py", *session.posargs)
+
+
 @nox.session(venv_backend="none", default=False)
 def tables(session: nox.Session) -> None:
     """Write the tables of README and docs anew from what is registered."""

@@ -519,3 +519,22 @@ def test_every_picture_of_the_gallery_is_of_a_part(tables: Any) -> None:
 def test_the_tables_are_those_of_the_registry(tables: Any) -> None:
     stale = [str(path.relative_to(ROOT)) for path, text in tables.pages().items() if path.read_text() != text]
     assert not stale, f"run tools/tables.py: it would change {', '.join(stale)}"
+
+
+# -------------------------------------------------------------------- tutorials
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs/tutorials").glob("*.md")))
+def test_the_page_of_a_tutorial_is_of_its_notebook(name: str) -> None:
+    """Its text and code, in their order, and every picture that it names."""
+    source, page = ((ROOT / "docs/tutorials" / f"{name}.{end}").read_text() for end in ("py", "md"))
+    at = 0
+    for kind, cell in re.findall(r"^# %%(.*)\n((?:(?!# %%).*\n?)*)", source, re.MULTILINE):
+        text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE) if "markdown" in kind else cell
+        found = page.find(text.strip(), at)
+        assert found >= at, f"run nox -s tutorials -- {name}: its page lacks, or has elsewhere, {text[:80]!r}"
+        at = found + len(text.strip())
+    shown = set(re.findall(r"assets/tutorials/([\w.-]+)", page))
+    kept = {path.name for path in (ROOT / "docs/assets/tutorials").glob(f"{name}-*")}
+    assert shown == kept and len(shown) >= 2
+    assert f"tutorials/{name}.md" in (ROOT / "mkdocs.yml").read_text()

@@ -19,9 +19,15 @@ from polymask.testing.subject import Subject
 REGISTRY = default_registry()
 
 
-def make(system: str, encoder: str) -> Any:
+def make(system: str, encoder: str, **options: Any) -> Any:
     part = REGISTRY.find("systems", system)
-    return Subject(part, REGISTRY, {"encoder": encoder}).make()
+    return Subject(part, REGISTRY, {"encoder": encoder, **options}).make()
+
+
+def shorter(batch: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
+    """Rows shorter than any that a graph was traced or checked with."""
+    batch = {name: x[:, : x.shape[1] * 3 // 4] if x.dim() > 1 else x for name, x in batch.items()}
+    return {**batch, f"{key}_length": batch[f"{key}_length"].clamp(max=batch[key].shape[1])}
 
 
 # a class token and a grid; rows of any length
@@ -44,15 +50,44 @@ def test_a_graph_gives_the_features_for_batches_of_any_size(
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     features = Features(tokenizer=made.tokenizer, encoder=made.backbone).eval()
     batch = made.tokenizer.example(7, seed=3)
-    if "length" in str(inputs):  # shorter rows than any that it was traced or checked with
-        key = features.tokenizer.key
-        batch = {name: x[:, : x.shape[1] * 3 // 4] if x.dim() > 1 else x for name, x in batch.items()}
-        batch[f"{key}_length"] = batch[f"{key}_length"].clamp(max=batch[key].shape[1])
+    if "length" in str(inputs):
+        batch = shorter(batch, features.tokenizer.key)
     with torch.no_grad():
         expected = features(batch)
     tokens, pooled = session.run(None, {name: batch[name].numpy() for name in inputs})
     torch.testing.assert_close(torch.from_numpy(tokens), expected.values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(pooled), expected.pool(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system", "encoder", "options"),
+    [
+        ("vision/supervised", "vision/vit", {"pool": "mean", "ema": 0.9}),
+        ("vision/supervised", "vision/resnet", {}),
+        ("audio/supervised", "audio/vit", {"pool": "attention"}),
+        ("language/supervised", "language/transformer", {"pool": "attention"}),
+    ],
+)
+@torch.no_grad()
+def test_a_graph_of_a_classifier_gives_its_logits(
+    tmp_path: Path, system: str, encoder: str, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    made = make(system, encoder, **options).train()
+    for parameter in made.parameters():  # off the initial values, of which many are alike
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    export.export(made, "onnx", tmp_path)
+    description = json.loads((tmp_path / "polymask.json").read_text())
+    assert description["outputs"] == ["logits"]
+    classes = made.head.out_features
+    assert description["classifier"] == {"pool": made.pool, "names": [*map(str, range(classes))]}
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    batch = made.tokenizer.example(6, seed=3)
+    if "length" in str(description["inputs"]):
+        batch = shorter(batch, made.tokenizer.key)
+    (logits,) = session.run(None, {name: batch[name].numpy() for name in description["inputs"]})
+    assert logits.shape == (6, classes)
+    torch.testing.assert_close(torch.from_numpy(logits), made.eval().classify(batch), rtol=1e-4, atol=1e-5)
 
 
 def test_what_has_no_graph_is_refused_with_the_operation(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     # He et al. 2021, FINETUNE.md for ViT-B
     "vision/supervised paper": {
+        "data.augment": "rand-augment",
+        "crop": (0.08, 1.0),
         "rate": (5e-4, 256),
         "last": 1e-6 / 2e-3,
         "batch": 1024,

@@ -87,6 +87,19 @@ CLAIMS: dict[str, Claim] = {
         variants={name: {"masking": name} for name in ("core/random", "core/block", "core/color")},
         about=("core/color", "core/block"),
     ),
+    "vision/mae-finetune": Claim(
+        text="Fine-tuned with labels, an encoder is better where patches at random were hidden from it than "
+        "where blocks were, at the same share and at a smaller one (MAE, arXiv 2111.06377, table 1f)",
+        config={**SMALL, "system": "vision/mae"},
+        variants={
+            "blocks, 75 %": {"masking": {"name": "core/block", "ratio": 0.75}},
+            "blocks, 50 %": {"masking": {"name": "core/block", "ratio": 0.5}},
+            "random, 75 %": {"masking": "core/random"},
+        },
+        about=("random, 75 %",),
+        evaluation={"name": "core/finetune", "labels": [0.1], "scratch": False},
+        measure="accuracy with 10 % of the labels",
+    ),
     "vision/hpm": Claim(
         text="Hiding the patches that a learned predictor ranks as hard teaches more than hiding patches at "
         "random, and more than predicting the ranks alone (HPM, arXiv 2304.05919)",

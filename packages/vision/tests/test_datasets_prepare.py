@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
+from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -155,11 +159,72 @@ def test_three_augment_makes_one_of_three_of_each_image(dtype: torch.dtype) -> N
     assert jittered._jitter.p == 0.8
 
 
+def test_rand_augment_is_that_of_the_release_and_draws_from_torch_alone() -> None:
+    """MAE's own transform is timm's `create_transform` with these arguments."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    theirs = create_transform(
+        input_size=32,
+        is_training=True,
+        color_jitter=None,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.25,
+        re_mode="pixel",
+        re_count=1,
+        mean=mean,
+        std=std,
+    ).transforms
+    options = {"augment": "rand-augment", "size": 32, "mean": mean, "std": std, "crop_scale": (0.08, 1.0)}
+    prepare = make(**options)
+    assert prepare._random is not None
+    ours = prepare._random._change
+    (reference,) = (t for t in theirs if type(t) is type(ours))
+    assert repr(ours) == repr(reference)
+    assert [op.hparams for op in ours.ops] == [op.hparams for op in reference.ops]
+    assert vars(prepare._random._erase) == vars(theirs[-1])
+    assert tuple(prepare._crop.scale) == theirs[0].scale
+
+    state = random.getstate(), np.random.get_state()[1].tolist()
+    image, drawn = noise(3, 40, 40), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(prepare(image, augment=True))
+        random.random()
+        np.random.random()
+        random.setstate(state[0])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    np.random.seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    prepare(image, augment=True)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    with pytest.raises(UserError, match="would move pixels away from their label"):
+        prepare.with_maps(image, {"label": torch.zeros(40, 40)}, augment=True)
+    assert torch.equal(prepare(image), make(**{**options, "augment": "none"})(image))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_quarter_of_images_has_noise_in_a_box_and_grey_stays_grey(channels: int) -> None:
+    prepare = make(augment="rand-augment", size=(24, 24), mean=(0.5,) * channels, std=(0.25,) * channels)
+    prepare._random._change = lambda image: image  # type: ignore[union-attr]
+    torch.manual_seed(0)
+    x, erased, n = torch.full((channels, 24, 24), 128, dtype=torch.uint8), 0, 300
+    for _ in range(n):
+        out = prepare(x, augment=True)
+        assert out.shape == (channels, 24, 24)
+        changed = (out - out.mode().values.mode().values[:, None, None]).abs() > 1e-6
+        share = changed.float().mean()
+        erased += bool(share > 0)
+        if share > 0:
+            assert 0.01 < share < 0.4 and 0.4 < out[changed].std() < 1.6
+    assert abs(erased / n - 0.25) < 4 * (0.25 * 0.75 / n) ** 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"augment": "shift-flip", "size": 4}, "more than 4 pixels"),
         ({"augment": "three-augment", "mean": (0.5,) * 4, "std": (0.1,) * 4}, "1 or 3 channels"),
+        ({"augment": "rand-augment", "mean": (0.5,) * 2, "std": (0.1,) * 2}, "1 or 3 channels"),
         ({"augment": "colour"}, "none, flip, crop-flip, shift-flip, three-augment"),
         ({"size": 0}, "size"),
         ({"size": (1, 2, 3)}, "two numbers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_both_have_the_same_recipe_budget_and_data_but_for_layer_decay(
     assert (one["layer_decay"], other["layer_decay"]) == (0.75, 1.0)
     assert one["data"]["share"] == 0.1 and one["data"]["seed"] == one["seed"] == 1
     assert one["encoder"]["drop_path"] == 0.0  # is the recipe's to say
+
+
+def test_attentive_probing_trains_the_head_alone(pretrained: Path, tmp_path: Path) -> None:
+    few = {name: value for name, value in FEW.items() if name != "warmup_steps"}
+    options = {**few, "preset": "attentive"}
+    finetune(pretrained, tmp_path / "probe", seeds=1, options=options, progress=False)
+    theirs = encoder(Run.open(pretrained).system)
+    for start, same in (("pre-trained", True), ("from-scratch", False)):
+        run = Run.open(tmp_path / "probe" / f"{start}-1-seed0")
+        one, began = encoder(run.system), encoder(run.untrained())
+        assert all(torch.equal(one[name], began[name]) for name in one)
+        assert all(torch.equal(one[name], theirs[name]) for name in one) is same
+        head: Any = run.system
+        assert not torch.equal(head.pooler.query, run.untrained().pooler.query)  # type: ignore[union-attr]
 
 
 def test_labels_are_counted_and_answers_are_those_of_the_runs(pretrained: Path, found: Finetuned) -> None:
@@ -188,6 +203,19 @@ def test_an_encoder_of_other_sizes_is_refused_before_training(pretrained: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_of_two_sources_are_never_one_fine_tuning(pretrained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "mae"
+    shutil.copytree(pretrained, source, ignore=shutil.ignore_patterns("finetune-*"))
+    again = {"scratch": False, "options": FEW, "progress": False}
+    finetune(source, seeds=1, **again)
+    checkpoint = source / "checkpoints" / "last.ckpt"
+    kept = torch.load(checkpoint, weights_only=True)
+    moved = {name: 1.01 * x if x.is_floating_point() else x for name, x in kept["state_dict"].items()}
+    torch.save({**kept, "state_dict": moved}, checkpoint)
+    with pytest.raises(UserError, match="began with other weights than"):
+        finetune(source, seeds=2, **again)
+
+
 def test_a_folder_of_something_else_is_refused(pretrained: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="something else than a fine-tuning"):
@@ -217,12 +245,26 @@ def test_the_page_and_the_report_of_the_run_show_it(pretrained: Path, found: Fin
     assert found.rows()[1][3] in write_report(pretrained).read_text()
 
 
+def test_the_model_card_shows_it_on_both_sides(pretrained: Path, found: Finetuned, tmp_path: Path) -> None:
+    cell = found.rows()[1][3]
+    assert main(["export", str(pretrained), "--out", str(tmp_path / "encoder")]) == 0
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "# Encoder of vision/mae" in card and cell in card and "load(FOLDER)  # a batch to Tokens" in card
+    tuned = str(folder(pretrained, "pre-trained", 0.1, 1))
+    assert main(["export", tuned, "--out", str(tmp_path / "tuned")]) == 0
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    assert "# Classifier of vision/supervised" in card and cell in card and "classify(batch)" in card
+    assert "Trained with polymask for 4 steps" in card and "pre-trained |" in card
+    assert main(["export", tuned, "--no-head", "--out", str(tmp_path / "bare")]) == 0
+    assert "# Encoder of vision/supervised" in (tmp_path / "bare" / "README.md").read_text()
+
+
 def test_it_is_an_evaluation(pretrained: Path) -> None:
     asked = {"name": "core/finetune", "labels": [0.5], "steps": 3}
     one = evaluate_run(pretrained, asked)
     assert one.metrics == ["accuracy with 50 % of the labels"] and one.rows == ["pre-trained", "untrained"]
     score = one.score("pre-trained", one.metrics[0])
-    kept = json.loads((pretrained / "finetune-finetune-mean-3" / "finetune.json").read_text())
+    kept = json.loads((pretrained / "finetune-finetune-3" / "finetune.json").read_text())
     assert score is not None and kept["results"][0]["pre-trained"]["mean"] == score.value
 
 

@@ -208,14 +208,14 @@ def _exporters(features: Features) -> dict[str, Exporter]:
         from polymask.onnx import write_onnx
 
         whole = copy.deepcopy(features).cpu().eval()
-        save_json({**write_onnx(whole, out), "facts": features.facts}, out / DESCRIPTION)
+        save_json({**write_onnx(whole, out), **_about(features)}, out / DESCRIPTION)
 
-    made: Mapping[str, Exporter]
+    own: Mapping[str, Exporter]
     if isinstance(features, Classifier):
-        made = getattr(features.encoder, "classifier_exports", lambda classifier: {})(features)
+        own = getattr(features.encoder, "classifier_exports", lambda classifier: {})(features)
     else:
-        made = {"onnx": write_graph, **getattr(features.encoder, "exports", dict)()}
-    return {"safetensors": write, **made}
+        own = getattr(features.encoder, "exports", dict)()
+    return {"safetensors": write, "onnx": write_graph, **own}
 
 
 def _classifier(system: Any, features: Features, names: Sequence[str]) -> Classifier:
@@ -248,7 +248,12 @@ def _write(features: Features, out: Path) -> None:
                 f"nothing is known about how the {slot} {type(getattr(features, slot)).__name__} was built: "
                 "build the system by name (polymask.build) to export it as safetensors"
             )
-    if isinstance(features, Classifier):
-        description["classifier"] = {"pool": features.pool, "names": features.names}
     save_state(features.state_dict(), out / WEIGHTS)
-    save_json({**description, "facts": features.facts}, out / DESCRIPTION)
+    save_json({**description, **_about(features)}, out / DESCRIPTION)
+
+
+def _about(features: Features) -> dict[str, Any]:
+    """What a description says of the classifier and of the data."""
+    if not isinstance(features, Classifier):
+        return {"facts": features.facts}
+    return {"classifier": {"pool": features.pool, "names": features.names}, "facts": features.facts}

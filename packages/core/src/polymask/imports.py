@@ -109,7 +109,7 @@ def load_initial(system: System, source: str | Path, *, facts: Mapping[str, Any]
     with torch.random.fork_rng(devices=[]):  # to build a model draws weights that are then replaced
         weights = _read(str(source), encoder, known)
     weights = replace(weights, state=_usable(weights.state, str(source)))
-    digest = digest_of(weights.state)
+    digest = weights_digest(weights.state)
     require_options(encoder, weights.options)
     adapted: Weights = encoder.adapt(weights, known) if hasattr(encoder, "adapt") else weights
     _require_same_data(adapted.facts, known, facts or {})
@@ -280,8 +280,8 @@ def _equal(module: nn.Module, encoder: nn.Module) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def digest_of(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights and their names, as hexadecimal digits."""
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights with their names, types and shapes."""
     found = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

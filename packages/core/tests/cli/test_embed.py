@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from polymask import Run
+from polymask import Run, UserError
+from polymask.evaluation import tables
 from polymask.evaluation.embed import embed
 from polymask.evaluation.features import encoder_features, evaluating, extract
+from polymask.files import locked
 
 TRAIN = ("toy/mean", "--preset", "small", "--data", "toy/shapes", "--data.size", "[4,6]", "--data.n", "32")
 
@@ -143,3 +147,48 @@ def test_what_was_there_stays_where_features_are_not_finite(polymask, trained, t
         embed(run, "f.npz")
     assert (tmp_path / "f.npz").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz", "run"]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_nothing_that_a_killed_process_computed_is_lost(trained, tmp_path, monkeypatch, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    run, seen = Run.open(trained), []
+    whole = embed(run, f"whole{suffix}", batch_size=8)
+
+    def append(log, rows, samples):
+        kept(log, rows, samples)
+        if log.samples >= 40:
+            log.file.write(b"half of a record")
+            log.file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kept = tables.Log.append
+    if (child := os.fork()) == 0:
+        try:
+            tables.Log.append = append
+            embed(run, f"f{suffix}", batch_size=8)
+        finally:  # nothing of this test session goes on in two processes
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not Path(f"f{suffix}").exists() and Path(f".f{suffix}.unfinished").is_dir()
+
+    with pytest.raises(UserError, match=r"was begun with other pool, and .*unfinished has its rows so far"):
+        embed(run, f"f{suffix}", pool="tokens")
+    monkeypatch.setattr(run.system, "encode", lambda batch: seen.append(len(batch["id"])) or encode(batch))
+    encode = type(run.system).encode.__get__(run.system)
+    assert embed(run, f"f{suffix}", batch_size=16) == whole == 64
+    assert seen == [16, 8]  # 32 of training and 8 of test were there
+    if suffix == ".parquet":
+        pandas = pytest.importorskip("pandas")
+        one, other = (pandas.read_parquet(name) for name in (f"f{suffix}", f"whole{suffix}"))
+        assert one.drop(columns="embedding").equals(other.drop(columns="embedding"))
+        np.testing.assert_allclose(np.stack(one.embedding), np.stack(other.embedding), rtol=0, atol=1e-6)
+    else:
+        assert Path(f"f{suffix}").stat().st_size == Path(f"whole{suffix}").stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"f{suffix}", "run", f"whole{suffix}"])
+
+
+def test_two_processes_do_not_write_one_file(trained):
+    with locked(Path(".f.npz.unfinished")), pytest.raises(UserError, match="is in use by process"):
+        embed(trained, "f.npz")

@@ -21,7 +21,9 @@ def data(labels=LABELS, classes=None):
     return as_dataset(samples, test=samples[:9], classes=classes)
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.01, (1, 1, 1)), (0.1, (10, 5, 1)), (1.0, COUNTS)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.01, (1, 1, 1)), (0.1, (10, 5, 1)), (0.25, (25, 12, 2)), (1.0, COUNTS)]
+)
 def test_each_class_keeps_its_share_and_one_at_least(share, expected):
     chosen = LABELS[stratified(LABELS, share, seed=0)]
     assert tuple((chosen == k).sum().item() for k in range(3)) == expected
@@ -32,6 +34,8 @@ def test_smaller_shares_lie_within_larger_ones_and_seeds_differ():
     found = [set(stratified(LABELS, share, seed=3).tolist()) for share in (0.01, 0.1, 0.5, 1.0)]
     assert all(one < other for one, other in itertools.pairwise(found))
     assert set(stratified(LABELS, 0.1, seed=4).tolist()) != found[1]
+    places = stratified(LABELS, 0.5, seed=3)
+    assert torch.equal(places, places.sort().values)
 
 
 def test_the_training_split_is_what_was_chosen_and_the_test_split_stays():

@@ -72,6 +72,17 @@ SUPERVISED: Presets = {
         "weight_decay": 0.01,
         "clip": 1.0,
     },
+    # the encoder as it is, under a head that attends to its tokens
+    "attentive": {
+        "pool": "attention",
+        "frozen": True,
+        "steps": 300,
+        "batch_size": 64,
+        "lr": 5e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    },
     "tiny": _TINY,
 }
 

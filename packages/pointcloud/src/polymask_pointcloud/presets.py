@@ -96,6 +96,17 @@ SUPERVISED: Presets = {
         "weight_decay": 0.05,
         "clip": 10.0,
     },
+    # the encoder as it is, under a head that attends to its tokens
+    "attentive": {
+        "pool": "attention",
+        "frozen": True,
+        "steps": 300,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+        "clip": 10.0,
+    },
     "tiny": {"encoder.dim": 24, "encoder.depth": 2, "encoder.heads": 2, "steps": 10, "batch_size": 8},
 }
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from polymask import files
 from polymask.distributed import rank
+from polymask.imports import weights_digest
 from polymask_vision.networks import Network
 
 _STORES: WeakValueDictionary[Path, _Store] = WeakValueDictionary()
@@ -103,11 +104,8 @@ def cached(
 
 def _digest(network: Network) -> str:
     """Of all that a network is."""
-    digest = hashlib.sha256(f"{network!r} {network.heads}".encode())
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    about = f"{network!r} {network.heads} {weights_digest(network.state_dict())}"
+    return hashlib.sha256(about.encode()).hexdigest()
 
 
 def _open(folder: Path) -> _Store:

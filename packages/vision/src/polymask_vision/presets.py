@@ -343,9 +343,11 @@ DATA2VEC2: Presets = {
 }
 
 SUPERVISED: Presets = {
-    # MAE's fine-tuning of ViT-B (FINETUNE.md of the release), but for RandAugment and random erasing
+    # MAE's fine-tuning of ViT-B (FINETUNE.md of the release)
     "paper": {
         **_IMAGENET,
+        "data.augment": "rand-augment",
+        "data.crop_scale": (0.08, 1.0),
         **_VIT_B,
         "encoder.drop_path": 0.1,
         "label_smoothing": 0.1,
@@ -365,6 +367,16 @@ SUPERVISED: Presets = {
     "finetune": {
         "label_smoothing": 0.1,
         "layer_decay": 0.75,
+        "steps": 300,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+    },
+    # the encoder as it is, under a head that attends to its tokens
+    "attentive": {
+        "pool": "attention",
+        "frozen": True,
         "steps": 300,
         "batch_size": 64,
         "lr": 1e-3,

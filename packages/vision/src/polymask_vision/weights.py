@@ -25,7 +25,7 @@ from polymask import Mask, Request, Step, UserError
 from polymask.checkpoints import read_state
 from polymask.export import save_json, save_state
 from polymask.files import read_json
-from polymask.imports import digest_of
+from polymask.imports import weights_digest
 from polymask.protocols import Masking
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -178,7 +178,7 @@ def save_masks(network: nn.Module, masks: Mapping[str, Mask], out: Path) -> None
     save_state({name: pack(mask) for name, mask in masks.items()}, out / BITS)
     shapes = {name: list(network.get_parameter(name).shape) for name in masks}
     hidden = {name: int(mask.hidden.sum()) for name, mask in masks.items()}
-    save_json({"weights": shapes, "hidden": hidden, "digest": digest_of(network.state_dict())}, out / ABOUT)
+    save_json({"weights": shapes, "hidden": hidden, "digest": weights_digest(network.state_dict())}, out / ABOUT)
 
 
 @torch.no_grad()
@@ -205,7 +205,7 @@ def apply_masks(network: nn.Module, folder: str | Path) -> None:
             f"{folder} holds no {ABOUT}: give a folder that `polymask export --format masks` wrote"
         )
     shapes, whole = read_json(folder / ABOUT, lambda x: (dict(x["weights"]), x["digest"]), "export it again")
-    if digest_of(network.state_dict()) != whole:
+    if weights_digest(network.state_dict()) != whole:
         raise UserError(
             f"the masks in {folder} are over other weights than those of this {type(network).__name__}: load "
             "the network that they were learned over, before any change"

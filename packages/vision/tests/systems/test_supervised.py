@@ -92,6 +92,19 @@ def test_the_data_tell_the_number_of_classes_and_it_learns_them(tmp_path: Path) 
     assert (predicted == labels).float().mean() > 0.3  # guessing: 0.1
 
 
+def test_it_begins_with_a_guess_and_the_monitor_counts_what_has_a_label() -> None:
+    system, given = make(ema=0.9), batch()
+    with torch.no_grad():
+        logits = system.classify(given)
+        assert logits.abs().max() < 0.3 and system.head.bias.abs().sum() == 0
+        some = {**given, "label": logits.argmax(1)}
+        some["label"] = some["label"].where(torch.arange(8) < 6, -1)  # nobody knows the last two
+        some["label"][0] = (some["label"][0] + 1) % 7
+        assert system.monitor(some, STEP)["training_accuracy"].item() == pytest.approx(5 / 6)
+        system.head.weight.zero_()  # the average predicts
+        assert system.monitor(some, STEP)["training_accuracy"].item() == pytest.approx(5 / 6)
+
+
 def test_learning_rates_fall_from_the_last_block_to_the_first() -> None:
     system = make(layer_decay=0.5)
     scale = {id(p): group["lr_scale"] for group in system.parameter_groups() for p in group["params"]}
@@ -180,9 +193,26 @@ def test_attention_reads_every_token_and_no_padding() -> None:
     torch.testing.assert_close(pool(shuffled), pool(Tokens(values, torch.zeros(2, 5, 1))))
 
 
+def test_a_frozen_encoder_stays_as_it_is_and_the_head_learns() -> None:
+    system = make(frozen=True, pool="attention", ema=0.9, **{"encoder.drop_path": 0.5}).train()
+    assert system.head.training and not any(part.training for part in system.encoder.modules())
+    first = system(batch(), STEP)["classification"]
+    assert torch.equal(first, system(batch(), STEP)["classification"])  # no path is dropped
+    first.backward()
+    assert {name for name, p in system.named_parameters() if p.grad is not None} == {
+        name for name, _ in system.named_parameters() if name.startswith(("head.", "pooler."))
+    }
+    moving = make(pool="attention", **{"encoder.drop_path": 0.5}).train()
+    assert moving.encoder.training and any(p.requires_grad for p in moving.encoder.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"frozen": True, "layer_decay": 0.5},
+            "no learning rates; give --layer_decay 1",
+        ),
         ({"label_smoothing": 1.0}, r"\[0, 1\)"),
         ({"layer_decay": 0.0}, r"\(0, 1\]"),
         ({"pool": "prefix", "encoder.class_token": False}, "no class token"),

@@ -23,13 +23,14 @@ from polymask.evaluation.features import (
     pooled,
     require_finite,
 )
-from polymask.evaluation.tables import WIDE, table
+from polymask.evaluation.tables import WIDE, table, writer
 from polymask.export import Features, load
 from polymask.files import require_writable
-from polymask.imports import DESCRIPTION
+from polymask.imports import DESCRIPTION, weights_digest
 from polymask.protocols import Batch
 from polymask.run import Run
 from polymask.tokens import Tokens
+from polymask.training.digest import digest
 
 Pool = Literal["mean", "prefix", "tokens"]
 
@@ -52,7 +53,8 @@ def embed(
     ``label`` and ``class`` where there are any, and its ``embedding``. With ``pool="tokens"`` a row is a
     token, and ``token`` its place in the sample; padding has no row. Parquet has one column of each; ``.npz``
     one array of each; ``.safetensors`` one tensor of each number, and text as JSON under ``"text"`` of its
-    metadata.
+    metadata. What a process that was killed had computed is kept beside the file, in ``.<name>.unfinished``,
+    and the same call goes on from there.
 
     Args:
         source: a run or its folder; or an encoder exported as safetensors, or its folder.
@@ -70,10 +72,10 @@ def embed(
 
     Raises:
         UserError: a format that is none of these, no data, no such layer or token, a place that cannot be
-            written, or features that are not finite.
+            written or holds the beginning of something else, or features that are not finite.
     """
     out = Path(out)
-    to = table(out)
+    writer(out)
     require_writable(out.parent)
     source = opened(source)
     if data is None and not isinstance(source, Run):
@@ -82,18 +84,23 @@ def embed(
     assert data is not None
     names: list[SplitName] = ["train", "test"] if split == "all" else [split]
     parts = {name: samples for name in names if (samples := _samples(data, name, split == "all"))}
-    encoding, rows = source.system if isinstance(source, Run) else source, 0
+    encoding = source.system if isinstance(source, Run) else source
     read = _taken(_reader(encoding, layer))
-    with to as append, evaluating(encoding), _progress(progress, parts) as advance:
+    same = {"weights": weights_digest(encoding.state_dict()), "pool": pool, "layer": layer}
+    same["data"] = {name: digest(data, name) for name in parts}
+    with table(out, same) as log, evaluating(encoding), _progress(progress, parts) as advance:
+        left = log.samples
+        advance(left)
         for name, samples in parts.items():
-            about = _About(data, name, samples)
-            for batch in batches(samples, batch_size=batch_size, workers=workers):
+            begun = min(left, len(samples))
+            left -= begun
+            about, rest = _About(data, name, samples), range(begun, len(samples))
+            for batch in batches(samples, rest, batch_size=batch_size, workers=workers):
                 found = _rows(read, batch, pool)
                 require_finite(name, found[WIDE])
-                append({**about(found.pop("id")), **found})
-                rows += len(found[WIDE])
+                log.append({**about(found.pop("id")), **found}, len(batch["id"]))
                 advance(len(batch["id"]))
-    return rows
+    return log.rows
 
 
 def opened(source: Run | Features | str | Path) -> Run | Features:

@@ -1,189 +1,240 @@
-"""Files of many rows, written batch by batch: vectors that were written are no longer in memory."""
+"""Files of many rows, written batch by batch: vectors that were written are no longer in memory.
+
+Rows are kept in a folder beside the file, ``.<name>.unfinished``, until all are there. A process that was
+killed leaves it behind, and the next one goes on from it.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
-import shutil
-import tempfile
+import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, TypeAlias
 
 import numpy as np
-import torch
+import safetensors.numpy
 from torch import Tensor
 
+from polymask.config import plain
 from polymask.errors import UserError
-from polymask.files import atomic, writing
+from polymask.files import atomic, locked, read_json, write_json, writing
 
-Rows = Mapping[str, Any]
+Rows: TypeAlias = Mapping[str, Any]
 """Columns of some rows, the same in each call: int64 ``[n]``, lists of text, and :data:`WIDE`."""
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 WIDE = "embedding"
 """The column of vectors, float32 ``[n, D]``."""
 
+LOG, ABOUT = "rows", "about.json"
+"""Files of rows that are not finished."""
 
-class Format(Protocol):
-    """Gathers rows in a scratch file, and writes the file that was asked for in the end."""
-
-    def append(self, rows: Rows) -> None: ...
-
-    def finish(self, file: IO[bytes]) -> None: ...
-
-    def forget(self) -> None: ...
+_TEXT, _HEAD = "text ", "head "
+"""Before the name of a column of text, and of what says how many samples and which columns there are."""
 
 
-def table(path: Path) -> AbstractContextManager[Callable[[Rows], None]]:
-    """A file to append rows to, in the format of its suffix, whole at the end or not there at all.
+class Log:
+    """Batches of rows on the disk, in the order they came.
 
-    Raises:
-        UserError: another suffix, what writes it is not installed, or it cannot be written.
+    Args:
+        path: of the file; what its end lacks of a batch is cut off.
+
+    Attributes:
+        samples: how many the rows are of.
+        rows: how many there are.
     """
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path}: choose a name that ends in {', '.join(FORMATS)}")
-    return _open(path)
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.samples, self.rows = path, 0, 0
+        with writing(path):
+            self.file = path.open("a+b")
+            whole = 0
+            for batch in self._batches():
+                whole, self.samples = self.file.tell(), self.samples + _decoded(batch[_HEAD])["samples"]
+                self.rows += len(batch[WIDE])
+            self.file.truncate(whole)
+
+    def append(self, rows: Rows, samples: int) -> None:
+        """Add the rows of some samples."""
+        made = {_HEAD: _encoded({"samples": samples, "columns": [*rows]})}
+        for name, x in rows.items():
+            if isinstance(x, Tensor):
+                made[name] = np.ascontiguousarray(x.numpy())
+            else:
+                made[_TEXT + name] = _encoded(x)
+        blob = safetensors.numpy.save(made)
+        with writing(self.path):
+            self.file.write(len(blob).to_bytes(8, "little") + blob)
+            self.file.flush()
+        self.samples += samples
+        self.rows += len(rows[WIDE])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The batches, numbers as arrays."""
+        for batch in self._batches():
+            yield {
+                name: batch[name] if name in batch else _decoded(batch[_TEXT + name])
+                for name in _decoded(batch[_HEAD])["columns"]
+            }
+
+    def _batches(self) -> Iterator[dict[str, Array]]:
+        end, at = self.file.seek(0, os.SEEK_END), 0
+        while at + 8 <= end:
+            self.file.seek(at)
+            at += 8 + (size := int.from_bytes(self.file.read(8), "little"))
+            if at <= end:
+                yield safetensors.numpy.load(self.file.read(size))
+
+
+def _encoded(value: Any) -> Array:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _decoded(x: Array) -> Any:
+    return json.loads(x.tobytes())
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Callable[[Rows], None]]:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115, what is done within is no writing
-    made = FORMATS[path.suffix](held)
-    try:
-
-        def append(rows: Rows) -> None:
-            with writing(path):
-                made.append(rows)
-
-        yield append
-        with atomic(path, "wb") as file:
-            made.finish(file)
-    finally:
-        with suppress(OSError):  # of what is still to be written to a full disk: the failure is told already
-            held.close()
-        made.forget()
-
-
-class Parquet:
-    """Columns as Apache Parquet, by pyarrow; pandas reads a vector as an array.
+def table(path: Path, about: Mapping[str, Any]) -> Iterator[Log]:
+    """Rows for a file in the format of its suffix, which is there once the block around this ends.
 
     Args:
-        scratch: where the file grows.
-    """
+        path: of the file, see :func:`writer`.
+        about: what decides on the rows; those of a process that was killed are used if it is the same.
 
-    def __init__(self, scratch: IO[bytes]) -> None:
+    Raises:
+        UserError: rows of something else are there, another process writes them, or they cannot be written.
+    """
+    write, folder = writer(path), path.with_name(f".{path.name}.unfinished")
+    try:
+        with locked(folder):
+            _require_same(folder, path, plain(about))
+            log, finished = Log(folder / LOG), False
+            try:
+                yield log
+                with atomic(path, "wb") as file:
+                    write(log, file)
+                finished = True
+            finally:
+                with suppress(OSError):  # of what a full disk did not take, which is told already
+                    log.file.close()
+                if finished or not log.samples:
+                    for name in (LOG, ABOUT):
+                        (folder / name).unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+def writer(path: Path) -> Callable[[Log, IO[bytes]], None]:
+    """What writes rows in the format of a file's suffix.
+
+    Raises:
+        UserError: another suffix, or what writes it is not installed.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path}: choose a name that ends in {', '.join(FORMATS)}")
+    if path.suffix == ".parquet":
         try:
-            self.arrow: Any = importlib.import_module("pyarrow")
-            self.parquet: Any = importlib.import_module("pyarrow.parquet")
+            importlib.import_module("pyarrow.parquet")
         except ImportError as error:
             raise UserError(
                 f".parquet needs pyarrow ({error}): pip install 'polymask[parquet]', or choose .npz or "
                 ".safetensors"
             ) from error
-        self.scratch = scratch
-        self.writer: Any = None
-
-    def append(self, rows: Rows) -> None:
-        columns = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in rows.items()}
-        wide = columns[WIDE]
-        columns[WIDE] = self.arrow.FixedSizeListArray.from_arrays(wide.reshape(-1), wide.shape[1])
-        made = self.arrow.table(columns)
-        if self.writer is None:
-            self.writer = self.parquet.ParquetWriter(self.scratch, made.schema)
-        self.writer.write_table(made)
-
-    def finish(self, file: IO[bytes]) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.scratch.seek(0)
-        shutil.copyfileobj(self.scratch, file)
-
-    def forget(self) -> None:
-        """Write nothing more, which pyarrow else does when it is collected."""
-        if self.writer is not None:
-            self.writer.is_open = False
+    return FORMATS[path.suffix]
 
 
-class Arrays:
-    """Columns as arrays, which say at their beginning how long they are: vectors wait in the scratch file.
-
-    Args:
-        scratch: where they wait.
-    """
-
-    def __init__(self, scratch: IO[bytes]) -> None:
-        self.scratch, self.shape = scratch, (0, 0)
-        self.parts: dict[str, list[Any]] = defaultdict(list)
-
-    def append(self, rows: Rows) -> None:
-        for name, value in rows.items():
-            if name != WIDE:
-                self.parts[name].append(value)
-                continue
-            self.shape = self.shape[0] + len(value), value.shape[1]
-            self.scratch.write(value.numpy().astype("<f4").tobytes())
-
-    def numbers(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Columns of int64."""
-        found = {name: parts for name, parts in self.parts.items() if isinstance(parts[0], Tensor)}
-        return {name: torch.cat(parts).numpy().astype("<i8") for name, parts in found.items()}
-
-    def text(self) -> dict[str, list[str]]:
-        """Columns of text."""
-        found = {name: parts for name, parts in self.parts.items() if isinstance(parts[0], list)}
-        return {name: [*chain(*parts)] for name, parts in found.items()}
-
-    def copy_vectors(self, file: IO[bytes]) -> None:
-        """Write all vectors, as they lie in memory."""
-        self.scratch.seek(0)
-        shutil.copyfileobj(self.scratch, file)
-
-    def forget(self) -> None:
-        """Nothing is written later."""
+def _require_same(folder: Path, path: Path, about: Mapping[str, Any]) -> None:
+    known = folder / ABOUT
+    if not known.is_file():
+        write_json(known, about)
+        return
+    then = read_json(known, dict, f"delete {folder} to begin anew")
+    for name in dict.fromkeys([*then, *about]):
+        if then.get(name) != about.get(name):
+            raise UserError(
+                f"{path} was begun with other {name}, and {folder} has its rows so far: give another name, "
+                "the same as then, or delete that folder"
+            )
 
 
-class Npz(Arrays):
+def _parquet(log: Log, file: IO[bytes]) -> None:
+    """Columns as Apache Parquet, by pyarrow; pandas reads a vector as an array."""
+    arrow: Any = importlib.import_module("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    made: Any = None
+    try:
+        for columns in log:
+            wide = columns[WIDE]
+            columns[WIDE] = arrow.FixedSizeListArray.from_arrays(wide.reshape(-1), wide.shape[1])
+            rows = arrow.table(columns)
+            made = made or parquet.ParquetWriter(file, rows.schema)
+            made.write_table(rows)
+        if made is not None:
+            made.close()
+    except BaseException:
+        if made is not None:
+            made.is_open = False  # else it writes to the closed file when it is collected
+        raise
+
+
+def _npz(log: Log, file: IO[bytes]) -> None:
     """An array of each column, as numpy writes them."""
+    numbers, text, shape = _narrow(log)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, values in {**text, **numbers}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
+        with archive.open(f"{WIDE}.npy", "w", force_zip64=True) as entry:
+            head = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(entry, head)
+            for columns in log:
+                entry.write(columns[WIDE].astype("<f4").tobytes())
 
-    def finish(self, file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, values in {**self.text(), **self.numbers()}.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
-            with archive.open(f"{WIDE}.npy", "w", force_zip64=True) as entry:
-                head = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
-                np.lib.format.write_array_header_1_0(entry, head)
-                self.copy_vectors(entry)
 
-
-class Safetensors(Arrays):
+def _safetensors(log: Log, file: IO[bytes]) -> None:
     """A tensor of each column of numbers; columns of text are JSON under ``"text"`` of the metadata."""
+    numbers, text, shape = _narrow(log)
+    head: dict[str, Any] = {"__metadata__": {"text": json.dumps(text)}}
+    shapes: dict[str, Any] = {name: ("I64", x.shape, x.nbytes) for name, x in numbers.items()}
+    shapes[WIDE] = ("F32", shape, 4 * shape[0] * shape[1])
+    at = 0
+    for name, (dtype, sizes, size) in shapes.items():
+        head[name] = {"dtype": dtype, "shape": list(sizes), "data_offsets": [at, at + size]}
+        at += size
+    encoded = json.dumps(head).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    file.write(len(encoded).to_bytes(8, "little") + encoded)
+    for x in numbers.values():
+        file.write(x.tobytes())
+    for columns in log:
+        file.write(columns[WIDE].astype("<f4").tobytes())
 
-    def finish(self, file: IO[bytes]) -> None:
-        numbers, at = self.numbers(), 0
-        head: dict[str, Any] = {"__metadata__": {"text": json.dumps(self.text())}}
-        shapes = {**{name: ("I64", x.shape, x.nbytes) for name, x in numbers.items()}}
-        shapes[WIDE] = ("F32", self.shape, 4 * self.shape[0] * self.shape[1])
-        for name, (dtype, shape, size) in shapes.items():
-            head[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-            at += size
-        encoded = json.dumps(head).encode()
-        encoded += b" " * (-len(encoded) % 8)
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for x in numbers.values():
-            file.write(x.tobytes())
-        self.copy_vectors(file)
+
+def _narrow(log: Log) -> tuple[dict[str, Array], dict[str, list[str]], tuple[int, int]]:
+    """All columns of numbers and of text, and the shape of the vectors, which are longer than memory."""
+    parts, shape = defaultdict[str, list[Any]](list), (0, 0)
+    for columns in log:
+        wide = columns.pop(WIDE)
+        shape = shape[0] + len(wide), wide.shape[1]
+        for name, value in columns.items():
+            parts[name].append(value)
+    numbers = {n: np.concatenate(x).astype("<i8") for n, x in parts.items() if not isinstance(x[0], list)}
+    text = {name: [*chain(*x)] for name, x in parts.items() if isinstance(x[0], list)}
+    return numbers, text, shape
 
 
-FORMATS: Mapping[str, Callable[[IO[bytes]], Format]] = {
-    ".parquet": Parquet,
-    ".npz": Npz,
-    ".safetensors": Safetensors,
+FORMATS: Mapping[str, Callable[[Log, IO[bytes]], None]] = {
+    ".parquet": _parquet,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
 }
 """By the suffix of the file."""

@@ -10,22 +10,26 @@ import yaml  # type: ignore[import-untyped]
 
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
+from polymask.evaluation.finetuning import Finetuned
+from polymask.evaluation.finetuning.result import NOTES
 from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
 from polymask.files import atomic, read_json, write_text
 from polymask.registry import default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, png, sheet
+from polymask.report.finetuned import read_all
 from polymask.report.templates import flat, markdown_table
 from polymask.run import Run
 from polymask.step import Step
+from polymask.systems.supervised import Supervised
 
 CARD, MASKS = "README.md", "masks.png"
 
 SAMPLES, SIDE = 6, 112
 """How many masks of a step are drawn, and how wide each."""
 
-LOADED = {
+ENCODERS = {
     "safetensors": "from polymask.export import load\n\nfeatures = load(FOLDER)  # a batch to Tokens",
     "onnx": "import onnxruntime\n\nsession = onnxruntime.InferenceSession(f'{FOLDER}/model.onnx')\n"
     "tokens, pooled = session.run(None, batch)  # arrays by name, see polymask.json",
@@ -34,16 +38,28 @@ LOADED = {
     "apply_masks(encoder, FOLDER)  # of the base, whose hidden weights are then 0",
     "transformers": "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(FOLDER)",
 }
-"""How a format is loaded."""
+"""How an encoder is loaded, by format."""
+
+CLASSIFIERS = {
+    "safetensors": "from polymask.export import load\n\nclassifier = load(FOLDER)\n"
+    "logits = classifier.classify(batch)  # classifier.names says of which classes",
+    "onnx": "import onnxruntime\n\nsession = onnxruntime.InferenceSession(f'{FOLDER}/model.onnx')\n"
+    "(logits,) = session.run(None, batch)  # arrays by name, see polymask.json, which names the classes too",
+    "timm": ENCODERS["timm"] + "\nlogits = model(batch)  # model.pretrained_cfg['label_names']",
+    "transformers": "from transformers import AutoModelForImageClassification\n\n"
+    "model = AutoModelForImageClassification.from_pretrained(FOLDER)  # model.config.id2label",
+}
+"""The same of an encoder with its classifier."""
 
 
-def write_card(run: Run, format: str, out: Path) -> Path:
+def write_card(run: Run, format: str, out: Path, *, head: bool = True) -> Path:
     """Write ``README.md`` beside an export, as hubs show it, and ``masks.png`` of a system that masks.
 
     Args:
         run: whose encoder was exported.
         format: in which it was.
         out: folder of the export.
+        head: whether the classifier of a run that learned from labels was exported with it.
 
     Returns:
         Path of the card.
@@ -59,27 +75,38 @@ def write_card(run: Run, format: str, out: Path) -> Path:
     except UserError:
         about = ""
     library = {"library_name": format} if format in ("timm", "transformers") else {}
-    head = yaml.safe_dump({**library, "tags": ["masked-modelling", "polymask", system]}, sort_keys=False)
+    front = yaml.safe_dump({**library, "tags": ["masked-modelling", "polymask", system]}, sort_keys=False)
     encoder: Any = run.system.backbone
     size = sum(weight.numel() for weight in encoder.parameters())
+    labels = isinstance(run.system, Supervised)
+    what, loaded = ("Classifier", CLASSIFIERS) if labels and head else ("Encoder", ENCODERS)
     parts = [
-        f"---\n{head}---",
-        f"# Encoder of {system}",
-        f"{about}Pre-trained with polymask for {run.step:,} steps; {size:,} parameters.",
+        f"---\n{front}---",
+        f"# {what} of {system}",
+        f"{about}{'Trained' if labels else 'Pre-trained'} with polymask for {run.step:,} steps; "
+        f"the encoder has {size:,} parameters.",
     ]
-    if format in LOADED:
-        parts += ["## Use", f"```python\n{LOADED[format]}\n```", "`FOLDER` is the path of this folder."]
+    if format in loaded:
+        parts += ["## Use", f"```python\n{loaded[format]}\n```", "`FOLDER` is the path of this folder."]
     data = config.get("data") or {"name": "given in Python"}
     facts = {"data": data["name"], **{name: x for name, x in run.facts.items() if name != "preparation"}}
     parts += ["## Data", markdown_table([("fact", "value"), *flat(facts).items()])]
     parts += ["## Probes", _probes(run.folder / "probe.json")]
     for found in read_scores(run.folder):
         parts += [f"### {found.evaluation}", _scores(found)]
+    for tuned in _finetuned(run):
+        parts += [f"## {tuned.title[0].upper()}{tuned.title[1:]}", markdown_table(tuned.rows())]
+        parts += [f"Accuracy; {tuned.test:,} test samples; most frequent class {tuned.chance:.3f}. {NOTES}"]
     if _drawn(run, out / MASKS):
         parts += ["## Masks", f"![masks of the first and the last step, over random input]({MASKS})"]
     parts += ["## Configuration", f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```"]
     write_text(out / CARD, "\n\n".join(parts) + "\n")
     return out / CARD
+
+
+def _finetuned(run: Run) -> list[Finetuned]:
+    """Fine-tunings of a run; of a run of a fine-tuning, that one."""
+    return read_all(run.folder.parent, "") if isinstance(run.system, Supervised) else read_all(run.folder)
 
 
 def _probes(path: Path) -> str:

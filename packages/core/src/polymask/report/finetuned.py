@@ -55,10 +55,10 @@ def read_finetuned(folder: Path) -> Finetuned | None:
     return read_json(folder / RESULT, whole) if (folder / RESULT).is_file() else None
 
 
-def read_all(folder: Path) -> list[Finetuned]:
+def read_all(folder: Path, within: str = "finetune*/") -> list[Finetuned]:
     """What fine-tunings within the folder of a run came to; a damaged file is left out, with a warning."""
     found = []
-    for path in sorted(folder.glob(f"finetune*/{RESULT}")):
+    for path in sorted(folder.glob(within + RESULT)):
         try:
             one = read_finetuned(path.parent)
         except UserError as error:

@@ -6,11 +6,13 @@ by cross-entropy with smoothed labels on mixed samples, at learning rates that f
 first. Nothing is masked. Samples without a label do not count.
 
     polymask finetune runs/mae-fashion-1
+    polymask finetune runs/mae-fashion-1 --preset attentive
     polymask pretrain vision/supervised --preset small --data fashion-mnist
 
-The first trains the encoder of a run beside the same from scratch. Guessing by the frequencies of K classes
-that are equally frequent costs ln K. The release norms the mean of the tokens; here each token has the norm
-of the encoder.
+The first trains the encoder of a run beside the same from scratch; the second leaves both as they are and
+trains what attends to their tokens, attentive probing (Bardes et al. 2024, V-JEPA, arXiv 2404.08471;
+El-Nouby et al. 2024, AIM, arXiv 2401.08541). Guessing by the frequencies of K classes that are equally
+frequent costs ln K. The release norms the mean of the tokens; here each token has the norm of the encoder.
 
 Shapes: B samples, N tokens, D encoder width, K classes.
 """
@@ -18,7 +20,7 @@ Shapes: B samples, N tokens, D encoder width, K classes.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,8 @@ class Supervised(System):
         label_smoothing: probability that is spread evenly over all classes, in [0, 1).
         mixup: alpha of the Beta distribution of shares that samples are mixed by; 0 for none.
         cutmix: the same where a box of one sample is put into another; by turns where both are on.
+        frozen: leave the encoder as it is, and train what pools and classifies alone: attentive probing with
+            ``pool="attention"``.
         layer_decay: factor on the learning rate from each block to the one before it, in (0, 1].
         ema: momentum of an average of all weights, which predicts in place of the last; 0 for none.
     """
@@ -60,6 +64,7 @@ class Supervised(System):
         label_smoothing: Share = 0.0,
         mixup: NotNegative = 0.0,
         cutmix: NotNegative = 0.0,
+        frozen: bool = False,
         layer_decay: Share = 1.0,
         ema: Share = 0.0,
     ) -> None:
@@ -72,12 +77,16 @@ class Supervised(System):
             raise UserError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         if not 0 < layer_decay <= 1:
             raise UserError(f"layer_decay must lie in (0, 1], got {layer_decay}")
-        self.tokenizer, self.encoder = tokenizer, encoder
+        if frozen and layer_decay < 1:
+            raise UserError("layer_decay: a frozen encoder has no learning rates; give --layer_decay 1")
+        self.tokenizer, self.encoder, self.frozen = tokenizer, encoder, frozen
         self.pool, self.label_smoothing, self.layer_decay = pool, label_smoothing, layer_decay
         self.pooler = pooler_of(pool, encoder.out_dim)
         self.head = nn.Linear(encoder.out_dim, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        if frozen:
+            encoder.requires_grad_(False)
         self.mix = Mixup(mixup, cutmix) if mixup or cutmix else None
         self.average: EMATeacher | None = None
         if ema:
@@ -97,6 +106,12 @@ class Supervised(System):
         logits_BK, other_B = _logits(self, tokens), label_B.flip(0)
         loss_B = torch.lerp(self.loss(logits_BK, other_B), self.loss(logits_BK, label_B), share_B)
         return {"classification": Mask((label_B >= 0) & (other_B >= 0)).mean(loss_B)}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def loss(self, logits_BK: Tensor, label_B: Tensor) -> Tensor:
         """Cross-entropy of each sample with its smoothed label, float32 ``[B]``."""
@@ -181,7 +196,9 @@ class AttentionPool(nn.Module):
         """``[B, D]``."""
         x_BND = tokens.values
         attend = None if tokens.valid is None else tokens.valid[:, None, None, :]
-        found: Tensor = self.block(self.query.to(x_BND.dtype).expand(len(x_BND), 1, -1), x_BND, attend)
+        # by shape: `len` would fix the number of rows of an exported graph
+        query_B1D = self.query.to(x_BND.dtype).expand(x_BND.shape[0], 1, -1)
+        found: Tensor = self.block(query_B1D, x_BND, attend)
         return found[:, 0]
 
 

@@ -10,29 +10,29 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from polymask.data import Dataset, FileDataset, evenly
+from polymask.data import Dataset, FileDataset, SplitName, evenly
 from polymask.training.loader import Keyed
 
 READ = 32
 """Samples that are read; more would tell more and cost more."""
 
 
-def digest(data: Dataset) -> dict[str, Any]:
-    """What is known of the training samples without reading all of them, as plain values.
+def digest(data: Dataset, part: SplitName = "train") -> dict[str, Any]:
+    """What is known of the samples of a split without reading all of them, as plain values.
 
     How many there are, their classes and lengths; where they are files, names and sizes; and of a few of
     them, not augmented, the mean of what is above 0, None where reading one twice gives two samples.
     """
-    samples = data.split("train")
+    samples = data.split(part)
     found: dict[str, Any] = {"samples": len(samples), "classes": list(data.classes or ())}
     for name, values in (
-        ("labels", data.labels("train")),
-        ("lengths", data.lengths("train") if hasattr(data, "lengths") else None),
+        ("labels", data.labels(part)),
+        ("lengths", data.lengths(part) if hasattr(data, "lengths") else None),
     ):
         if values is not None:
             found[name] = _hash([values.numpy().tobytes()])
     if isinstance(data, FileDataset):
-        split = data.splits["train"]
+        split = data.splits[part]
         names = split.names()
         found["names"] = _hash(name.encode("utf-8", "surrogateescape") for name in names)
         root = getattr(split.source, "root", None)

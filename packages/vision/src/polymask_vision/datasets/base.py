@@ -54,7 +54,7 @@ class ImageDataset(FileDataset[Images]):
             or 0.5 where channels are neither 1 nor 3.
         std: standard deviation per channel; by default as the mean.
         augment: random augmentation in training: ``"flip"``, ``"crop-flip"``, ``"shift-flip"``,
-            ``"three-augment"`` or ``"none"``.
+            ``"three-augment"``, ``"rand-augment"`` or ``"none"``.
         crop_scale: areas of ``crop-flip``, as shares of the image.
         views: 2 to have a second random augmentation of each image, under ``"other"``.
         other_augment: augmentation of the second; by default as the first.

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from polymask import UserError
+from polymask_vision.datasets.rand_augment import RandAugment
 
-Augment = Literal["none", "flip", "crop-flip", "shift-flip", "three-augment"]
+Augment = Literal["none", "flip", "crop-flip", "shift-flip", "three-augment", "rand-augment"]
 """Random augmentation of training images, by name."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -40,7 +41,9 @@ class Preparation:
             cover the size, 4 pixels reflected around it, cropped anywhere, then the flip;
             ``"three-augment"``, the same, then jittered colours with probability 0.8 and one of grey,
             solarised or blurred by up to 2 pixels (Touvron et al. 2022, arXiv 2204.07118, with the jitter of
-            LUT, arXiv 2310.13593).
+            LUT, arXiv 2310.13593); ``"rand-augment"``, crop-flip, then RandAugment
+            (``rand-m9-mstd0.5-inc1``) in 8 bits and noise in a random box with probability 0.25, for
+            fine-tuning (He et al. 2021).
         crop_scale: smallest and largest area of the part, as shares of the image (He et al. 2021:
             0.2 to 1; Xie et al. 2021, SimMIM: 0.67 to 1).
     """
@@ -69,7 +72,7 @@ class Preparation:
         self.channels = len(mean)
         if augment in ("shift-flip", "three-augment") and min(self.size) <= PAD:
             raise UserError(f"augment={augment!r} needs images of more than {PAD} pixels, got {self.size}")
-        if augment == "three-augment" and self.channels not in (1, 3):
+        if augment in ("three-augment", "rand-augment") and self.channels not in (1, 3):
             raise UserError(f"augment={augment!r} needs 1 or 3 channels, got {self.channels}")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.augment = augment
@@ -86,6 +89,7 @@ class Preparation:
         )
         self._anywhere = v2.RandomCrop(self.size, padding=PAD, padding_mode="reflect")
         self._jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8)
+        self._random = RandAugment(self.size, self.mean) if augment == "rand-augment" else None
         kernel = min(13, 2 * min(self.size) - 1)  # three deviations to each side
         self._one_of = v2.RandomChoice(
             [v2.RandomGrayscale(p=1.0), _solarise, v2.GaussianBlur(kernel, (0.1, 2.0))]
@@ -107,7 +111,12 @@ class Preparation:
         # a crop of whole pixels takes maps of any type as they are in float64
         planes = [image, *(plane.double()[None] for plane in maps.values())]
         chosen = self.augment if augment else "none"
-        if chosen == "crop-flip":
+        if chosen == "rand-augment" and maps:
+            raise UserError(
+                f"augment='rand-augment' would move pixels away from their {', '.join(maps)}: "
+                "choose crop-flip"
+            )
+        if chosen in ("crop-flip", "rand-augment"):
             part = self._crop.make_params([image])
             image = self._crop.transform(image, part)
             top, left, height, width = (part[name] for name in ("top", "left", "height", "width"))
@@ -123,8 +132,12 @@ class Preparation:
             image, *rest = (x.flip(-1) for x in (image, *rest))
         if chosen == "three-augment":
             image = self._one_of(self._jitter(image))
+        erase = None
+        if chosen == "rand-augment" and self._random is not None:
+            image, erase = self._random.change(image), self._random.erase
         kept = {name: x[0].to(maps[name].dtype) for name, x in zip(maps, rest, strict=True)}
-        return self._normalised(image), kept
+        normalised = self._normalised(image)
+        return (normalised if erase is None else erase(normalised)), kept
 
     def _normalised(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:

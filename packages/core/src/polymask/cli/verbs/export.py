@@ -29,6 +29,6 @@ def run(argv: list[str]) -> int:
     run = Run.open(args.folder)
     out = args.out or Path(args.folder, "export", args.format)
     out = export(run, args.format, out, head=not args.no_head)
-    write_card(run, args.format, out)
+    write_card(run, args.format, out, head=not args.no_head)
     print(out)
     return 0

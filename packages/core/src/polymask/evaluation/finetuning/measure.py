@@ -24,7 +24,8 @@ class Finetune:
         scratch: whether to train from scratch too.
         preset: of the system ``supervised``.
         steps: optimiser steps of each run; the preset's if none.
-        pool: what is classified: the mean over tokens, the class token (prefix) or by attention.
+        pool: what is classified: the mean over tokens, the class token (prefix) or by attention; the preset's
+            if none.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Finetune:
         scratch: bool = True,
         preset: str = PRESET,
         steps: Count | None = None,
-        pool: str = "mean",
+        pool: str | None = None,
     ) -> None:
         self.labels, self.seeds, self.scratch = labels, seeds, scratch
-        self.options = {"preset": preset, "pool": pool, **({} if steps is None else {"steps": steps})}
+        given = {"preset": preset, "pool": pool, "steps": steps}
+        self.options = {name: value for name, value in given.items() if value is not None}
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
         training = ("accelerator", "devices", "precision", "workers")
