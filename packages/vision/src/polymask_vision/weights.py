@@ -178,7 +178,9 @@ def save_masks(network: nn.Module, masks: Mapping[str, Mask], out: Path) -> None
     save_state({name: pack(mask) for name, mask in masks.items()}, out / BITS)
     shapes = {name: list(network.get_parameter(name).shape) for name in masks}
     hidden = {name: int(mask.hidden.sum()) for name, mask in masks.items()}
-    save_json({"weights": shapes, "hidden": hidden, "digest": weights_digest(network.state_dict())}, out / ABOUT)
+    save_json(
+        {"weights": shapes, "hidden": hidden, "digest": weights_digest(network.state_dict())}, out / ABOUT
+    )
 
 
 @torch.no_grad()

@@ -86,8 +86,8 @@ def embed(
     parts = {name: samples for name in names if (samples := _samples(data, name, split == "all"))}
     encoding = source.system if isinstance(source, Run) else source
     read = _taken(_reader(encoding, layer))
-    same = {"weights": weights_digest(encoding.state_dict()), "pool": pool, "layer": layer}
-    same["data"] = {name: digest(data, name) for name in parts}
+    weights, found = weights_digest(encoding.state_dict()), {name: digest(data, name) for name in parts}
+    same = {"weights": weights, "pool": pool, "layer": layer, "data": found}
     with table(out, same) as log, evaluating(encoding), _progress(progress, parts) as advance:
         left = log.samples
         advance(left)
@@ -96,9 +96,9 @@ def embed(
             left -= begun
             about, rest = _About(data, name, samples), range(begun, len(samples))
             for batch in batches(samples, rest, batch_size=batch_size, workers=workers):
-                found = _rows(read, batch, pool)
-                require_finite(name, found[WIDE])
-                log.append({**about(found.pop("id")), **found}, len(batch["id"]))
+                rows = _rows(read, batch, pool)
+                require_finite(name, rows[WIDE])
+                log.append({**about(rows.pop("id")), **rows}, len(batch["id"]))
                 advance(len(batch["id"]))
     return log.rows
 

@@ -238,8 +238,8 @@ def _pictures(page: Page, run: Run, step: Step) -> None:
     with _catching(page, "reconstructions", f"Explanations of {page.title}"):
         explained = views.explanation(system, batch, step)
         if explained is not None:
-            shown = explained.pixels(data, batch, views.pictures_of(data, batch, SIDE))
-            page.pictures["what the answer depends on; the rest is covered"] = _strip(shown)
+            left = explained.pixels(data, batch, views.pictures_of(data, batch, SIDE))
+            page.pictures["what the answer depends on; the rest is covered"] = _strip(left)
     with _catching(page, "masks", f"Masks of {page.title}"):
         _masks(page, run, samples, labels, batch, step)
 

@@ -79,14 +79,15 @@ class Supervised(System):
             raise UserError(f"layer_decay must lie in (0, 1], got {layer_decay}")
         if frozen and layer_decay < 1:
             raise UserError("layer_decay: a frozen encoder has no learning rates; give --layer_decay 1")
-        self.tokenizer, self.encoder, self.frozen = tokenizer, encoder, frozen
+        network: Any = encoder
+        self.tokenizer, self.encoder, self.frozen = tokenizer, network, frozen
         self.pool, self.label_smoothing, self.layer_decay = pool, label_smoothing, layer_decay
         self.pooler = pooler_of(pool, encoder.out_dim)
         self.head = nn.Linear(encoder.out_dim, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         if frozen:
-            encoder.requires_grad_(False)
+            network.requires_grad_(False)
         self.mix = Mixup(mixup, cutmix) if mixup or cutmix else None
         self.average: EMATeacher | None = None
         if ema:
@@ -109,8 +110,9 @@ class Supervised(System):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
+        network: Any = self.encoder
         if self.frozen:
-            self.encoder.eval()
+            network.eval()
         return self
 
     def loss(self, logits_BK: Tensor, label_B: Tensor) -> Tensor:

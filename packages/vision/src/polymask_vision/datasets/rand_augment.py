@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ class RandAugment:
         fill = tuple(round(255 * value) for value in mean) * (3 // len(mean))
         filled = {"translate_const": int(0.45 * min(size)), "img_mean": fill}
         self._change = rand_augment_transform(RECIPE, {**filled, "interpolation": Image.Resampling.BICUBIC})
-        self._erase = RandomErasing(ERASED, mode="pixel", max_count=1, device="cpu")
+        erasing: Any = RandomErasing
+        self._erase = erasing(ERASED, mode="pixel", max_count=1, device="cpu")
 
     def change(self, image: Tensor) -> Tensor:
         """An image ``[C, H, W]``, uint8 or float in [0, 1], after two operations: uint8."""

@@ -124,7 +124,8 @@ class COMET(System):
 
     def select(self, batch: Batch) -> Tensor:
         """The share of each pixel that is kept, float32 ``[B, H, W]``."""
-        return self.selector(batch[self.tokenizer.key]).float().sigmoid()
+        share_BHW: Tensor = self.selector(batch[self.tokenizer.key]).float().sigmoid()
+        return share_BHW
 
     def predict(self, batch: Batch, image_BCHW: Tensor, held: bool = False) -> Tensor:
         """The predictor's logits ``[B, K]``; if ``held``, its weights get no gradient, no statistic moves."""
