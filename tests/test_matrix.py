@@ -33,15 +33,15 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "encodes whole grids only"
         for system in LEAVE_OUT
-        for encoder in ("swin", "resnet", "timm")
+        for encoder in ("swin", "resnet", "patch-resnet", "timm")
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
+        for encoder in ("swin", "resnet", "patch-resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm")
+        for encoder in ("swin", "resnet", "patch-resnet", "conv-vit", "dit", "timm")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
@@ -90,7 +90,7 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"
         for system in ("maskgit", "recap")
-        for encoder in ("resnet", "timm")
+        for encoder in ("resnet", "patch-resnet", "timm")
     },
     ("vision/maskgit", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",
@@ -131,9 +131,13 @@ REFUSED = {
     },
     **{
         ("vision/umd", f"vision/{encoder}"): "cannot be told: use vision/dit"
-        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm")
+        for encoder in ("vit", "conv-vit", "swin", "resnet", "patch-resnet", "timm")
     },
     ("vision/mfm", "core/top-score"): "has no option --score",
+    **{
+        ("vision/selfie", f"vision/{encoder}"): "has no `of_patches`"
+        for encoder in ("vit", "conv-vit", "dit", "swin", "resnet", "timm")
+    },
 }
 """What cannot be combined, and what the user is told."""
 
