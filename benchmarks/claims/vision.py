@@ -198,9 +198,9 @@ CLAIMS: dict[str, Claim] = {
         prepare=supervised_teacher,
     ),
     "vision/selfie": Claim(
-        text="Fine-tuned with few labels, a ResNet is better where it learned to choose patches by their place "
-        "and the visible ones than from scratch (Selfie, arXiv 1906.02940), and than where it went by the "
-        "place alone",
+        text="Fine-tuned with few labels, a ResNet is better where it learned to choose patches by their "
+        "place and the visible ones than from scratch (Selfie, arXiv 1906.02940), and than where it went by "
+        "the place alone",
         config={**SMALL, "system": "vision/selfie"},
         variants={
             "place alone": {"query": "position"},

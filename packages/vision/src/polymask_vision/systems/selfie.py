@@ -11,13 +11,13 @@ Guessing among M hidden patches costs ln M and is right once in M. Training logs
 right, and how often without context: where images are aligned, a place alone says much of what is there. The
 score of patch k at place j is u.h_k + e_j.h_k: u makes a patch likelier at all places and cannot say where it
 belongs, so that what the published query knows of places is a prior, the same for all images. ``--query
-token`` deviates: a token of its own for each hidden place attends to the visible patches. ``--query position``
-is the control without context, u = 0.
+token`` deviates: a token of its own for each hidden place attends to the visible patches. ``--query
+position`` is the control without context, u = 0.
 
-Fine-tuning, probes and exports run the same network on whole images; ``--encoder.stages 4`` adds a stage drawn
-anew in fine-tuning, as published. The ResNets here normalise after their convolutions, the paper's before, and
-AdamW trains them in place of SGD. The share of hidden patches, the sizes of the attention pooling, where it
-normalises, and whether queries share its positions could not be verified.
+Fine-tuning, probes and exports run the same network on whole images; ``--encoder.stages 4`` adds a stage
+drawn anew in fine-tuning, as published. The ResNets here normalise after their convolutions, the paper's
+before, and AdamW trains them in place of SGD. The share of hidden patches, the sizes of attention pooling,
+where it normalises, and whether queries share its positions could not be verified.
 
 Shapes: B samples, N patches, K visible, M hidden, D width of a patch's features.
 """
@@ -87,9 +87,10 @@ class Selfie(System):
         self.query, self.by_axis = query, positions == "axes"
         self.grid: tuple[int, ...] = tokenizer.provides["grid"]
         sizes = self.grid if self.by_axis else (math.prod(self.grid),)
-        self.positions = nn.ModuleList(nn.Embedding(n, dim) for n in sizes)
-        for table in self.positions:
+        tables = [nn.Embedding(n, dim) for n in sizes]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        self.positions = nn.ModuleList(tables)
         if query != "position":
             self.summary = nn.Parameter(nn.init.normal_(torch.empty(dim), std=0.02))
             # timm rounds down the width that it is given as a ratio
@@ -193,7 +194,7 @@ class Selfie(System):
                 "original": inverse(tokens.values),
                 "visible": inverse(mask.fill(tokens.values, blank)),
                 "hidden patches where they were chosen to belong": inverse(placed_BNC),
-                "those that belong there": inverse(Mask(mask.hidden & ~right_BN).fill(placed_BNC, blank)),
+                "those that belong there": inverse(wrong.fill(placed_BNC, blank)),
             }
         )
 
