@@ -210,7 +210,6 @@ CLAIMS: dict[str, Claim] = {
         about=("selfie", "selfie, token queries"),
         evaluation={"name": "core/finetune", "labels": [0.05], "seeds": 1},
         measure="accuracy with 5 % of the labels",
-        seeds=5,
     ),
     "vision/hybrid-distillation": Claim(
         text="Relations of tokens, of a masked autoencoder, beside features of a supervised teacher teach "

@@ -489,8 +489,13 @@ HYBRID_DISTILLATION: Presets = {
     },
 }
 
-# stages of two convolutions each, strides of 4 pixels behind a small stem
-_STAGES: Options = {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}
+# one block a stage; a stem of 16 channels in place of 64, which a small one replaces
+_STAGES: Options = {
+    "layers": [1, 1, 1, 1],
+    "channels": [16, 32, 96, 192],
+    "stem_type": "deep",
+    "stem_width": 8,
+}
 _NARROW: Options = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 
 SELFIE: Presets = {
