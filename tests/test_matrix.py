@@ -35,15 +35,15 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "encodes whole grids only"
         for system in LEAVE_OUT
-        for encoder in ("swin", "resnet", "timm")
+        for encoder in ("swin", "resnet", "patch-resnet", "timm")
     },
     **{
         ("vision/mixedae", f"vision/{encoder}"): "does not let"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm", "layer-masked")
+        for encoder in ("swin", "resnet", "patch-resnet", "conv-vit", "dit", "timm", "layer-masked")
     },
     **{
         ("vision/mto", f"vision/{encoder}"): "changes attention from block to block"
-        for encoder in ("swin", "resnet", "conv-vit", "dit", "timm", "layer-masked")
+        for encoder in ("swin", "resnet", "patch-resnet", "conv-vit", "dit", "timm", "layer-masked")
     },
     **{
         ("vision/mixedae", part.full_name): "does not deal sites out"
@@ -93,7 +93,7 @@ REFUSED = {
     **{
         (f"vision/{system}", f"vision/{encoder}"): "square patches of pixels"
         for system in ("maskgit", "recap")
-        for encoder in ("resnet", "timm", "layer-masked")
+        for encoder in ("resnet", "patch-resnet", "timm", "layer-masked")
     },
     **{
         ("vision/layer-masking", f"vision/{encoder}"): "reads the whole grid"
@@ -140,7 +140,7 @@ REFUSED = {
     **{
         (system, f"vision/{encoder}"): "cannot be told: use vision/dit"
         for system in ("vision/umd", "vision/maskunet")
-        for encoder in ("vit", "conv-vit", "swin", "resnet", "timm", "layer-masked")
+        for encoder in ("vit", "conv-vit", "swin", "resnet", "patch-resnet", "timm", "layer-masked")
     },
     ("vision/mfm", "core/top-score"): "has no option --score",
     **{
@@ -150,6 +150,10 @@ REFUSED = {
         if "unbounded" not in part.tags
     },
     ("pointcloud/humanmac", "core/top-score"): "has no option --score",
+    **{
+        ("vision/selfie", f"vision/{encoder}"): "has no `of_patches`"
+        for encoder in ("vit", "conv-vit", "dit", "swin", "resnet", "timm")
+    },
 }
 """What cannot be combined, and what the user is told."""
 

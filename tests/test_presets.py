@@ -147,6 +147,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "betas": MASKED,
         "decay": 0.05,
     },
+    # Trinh et al. 2019: length and batch of another's implementation, whose optimiser is another too
+    "vision/selfie paper": {"epochs": 200, "batch": 128},
+    "vision/selfie paper-224": {"epochs": 200, "batch": 128, "positions": "axes"},
     # He et al. 2021, FINETUNE.md for ViT-B
     "vision/supervised paper": {
         "data.augment": "rand-augment",

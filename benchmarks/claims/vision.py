@@ -249,6 +249,20 @@ CLAIMS: dict[str, Claim] = {
         about=("maskalign",),
         prepare=supervised_teacher,
     ),
+    "vision/selfie": Claim(
+        text="Fine-tuned with few labels, a ResNet is better where it learned to choose patches by their "
+        "place and the visible ones than from scratch (Selfie, arXiv 1906.02940), and than where it went by "
+        "the place alone",
+        config={**SMALL, "system": "vision/selfie"},
+        variants={
+            "place alone": {"query": "position"},
+            "selfie": {},
+            "selfie, token queries": {"query": "token"},
+        },
+        about=("selfie", "selfie, token queries"),
+        evaluation={"name": "core/finetune", "labels": [0.05], "seeds": 1},
+        measure="accuracy with 5 % of the labels",
+    ),
     "vision/hybrid-distillation": Claim(
         text="Relations of tokens, of a masked autoencoder, beside features of a supervised teacher teach "
         "more than these alone (Hybrid Distillation, arXiv 2306.15876)",

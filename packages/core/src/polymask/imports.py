@@ -4,7 +4,8 @@
 
 An encoder that other libraries know has a method ``imports() -> Mapping[str, Importer]``, by library. One
 that takes weights of other names or sizes than its own has ``adapt(weights, facts) -> Weights``, which
-renames and resizes them. Without, names and shapes must be those of the encoder.
+renames and resizes them. Without, names and shapes must be those of the encoder. Options named in ``extends``
+of an encoder may differ from those of its weights, where ``adapt`` makes up for it.
 """
 
 from __future__ import annotations
@@ -128,7 +129,12 @@ def require_options(encoder: nn.Module, options: Mapping[str, Any]) -> None:
         UserError: says which options to give.
     """
     own = plain(_options(built_from(encoder)))
-    other = {name: value for name, value in plain(options).items() if own.get(name, value) != value}
+    free = getattr(encoder, "extends", ())
+    other = {
+        name: value
+        for name, value in plain(options).items()
+        if own.get(name, value) != value and name not in free
+    }
     if other:
         has = ", ".join(f"{name} {_text(own[name])}" for name in other)
         give = " ".join(f"--encoder.{name} {_text(value)}" for name, value in other.items())

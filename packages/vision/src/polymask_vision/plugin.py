@@ -79,6 +79,15 @@ def polymask_register_encoders() -> Iterable[Part]:
             tags=frozenset({"needs-grid"}),
         ),
         Part(
+            name="patch-resnet",
+            target="polymask_vision.patch_resnet:PatchResNet",
+            presets=presets.PATCH_RESNET,
+            summary="first stages of a timm ResNet on whole images; in vision/selfie on each patch by itself",
+            paper="Trinh et al. 2019, arXiv 1906.02940",
+            modality="image",
+            tags=frozenset({"needs-grid"}),
+        ),
+        Part(
             name="timm",
             target="polymask_vision.backbones:Backbone",
             presets=presets.TIMM,
@@ -659,6 +668,21 @@ def polymask_register_systems() -> Iterable[Part]:
                 "encoder.positions": "learned",
                 "masking": "core/frequency",
                 "objective": "core/spectral",
+            },
+        ),
+        Part(
+            name="selfie",
+            target="polymask_vision.systems.selfie:Selfie",
+            presets=presets.SELFIE,
+            summary="choose for each hidden place the patch that belongs there, among all those hidden",
+            suits="convolutional networks that are to be fine-tuned with few labels",
+            paper="Trinh et al. 2019, arXiv 1906.02940",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/patch-resnet",
+                "masking": "core/random",
+                "masking.ratio": 0.25,
             },
         ),
         Part(

@@ -547,6 +547,63 @@ HYBRID_DISTILLATION: Presets = {
     },
 }
 
+# one block a stage; a stem of 16 channels in place of 64, which a small one replaces
+_STAGES: Options = {
+    "layers": [1, 1, 1, 1],
+    "channels": [16, 32, 96, 192],
+    "stem_type": "deep",
+    "stem_width": 8,
+}
+_NARROW: Options = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+
+SELFIE: Presets = {
+    # 32 pixels, of another's implementation, as nothing of the paper's training was found. Its rates are of
+    # SGD, which do not carry over
+    "paper": {
+        "data.size": 32,
+        "data.augment": "shift-flip",
+        "tokenizer.patch_size": 8,
+        "encoder.small_stem": True,
+        "epochs": 200,
+        "batch_size": 128,
+        "lr": 5e-4,
+    },
+    # 224 pixels, the same otherwise
+    "paper-224": {
+        "data.size": 224,
+        "data.augment": "crop-flip",
+        "tokenizer.patch_size": 32,
+        "positions": "axes",
+        "epochs": 200,
+        "batch_size": 128,
+        "lr": 5e-4,
+    },
+    "small": {
+        "data.size": 32,
+        "tokenizer.patch_size": 8,
+        "encoder.model": "resnet18",
+        "encoder.arguments": _STAGES,
+        "encoder.small_stem": True,
+        "heads": 4,
+        "mlp_dim": 256,
+        "steps": 2000,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+    },
+    "tiny": {
+        "tokenizer.patch_size": 4,
+        "encoder.model": "resnet18",
+        "encoder.arguments": _NARROW,
+        "encoder.small_stem": True,
+        "depth": 1,
+        "heads": 2,
+        "mlp_dim": 16,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 MTO: Presets = {
     "paper": as_host_preset("vision/simmim", SIMMIM["paper"]),
     "paper-mae": as_host_preset("vision/mae", MAE["paper"]),
@@ -658,6 +715,10 @@ CONV_VIT: Presets = {
 RESNET: Presets = {
     "small": {"depths": (2, 2, 2), "width": 32, **_BASIC},
     "tiny": _RESNET_TINY,
+}
+PATCH_RESNET: Presets = {
+    "small": {"model": "resnet18", "arguments": _STAGES, "small_stem": True},
+    "tiny": {"model": "resnet18", "arguments": _NARROW, "small_stem": True},
 }
 # strides of 4 pixels, for images of 28 to 64
 _SWIN = {"patch_size": 2, "window_size": 7}
