@@ -36,11 +36,20 @@ class Captioned(Protocol):
         """What an image shows."""
 
 
+@runtime_checkable
+class Paired(Protocol):
+    """Images with a second picture each, of the same scene."""
+
+    def other(self, index: int) -> Raw:
+        """The second picture, encoded or decoded."""
+
+
 class ImageDataset(FileDataset[Images]):
     """What a reader of images found, as samples ``{"image": float32 [C, H, W]}``, normalised.
 
     Of data with a class or a value at each pixel, samples hold these too, see :class:`Mapped`, under the same
-    crop as the image; ``map_classes`` are names of the classes.
+    crop as the image; ``map_classes`` are names of the classes. Of pairs, see :class:`Paired`, samples hold
+    the second picture as ``"other"``, augmented for itself, whatever ``views`` is.
 
     Args:
         found: what the reader found.
@@ -54,8 +63,8 @@ class ImageDataset(FileDataset[Images]):
             or 0.5 where channels are neither 1 nor 3.
         std: standard deviation per channel; by default as the mean.
         augment: random augmentation in training: ``"flip"``, ``"crop-flip"``, ``"shift-flip"``,
-            ``"three-augment"`` or ``"none"``.
-        crop_scale: areas of ``crop-flip``, as shares of the image.
+            ``"three-augment"``, ``"crop-jitter"`` or ``"none"``.
+        crop_scale: areas of ``crop-flip`` and ``crop-jitter``, as shares of the image.
         views: 2 to have a second random augmentation of each image, under ``"other"``.
         other_augment: augmentation of the second; by default as the first.
         limit: maximum number of images per split.
@@ -82,6 +91,9 @@ class ImageDataset(FileDataset[Images]):
         super().__init__(found, limit=limit)
         if views not in (1, 2):
             raise UserError(f"views={views}: a sample has 1 view of an image, or 2")
+        paired = isinstance(found.train.source, Paired)
+        if paired:
+            views = 2
         if other_augment is not None and views == 1:
             raise UserError("other_augment is of the second view of an image: give --data.views 2 with it")
         if channels is not None and channels < 1:
@@ -107,7 +119,7 @@ class ImageDataset(FileDataset[Images]):
         ways = (augment, other_augment or augment)[:views]
         self.preparations = [Preparation(augment=way, **kept) for way in ways]
         self.preparation = self.preparations[0]
-        if ways == ("none", "none"):
+        if ways == ("none", "none") and not paired:
             warnings.warn(
                 "views=2 with augment='none': both views of an image are the same; choose an augment "
                 "(--data.augment crop-flip)",
@@ -157,15 +169,22 @@ class ImageDataset(FileDataset[Images]):
                 f"{_shown(self.provides.get('range', ()))} and are clipped; set --data.range",
                 stacklevel=2,
             )
+        second = image
+        if isinstance(source, Paired):
+            with reading(reason):
+                raw = source.other(number)
+            second = decode(raw, self.preparation.channels, self.range)
+        others = {
+            key: one(second, augment) for key, one in zip(self.keys[1:], self.preparations[1:], strict=True)
+        }
         if not isinstance(source, Mapped):
-            return {key: one(image, augment) for key, one in zip(self.keys, self.preparations, strict=True)}
+            return {self.key: self.preparation(image, augment), **others}
         with reading(reason):
             maps = source.maps(number)
         if wrong := [x.shape for x in maps.values() if x.shape != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
         prepared, maps = self.preparation.with_maps(image, maps, augment)
-        others = (one(image, augment) for one in self.preparations[1:])
-        return {**dict(zip(self.keys, (prepared, *others), strict=True)), **maps}
+        return {self.key: prepared, **others, **maps}
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""
