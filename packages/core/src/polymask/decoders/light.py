@@ -116,7 +116,8 @@ class MemoryDecoder(LightDecoder):
     def memory(self, other: Tokens) -> Tensor:
         """What all blocks attend to of an encoded input, ``[B, L, dim]``: give it to :meth:`features`."""
         x: Tensor = self.embed(other.values)
-        return x + self.positions(other.position).to(x.dtype)
+        places: Tensor = self.positions(other.position)
+        return x + places.to(x.dtype)
 
 
 class LatentPredictor(LightDecoder):
