@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from polymask import Batch, UserError
 from polymask.protocols import Tokenizer
+from polymask_vision.datasets.decode import Raw
 
 OTHER = "other"
 """Entry of a sample: a second augmentation of its image, or the second picture of a pair."""
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """Images with a second picture each, of the same scene."""
+
+    def other(self, index: int) -> Raw:
+        """The second picture, encoded or decoded."""
 
 
 def other_view(tokenizer: Tokenizer, batch: Batch, why: str) -> Batch:

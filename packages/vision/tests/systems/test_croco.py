@@ -318,7 +318,7 @@ def test_the_worth_of_the_second_picture_is_measured_on_held_out_samples(run: Ru
         for key in ("image", "other")
     }
     batch["id"] = torch.arange(len(batch["image"]))
-    everything = float(run.system.eval()(batch, Step(0, 1))["reconstruction"])
+    everything = run.system.eval()(batch, Step(0, 1))["reconstruction"].item()
     assert found["pre-trained", "loss with own"] == pytest.approx(everything, rel=1e-4)
 
 

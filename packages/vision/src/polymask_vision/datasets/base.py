@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
 from polymask.types import Count
-from polymask_vision.datasets.decode import Header, Raw, decode, header, reason
+from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
 from polymask_vision.datasets.maps import Mapped
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
+from polymask_vision.views import OTHER, Paired
 
 LOOK = 64
 """How many images are looked at, evenly spaced."""
@@ -34,14 +35,6 @@ class Captioned(Protocol):
 
     def caption(self, index: int) -> str:
         """What an image shows."""
-
-
-@runtime_checkable
-class Paired(Protocol):
-    """Images with a second picture each, of the same scene."""
-
-    def other(self, index: int) -> Raw:
-        """The second picture, encoded or decoded."""
 
 
 class ImageDataset(FileDataset[Images]):
@@ -125,7 +118,7 @@ class ImageDataset(FileDataset[Images]):
                 "(--data.augment crop-flip)",
                 stacklevel=2,
             )
-        self.keys = ("image", "other")[:views]
+        self.keys = (self.key, OTHER)[:views]
         self.provides: dict[str, Any] = {
             "size": self.preparation.size,
             "channels": self.preparation.channels,
@@ -169,22 +162,17 @@ class ImageDataset(FileDataset[Images]):
                 f"{_shown(self.provides.get('range', ()))} and are clipped; set --data.range",
                 stacklevel=2,
             )
-        second = image
-        if isinstance(source, Paired):
+        maps: dict[str, Tensor] = {}
+        if isinstance(source, Mapped):
             with reading(reason):
-                raw = source.other(number)
-            second = decode(raw, self.preparation.channels, self.range)
-        others = {
-            key: one(second, augment) for key, one in zip(self.keys[1:], self.preparations[1:], strict=True)
-        }
-        if not isinstance(source, Mapped):
-            return {self.key: self.preparation(image, augment), **others}
-        with reading(reason):
-            maps = source.maps(number)
+                maps = source.maps(number)
         if wrong := [x.shape for x in maps.values() if x.shape != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
-        prepared, maps = self.preparation.with_maps(image, maps, augment)
-        return {self.key: prepared, **others, **maps}
+        first, maps = self.preparation.with_maps(image, maps, augment)
+        if len(self.keys) == 1:
+            return {self.key: first, **maps}
+        second = self._decode(source, number, source.other) if isinstance(source, Paired) else image
+        return {self.key: first, OTHER: self.preparations[1](second, augment), **maps}
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""
@@ -207,9 +195,9 @@ class ImageDataset(FileDataset[Images]):
             lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
         return lines
 
-    def _decode(self, source: Images, number: int) -> Tensor:
+    def _decode(self, source: Images, number: int, read: Callable[[int], Raw] | None = None) -> Tensor:
         with reading(reason):
-            raw = source.read(number)
+            raw = (read or source.read)(number)
         return decode(raw, self.preparation.channels, self.range)
 
     def to_image(self, x: Tensor) -> Tensor:
@@ -247,13 +235,6 @@ class Ready:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return dict.fromkeys(self.keys, self.images[index])
-
-
-def outside(image: Tensor) -> float:
-    """Share of values beyond 0 and 1 of an image; of one in uint8, none."""
-    if not image.is_floating_point() or (image.min() >= 0 and image.max() <= 1):
-        return 0.0
-    return ((image < 0) | (image > 1)).float().mean().item()
 
 
 def _headers(split: Split[Images]) -> dict[str, Header]:
