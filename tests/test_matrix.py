@@ -25,7 +25,7 @@ SYSTEMS = REGISTRY.parts("systems")
 
 LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
-    "hybrid-distillation",
+    *("hybrid-distillation", "croco"),
 )
 LEARNED = ("vision/r-amt", "vision/maskunet")
 """They learn what to hide."""

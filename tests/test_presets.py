@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -125,6 +126,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "batch": 4096,
         "epochs": 1600,
         "warmup": 40,
+        "betas": MASKED,
+        "decay": 0.05,
+    },
+    # Weinzaepfel et al. 2022, release: a cosine laid out for 800 epochs that ends at 400
+    "vision/croco paper": {
+        "rate": (1.5e-4, 256),
+        "batch": 256,
+        "epochs": 400,
+        "warmup": 40,
+        "last": (1 + math.cos(math.pi * 360 / 760)) / 2,
+        "crop": (224**2 / 256**2,) * 2,
         "betas": MASKED,
         "decay": 0.05,
     },

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask, Tokens, UserError
-from polymask.decoders import ConvDecoder, CrossDecoder, LatentPredictor, LightDecoder
+from polymask.decoders import ConvDecoder, CrossDecoder, LatentPredictor, LightDecoder, MemoryDecoder
 from polymask.positions import coordinates
 
 GRID, N = (4, 5), 20
@@ -339,3 +339,15 @@ def test_impossible_cross_decoders_are_refused() -> None:
         crossing(depth=0)
     with pytest.raises(UserError, match="not divisible by 3 heads"):
         crossing(heads=3)
+
+
+def test_a_decoder_without_its_memory_is_the_light_one_and_all_its_blocks_read_it() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"in_dim": 12, "out_dim": 7, "prefix": 1, "grid": GRID, "dim": 16, "depth": 2}
+    ours, light = MemoryDecoder(**options, heads=4), decoder()
+    light.load_state_dict(ours.state_dict(), strict=False)
+    mask, encoded = masked(), torch.randn(3, 7, 12)
+    assert torch.equal(ours(encoded, mask, place()), light(encoded, mask, place()))
+    other = Tokens(torch.randn(3, N, 12), place())
+    ours.features(encoded, mask, place(), memory=ours.memory(other)).sum().backward()
+    assert all(block.cross.v.weight.grad.abs().max() > 0 for block in ours.blocks)

@@ -13,8 +13,11 @@ from polymask.evaluation import dense
 from polymask.evaluation.features import TokenReader, encoder_tokens, evaluating
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
+from polymask.systems.base import implementing
 from polymask.types import Count
 from polymask_vision.datasets.maps import LABELS, VALUES
+from polymask_vision.other_view import TwoPictures
+from polymask_vision.views import OTHER
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -29,6 +32,9 @@ class Dense:
     both linear, it is fitted on features interpolated at some pixels of each training image: a convex
     problem, with no learning rate to choose. Beside the trained encoder stand the same untrained, the pixels
     of each patch, and the most frequent class.
+
+    Where a system makes features of the first picture of a sample with the second one (vision/croco), those
+    are measured too.
 
     Data with a ``value_map`` (depth, height) is measured by linear regression: R2 and the root of the mean
     squared error. Intervals are over test images.
@@ -71,8 +77,23 @@ class Dense:
             if tokenizer is not None:
                 device = next(one.parameters()).device
                 readers[RAW] = lambda batch: tokenizer({key: x.to(device) for key, x in batch.items()})
+            for name, system in ((TRAINED, one), (UNTRAINED, two)):
+                pairs = implementing(system, TwoPictures)
+                if pairs is not None and OTHER in run.data.split("train")[0]:
+                    readers[f"{name}, both pictures"] = with_both(pairs)
             rows = {name: on_grid(read) for name, read in readers.items()}
             yield from probe.measure(rows, run.data.split("train"), run.data.split("test"))
+
+
+def with_both(system: Any) -> TokenReader:
+    """Features that a system makes of the first picture of samples, with the second."""
+
+    def read(batch: Batch) -> Tokens:
+        device = next(system.parameters()).device
+        tokens: Tokens = system.encode_pair({key: x.to(device) for key, x in batch.items()})
+        return tokens
+
+    return read
 
 
 def truth(batch: Batch) -> Tensor:

@@ -269,6 +269,21 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="pairs",
+            target="polymask_vision.datasets.pairs:pairs",
+            prepare=IMAGES,
+            summary="pairs:PATH, two pictures of each scene: left/a.png and right/a.png, or a_1.png, a_2.png",
+            modality="image",
+        ),
+        Part(
+            name="motorcycle",
+            target="polymask_vision.datasets.motorcycle:motorcycle",
+            prepare=IMAGES,
+            summary="tiles of a rectified pair of photographs with the disparity of each pixel",
+            paper="Scharstein et al. 2014, doi:10.1007/978-3-319-11752-2_3",
+            modality="image",
+        ),
+        Part(
             name="stamps",
             target="polymask_vision.datasets.stamps:stamps",
             prepare=IMAGES,
@@ -404,6 +419,24 @@ def polymask_register_systems() -> Iterable[Part]:
             },
             # half of the target follows the encoder, through batch norms
             tags=frozenset({"moving-target", "relative"}),
+        ),
+        Part(
+            name="croco",
+            target="polymask_vision.systems.croco:CroCo",
+            presets=presets.CROCO,
+            summary="reconstruct a picture, nine tenths hidden, from the rest and a second one of the scene",
+            suits="pairs of pictures of a scene, and tasks of depth, motion or matching",
+            paper="Weinzaepfel et al. 2022, arXiv 2210.10716",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "target": "vision/pixels",
+                "target.patch_norm": True,
+                "masking": "core/random",
+                "masking.ratio": 0.9,
+                "objective": "core/mse",
+            },
         ),
         Part(
             name="maskalign",
@@ -736,6 +769,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             name="localisation",
             target="polymask_vision.localisation:Localisation",
             summary="average precision of the pixels of objects by what a system's answers depend on",
+            modality="image",
+        ),
+        Part(
+            name="other-view",
+            target="polymask_vision.other_view:OtherView",
+            summary="loss with the other picture of a sample, with that of another one, and with none",
+            paper="Weinzaepfel et al. 2022, arXiv 2210.10716",
             modality="image",
         ),
     ]

@@ -2,6 +2,14 @@
 
 from polymask.decoders.convolutional import ConvDecoder
 from polymask.decoders.cross import CrossDecoder, decoder_of
-from polymask.decoders.light import LatentPredictor, LightDecoder, placed
+from polymask.decoders.light import LatentPredictor, LightDecoder, MemoryDecoder, placed
 
-__all__ = ["ConvDecoder", "CrossDecoder", "LatentPredictor", "LightDecoder", "decoder_of", "placed"]
+__all__ = [
+    "ConvDecoder",
+    "CrossDecoder",
+    "LatentPredictor",
+    "LightDecoder",
+    "MemoryDecoder",
+    "decoder_of",
+    "placed",
+]

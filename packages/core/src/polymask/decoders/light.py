@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.blocks import Block, initialise
+from polymask.blocks import Block, MemoryBlock, initialise
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.positions import SinCos
@@ -43,6 +43,8 @@ class LightDecoder(Decoder):
         mlp_ratio: width of the feed-forward layers over ``dim``.
     """
 
+    block: type[Block] = Block
+
     def __init__(
         self,
         *,
@@ -62,7 +64,7 @@ class LightDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.filled = nn.Identity()  # where hooks find all sites, mask tokens filled in, before positions
         self.positions = SinCos(dim, grid)
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(self.block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, out_dim)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -81,6 +83,13 @@ class LightDecoder(Decoder):
             ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
             these are, M is the largest number and shorter rows end in padding.
         """
+        prediction: Tensor = self.head(self.features(encoded, mask, position, at))
+        return prediction
+
+    def features(
+        self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None, **beside: Tensor
+    ) -> Tensor:
+        """What predictions are linear in, ``[B, M, dim]``; ``beside`` is handed to all blocks."""
         x = self.embed(encoded)
         lead, seen = x[:, : self.prefix], x[:, self.prefix :]
         full = self.filled(mask.restore(seen, self.mask_token))
@@ -89,10 +98,26 @@ class LightDecoder(Decoder):
         if mask.valid is not None:
             real = F.pad(mask.valid, (self.prefix, 0), value=True)[:, None, None, :]
         for block in self.blocks[:-1]:
-            x = block(x, attn_mask=real)
+            x = block(x, attn_mask=real, **beside)
         wanted = (mask if at is None else at).invert().keep(Tokens(x[:, self.prefix :], position)).values
-        prediction: Tensor = self.head(self.norm(self.blocks[-1](wanted, attn_mask=real, context=x)))
-        return prediction
+        features: Tensor = self.norm(self.blocks[-1](wanted, attn_mask=real, context=x, **beside))
+        return features
+
+
+class MemoryDecoder(LightDecoder):
+    """The decoder of CroCo (Weinzaepfel et al. 2022): all its tokens attend to those of another input too.
+
+    These are mapped to the decoder's width by the same layer, have the same positions, and stay as they are
+    throughout. Without them it is :class:`LightDecoder`, whose arguments and weights it has.
+    """
+
+    block = MemoryBlock
+
+    def memory(self, other: Tokens) -> Tensor:
+        """What all blocks attend to of an encoded input, ``[B, L, dim]``: give it to :meth:`features`."""
+        x: Tensor = self.embed(other.values)
+        places: Tensor = self.positions(other.position)
+        return x + places.to(x.dtype)
 
 
 class LatentPredictor(LightDecoder):

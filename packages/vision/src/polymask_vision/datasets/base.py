@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
 from polymask.types import Count
-from polymask_vision.datasets.decode import Header, Raw, decode, header, reason
+from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
 from polymask_vision.datasets.maps import Mapped
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
+from polymask_vision.views import OTHER, Paired
 
 LOOK = 64
 """How many images are looked at, evenly spaced."""
@@ -40,7 +41,8 @@ class ImageDataset(FileDataset[Images]):
     """What a reader of images found, as samples ``{"image": float32 [C, H, W]}``, normalised.
 
     Of data with a class or a value at each pixel, samples hold these too, see :class:`Mapped`, under the same
-    crop as the image; ``map_classes`` are names of the classes.
+    crop as the image; ``map_classes`` are names of the classes. Of pairs, see :class:`Paired`, samples hold
+    the second picture as ``"other"``, augmented for itself, whatever ``views`` is.
 
     Args:
         found: what the reader found.
@@ -54,8 +56,8 @@ class ImageDataset(FileDataset[Images]):
             or 0.5 where channels are neither 1 nor 3.
         std: standard deviation per channel; by default as the mean.
         augment: random augmentation in training: ``"flip"``, ``"crop-flip"``, ``"shift-flip"``,
-            ``"three-augment"``, ``"rand-augment"`` or ``"none"``.
-        crop_scale: areas of ``crop-flip``, as shares of the image.
+            ``"three-augment"``, ``"rand-augment"``, ``"crop-jitter"`` or ``"none"``.
+        crop_scale: areas of ``crop-flip`` and ``crop-jitter``, as shares of the image.
         views: 2 to have a second random augmentation of each image, under ``"other"``.
         other_augment: augmentation of the second; by default as the first.
         limit: maximum number of images per split.
@@ -82,6 +84,9 @@ class ImageDataset(FileDataset[Images]):
         super().__init__(found, limit=limit)
         if views not in (1, 2):
             raise UserError(f"views={views}: a sample has 1 view of an image, or 2")
+        paired = isinstance(found.train.source, Paired)
+        if paired:
+            views = 2
         if other_augment is not None and views == 1:
             raise UserError("other_augment is of the second view of an image: give --data.views 2 with it")
         if channels is not None and channels < 1:
@@ -107,13 +112,13 @@ class ImageDataset(FileDataset[Images]):
         ways = (augment, other_augment or augment)[:views]
         self.preparations = [Preparation(augment=way, **kept) for way in ways]
         self.preparation = self.preparations[0]
-        if ways == ("none", "none"):
+        if ways == ("none", "none") and not paired:
             warnings.warn(
                 "views=2 with augment='none': both views of an image are the same; choose an augment "
                 "(--data.augment crop-flip)",
                 stacklevel=2,
             )
-        self.keys = ("image", "other")[:views]
+        self.keys = (self.key, OTHER)[:views]
         self.provides: dict[str, Any] = {
             "size": self.preparation.size,
             "channels": self.preparation.channels,
@@ -157,15 +162,17 @@ class ImageDataset(FileDataset[Images]):
                 f"{_shown(self.provides.get('range', ()))} and are clipped; set --data.range",
                 stacklevel=2,
             )
-        if not isinstance(source, Mapped):
-            return {key: one(image, augment) for key, one in zip(self.keys, self.preparations, strict=True)}
-        with reading(reason):
-            maps = source.maps(number)
+        maps: dict[str, Tensor] = {}
+        if isinstance(source, Mapped):
+            with reading(reason):
+                maps = source.maps(number)
         if wrong := [x.shape for x in maps.values() if x.shape != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
-        prepared, maps = self.preparation.with_maps(image, maps, augment)
-        others = (one(image, augment) for one in self.preparations[1:])
-        return {**dict(zip(self.keys, (prepared, *others), strict=True)), **maps}
+        first, maps = self.preparation.with_maps(image, maps, augment)
+        if len(self.keys) == 1:
+            return {self.key: first, **maps}
+        second = self._decode(source, number, source.other) if isinstance(source, Paired) else image
+        return {self.key: first, OTHER: self.preparations[1](second, augment), **maps}
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""
@@ -188,9 +195,9 @@ class ImageDataset(FileDataset[Images]):
             lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
         return lines
 
-    def _decode(self, source: Images, number: int) -> Tensor:
+    def _decode(self, source: Images, number: int, read: Callable[[int], Raw] | None = None) -> Tensor:
         with reading(reason):
-            raw = source.read(number)
+            raw = (read or source.read)(number)
         return decode(raw, self.preparation.channels, self.range)
 
     def to_image(self, x: Tensor) -> Tensor:
@@ -228,13 +235,6 @@ class Ready:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return dict.fromkeys(self.keys, self.images[index])
-
-
-def outside(image: Tensor) -> float:
-    """Share of values beyond 0 and 1 of an image; of one in uint8, none."""
-    if not image.is_floating_point() or (image.min() >= 0 and image.max() <= 1):
-        return 0.0
-    return ((image < 0) | (image > 1)).float().mean().item()
 
 
 def _headers(split: Split[Images]) -> dict[str, Header]:

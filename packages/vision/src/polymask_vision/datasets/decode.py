@@ -282,3 +282,10 @@ def reason(error: Exception) -> str:
     if "cannot identify image file" in str(error):
         return "not an image that PIL can read"
     return str(error) or type(error).__name__
+
+
+def outside(image: Tensor) -> float:
+    """Share of values beyond 0 and 1 of an image; of one in uint8, none."""
+    if not image.is_floating_point() or (image.min() >= 0 and image.max() <= 1):
+        return 0.0
+    return ((image < 0) | (image > 1)).float().mean().item()

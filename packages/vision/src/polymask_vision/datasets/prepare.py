@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from polymask import UserError
 from polymask_vision.datasets.rand_augment import RandAugment
 
-Augment = Literal["none", "flip", "crop-flip", "shift-flip", "three-augment", "rand-augment"]
+Augment = Literal["none", "flip", "crop-flip", "shift-flip", "three-augment", "rand-augment", "crop-jitter"]
 """Random augmentation of training images, by name."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -43,7 +43,10 @@ class Preparation:
             solarised or blurred by up to 2 pixels (Touvron et al. 2022, arXiv 2204.07118, with the jitter of
             LUT, arXiv 2310.13593); ``"rand-augment"``, crop-flip, then RandAugment
             (``rand-m9-mstd0.5-inc1``) in 8 bits and noise in a random box with probability 0.25, for
-            fine-tuning (He et al. 2021).
+            fine-tuning (He et al. 2021);
+            ``"crop-jitter"``, cropped anywhere to a part of random area, never flipped, with brightness,
+            contrast and saturation changed by up to 0.4, for pictures whose geometry counts (CroCo, arXiv
+            2210.10716).
         crop_scale: smallest and largest area of the part, as shares of the image (He et al. 2021:
             0.2 to 1; Xie et al. 2021, SimMIM: 0.67 to 1).
     """
@@ -72,7 +75,7 @@ class Preparation:
         self.channels = len(mean)
         if augment in ("shift-flip", "three-augment") and min(self.size) <= PAD:
             raise UserError(f"augment={augment!r} needs images of more than {PAD} pixels, got {self.size}")
-        if augment in ("three-augment", "rand-augment") and self.channels not in (1, 3):
+        if augment in ("three-augment", "rand-augment", "crop-jitter") and self.channels not in (1, 3):
             raise UserError(f"augment={augment!r} needs 1 or 3 channels, got {self.channels}")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.augment = augment
@@ -88,6 +91,8 @@ class Preparation:
             antialias=True,
         )
         self._anywhere = v2.RandomCrop(self.size, padding=PAD, padding_mode="reflect")
+        self.crop_scale = low, high
+        self._light = v2.ColorJitter(0.4, 0.4, 0.4)
         self._jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8)
         self._random = RandAugment(self.size, self.mean) if augment == "rand-augment" else None
         kernel = min(13, 2 * min(self.size) - 1)  # three deviations to each side
@@ -125,10 +130,20 @@ class Preparation:
             planes = self._resize(planes)
             part = self._anywhere.make_params(planes[:1])
             image, *rest = (self._anywhere.transform(x, part) for x in planes)
+        elif chosen == "crop-jitter":
+            low, high = self.crop_scale
+            side = (low + (high - low) * torch.rand(1).item()) ** -0.5
+            planes = self._resize(planes, (round(side * self.size[0]), round(side * self.size[1])))
+            top, left = (
+                int(torch.randint(there - wanted + 1, ()))
+                for there, wanted in zip(planes[0].shape[-2:], self.size, strict=True)
+            )
+            image, *rest = (F.crop(x, top, left, *self.size) for x in planes)
+            image = self._light(image)
         else:
             image, *rest = (F.center_crop(x, list(self.size)) for x in self._resize(planes))
         # as v2.RandomHorizontalFlip draws
-        if chosen != "none" and torch.rand(1) < 0.5:
+        if chosen not in ("none", "crop-jitter") and torch.rand(1) < 0.5:
             image, *rest = (x.flip(-1) for x in (image, *rest))
         if chosen == "three-augment":
             image = self._one_of(self._jitter(image))
@@ -150,11 +165,11 @@ class Preparation:
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
-    def _resize(self, planes: Sequence[Tensor]) -> list[Tensor]:
-        """An image and maps of its pixels, scaled to cover the size."""
-        h, w = planes[0].shape[-2:]
-        scale = max(self.size[0] / h, self.size[1] / w)
-        size = (max(round(h * scale), self.size[0]), max(round(w * scale), self.size[1]))
+    def _resize(self, planes: Sequence[Tensor], cover: tuple[int, int] | None = None) -> list[Tensor]:
+        """An image and maps of its pixels, scaled to cover a size, by default that which is wanted."""
+        (h, w), (rows, columns) = planes[0].shape[-2:], cover or self.size
+        scale = max(rows / h, columns / w)
+        size = (max(round(h * scale), rows), max(round(w * scale), columns))
         if size == (h, w):
             return list(planes)
         image = F.resize(planes[0], list(size), InterpolationMode.BICUBIC, antialias=True)

@@ -35,6 +35,7 @@ from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.teachers import EMATeacher
 from polymask.types import Count, NotNegative, Share, Whole
 from polymask_vision.depth import lines_by_depth
+from polymask_vision.views import other_view
 
 Statistics = Literal["running", "batch"]
 
@@ -130,12 +131,12 @@ class LUT(System):
 
     def other(self, batch: Batch) -> Batch:
         """The second view in the place of the first."""
-        if "other" not in batch:
-            raise UserError(
-                "lut compares two views of an image, and the data give one: add --data.views 2 "
-                "--data.augment shift-flip --data.other_augment three-augment, or use --context_weight 0"
-            )
-        return {**batch, self.tokenizer.key: batch["other"]}
+        return other_view(
+            self.tokenizer,
+            batch,
+            "lut compares two views of an image, and the data give one: add --data.views 2 "
+            "--data.augment shift-flip --data.other_augment three-augment, or use --context_weight 0",
+        )
 
     def predict(self, encoded: Tensor, tokens: Tokens, mask: Mask) -> Tensor:
         """What the visible tokens of a view tell about the other view, ``[B, D]``."""

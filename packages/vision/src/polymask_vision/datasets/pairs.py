@@ -1,0 +1,132 @@
+"""Folders of pairs of pictures of one scene."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from polymask import UserError
+from polymask.data import BadSample, Splits
+from polymask.data.folders import read_folder
+from polymask.types import Share
+from polymask_vision.datasets.decode import ENDINGS, fault
+from polymask_vision.datasets.folder import Files
+
+ONE, TWO = "_1", "_2"
+"""Ends of names of pictures that lie beside one another."""
+
+SECOND = "the second of a pair"
+
+
+def pairs(*, source: str, first: str = "left", second: str = "right", test: Share = 0.1) -> Splits[PairFiles]:
+    """Two pictures of each scene, as samples ``image`` and ``other``: from two cameras, or of two moments.
+
+    They lie in two folders under one name, ``left/a/b.jpg`` and ``right/a/b.png``; or, where the folder
+    ``first`` is not there, beside one another as ``a/b_1.jpg`` and ``a/b_2.png``. Folders within are splits
+    and classes as in ``folder``. The two may differ in size and format.
+
+    Pictures without a partner, and pairs of which one is damaged, are left out and listed in ``skipped``.
+    That the two show much of the same is not looked into.
+
+    Args:
+        source: the folder (``pairs:PATH``).
+        first: the folder of first pictures in it.
+        second: that of second pictures.
+        test: share of each class of pairs to hold out where there is no folder for it.
+    """
+    root = Path(source).expanduser()
+    apart = (root / first).is_dir()
+    if apart and not (root / second).is_dir():
+        raise UserError(
+            f"pairs:{source}: there is {first}, and no folder {(root / second).absolute()} of second "
+            "pictures: say where they are, --data.second NAME"
+        )
+    here, there = (root / first, root / second) if apart else (root, root)
+    found = read_folder(
+        str(here),
+        ENDINGS,
+        f"pictures with a partner in {second}" if apart else "pairs NAME_1 and NAME_2",
+        lambda path: _apart(path, here, there) if apart else _beside(path, root),
+    )
+    skipped = [(name, why) for name, why in found.skipped if why != SECOND]
+    if apart:
+        skipped += _left_over(here, there)
+    kept = dataclasses.replace(found, skipped=skipped)
+    return kept.splits(PairFiles(here, found.names, there, found.looks), test)
+
+
+def example_source(folder: Path) -> str:
+    """A square seen from two places."""
+    for name, shift in (("left", 0), ("right", 3)):
+        (folder / name).mkdir()
+        for i in range(8):
+            image = Image.new("RGB", (16, 16), (30 * i, 80, 120))
+            image.paste((255, 200, 30 * i), (6 - shift, i, 10 - shift, i + 5))
+            image.save(folder / name / f"{i}.png")
+    return str(folder)
+
+
+class PairFiles(Files):
+    """Image files and second pictures by number.
+
+    Args:
+        root: the folder that names are relative to.
+        names: of the first pictures.
+        other_root: the folder that names of second pictures are relative to.
+        others: names of the second pictures.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], other_root: Path, others: Sequence[str]) -> None:
+        super().__init__(root, names)
+        self.others = Files(other_root, others)
+
+    def other(self, index: int) -> bytes:
+        return self.others.read(index)
+
+
+def _apart(path: Path, first: Path, second: Path) -> str:
+    """The name of the second picture of one, in another folder."""
+    stem = (second / path.relative_to(first)).with_suffix("")
+    return _partner(path, stem, second)
+
+
+def _beside(path: Path, root: Path) -> str:
+    """The name of the second picture of one, beside it."""
+    stem, end = path.stem[: -len(ONE)], path.stem[-len(ONE) :]
+    if end == ONE:
+        return _partner(path, path.with_name(stem + TWO), root)
+    if end == TWO:
+        _found(path.with_name(stem + ONE))
+        raise BadSample(SECOND)
+    raise BadSample(f"its name ends in neither {ONE} nor {TWO}")
+
+
+def _partner(path: Path, stem: Path, root: Path) -> str:
+    if broken := fault(path):
+        raise BadSample(broken)
+    partner = _found(stem)
+    if broken := fault(partner):
+        raise BadSample(f"its partner {partner.name}: {broken}")
+    return partner.relative_to(root).as_posix()
+
+
+def _found(stem: Path) -> Path:
+    """The picture of a name, whatever its suffix."""
+    for suffix in ENDINGS:
+        for one in (suffix, suffix.upper()):
+            if (path := stem.with_name(stem.name + one)).is_file():
+                return path
+    raise BadSample(f"it has no partner {stem.name}{ENDINGS[0]}, or of another suffix")
+
+
+def _left_over(first: Path, second: Path) -> list[tuple[str, str]]:
+    """Second pictures without a first."""
+    there = {path.relative_to(first).with_suffix("").as_posix() for path in first.rglob("*")}
+    return [
+        (f"{second.name}/{path.relative_to(second).as_posix()}", f"it has no partner in {first.name}")
+        for path in sorted(second.rglob("*"))
+        if path.suffix.lower() in ENDINGS and path.relative_to(second).with_suffix("").as_posix() not in there
+    ]
