@@ -252,11 +252,13 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
         "disjoint",
         "drawn-ratio",
         "frequency",
+        "gumbel",
         "multi-block",
         "partition",
         "random",
         "scheduled",
         "span",
+        "threshold",
         "top-score",
     }
     for name, cls in (("random", Random), ("block", Block), ("span", Span), ("top-score", TopScore)):
