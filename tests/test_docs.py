@@ -7,6 +7,7 @@ import inspect
 import re
 import runpy
 import sys
+import tomllib
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -519,6 +520,14 @@ def test_every_picture_of_the_gallery_is_of_a_part(tables: Any) -> None:
 def test_the_tables_are_those_of_the_registry(tables: Any) -> None:
     stale = [str(path.relative_to(ROOT)) for path, text in tables.pages().items() if path.read_text() != text]
     assert not stale, f"run tools/tables.py: it would change {', '.join(stale)}"
+
+
+def test_the_readme_names_the_extras_of_every_package() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for file in ROOT.glob("packages/*/pyproject.toml"):
+        project = tomllib.loads(file.read_text())["project"]
+        (row,) = re.findall(rf"^\| `{project['name']}` \|[^|]*\|([^|]*)\|", readme, re.MULTILINE)
+        assert re.findall(r"`([^`]+)`", row) == sorted(project["optional-dependencies"]), project["name"]
 
 
 # -------------------------------------------------------------------- tutorials
