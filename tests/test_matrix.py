@@ -97,7 +97,7 @@ REFUSED = {
     },
     **{
         ("vision/layer-masking", f"vision/{encoder}"): "reads the whole grid"
-        for encoder in ("swin", "resnet", "timm")
+        for encoder in ("swin", "resnet", "patch-resnet", "timm")
     },
     ("vision/layer-masking", "core/top-score"): "has no option --score",
     ("vision/maskgit", "core/top-score"): "has no option --score",
@@ -152,7 +152,7 @@ REFUSED = {
     ("pointcloud/humanmac", "core/top-score"): "has no option --score",
     **{
         ("vision/selfie", f"vision/{encoder}"): "has no `of_patches`"
-        for encoder in ("vit", "conv-vit", "dit", "swin", "resnet", "timm")
+        for encoder in ("vit", "conv-vit", "dit", "swin", "resnet", "timm", "layer-masked")
     },
 }
 """What cannot be combined, and what the user is told."""

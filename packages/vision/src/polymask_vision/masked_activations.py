@@ -140,8 +140,9 @@ def _normalise(
     var = centred.square().sum((0, 2, 3)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean), momentum)
-            running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(running_var), momentum)
+            # as torch does it: a pass in which nothing was hidden keeps both for its backward
+            running_mean.data.lerp_(mean.to(running_mean), momentum)
+            running_var.data.lerp_((var * count / (count - 1).clamp(min=1)).to(running_var), momentum)
     found = centred * (var + eps).rsqrt()[:, None, None]
     found = found if weight is None else found * weight[:, None, None]
     found = found if bias is None else found + bias[:, None, None]

@@ -60,6 +60,9 @@ class LayerMasking(Host, Explains):
                 "vision/layer-masked, or an encoder of any subset of tokens"
             )
         self.masking, self.draws, self.ridge = masking, draws, ridge
+        # training draws no mask, and one that cannot be drawn would be found after it
+        batch = host.example(1)
+        self.draw(host.tokenizer(batch), batch, Step())
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         losses: Losses = self.host(batch, step)
