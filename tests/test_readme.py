@@ -116,6 +116,8 @@ def test_options_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             if "--data" in words:  # whose options the help has too
                 named = [*named, *words[words.index("--data") :][:2]]
             assert main([*named, "--help"]) == 0
+            if words[0] == "generate" and "--masking" in words:  # of whose options look tells
+                assert main(["look", words[words.index("--masking") + 1], "--help"]) == 0
             text = capsys.readouterr().out
             for option in (word for word in words if word.startswith("--")):
                 assert option.partition("=")[0] in text, f"{shlex.join(words)}: no {option}"
