@@ -29,7 +29,8 @@ from polymask_vision.targets import Pixels
 from polymask_vision.tokenizers import Patches
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+"""Without tutorials, whose notebooks ``nox -s tutorials`` executes."""
 STEP = Step(index=5, total=10)
 
 

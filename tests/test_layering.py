@@ -138,7 +138,7 @@ def test_files_stay_short() -> None:
         f"packages/{name}/src/polymask_{name}/plugin.py": declarations
         for name in ("audio", "language", "pointcloud", "vision")
     }
-    for name in ("language", "vision"):
+    for name in ("audio", "language", "vision"):
         excused[f"packages/{name}/src/polymask_{name}/presets.py"] = declarations
     long = {
         str(path.relative_to(ROOT)): lines

@@ -4,8 +4,7 @@
 
 An encoder that other libraries know has a method ``imports() -> Mapping[str, Importer]``, by library. One
 that takes weights of other names or sizes than its own has ``adapt(weights, facts) -> Weights``, which
-renames and resizes them. Without, names and shapes must be those of the encoder. Options named in ``extends``
-of an encoder may differ from those of its weights, where ``adapt`` makes up for it.
+renames and resizes them, and ``extends``, options that may differ. Without, all must be the encoder's own.
 """
 
 from __future__ import annotations
@@ -129,12 +128,8 @@ def require_options(encoder: nn.Module, options: Mapping[str, Any]) -> None:
         UserError: says which options to give.
     """
     own = plain(_options(built_from(encoder)))
-    free = getattr(encoder, "extends", ())
-    other = {
-        name: value
-        for name, value in plain(options).items()
-        if own.get(name, value) != value and name not in free
-    }
+    fixed = plain(options).keys() - getattr(encoder, "extends", ())
+    other = {name: x for name, x in plain(options).items() if name in fixed and own.get(name, x) != x}
     if other:
         has = ", ".join(f"{name} {_text(own[name])}" for name in other)
         give = " ".join(f"--encoder.{name} {_text(value)}" for name, value in other.items())
