@@ -142,7 +142,8 @@ def test_a_run_from_end_to_end(call, system):
         Path("again/config.yaml").read_text()
     )
     if system not in UNLABELLED:
-        assert "pre-trained" in out
+        assert "pre-trained" in out  # pretrain has probed it
+    if part.name == "mae":
         found = json.loads(call("probe", "run", "--json", "--neighbours", "3"))
         assert found["settings"]["neighbours"] == 3
     if part.name not in HELPERS:
