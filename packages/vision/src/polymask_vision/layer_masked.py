@@ -42,8 +42,7 @@ class LayerMasked(Backbone):
         model: name in timm.
         arguments: of timm's model, e.g. ``{drop_path_rate: 0.1}``.
         stage: of the stages at which timm reads features, the last one to run, from 0 (half the resolution);
-        None
-            for the whole network.
+            None for the whole network.
         fill: what convolutions read at hidden places: means of visible ``"neighbours"``; ``"none"``, zeros;
             or zeros, with what comes out divided by the visible share under the kernel, ``"partial"``
             convolution (Liu et al. 2018, arXiv 1804.07723).

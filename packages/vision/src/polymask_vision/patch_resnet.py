@@ -5,7 +5,6 @@ Shapes: B samples, K patches, p side of a patch, C channels, D channels of the l
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,16 +15,17 @@ import timm
 import timm.models
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from polymask import UserError
 from polymask.export import Exporter, save_json, save_state
 from polymask.imports import WEIGHTS, Weights
 from polymask.types import Count, Fact
 from polymask_vision.export import timm_config
+from polymask_vision.resnet import Stages
 
 
-class PatchResNet(nn.Module):
+class PatchResNet(Stages):
     """The first stages of any ResNet of timm (He et al. 2015).
 
     It embeds nothing: a token is its pixels. :meth:`of_patches` runs on any patches, each an image of its own
@@ -47,8 +47,6 @@ class PatchResNet(nn.Module):
             stride of 4.
     """
 
-    needs_grid = True
-    prefix = 0
     extends = ("stages",)
 
     def __init__(
@@ -63,26 +61,23 @@ class PatchResNet(nn.Module):
         stages: Count = 3,
         small_stem: bool = False,
     ) -> None:
-        super().__init__()
         if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
             raise UserError(
                 f"a ResNet takes square patches of pixels, and tokens of {in_dim} numbers on a grid of "
                 f"{grid} are none: use vision/patches"
             )
-        self.grid, self.patch_size, self.channels = (grid[0], grid[1]), patch_size, channels
-        self.dim, self.stages, self.small_stem = in_dim, stages, small_stem
+        super().__init__((grid[0], grid[1]), patch_size, channels, stages)
+        self.small_stem = small_stem
         self.options = {**(arguments or {}), "in_chans": channels, "num_classes": 0}
         self.model = model
-        self.net: Any = self._whole()
+        self.net = self._whole()
         features = self.net.feature_info
         if stages >= len(features):
             raise UserError(f"{model} has {len(features) - 1} stages: give --encoder.stages up to as many")
         for stage in range(stages + 1, len(features)):
             delattr(self.net, f"layer{stage}")
         if small_stem:
-            self.net.conv1 = nn.Conv2d(channels, features[0]["num_chs"], 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
-            self.net.maxpool = nn.Identity()
+            self.shrink_stem(features[0]["num_chs"])
         self.out_dim: int = features[stages]["num_chs"]
         stride = features[stages]["reduction"] // (4 if small_stem else 1)
         self.pool, self.downsample = max(patch_size // stride, 1), max(stride // patch_size, 1)
@@ -107,21 +102,12 @@ class PatchResNet(nn.Module):
             )
         return net
 
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """Blocks of all stages, in order."""
-        return [block for k in range(self.stages) for block in getattr(self.net, f"layer{k + 1}")]
-
-    def embed(self, values: Tensor) -> Tensor:
-        """``[B, K, in_dim]`` as it is."""
-        return values
-
     def of_patches(self, values: Tensor) -> Tensor:
         """Any patches ``[B, K, in_dim]``, each by itself, to the mean of its features ``[B, K, D]``."""
         b, k, _ = values.shape
         p = self.patch_size
         patches = values.reshape(b * k, p, p, self.channels).permute(0, 3, 1, 2)
-        return self._features(patches).mean(dim=(2, 3)).view(b, k, -1)
+        return self.features(patches).mean(dim=(2, 3)).view(b, k, -1)
 
     def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
         """``[B, N, in_dim]`` over the whole grid, as one image, to ``[B, L, D]``, L = N / downsample**2.
@@ -129,20 +115,8 @@ class PatchResNet(nn.Module):
         Raises:
             ValueError: only part of the grid, or padding.
         """
-        h, w = self.grid
-        p = self.patch_size
-        if x.shape[1] != math.prod(self.grid) or valid is not None:
-            raise ValueError(f"{self.model} encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
-        patches = x.reshape(-1, h, w, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
-        features = self._features(patches.reshape(-1, self.channels, h * p, w * p))
+        features = self.features(self.picture(x, valid))
         return F.avg_pool2d(features, self.pool).flatten(2).transpose(1, 2)
-
-    def _features(self, image: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` to the output of the last stage kept."""
-        x: Tensor = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(image))))
-        for stage in range(self.stages):
-            x = getattr(self.net, f"layer{stage + 1}")(x)
-        return x
 
     def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
         """Weights of a network of fewer stages or more: what it lacks is drawn anew."""

@@ -12,7 +12,63 @@ from polymask import UserError
 from polymask.types import Count, Fact, Share, Whole
 
 
-class ResNet(nn.Module):
+class Stages(nn.Module):
+    """Stages of a ResNet of timm, ``net``, on tokens that are patches of pixels.
+
+    Args:
+        grid: token rows and columns.
+        patch_size: side of a patch in pixels.
+        channels: image channels.
+        stages: how many ``net`` has.
+    """
+
+    needs_grid = True
+    prefix = 0
+    net: Any
+
+    def __init__(self, grid: tuple[int, int], patch_size: int, channels: int, stages: int) -> None:
+        super().__init__()
+        self.grid, self.patch_size, self.channels, self.stages = grid, patch_size, channels, stages
+        self.dim = patch_size**2 * channels
+
+    def shrink_stem(self, width: int) -> None:
+        """A convolution of 3 x 3 without stride and no pooling, in place of a stride of 4."""
+        self.net.conv1 = nn.Conv2d(self.channels, width, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.net.maxpool = nn.Identity()
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks of all stages, in order."""
+        return [block for k in range(self.stages) for block in getattr(self.net, f"layer{k + 1}")]
+
+    def embed(self, values: Tensor) -> Tensor:
+        """``[B, K, p * p * C]`` as it is."""
+        return values
+
+    def picture(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """The image ``[B, C, H, W]`` that the tokens of a whole grid make.
+
+        Raises:
+            ValueError: only part of the grid, or padding.
+        """
+        (h, w), p = self.grid, self.patch_size
+        if x.shape[1] != h * w or valid is not None:
+            raise ValueError(
+                f"{type(self).__name__} encodes whole grids of {self.grid}, got {x.shape[1]} tokens"
+            )
+        patches = x.reshape(-1, h, w, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
+        return patches.reshape(-1, self.channels, h * p, w * p)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to the output of the last stage."""
+        x: Tensor = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(image))))
+        for stage in range(self.stages):
+            x = getattr(self.net, f"layer{stage + 1}")(x)
+        return x
+
+
+class ResNet(Stages):
     """timm's ResNet (He et al. 2015): convolutions, so it needs the whole grid.
 
     It embeds nothing: a token is its pixels, and what a system puts in the place of a hidden one is a
@@ -33,9 +89,6 @@ class ResNet(nn.Module):
         drop_path: stochastic depth rate of the last block.
     """
 
-    needs_grid = True
-    prefix = 0
-
     def __init__(
         self,
         *,
@@ -49,24 +102,23 @@ class ResNet(nn.Module):
         small_stem: bool = False,
         drop_path: Share = 0.0,
     ) -> None:
-        super().__init__()
         if len(grid) != 2 or in_dim != patch_size**2 * channels:
             raise UserError(
                 f"ResNet puts pictures together from square patches of pixels, and tokens of {in_dim} "
                 f"numbers on a grid of {tuple(grid)} are none: use vision/patches"
             )
         stride = (1 if small_stem else 4) * 2 ** (len(depths) - 1)
-        self.downsample = stride // patch_size
-        if stride % patch_size or any(n % self.downsample for n in grid):
+        downsample = stride // patch_size
+        if stride % patch_size or any(n % downsample for n in grid):
             shape = " x ".join(str(n * patch_size) for n in grid)
             raise UserError(
                 f"this ResNet has one output for {stride} x {stride} pixels, and the input is {shape} in "
                 f"patches of {patch_size}: choose a --tokenizer.patch_size that divides {stride} and an "
                 f"image size that {stride} divides, other depths, or a small stem"
             )
-        self.grid, self.patch_size, self.channels = tuple(grid), patch_size, channels
-        self.dim, self.stages = in_dim, len(depths)
-        net: Any = timm.models.ResNet(
+        super().__init__((grid[0], grid[1]), patch_size, channels, len(depths))
+        self.downsample = downsample
+        self.net = timm.models.ResNet(
             Bottleneck if bottleneck else BasicBlock,  # type: ignore[arg-type]
             tuple(depths),
             num_classes=0,
@@ -75,20 +127,8 @@ class ResNet(nn.Module):
             drop_path_rate=drop_path,
         )
         if small_stem:
-            net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-            net.maxpool = nn.Identity()
-        self.net = net
+            self.shrink_stem(64)
         self.out_dim: int = self.net.num_features
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """Blocks of all stages, in order."""
-        return [block for k in range(self.stages) for block in getattr(self.net, f"layer{k + 1}")]
-
-    def embed(self, values: Tensor) -> Tensor:
-        """``[B, N, in_dim]`` as it is."""
-        return values
 
     def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
         """``[B, N, in_dim]`` over the whole grid to ``[B, N / downsample**2, out_dim]``.
@@ -96,13 +136,4 @@ class ResNet(nn.Module):
         Raises:
             ValueError: only part of the grid, or padding.
         """
-        h, w = self.grid
-        p = self.patch_size
-        if x.shape[1] != h * w or valid is not None:
-            raise ValueError(f"ResNet encodes whole grids of {self.grid}, got {x.shape[1]} tokens")
-        patches = x.reshape(-1, h, w, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
-        x = patches.reshape(-1, self.channels, h * p, w * p)
-        x = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(x))))
-        for stage in range(self.stages):
-            x = getattr(self.net, f"layer{stage + 1}")(x)
-        return x.flatten(2).transpose(1, 2)
+        return self.features(self.picture(x, valid)).flatten(2).transpose(1, 2)
