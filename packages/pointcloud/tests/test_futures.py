@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polymask import Run, RunConfig, UserError
+from polymask.maskings import Random
 from polymask_pointcloud.futures import Futures, distances, plausible
 from polymask_pointcloud.skeleton import Skeleton
 
@@ -112,6 +113,20 @@ def test_scores_do_not_depend_on_the_size_of_batches(run: Run) -> None:
         for size in (3, 6)
     )
     assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_what_is_scored_as_hidden_is_what_was_completed(run: Run) -> None:
+    """Masks go by the sample, and so must be drawn for the same ones both times."""
+    futures = Futures(masking=Random(ratio=0.5), futures=1, steps=2, batch_size=3)
+    truth, hidden = futures._motions(run.system, run)
+    made = futures._made(run.system, run, {})[:, 0]
+    torch.testing.assert_close(made[~hidden], truth[~hidden])
+    assert not torch.isclose(made[hidden], truth[hidden]).all()
+
+
+def test_frames_that_differ_from_motion_to_motion_are_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="hides other frames of each motion"):
+        list(Futures(masking=Random(ratio=0.5), futures=2, steps=5)(run))
 
 
 def test_a_run_that_generates_no_motion_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polymask import Step, System, UserError
 from polymask.evaluation.features import evaluating
-from polymask.evaluation.heldout_loss import batches
+from polymask.evaluation.heldout_loss import batches, numbered
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.types import Count, Share
@@ -87,11 +87,8 @@ class Planning:
     def _made(self, system: System, run: Run, options: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Plans made, plans held out ``[n, T]``, and their tasks ``[n]``."""
         maker: Any = system
-        made, truth, task, done = [], [], [], 0
-        for batch in batches(system, run.data, self.limit, self.batch_size):
-            n = len(batch["label"])
-            batch["id"] = done + torch.arange(n, device=batch["label"].device)
-            done += n
+        made, truth, task = [], [], []
+        for batch in numbered(batches(system, run.data, self.limit, self.batch_size)):
             found = maker.generate(batch, Step(0, 1, self.seed), steps=self.steps, eta=self.eta, **options)
             made.append(found.samples["plan"].cpu())
             truth.append(batch["plan"].cpu())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask import Mask, Step, System, UserError, functional
 from polymask.evaluation.features import evaluating
-from polymask.evaluation.heldout_loss import batches
+from polymask.evaluation.heldout_loss import batches, numbered
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.protocols import Masking
@@ -75,6 +75,12 @@ class Futures:
         if isinstance(implementing(run.system, Generates), HumanMAC):
             asked |= ABLATED
         truth, hidden = self._motions(run.system, run)
+        asked_NL = hidden.flatten(2).any(-1)
+        if (asked_NL != asked_NL[:1]).any():
+            raise UserError(
+                "futures compares what is hidden frame by frame, and this masking hides other frames of each "
+                "motion: use pointcloud/observed, or --tokenizer pointcloud/joints"
+            )
         with evaluating(run.system):
             made = {row: self._made(run.system, run, options) for row, options in asked.items()}
         with evaluating(run.untrained()) as untrained:
@@ -91,7 +97,7 @@ class Futures:
     def _motions(self, system: System, run: Run) -> tuple[Tensor, Tensor]:
         """All motions ``[n, L, J, 3]`` and what is hidden of them."""
         truth, hidden = [], []
-        for batch in batches(system, run.data, self.limit, self.batch_size):
+        for batch in numbered(batches(system, run.data, self.limit, self.batch_size)):
             motion = batch["motion"]
             seen = visible(self._mask(system, batch), motion.flatten(2))
             truth.append(motion.cpu())
@@ -102,11 +108,8 @@ class Futures:
         """Completions of all motions, ``[n, futures, L, J, 3]``."""
         maker: Any = implementing(system, Generates)
         options = {**options, **({} if self.steps is None else {"steps": self.steps})}
-        found, done = [], 0
-        for batch in batches(system, run.data, self.limit, self.batch_size):
-            motion = batch["motion"]
-            batch["id"] = done + torch.arange(len(motion), device=motion.device)
-            done += len(motion)
+        found = []
+        for batch in numbered(batches(system, run.data, self.limit, self.batch_size)):
             mask = self._mask(system, batch)
             each = [
                 maker.generate(batch, Step(0, 1, self.seed + k), mask, **options).samples["motion"].cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,3 +83,12 @@ def batches(system: System, data: Dataset, limit: int | None, batch_size: int) -
     device = next(system.parameters()).device
     for batch in DataLoader(picked, batch_size, collate_fn=collate, drop_last=len(spaced) > batch_size):
         yield with_labels({key: value.to(device) for key, value in batch.items()}, labels)
+
+
+def numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches with numbers from 0 on as ids of their samples, so that their size changes no chance."""
+    done = 0
+    for batch in batches:
+        first = next(iter(batch.values()))
+        yield {**batch, "id": done + torch.arange(len(first), device=first.device)}
+        done += len(first)
