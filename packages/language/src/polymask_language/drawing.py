@@ -10,8 +10,8 @@ from torch import Tensor
 
 HIDDEN = (0.16, 0.45, 0.60)
 COLUMNS, LINES = 64, 20
-_WIDTH, _HEIGHT, _DPI = 480, 320, 100
-# matplotlib puts letters at whole pixels; one of its own type of one width takes 0.602 em
+_WIDTH, _HEIGHT, _LEFT, _TOP = 480, 320, 16, 6
+# pixels across of a letter; DejaVu's type of one width takes 0.602 em
 _LETTER, _EM = 7, 0.602
 
 
@@ -26,8 +26,8 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
     Returns:
         float32 ``[3, 320, 480]`` in [0, 1]; what does not fit is left out.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
 
     amount = torch.zeros(len(pieces)) if hidden is None else hidden.float().cpu()
     numbers = None if document is None else document.tolist()
@@ -37,42 +37,20 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
     if [(text, token) for text, token, *_ in laid] != whole:  # too much for large letters
         columns, lines = COLUMNS, LINES
         laid = [*_laid_out(pieces, numbers, columns, lines)]
-    size = _LETTER * COLUMNS // columns
-    figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI)
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((16 / _WIDTH, 0.02, COLUMNS * _LETTER / _WIDTH, 0.96))
-    axes.set(xlim=(0, columns), ylim=(lines, 0))
-    axes.set_axis_off()
-    shown = {side: [[" "] * columns for _ in range(lines)] for side in (False, True)}
+    across, down = _LETTER * COLUMNS // columns, (_HEIGHT - 2 * _TOP) / lines
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", across / _EM)
+    picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    pen = ImageDraw.Draw(picture)
     for text, token, line, column in laid:
-        share = float(amount[token])
-        for at, letter in enumerate(text, column):
-            shown[share > 0.5][line][at] = letter
-        if share:
-            axes.axvspan(
-                column,
-                column + len(text),
-                ymin=1 - (line + 0.94) / lines,
-                ymax=1 - (line + 0.06) / lines,
-                color=HIDDEN,
-                alpha=min(share, 1.0),
-                linewidth=0,
-            )
-    for is_hidden, rows in shown.items():
-        for number, letters in enumerate(rows):
-            axes.text(
-                *(0, number + 0.5),
-                "".join(letters).rstrip(),
-                family="DejaVu Sans Mono",
-                fontsize=size / _EM * 72 / _DPI,
-                color="white" if is_hidden else "black",
-                va="center",
-                parse_math=False,
-            )
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    pixels = pixels[..., :3]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+        share = min(float(amount[token]), 1.0)
+        left, top = _LEFT + column * across, _TOP + line * down
+        if share > 0 and text:
+            box = (left, round(top + 1), left + len(text) * across - 1, round(top + down - 2))
+            pen.rectangle(box, fill=tuple(round(255 * (1 - share * (1 - x))) for x in HIDDEN))
+        for at, letter in enumerate(text):
+            place = (left + at * across, top + down / 2)
+            pen.text(place, letter, fill="white" if share > 0.5 else "black", font=font, anchor="lm")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def _laid_out(

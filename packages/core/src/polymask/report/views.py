@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -187,12 +188,14 @@ def statistics_of(
     another seed.
     """
     samples = len(source)
+    # few samples are one batch, which would be read again for each round of seeds
+    read = lru_cache(maxsize=1)(lambda index: batch_of(source, index, labels))
     drawn: dict[str, list[View]] = {}
     for start in range(0, math.ceil(masks / samples) * samples, samples):
         at = Step(step.index, step.total, step.seed + start // samples)
         wanted = range(min(samples, masks - start))
         for index in (wanted[i : i + batch_size] for i in wanted[::batch_size]):
-            for name, view in viewer(batch_of(source, index, labels), at).items():
+            for name, view in viewer(read(index), at).items():
                 drawn.setdefault(name, []).append(view)
     return {name: _describe(views) for name, views in drawn.items()}
 
