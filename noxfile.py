@@ -101,7 +101,7 @@ def alone(session: nox.Session, package: str) -> None:
     # without pyproject.toml's constraints
     resolution = ("--no-config", "--resolution=lowest-direct")
     session.install(*resolution, *wheels(*with_own(package)), *lowest, *groups(package))
-    test(session, f"packages/{package}/tests", "-m", "not compile")
+    test(session, f"packages/{package}/tests", "-m", "not compile and not slow")
 
 
 @nox.session(requires=["build"])

@@ -37,6 +37,7 @@ def test_coverage_is_that_of_the_published_code(probability: float, trim: bool, 
 
 
 @pytest.mark.parametrize("sites", [60, 200])
+@pytest.mark.slow
 def test_statistics_are_those_of_torchaudio(sites: int) -> None:
     """Count of hidden sites and coverage by position, of 3,000 rows each."""
     torch.manual_seed(0)
@@ -166,6 +167,7 @@ def test_where_bands_run_out_the_last_one_goes_on(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.37, 0.75])
+@pytest.mark.slow
 def test_every_token_is_hidden_equally_often_and_every_row_equally_much(ratio: float) -> None:
     mask = Bands(ratio=ratio)(spectrogram(6000, 13, 8))
     assert set(mask.hidden.sum(1).tolist()) == {mask.count} == {round(ratio * 104)}
@@ -173,6 +175,7 @@ def test_every_token_is_hidden_equally_often_and_every_row_equally_much(ratio: f
     assert ((rate - p).abs() < 4.5 * math.sqrt(p * (1 - p) / 6000)).all()
 
 
+@pytest.mark.slow
 def test_bands_of_frequency_are_as_often_as_asked_for() -> None:
     """Where one band is all there is."""
     asked = spectrogram(4000, 24, 24)

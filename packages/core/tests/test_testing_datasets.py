@@ -116,6 +116,13 @@ Restless = changed(lambda s, i: {"x": s["x"] + next(CALLS)})
 Widened = changed(lambda s, i: {"x": s["x"].repeat(1, 2)})
 
 
+class Drifting(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        drift = next(CALLS)
+        self.x = {name: x + drift for name, x in self.x.items()}
+
+
 class Unseeded(Good):
     def split(self, name: str, *, augment: bool = False) -> Any:
         return Samples(self.x[name] + next(CALLS) * augment, augment)
@@ -255,6 +262,7 @@ BAD = [
     ("check_dataset_labels", FloatLabels, "labels are torch.float32"),
     ("check_dataset_labels", ThirdClass, "labels beyond the 2 classes"),
     ("check_dataset_is_repeatable", Restless, "a sample differs when read again"),
+    ("check_dataset_is_repeatable", Drifting, "a sample differs when it is opened again"),
     ("check_dataset_is_repeatable", Unseeded, "for the same seed of torch's generator"),
     ("check_dataset_is_repeatable", AugmentsToDouble, "an augmented sample is torch.float64"),
     ("check_dataset_is_picklable", Shortened, "the copy has another length"),

@@ -564,6 +564,7 @@ class Shares(Remembers):
 """
 
 
+@pytest.mark.slow
 def test_a_memory_that_processes_do_not_share_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from polymask import UserError
 from polymask.data import BadSample, collate
+from polymask_language.datasets import encoded
 from polymask_language.datasets.base import Corpus, TextDataset, read_text
 from polymask_language.datasets.sequences import cut, pack
 from polymask_language.tokenizers import TAGS
@@ -151,6 +152,16 @@ def test_samples_are_read_from_the_cache_in_other_processes() -> None:
     copy = pickle.dumps(samples)
     assert len(copy) < 20_000
     assert all(torch.equal(x, samples[7][k]) for k, x in pickle.loads(copy)[7].items())
+
+
+def test_texts_are_cut_once_though_a_run_names_its_vocabulary_by_another_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = data()
+    monkeypatch.setattr(encoded, "_encode", lambda *_: pytest.fail("cut again"))
+    again = data(**first.provides["preparation"])
+    assert again.vocabulary.file != first.vocabulary.file
+    assert torch.equal(again.split("train")[0]["text"], first.split("train")[0]["text"])
 
 
 def test_a_descriptor_counts_content() -> None:

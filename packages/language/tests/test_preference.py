@@ -129,6 +129,7 @@ def glosses() -> Any:
     return open_data("language/glosses", limit=3000, vocab_size=VOCABULARY, length=128)
 
 
+@pytest.mark.slow
 def test_facts_are_found_by_one_who_reads_and_not_by_one_who_guesses(
     glosses: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

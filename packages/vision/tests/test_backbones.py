@@ -88,6 +88,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 @every_kind
 @pytest.mark.parametrize("system", ["vision/simmim", "vision/mfm"])
+@pytest.mark.slow
 def test_a_whole_grid_learns(kind: str, system: str) -> None:
     model = make(kind, system)
     assert model.encoder.needs_grid

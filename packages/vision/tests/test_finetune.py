@@ -119,6 +119,7 @@ def test_more_seeds_are_added_and_what_is_there_is_used(pretrained: Path, found:
 
 
 @pytest.mark.parametrize("start", ["pre-trained", "from-scratch"])
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     pretrained: Path, found: Finetuned, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def learned(own: slice | None = None) -> Tensor:
     return book.book
 
 
+@pytest.mark.slow
 def test_codes_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     folder = Path(__file__).parents[3] / "core" / "tests" / "processes.py"
     if not folder.is_file():
@@ -244,6 +245,7 @@ def test_ten_seconds_at_16_khz_are_496_patches() -> None:
     assert Request.of(tokens, batch, STEP).sites == 496
 
 
+@pytest.mark.slow
 def test_the_recipe_hands_each_round_on_to_the_next(tmp_path: Path) -> None:
     data = {"name": "audio/words", "limit": 24}
     shared = {"steps": 2, "batch_size": 4, "workers": 0, "accelerator": "cpu"}

@@ -26,6 +26,7 @@ def test_every_stage_is_a_run_of_its_own(polymask, tmp_path):
     assert "stage first" in result.out and (tmp_path / "r" / "second" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on(polymask, tmp_path):
     assert polymask(*WORDS).status == 0
     checkpoint = tmp_path / "r" / "first" / "checkpoints" / "last.ckpt"

@@ -44,6 +44,7 @@ def weights(folder, toy):
     return system.eval()
 
 
+@pytest.mark.slow
 def test_same_samples_and_masks(one, two):
     assert seen(one, 1) == seen(two, 2)
     assert set(seen(two, 2)) == set(range(10))
@@ -66,6 +67,7 @@ def test_same_features_from_a_checkpoint_loaded_in_one_process(toy, one, two):
     assert (alone - untrained).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_with_the_run_of_two(toy, launch, two, tmp_path_factory):
     """Stopped at step 5 by both being killed, resumed: the weights of the run that was not."""
     strategy = "fsdp" if "fsdp" in two.name else "ddp"
@@ -78,6 +80,7 @@ def test_two_processes_go_on_with_the_run_of_two(toy, launch, two, tmp_path_fact
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_the_run_of_two(toy, launch, two, tmp_path_factory):
     strategy = "fsdp" if "fsdp" in two.name else "ddp"
     folder = tmp_path_factory.mktemp("fewer")

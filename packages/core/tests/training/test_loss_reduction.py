@@ -77,6 +77,7 @@ def test_parts_one_after_the_other(toy, once, tmp_path, by, accumulate):
 @pytest.mark.parametrize(
     ("accumulate", "strategy", "by"), [(1, "ddp", TOKENS), (2, "ddp", SIZE), (2, "fsdp", SIZE)]
 )
+@pytest.mark.slow
 def test_processes(launch, once, tmp_path, by, strategy, accumulate):
     assert launch(tmp_path, 2, counts=True, accumulate=accumulate, strategy=strategy, **ONCE, **by) == [0, 0]
     same(once(by), tmp_path)

@@ -62,6 +62,7 @@ def test_the_sanity_check_and_held_out_batches_give_labels(labelled, supervised)
     assert supervised.seen == [2, *[10] * 5]
 
 
+@pytest.mark.slow
 def test_a_report_gives_labels(toy, labelled, supervised, tmp_path):
     class Shows(type(supervised)):
         def preview(self, batch, step):

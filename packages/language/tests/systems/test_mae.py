@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -33,6 +34,7 @@ def test_the_loss_is_that_of_hidden_ids_from_visible_ones_alone() -> None:
     assert not mask.hidden[~tokens.valid].any()
 
 
+@pytest.mark.slow
 def test_it_trains_on_text_and_shows_it(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(
         "\n".join(

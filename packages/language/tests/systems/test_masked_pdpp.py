@@ -165,6 +165,7 @@ def test_plans_of_one_step_are_refused() -> None:
         system(facts={**FACTS, "horizon": 1})
 
 
+@pytest.mark.slow
 def test_it_learns_plans_that_observations_tell() -> None:
     """After 150 steps the true task's plan is right where what is seen tells it, and not before."""
     data = open_data(

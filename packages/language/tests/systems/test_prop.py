@@ -273,6 +273,7 @@ def test_relevance_is_the_score_of_the_row_that_training_makes(data: TextDataset
         assert float(scores[row]) == pytest.approx(float(alone), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_can_be_learned_and_held_out_ones_told_apart(data: TextDataset, batch: Batch) -> None:
     system = system_of(data, preference="logistic")
     optimizer = torch.optim.Adam(system.parameters(), lr=0.02)

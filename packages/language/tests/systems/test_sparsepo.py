@@ -406,6 +406,7 @@ def test_refuses_what_it_cannot_align() -> None:
         make(beta=0.0)
 
 
+@pytest.mark.slow
 def test_the_recipe_hands_its_model_on_from_stage_to_stage(tmp_path: Path) -> None:
     data = {"name": "language/sentiment", "limit": 40, "length": 32, "vocab_size": 400}
     options = {"preset": "tiny", "pretrain_steps": 2, "tune_steps": 2, "align_steps": 2}
@@ -430,6 +431,7 @@ def test_the_recipe_hands_its_model_on_from_stage_to_stage(tmp_path: Path) -> No
     assert (tmp_path / "aligned" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_recipe_that_is_moved_is_whole(tmp_path: Path) -> None:
     """Models and the vocabulary that they speak are found from the run; the recipe goes on."""
     data = {"name": "language/sentiment", "limit": 40, "length": 32, "vocab_size": 400}

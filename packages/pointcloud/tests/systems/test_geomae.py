@@ -294,6 +294,7 @@ def roofs(n: int, seed: int) -> dict[str, Tensor]:
     return {"points": torch.stack([x, y, 0.4 - 0.8 * x.abs() + height], dim=-1), "id": torch.arange(n) + seed}
 
 
+@pytest.mark.slow
 def test_it_beats_guesses_that_know_nothing_on_unseen_clouds() -> None:
     """They are the mean of centroids and of curvature, how often each slot is occupied, and the direction
     that normals are nearest to, all of the very pillars that are asked for."""

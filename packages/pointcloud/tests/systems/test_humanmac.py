@@ -291,6 +291,7 @@ def test_frames_of_the_film_begin_with_noise_and_end_with_the_sample() -> None:
     assert torch.equal(found.frames[-1]["motion"], found.samples["motion"])
 
 
+@pytest.mark.slow
 def test_a_learned_swing_is_completed_better_than_held() -> None:
     """Two minutes of the sheet in two seconds: one swing of any phase, whose future its past tells."""
     torch.manual_seed(0)

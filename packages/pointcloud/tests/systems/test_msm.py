@@ -372,6 +372,7 @@ def test_the_teacher_is_an_average_of_the_student() -> None:
         assert teacher.grad is None
 
 
+@pytest.mark.slow
 def test_targets_collapse_without_a_teacher_and_keep_apart_with_one() -> None:
     batch = clouds(4, 300)
 

@@ -268,6 +268,7 @@ def test_the_recipe_fits_codes_once_and_its_folder_can_be_moved(tmp_path: Path) 
 # ----------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_codes_of_held_out_digits_are_predicted_better_than_by_frequency(tmp_path: Path) -> None:
     pixels = torch.tensor(load_digits().images, dtype=torch.float32)[:, None]
     pixels = (pixels - pixels.mean()) / pixels.std()

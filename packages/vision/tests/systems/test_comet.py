@@ -192,6 +192,7 @@ def test_a_dilated_selector_sees_31_pixels() -> None:
     assert rows.min() == 5 and rows.max() == 35
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_a_detector_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shared = {

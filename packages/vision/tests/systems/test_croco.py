@@ -269,6 +269,7 @@ class Shifted:
         return {"image": self.x[ids], "other": self.x[ids].roll(-4, 3), "id": ids}
 
 
+@pytest.mark.slow
 def test_it_learns_to_look_things_up_in_the_second_picture() -> None:
     system = make(
         facts={"size": (8, 16), "channels": 1},

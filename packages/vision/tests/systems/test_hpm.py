@@ -204,6 +204,7 @@ def accuracy(score: Tensor, cost: Tensor) -> float:
     return float((score[:, :, None] > score[:, None, :])[harder].float().mean())
 
 
+@pytest.mark.slow
 def test_the_ranker_ranks_held_out_patches_it_has_not_seen(trained: Any) -> None:
     system, batch, tokens = trained
     mask = system.draw(tokens, batch, STEP)

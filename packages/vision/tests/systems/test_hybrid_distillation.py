@@ -357,6 +357,7 @@ def test_the_student_of_the_recipe_has_both_teachers(recipe: Path) -> None:
         assert all(torch.equal(own[key], theirs[key]) for key in own)
 
 
+@pytest.mark.slow
 def test_held_out_digits_are_matched_better_than_by_means() -> None:
     pixels = torch.tensor(load_digits().images, dtype=torch.float32)[:, None]
     pixels = (pixels - pixels.mean()) / pixels.std()

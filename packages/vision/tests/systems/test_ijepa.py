@@ -169,6 +169,7 @@ def test_masks_and_pictures_are_those_of_forward() -> None:
 # ----------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_predictions_of_held_out_digits_beat_zero() -> None:
     pixels = torch.tensor(load_digits().images, dtype=torch.float32)[:, None]
     pixels = (pixels - pixels.mean()) / pixels.std()

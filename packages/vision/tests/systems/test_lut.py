@@ -243,6 +243,7 @@ def test_retrieval_is_1_where_guesses_are_right_and_a_half_where_they_are_not() 
             assert low <= system.monitor(batch, STEP)["retrieval"] <= high
 
 
+@pytest.mark.slow
 def test_guesses_are_nearer_to_the_summary_of_their_own_digit_than_to_others() -> None:
     pixels = torch.tensor(load_digits().images, dtype=torch.float32)[:, None]
     pixels = (pixels - pixels.mean()) / pixels.std()

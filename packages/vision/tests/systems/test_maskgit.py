@@ -439,6 +439,7 @@ def test_the_recipe_fits_codes_once_and_trains_with_them(tmp_path: Path) -> None
 # ----------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 def test_codes_of_held_out_digits_are_predicted_better_than_by_frequency(tmp_path: Path) -> None:
     pixels = torch.tensor(load_digits().images, dtype=torch.float32)[:, None]
     pixels = (pixels - pixels.mean()) / pixels.std()

@@ -244,6 +244,7 @@ def test_share_of_keys_of_the_same_image() -> None:
     assert lines[1][2:].max() < 0.6
 
 
+@pytest.mark.slow
 def test_contrast_teaches_attention_to_find_the_same_image() -> None:
     """Images of one shade each. Segments would give the source away, and attention need not find it."""
 

@@ -297,6 +297,7 @@ def test_singularity_rises_and_the_token_does_not_shrink() -> None:
     assert after > before and length < 0.5
 
 
+@pytest.mark.slow
 def test_mask_tokens_commit_with_depth_and_more_so_with_the_terms() -> None:
     """A host trained alone: singular at the embedding, less behind the blocks. The terms widen the drop."""
     digits = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16

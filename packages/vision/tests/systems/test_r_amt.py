@@ -233,6 +233,7 @@ def steps(system: Any, model: Any, batch: Batch) -> None:
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_two_processes_gate_alike_and_as_one(tmp_path: Path) -> None:
     one, other = run_processes(__file__, "train_shared", tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -381,6 +382,7 @@ def test_a_classifier_is_fitted_to_the_features_of_a_frozen_encoder() -> None:
     assert logits.shape == (300, 12) and (logits[:, 10:] < -1000).all()
 
 
+@pytest.mark.slow
 def test_masks_alone_adapt_a_frozen_classifier_to_mirrored_digits() -> None:
     pixels = torch.tensor(load_digits().images / 16, dtype=torch.float32)[:, None] * 2 - 1
     labels = torch.tensor(load_digits().target)

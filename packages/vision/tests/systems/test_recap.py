@@ -259,6 +259,7 @@ class Blind(Reuse):
         return super().light(tokens, Mask(mask.hidden | ~asked.hidden), batch, asked)
 
 
+@pytest.mark.slow
 def test_light_steps_have_the_quality_of_full_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twins drawn in one step agree by chance: 7/8 (n - 1) / 31 of pairs differ for n tokens a step."""
     monkeypatch.setattr(maskgit, "doubt", lambda logits, code, uniform, heat: (uniform * 2**24).long())

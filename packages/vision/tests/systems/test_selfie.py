@@ -183,6 +183,7 @@ def ramps(n: int, seed: int) -> Batch:
     return {"image": torch.where(right[:, None, None, None], x, x.flip(3)).contiguous(), "id": start}
 
 
+@pytest.mark.slow
 def test_context_is_worth_something_to_a_token_of_its_own_and_nothing_to_the_published_query() -> None:
     """Without the direction half of the hidden patches cannot be told; columns alone cannot tell it."""
     gap = {}

@@ -65,6 +65,7 @@ def test_guessing_costs_ln_k_with_any_encoder(encoder: str) -> None:
     assert system(batch(), STEP)["classification"].item() == pytest.approx(math.log(7), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_data_tell_the_number_of_classes_and_it_learns_them(tmp_path: Path) -> None:
     config = RunConfig.resolve(
         {

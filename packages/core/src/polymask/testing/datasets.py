@@ -28,7 +28,7 @@ SPLITS = ("train", "test")
 
 @contextmanager
 def opened(subject: Subject, **options: Any) -> Iterator[Any]:
-    """The data set, over its own example where it has one."""
+    """The data set, over its own example where it has one; opened once for all checks where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         if "source" in subject.parameters and "source" not in subject.options:
             example = getattr(sys.modules[subject.cls.__module__], "example_source", None)
@@ -36,7 +36,7 @@ def opened(subject: Subject, **options: Any) -> Iterator[Any]:
                 raise Skip("reads a source, and neither a source nor example_source is given")
             options["source"] = example(Path(folder))
         try:
-            data = subject.make(**options)
+            data = subject.make(**options) if options else subject.made
         except UserError as error:
             raise Skip(f"cannot be opened here: {error}") from error
         yield data
@@ -96,6 +96,9 @@ def check_dataset_is_repeatable(subject: Subject) -> None:
     with opened(subject) as data:
         key, plain = data.key, data.split("train")
         require(torch.equal(plain[0][key], plain[0][key]), "a sample differs when read again")
+        if "source" not in subject.parameters:
+            again = subject.make().split("train")
+            require(torch.equal(plain[0][key], again[0][key]), "a sample differs when it is opened again")
         draws = []
         for seed in (1, 1, 2):
             with seeded(seed):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from polymask.config import PartConfig, Source, options_of, resolve_part
+from polymask.errors import UserError
 from polymask.parts import Part
 from polymask.protocols import Batch, Tokenizer
 from polymask.registry import Registry
@@ -121,6 +122,24 @@ class Subject:
         config = self._tiny(self.part, self.options, options)
         with seeded(seed):
             return config.build(facts)
+
+    @property
+    def made(self) -> Any:
+        """One part for all checks that do not change it.
+
+        Raises:
+            UserError: it refuses the options.
+        """
+        if isinstance(self._made, UserError):
+            raise self._made
+        return self._made
+
+    @functools.cached_property
+    def _made(self) -> Any:
+        try:
+            return self.make()
+        except UserError as error:
+            return error
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

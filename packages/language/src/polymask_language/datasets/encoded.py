@@ -54,7 +54,8 @@ def encode(texts: Sequence[str], vocabulary: Vocabulary, corpus: str, tags: bool
         corpus: hash of the texts.
         tags: also say each word's part of speech.
     """
-    folder = cache_folder("text") / hash_of([corpus, str(vocabulary.file)])
+    # by what the vocabulary is, not where: a run's own is named by its copy when the data is opened again
+    folder = cache_folder("text") / hash_of([corpus, vocabulary.file.read_text(encoding="utf-8")])
     if not folder.is_dir():
         with whole_or_not(folder) as part:
             for name, array in _encode(texts, vocabulary).items():
@@ -99,19 +100,21 @@ def statistics_of(encoded: Encoded, documents: Tensor, vocabulary: Vocabulary) -
 
 
 def _encode(texts: Sequence[str], vocabulary: Vocabulary) -> dict[str, np.ndarray[Any, Any]]:
-    ids: list[np.ndarray[Any, Any]] = []
-    begins: list[np.ndarray[Any, Any]] = []
+    none = np.zeros(0, dtype=np.int64)
+    ids, begins, sizes = [none], [none], [none]
     for k in range(0, len(texts), _AT_ONCE):
-        for encoding in vocabulary.encode(texts[k : k + _AT_ONCE]):
-            ids.append(np.array(encoding.ids, dtype=np.int32))
-            words = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int32)
-            begins.append(np.diff(words, prepend=-2) != 0)
-    ends = np.cumsum([len(x) for x in ids], dtype=np.int64)
-    none = np.zeros(0)
+        found = vocabulary.encode(texts[k : k + _AT_ONCE])
+        sizes.append(np.array([len(x.ids) for x in found], dtype=np.int64))
+        ids.append(np.array([i for x in found for i in x.ids], dtype=np.int64))
+        words = np.array([-1 if w is None else w for x in found for w in x.word_ids], dtype=np.int64)
+        new = np.diff(words, prepend=-2) != 0
+        first = np.cumsum(sizes[-1]) - sizes[-1]
+        new[first[sizes[-1] > 0]] = True
+        begins.append(new)
     return {
-        "ids": np.concatenate([*ids, none]).astype(np.int32),
-        "begins": np.concatenate([*begins, none]).astype(bool),
-        "ends": ends,
+        "ids": np.concatenate(ids).astype(np.int32),
+        "begins": np.concatenate(begins).astype(bool),
+        "ends": np.cumsum(np.concatenate(sizes)),
     }
 
 
