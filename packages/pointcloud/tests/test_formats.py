@@ -274,7 +274,8 @@ def test_colours_of_faces_stay_with_their_faces(tmp_path: Path, ending: str) -> 
         path.write_text(
             "ply\nformat ascii 1.0\nelement vertex 5\nproperty float x\nproperty float y\nproperty float z\n"
             "element face 2\nproperty uchar red\nproperty uchar green\nproperty uchar blue\n"
-            f"property list uchar int vertex_indices\nend_header\n{corners}255 0 0 4 0 1 2 3\n0 0 255 3 1 4 2\n"
+            f"property list uchar int vertex_indices\nend_header\n{corners}"
+            "255 0 0 4 0 1 2 3\n0 0 255 3 1 4 2\n"
         )
     sampled = by_area(read(path), 300, np.random.default_rng(0))
     level = np.isclose(sampled.points[:, 2], 0)

@@ -7,7 +7,6 @@ Another part in a slot drops what was set of the one before, at any depth.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
