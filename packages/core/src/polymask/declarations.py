@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import marshal
@@ -122,6 +123,8 @@ def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, di
 def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> tuple[Any, str, str]:
     """Call a function in a child process, which reads nothing and prints nothing on stdout.
 
+    What the child has started ends with it, as far as it did not leave the session of the child.
+
     Args:
         function: returns plain values, what went wrong in words, and a traceback; raises nothing.
         seconds: after which the child is killed.
@@ -135,11 +138,13 @@ def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> t
         child = os.fork()
     if child == 0:
         try:
+            os.setsid()
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
-            with open(writer, "wb") as pipe:
-                pipe.write(marshal.dumps(function()))
+            packed = marshal.dumps(function())
+            with open(writer, "wb") as pipe:  # its size first: children of the child may keep the pipe open
+                pipe.write(len(packed).to_bytes(8, "big") + packed)
         finally:
             os._exit(0)
     os.close(writer)
@@ -151,12 +156,16 @@ def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> t
             if not (piece := os.read(reader, 1 << 16)):
                 break
             answer += piece
+            if len(answer) >= 8 and len(answer) - 8 == int.from_bytes(answer[:8], "big"):
+                break
     finally:
         os.close(reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
         os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
-        found: tuple[Any, str, str] = marshal.loads(answer)
+        found: tuple[Any, str, str] = marshal.loads(answer[8:])
         return found
     except (EOFError, ValueError, TypeError):
         if not ready:
