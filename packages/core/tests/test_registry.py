@@ -55,6 +55,12 @@ FAULTS = {
     "raises-on-import": ("raise RuntimeError('no libfoo here')", "RuntimeError: no libfoo here"),
     "exits-on-import": ("raise SystemExit(3)", "SystemExit: 3"),
     "syntax-error": ("def (:", "SyntaxError"),
+    "long-error": ("raise ValueError('y' * 1_000_000)", "yyy... (1,000,012 characters)"),
+    "error-that-colours": ("raise ValueError('\\x1b[31mred')", r"ValueError: \x1b[31mred"),
+    "error-without-text": (
+        "class Mute(Exception):\n    def __str__(self): raise RuntimeError\nraise Mute",
+        "Mute, whose text cannot be had",
+    ),
     "missing-import": ("import a_package_nobody_has", "No module named 'a_package_nobody_has'"),
     "misspelt-hook": (
         GOOD.replace("register_maskings", "register_masking"),

@@ -24,6 +24,9 @@ from polymask.parts import KINDS, Part
 MOST = 1000
 """How many parts a plugin may declare."""
 
+LONGEST = 1000
+"""Characters of an error that are shown; its traceback has all."""
+
 Declared = list[tuple[str, Part]]
 """Parts, each with its kind."""
 
@@ -107,8 +110,15 @@ def declared_apart(module: str, load: Callable[[], object], seconds: float) -> t
 
 
 def words(error: BaseException) -> tuple[str, str]:
-    """An error in a line, and its traceback."""
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    """An error in a line or a few, cut where it is long, and its traceback."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # the error of a stranger, whose text may fail as well
+        text = f"{type(error).__name__}, whose text cannot be had"
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}... ({len(text):,} characters)"
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return shown, "".join(traceback.format_exception(error))
 
 
 def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, dict[str, Any]]], str, str]:
