@@ -55,6 +55,12 @@ FAULTS = {
     "raises-on-import": ("raise RuntimeError('no libfoo here')", "RuntimeError: no libfoo here"),
     "exits-on-import": ("raise SystemExit(3)", "SystemExit: 3"),
     "syntax-error": ("def (:", "SyntaxError"),
+    "long-error": ("raise ValueError('y' * 1_000_000)", "yyy... (1,000,012 characters)"),
+    "error-that-colours": ("raise ValueError('\\x1b[31mred')", r"ValueError: \x1b[31mred"),
+    "error-without-text": (
+        "class Mute(Exception):\n    def __str__(self): raise RuntimeError\nraise Mute",
+        "Mute, whose text cannot be had",
+    ),
     "missing-import": ("import a_package_nobody_has", "No module named 'a_package_nobody_has'"),
     "misspelt-hook": (
         GOOD.replace("register_maskings", "register_masking"),
@@ -163,6 +169,11 @@ FATAL = {
     "asks": ("input('licence key? ')", "EOFError"),
     "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
 }
+LEAVES = {
+    "forks": "import os, time\nif os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n",
+    "starts": "import subprocess\nsubprocess.Popen(['sleep', '30'])\n",
+    "threads": "import threading, time\nthreading.Thread(target=time.sleep, args=(30,)).start()\n",
+}
 LOUD = "import os, sys\nprint('hello')\nos.write(1, b'hello')\nsys.stdout.close()\nos.close(1)\n"
 
 
@@ -187,6 +198,21 @@ print(json.dumps({{p.name: p.error for p in made.plugins}}))
     for name, (_, expected) in FATAL.items():
         assert expected in errors[name]
     assert errors["sleeps"].endswith("; POLYMASK_DISABLE=sleeps leaves it out")
+
+
+def test_what_a_plugin_starts_holds_nobody_up(entry: Entries, tmp_path: Path) -> None:
+    """Neither the list of its parts nor who reads what this process says, which ends with its last child."""
+    values = [entry(name, source + textwrap.dedent(GOOD)).value for name, source in LEAVES.items()]
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from importlib.metadata import EntryPoint
+from polymask import Registry
+made = Registry({{}}, [EntryPoint(name, name, "polymask") for name in {values!r}])
+print([plugin.error for plugin in made.plugins])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=9)
+    assert done.stdout == f"{[''] * len(LEAVES)}\n", done.stderr
 
 
 @pytest.mark.parametrize("name", FIRST_PARTY)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.data import BadSample, collate
+from polymask.data import BadSample, collate, describe
 from polymask_language.datasets import encoded
 from polymask_language.datasets.base import Corpus, TextDataset, read_text
 from polymask_language.datasets.sequences import cut, pack
@@ -212,6 +212,18 @@ def test_a_vocabulary_is_in_proportion_to_its_text() -> None:
     found = data(texts, vocab_size=8192, length=64)
     assert found.vocabulary.size < 1000
     assert float(found.lengths("train").float().mean()) > 10
+
+
+def test_what_reaches_a_system_is_told() -> None:
+    words = ["one two three four", *["one two three four five six seven eight nine ten"] * 9]
+    kept = data(words, vocab="wordpiece", length=8, test=0)
+    lines = describe(kept)
+    assert lines["text"] == f"10 documents as {len(kept.split('train'))} samples of 6 to 7 tokens"
+    assert lines["vocabulary"] == f"{kept.vocabulary.size} ids; 0.0% of the text is unknown to them"
+    strange = data(["日本 one"] * 10, vocab=str(kept.vocabulary.file), length=8, test=0)
+    unknown = float((strange.encoded.array("ids") == strange.vocabulary.unknown_id).mean())
+    assert 0 < unknown < 1
+    assert f"; {unknown:.1%} of the text is unknown" in describe(strange)["vocabulary"]
 
 
 def test_documents_of_one_token_are_told() -> None:

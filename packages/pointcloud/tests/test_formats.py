@@ -229,6 +229,77 @@ def test_meshes_keep_the_colours_of_their_corners(tmp_path: Path) -> None:
     assert sampled.features["normals"].shape == (50, 3)
 
 
+def rows_of(*columns: np.ndarray) -> str:
+    return "".join(" ".join(map(str, row)) + "\n" for row in np.concatenate(columns, axis=1).tolist())
+
+
+OPAQUE = np.full((3, 1), 255)
+OFFS = {
+    "OFF\n# none\n3 1 0\n" + rows_of(POINTS) + "3 0 1 2\n": {},
+    "OFF3 1 0\n" + rows_of(POINTS) + "3 0 1 2 7\n": {},  # the number of a colour in a list that is not there
+    "coff 3 1 0\n" + rows_of(POINTS, COLOUR, OPAQUE) + "3 0 1 2\n": {"colour": COLOUR / 255},
+    "COFF\n\n3 1 0\n" + rows_of(POINTS, COLOUR / 255, OPAQUE / 255) + "3 0 1 2 1 0 0\n": {
+        "colour": COLOUR / 255
+    },
+    "CNOFF\n3 1 0\n" + rows_of(POINTS, NORMALS, COLOUR) + "3 0 1 2\n": {
+        "normals": NORMALS,
+        "colour": COLOUR / 255,
+    },
+    "NOFF\n3 1 0\n" + rows_of(POINTS, NORMALS) + "3 0 1 2\n": {"normals": NORMALS},
+    "OFF\n3 1 0\n" + rows_of(POINTS, COLOUR) + "3 0 1 2\n": {"colour": COLOUR / 255},
+}
+
+
+@pytest.mark.parametrize("text", OFFS)
+def test_off_has_colours_and_normals_of_its_corners(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.off").write_text(text)
+    raw, features = read(tmp_path / "a.off"), OFFS[text]
+    assert raw.triangles is not None and np.allclose(raw.points[raw.triangles[0]], POINTS)
+    assert raw.features.keys() == features.keys()
+    for name, x in features.items():
+        assert np.allclose(raw.features[name], x), name
+    (tmp_path / "a.off").write_text(text.replace("3 1 0", "3 0 0"))
+    same(tmp_path / "a.off", **features)
+
+
+@pytest.mark.parametrize("ending", ["off", "ply"])
+def test_colours_of_faces_stay_with_their_faces(tmp_path: Path, ending: str) -> None:
+    """Corners that two faces share have the colour of either, and nothing between."""
+    corners = rows_of(np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [2, 0, 1]]))
+    path = tmp_path / f"a.{ending}"
+    if ending == "off":
+        path.write_text(f"OFF\n5 2 0\n{corners}4 0 1 2 3 255 0 0 255\n3 1 4 2 0 0 255\n")
+    else:
+        pytest.importorskip("plyfile")
+        path.write_text(
+            "ply\nformat ascii 1.0\nelement vertex 5\nproperty float x\nproperty float y\nproperty float z\n"
+            "element face 2\nproperty uchar red\nproperty uchar green\nproperty uchar blue\n"
+            f"property list uchar int vertex_indices\nend_header\n{corners}"
+            "255 0 0 4 0 1 2 3\n0 0 255 3 1 4 2\n"
+        )
+    sampled = by_area(read(path), 300, np.random.default_rng(0))
+    level = np.isclose(sampled.points[:, 2], 0)
+    assert 0 < level.sum() < 300
+    assert np.allclose(sampled.features["colour"], np.where(level[:, None], [1, 0, 0], [0, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("4OFF\n1 0 0\n0 0 0 0\n", "not with OFF"),
+        ("OFF BINARY\n3 1 0\n", "in text"),
+        ("OFF\n3 1 0\n0 0 0\n", "claims 4 corners and faces, and has 1"),
+        ("OFF\n1000000000 1 0\n0 0 0\n", "claims 1000000001"),
+        ("OFF\n2 0 0\n0 0 0\n1 1 1 1\n", "differ in how many"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 -1 255 0 0\n", "do not fit"),
+    ],
+)
+def test_off_that_is_damaged_says_how(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "a.off").write_text(text)
+    with pytest.raises(BadSample, match=why):
+        read(tmp_path / "a.off")
+
+
 HUGE = 10**9
 CLAIMS = {
     "a.ply": b"ply\nformat binary_little_endian 1.0\nelement vertex %d\nproperty float x\nproperty float y\n"

@@ -111,6 +111,20 @@ def test_a_mask_that_holds_another_class_than_those_looked_at_is_replaced(tmp_pa
         assert data.split("train")[1]["label_map"].max() == 1
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.5])
+def test_numbers_that_are_no_class_are_named(tmp_path: Path, value: float) -> None:
+    mask = np.zeros((8, 12), dtype=np.float32)
+    mask[0, 0] = value
+    for i in range(3):
+        save(tmp_path, str(i), halves(0, 1))
+        (tmp_path / "masks" / f"{i}.png").unlink()
+        np.save(tmp_path / "masks" / f"{i}.npy", mask)
+    with pytest.raises(UserError, match=rf"holds {value:g}, of no class.*--data.values true"):
+        opened(tmp_path)
+    values = opened(tmp_path, values=True).split("train")[0]["value_map"]
+    assert values.isnan().sum() == (value != 0.5) and not values.isinf().any()
+
+
 def test_values_are_floats_with_unknown_ones(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path, str(i), halves(0, 1))

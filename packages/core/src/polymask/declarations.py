@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import marshal
@@ -22,6 +23,9 @@ from polymask.parts import KINDS, Part
 
 MOST = 1000
 """How many parts a plugin may declare."""
+
+LONGEST = 1000
+"""Characters of an error that are shown; its traceback has all."""
 
 Declared = list[tuple[str, Part]]
 """Parts, each with its kind."""
@@ -106,8 +110,15 @@ def declared_apart(module: str, load: Callable[[], object], seconds: float) -> t
 
 
 def words(error: BaseException) -> tuple[str, str]:
-    """An error in a line, and its traceback."""
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    """An error in a line or a few, cut where it is long, and its traceback."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # the error of a stranger, whose text may fail as well
+        text = f"{type(error).__name__}, whose text cannot be had"
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}... ({len(text):,} characters)"
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return shown, "".join(traceback.format_exception(error))
 
 
 def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, dict[str, Any]]], str, str]:
@@ -122,6 +133,8 @@ def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, di
 def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> tuple[Any, str, str]:
     """Call a function in a child process, which reads nothing and prints nothing on stdout.
 
+    What the child has started ends with it, as far as it did not leave the session of the child.
+
     Args:
         function: returns plain values, what went wrong in words, and a traceback; raises nothing.
         seconds: after which the child is killed.
@@ -135,11 +148,13 @@ def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> t
         child = os.fork()
     if child == 0:
         try:
+            os.setsid()
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
-            with open(writer, "wb") as pipe:
-                pipe.write(marshal.dumps(function()))
+            packed = marshal.dumps(function())
+            with open(writer, "wb") as pipe:  # its size first: children of the child may keep the pipe open
+                pipe.write(len(packed).to_bytes(8, "big") + packed)
         finally:
             os._exit(0)
     os.close(writer)
@@ -151,12 +166,16 @@ def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> t
             if not (piece := os.read(reader, 1 << 16)):
                 break
             answer += piece
+            if len(answer) >= 8 and len(answer) - 8 == int.from_bytes(answer[:8], "big"):
+                break
     finally:
         os.close(reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
         os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
-        found: tuple[Any, str, str] = marshal.loads(answer)
+        found: tuple[Any, str, str] = marshal.loads(answer[8:])
         return found
     except (EOFError, ValueError, TypeError):
         if not ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -49,6 +50,7 @@ def generates(toy, monkeypatch):
 def test_files_hold_what_the_system_made(polymask, trained, generates):
     done = polymask("generate", trained, "-n", "5", "--level", "0.25", "--seed", "3")
     assert done.status == 0 and done.out == "run/generated\n", done.err
+    assert polymask("generate", trained, "-n", "5", "--level", "0.25", "--seed", "3").status == 0
     names = {path.name for path in Path("run/generated").iterdir()}
     assert names == {
         "grid.png",
@@ -110,6 +112,34 @@ def test_what_cannot_be_is_said(polymask, trained, toy, monkeypatch):
     assert polymask("generate").status == 2
     help_ = polymask("generate", trained, "--help")
     assert help_.status == 0 and "the brightest" in help_.out and "--masking" in help_.out
+
+
+@pytest.mark.parametrize(
+    ("verb", "place"), [("generate", "there/made"), ("look", "there/masks.png"), ("report", "run")]
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    polymask, trained, toy, monkeypatch, verb, place
+):
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def work(*_, **__):
+        pytest.fail("worked for nothing")
+
+    monkeypatch.setattr(toy.Mean, "generate", work, raising=False)
+    for name in ("look.mask_sheet", "page.gather"):
+        monkeypatch.setattr(f"polymask.report.{name}", work)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    done = polymask(verb, trained, *(() if verb == "report" else ("--out", place)))
+    assert done.status == 2 and "cannot be written: Read-only file system" in done.err, done.err
+
+
+def test_pictures_of_something_else_stay(polymask, trained, generates):
+    Path("mine").mkdir()
+    Path("mine/grid.png").write_text("mine")
+    done = polymask("generate", trained, "--out", "mine")
+    assert done.status == 2 and "mine holds a grid.png of something else" in done.err
+    assert Path("mine/grid.png").read_text() == "mine"
 
 
 def test_the_page_of_a_run_shows_a_film(trained, generates):

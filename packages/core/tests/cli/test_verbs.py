@@ -61,6 +61,18 @@ def test_export_writes_weights(polymask, run):
     assert Path(run, "export/safetensors/model.safetensors").exists()
     assert polymask("export", run, "--out", "elsewhere").status == 0
     assert Path("elsewhere/model.safetensors").exists()
+    assert polymask("export", run, "--out", "elsewhere").status == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["# My project\n", "---\ntags:\n- timm\n---\n# A model\n- polymask\n", "\xff"]
+)
+def test_a_project_of_somebody_else_is_no_place_for_an_export(polymask, run, text):
+    Path("mine").mkdir()
+    Path("mine/README.md").write_text(text, encoding="latin-1")
+    done = polymask("export", run, "--out", "mine")
+    assert done.status == 2 and "mine holds a README.md that no export wrote: give another --out" in done.err
+    assert [path.name for path in Path("mine").iterdir()] == ["README.md"]
 
 
 class TestLook:

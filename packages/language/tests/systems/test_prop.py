@@ -339,8 +339,12 @@ def test_rows_of_a_pair_draw_from_streams_of_their_own(data: TextDataset, batch:
         return words(request)
 
     system = system_of(data, masking=masking)
-    system.draw_sides(system.pair(batch, STEP), STEP)
+    side, _ = system.pair(batch, STEP)
+    masks = system.draw_sides((side, side), STEP)
     assert len(set(streams)) == 2
+    # what is shown in place of a hidden token, too
+    shown = [system.corrupt(side, masks[0], STEP, number) for number in (0, 0, 1)]
+    assert torch.equal(shown[0], shown[1]) and not torch.equal(shown[0], shown[2])
 
 
 def test_an_encoder_that_sees_nothing_at_the_first_token_is_refused(data: TextDataset) -> None:

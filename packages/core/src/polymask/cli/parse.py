@@ -32,7 +32,10 @@ class Command:
             UserError: there are more words.
         """
         if len(self.words) > 1:
-            raise UserError(f"what is {self.words[1]!r}? after {after} come options, as --name value")
+            raise UserError(
+                f"what is {self.words[1]!r}? after {after} come options, as --name value; a list has no "
+                "spaces: --name 1,2"
+            )
         return {**self.values, **dict.fromkeys(self.flags, "true")}
 
     def take(self, name: str) -> str | None:

@@ -7,7 +7,6 @@ Another part in a slot drops what was set of the one before, at any depth.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -277,10 +276,6 @@ class _Resolver:
             rule = f" {error}" if str(error) else ""
             bare = " (what an option without a value means)" if source.text and value == "true" else ""
             takes, got = f"{option.type_name}{rule}", f"{value!r}{bare}{source.place}"
-            listed = f"[{value}]"
-            with contextlib.suppress(ValueError):
-                if source.text and "," in value and convert(option.type, listed, text=True) is not None:
-                    got += f"; lists are written {listed}"
             self.wrong.append(f"--{prefix}{option.name} takes {takes}, got {got}")
             return value
 

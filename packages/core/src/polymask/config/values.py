@@ -17,6 +17,8 @@ from polymask.files import load_yaml
 def convert(type: Any, value: Any, text: bool = False) -> Any:
     """A value as its type has it: a list becomes a tuple where that is asked for, text a number.
 
+    Text that is none of what the type takes may be the items of a list without its brackets: ``16,1024``.
+
     Args:
         type: of the option.
         value: what was given.
@@ -31,6 +33,8 @@ def convert(type: Any, value: Any, text: bool = False) -> Any:
     if text and isinstance(value, str):
         with contextlib.suppress(yaml.YAMLError, RecursionError):
             candidates.insert(0, load_yaml(value))
+        with contextlib.suppress(yaml.YAMLError, RecursionError):
+            candidates.append(load_yaml(f"[{value.removeprefix('(').removesuffix(')')}]"))
     adapter = _adapter(type)
     if adapter is None:
         return candidates[0]

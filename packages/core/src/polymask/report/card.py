@@ -52,6 +52,19 @@ CLASSIFIERS = {
 """The same of an encoder with its classifier."""
 
 
+def require_own(out: Path) -> None:
+    """See that a folder to export to is no project or model of somebody else.
+
+    Raises:
+        UserError: there is a ``README.md`` that no export wrote.
+    """
+    path = out / CARD
+    if path.is_file():
+        front = path.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+        if not front.startswith("---\n") or "- polymask\n" not in front:
+            raise UserError(f"{out} holds a {CARD} that no export wrote: give another --out")
+
+
 def write_card(run: Run, format: str, out: Path, *, head: bool = True) -> Path:
     """Write ``README.md`` beside an export, as hubs show it, and ``masks.png`` of a system that masks.
 

@@ -16,7 +16,7 @@ from polymask import functional
 from polymask.data import MediaProvider, Renderer, collate, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
-from polymask.files import atomic
+from polymask.files import atomic, require_writable
 from polymask.mask import Mask
 from polymask.protocols import Batch, Masking
 from polymask.registry import Registry, default_registry
@@ -25,6 +25,8 @@ from polymask.report.drawing import Pixels, png, sheet, to_pixels
 from polymask.run import Run
 from polymask.step import Step
 from polymask.systems.base import Generates, Generation, System, implementing
+
+GRID, NUMBERS = "grid.png", "samples.safetensors"
 
 SIDE, STATES = 112, 12
 
@@ -143,6 +145,17 @@ def film(run: Run, n: int = 8) -> Film:
     return Film(uri, len(states), width, height, f"{n} samples, not selected")
 
 
+def require_own(folder: Path) -> None:
+    """See that a folder for samples can be written, and holds no pictures of something else.
+
+    Raises:
+        UserError: it cannot, or does.
+    """
+    require_writable(folder)
+    if (folder / GRID).exists() and not (folder / NUMBERS).is_file():
+        raise UserError(f"{folder} holds a {GRID} of something else: give another --out")
+
+
 def write(run: Run, found: Generated, folder: Path) -> list[Path]:
     """Write pictures of all samples, of the way to them and of what was known, and files of each sample.
 
@@ -160,13 +173,13 @@ def write(run: Run, found: Generated, folder: Path) -> list[Path]:
     pictures = views.pictures_of(run.data, found.samples, SIDE)
     wide = max(1, round(len(pictures) ** 0.5))
     grid = [pictures[k : k + wide] for k in range(0, len(pictures), wide)]
-    files = {"grid.png": png(sheet(grid))}
+    content = save({key: x.contiguous() for key, x in found.samples.items()})
+    files = {NUMBERS: content, GRID: png(sheet(grid))}  # the first tells whose folder this is
     if found.known is not None:
         pairs = list(zip(found.known, pictures, strict=True))
         files["known.png"] = png(sheet([*map(list, pairs)]))
     if len(found.frames) > 1:
         files["states.png"] = png(sheet(strips(run, found)[:8]))
-    files["samples.safetensors"] = save({key: x.contiguous() for key, x in found.samples.items()})
     for row, number in enumerate(found.samples["id"].tolist()):
         for suffix, content in _files(run, found.samples, row):
             files[f"sample-{number:05d}{suffix}"] = content

@@ -16,6 +16,7 @@ from polymask.config.layers import nest
 from polymask.data import Dataset, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
+from polymask.files import require_writable
 from polymask.protocols import Masking, Target, Tokenizer
 from polymask.registry import Registry, default_registry
 from polymask.report import views
@@ -105,6 +106,7 @@ def look(
     path = Path(out)
     if path.suffix[1:] not in SUFFIXES:
         raise UserError(f"cannot write a picture to {path}: end its name in .png, .svg or .pdf")
+    require_writable(path.parent)
     sight = mask_sheet(
         what,
         data,

@@ -16,7 +16,7 @@ from polymask import Tokens, UserError
 from polymask.data import BadSample, Samples, Skipped, SplitName, evenly
 from polymask.types import Count, Share
 from polymask_language.datasets.difficulty import difficulty_file
-from polymask_language.datasets.encoded import encode, statistics_of
+from polymask_language.datasets.encoded import describe, encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, cut, pack
 from polymask_language.drawing import draw_text
 from polymask_language.vocabulary import hash_of, vocabulary_of
@@ -166,6 +166,10 @@ class TextDataset:
         counts = torch.zeros(len(ids), max(self.vocabulary.size, 4096), device=ids.device)
         counts = counts.scatter_add(1, ids, real.float())[:, :4096].log1p()
         return torch.nn.functional.normalize(counts, dim=1)
+
+    def describe(self) -> dict[str, str]:
+        found, documents = self._samples["train"][0], len(self.documents["train"])
+        return describe(self.encoded, self.vocabulary, f"{documents:,} documents", found.lengths)
 
     def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None

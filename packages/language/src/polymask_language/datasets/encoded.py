@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polymask.data import span
 from polymask.data.cache import cache_folder, whole_or_not
 from polymask_language.speech import tag
 from polymask_language.vocabulary import Vocabulary, hash_of
@@ -128,3 +129,19 @@ def _tags(encoded: Encoded, vocabulary: Vocabulary) -> np.ndarray[Any, Any]:
     tags = np.array([tag(w.strip()) for w in spelled], dtype=np.uint8)
     found = tags[[number[w] for w in word]]
     return np.repeat(found, np.diff(cuts))
+
+
+def describe(encoded: Encoded, vocabulary: Vocabulary, what: str, lengths: Tensor) -> dict[str, str]:
+    """Lines for a person: what training sees, and how much of the text its vocabulary lacks.
+
+    Args:
+        encoded: the corpus.
+        vocabulary: of the corpus.
+        what: the documents of training, with their number.
+        lengths: int64 ``[samples]``, tokens of each sample of training.
+    """
+    found, ids = f"{vocabulary.size:,} ids", encoded.array("ids")
+    if vocabulary.unknown_id is not None:
+        found += f"; {np.mean(ids == vocabulary.unknown_id):.1%} of the text is unknown to them"
+    tokens = f" of {span(lengths, 6)} tokens" if len(lengths) else ""
+    return {"text": f"{what} as {len(lengths):,} samples{tokens}", "vocabulary": found}

@@ -15,7 +15,7 @@ from polymask import Tokens, UserError
 from polymask.data import Samples, Skipped, SplitName, evenly
 from polymask.types import Count, Share
 from polymask_language.datasets.base import Corpus, held_out
-from polymask_language.datasets.encoded import Encoded, encode, statistics_of
+from polymask_language.datasets.encoded import Encoded, describe, encode, statistics_of
 from polymask_language.datasets.sequences import Sequences, pack
 from polymask_language.drawing import draw_text
 from polymask_language.vocabulary import hash_of, vocabulary_of
@@ -136,6 +136,10 @@ class ExchangeDataset:
     def lengths(self, name: SplitName) -> Tensor:
         """int64 ``[n]``, tokens of each prompt with its response."""
         return self._samples[name].lengths
+
+    def describe(self) -> dict[str, str]:
+        what = f"{len(self._numbers['train']):,} exchanges"
+        return describe(self.encoded, self.vocabulary, what, self._samples["train"].lengths)
 
     def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from polymask import UserError
 from polymask.data import BadSample
 from polymask_pointcloud.datasets import formats
-from polymask_pointcloud.datasets.raw import Array, Raw, checked, fan
+from polymask_pointcloud.datasets.raw import Array, Raw, checked, fan, painted
 from polymask_pointcloud.datasets.vrml import wrl
 
 _LAZ = 10_000
@@ -64,8 +64,17 @@ def _ply(path: Path) -> Raw:
     faces = next((element for element in data.elements if element.name == "face" and len(element.data)), None)
     if faces is None:
         return raw
-    corners: list[Array] = [np.append(face, -1) for face in faces.data[faces.data.dtype.names[0]]]
-    return Raw(raw.points, raw.features, fan(np.concatenate(corners)))
+    # a list of corners need not come first
+    lists = [name for name in faces.data.dtype.names if faces.data[name].dtype == object]
+    if not lists:
+        return raw
+    polygons = faces.data[lists[0]]
+    corners: list[Array] = [np.append(face, -1) for face in polygons]
+    mesh = Raw(raw.points, raw.features, fan(np.concatenate(corners)))
+    if "colour" in raw.features or not {"red", "green", "blue"} <= set(faces.data.dtype.names):
+        return mesh
+    colours = np.stack([faces.data[name] for name in ("red", "green", "blue")], axis=1)
+    return painted(mesh, formats.by_triangle(colours, [len(polygon) for polygon in polygons]))
 
 
 def _require_size(path: Path, least: int) -> None:
@@ -123,17 +132,19 @@ def _mesh(path: Path) -> Raw:
     points, features, visual = np.asarray(found.vertices), {}, found.visual
     if visual.kind == "texture" and getattr(visual.material, "baseColorTexture", None) is not None:
         visual = visual.to_color()
-    if visual.kind in ("face", "vertex"):
+    if visual.kind == "vertex":
         features["colour"] = np.asarray(visual.vertex_colors)[:, :3]
-    if isinstance(found, trimesh.Trimesh) and len(found.faces):
-        return Raw(points, features, np.asarray(found.faces))
-    return Raw(points, features)
+    if not isinstance(found, trimesh.Trimesh) or not len(found.faces):
+        return Raw(points, features)
+    mesh = Raw(points, features, np.asarray(found.faces))
+    return painted(mesh, np.asarray(visual.face_colors)[:, :3]) if visual.kind == "face" else mesh
 
 
 READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".bin": formats.sweep,
     ".npy": formats.arrays,
     ".npz": formats.arrays,
+    ".off": formats.off,
     ".pcd": formats.pcd,
     ".pts": formats.table,
     ".txt": formats.table,
@@ -145,7 +156,6 @@ READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".ply": _ply,
     ".glb": _mesh,
     ".obj": _mesh,
-    ".off": _mesh,
     ".stl": _mesh,
 }
 """By ending; those of ``e57``, ``las``, ``ply`` and meshes need the extra ``files``."""

@@ -1,4 +1,4 @@
-"""Readers of the small formats: PCD, text, numpy, sweeps of a laser scanner."""
+"""Readers of the small formats: PCD, OFF, text, numpy, sweeps of a laser scanner."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import itertools
 import math
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from polymask.data import BadSample
-from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw
+from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, fan, painted
 
 _COLUMNS = {
     "normals": (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")),
@@ -19,6 +20,9 @@ _COLUMNS = {
     "intensity": (("intensity",), ("scalar_intensity",), ("reflectance",), ("i",)),
 }
 """Names of columns, lower case, that make a feature; the first that are there."""
+
+_OFF = re.compile(r"(ST)?(C?)(N?)OFF\b(.*)|OFF(.*)", re.IGNORECASE)
+"""The first line of a mesh in OFF: coordinates of textures, colours, normals; the counts may stick to it."""
 
 _NO_NAME = re.compile(r"#|//|[,;]")
 _COMMAS, _DECIMAL_COMMAS = str.maketrans(",", " "), str.maketrans(";,", " .")
@@ -108,6 +112,47 @@ def by_name(columns: dict[str, Array]) -> Raw:
                 features[name] = np.stack([columns[column] for column in choice], axis=1)
                 break
     return Raw(np.stack([columns[axis] for axis in "xyz"], axis=1), features)
+
+
+def off(path: Path) -> Raw:
+    """Corners and polygons in text; colours of either, and normals in ``NOFF``."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    rows = [words for line in text.splitlines() if (words := line.partition("#")[0].split())]
+    head = _OFF.fullmatch(" ".join(rows[0])) if rows else None
+    if head is None:
+        raise BadSample(
+            f"begins with {' '.join(rows[0])[:20] if rows else 'nothing'!r}, not with OFF, COFF or NOFF"
+        )
+    counts = (head[4] or head[5] or "").split()
+    rows = [counts, *rows[1:]] if counts else rows[1:]
+    if not rows or len(rows[0]) < 2 or not all(word.isdigit() for word in rows[0][:2]):
+        raise BadSample("does not say how many corners and faces it has in text")
+    corners, end = int(rows[0][0]), 1 + int(rows[0][0]) + int(rows[0][1])
+    if len(rows) < end:
+        raise BadSample(f"claims {end - 1} corners and faces, and has {len(rows) - 1}")
+    if len({len(row) for row in rows[1 : 1 + corners]}) > 1:
+        raise BadSample("its corners differ in how many numbers they have")
+    table, faces = np.array(rows[1 : 1 + corners], dtype=np.float64), rows[1 + corners : end]
+    raw = from_array(table[:, :6])
+    if head[2] or head[3]:
+        width = 6 if head[3] else 3
+        ends = {"normals": (3, width), "colour": (width, width + 3)}
+        wanted = {name: at for name, at in ends.items() if (head[3] if name == "normals" else head[2])}
+        raw = Raw(raw.points, {n: table[:, a:b] for n, (a, b) in wanted.items() if table.shape[1] >= b})
+    if not faces:
+        return raw
+    sizes = [int(face[0]) for face in faces]
+    named = [[*map(int, face[1 : 1 + n]), -1] for face, n in zip(faces, sizes, strict=True)]
+    mesh = Raw(raw.points, raw.features, fan(np.concatenate(named)))
+    colours = [face[1 + n : 4 + n] for face, n in zip(faces, sizes, strict=True)]
+    if "colour" in mesh.features or any(len(colour) < 3 for colour in colours):
+        return mesh
+    return painted(mesh, by_triangle(np.array(colours, dtype=np.float64), sizes))
+
+
+def by_triangle(x: Array, sizes: Sequence[int]) -> Array:
+    """What holds for polygons of so many corners, for the triangles that :func:`fan` makes of them."""
+    return np.repeat(x, np.maximum(np.asarray(sizes) - 2, 0), axis=0)
 
 
 def table(path: Path) -> Raw:

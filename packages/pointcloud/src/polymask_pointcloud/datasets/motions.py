@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens
-from polymask.data import FileDataset, Splits, span
+from polymask.data import BadSample, FileDataset, Splits, span
 from polymask.types import Count
 from polymask_pointcloud.animation import Animation
 from polymask_pointcloud.datasets.draw import poses
@@ -104,13 +105,19 @@ class MotionDataset(FileDataset[Motions]):
         """Frames, joints, bones and speed; reads a few windows."""
         train = self.splits["train"]
         some = train.take(_LOOK).index.tolist() if len(train) else []
-        motion = torch.stack([self.read(train.source, i, False)[self.key] for i in some])
-        frames, joints = motion.shape[1:3]
+        found = list[Tensor]()
+        for number in some:
+            with contextlib.suppress(BadSample):
+                found.append(self.read(train.source, number, False)[self.key])
+        frames, joints = train.source.frames, len(self.skeleton.names)
         lines = {
             "frames": f"{frames} at {self.rate:g} a second, {frames / self.rate:g} s",
             "joints": f"{joints}, {'the first is the root' if self.root else 'root left out'}",
-            "speed of joints": f"{float(moving(motion, self.rate).mean()):.3g} m/s on average",
         }
+        if not found:
+            return lines
+        motion = torch.stack(found)
+        lines["speed of joints"] = f"{float(moving(motion, self.rate).mean()):.3g} m/s on average"
         if self.skeleton.bones:
             lines["bones"] = f"{span(bone_lengths(motion, self.skeleton).flatten(), 3)} m"
         return lines

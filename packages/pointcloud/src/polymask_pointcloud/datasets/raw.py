@@ -61,9 +61,7 @@ def checked(raw: Raw) -> Raw:
             raise BadSample(f"{name} of shape {list(np.shape(x))} for {len(points)} points")
         features[name] = scaled(name, np.reshape(x, (len(points), -1)))
     if raw.triangles is not None:
-        triangles = np.asarray(raw.triangles, dtype=np.int64).reshape(-1, 3)
-        if not len(triangles) or triangles.min() < 0 or triangles.max() >= len(points):
-            raise BadSample(f"{len(triangles)} triangles between {len(points)} corners do not fit")
+        triangles = _fitting(raw.triangles, len(points))
         if not np.isfinite(points[triangles]).all():
             raise BadSample("corners that are not finite")
         return Raw(points, features, triangles)
@@ -77,6 +75,23 @@ def checked(raw: Raw) -> Raw:
         raise BadSample(f"its coordinates are {low.min():g} to {high.max():g}: squares of these overflow")
     label = None if raw.label is None else np.asarray(raw.label, dtype=np.int64)[real]
     return Raw(points[real], {name: x[real] for name, x in features.items()}, label=label)
+
+
+def _fitting(triangles: Array, corners: int) -> Array:
+    """Triangles as int64 ``[m, 3]``, if all are between corners that are there."""
+    triangles = np.asarray(triangles, dtype=np.int64).reshape(-1, 3)
+    if not len(triangles) or triangles.min() < 0 or triangles.max() >= corners:
+        raise BadSample(f"{len(triangles)} triangles between {corners} corners do not fit")
+    return triangles
+
+
+def painted(raw: Raw, colour: Array) -> Raw:
+    """A mesh whose triangles have a colour each, ``[m, 3]``: no corner is shared any more."""
+    assert raw.triangles is not None
+    corner = _fitting(raw.triangles, len(raw.points)).reshape(-1)
+    features = {name: np.asarray(x)[corner] for name, x in raw.features.items()}
+    features["colour"] = np.repeat(colour, 3, axis=0)
+    return Raw(raw.points[corner], features, np.arange(len(corner)).reshape(-1, 3))
 
 
 def scaled(name: str, x: Array) -> Array:

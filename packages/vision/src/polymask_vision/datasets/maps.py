@@ -78,9 +78,10 @@ class MaskReader:
         mask = self._decoded(raw)
         if self.values:
             found = torch.from_numpy(mask.astype(np.float32))
-            return {
-                VALUES: found if self.ignore is None else found.masked_fill(found == self.ignore, torch.nan)
-            }
+            unknown = ~found.isfinite()  # the sky has no depth
+            if self.ignore is not None:
+                unknown = unknown | (found == self.ignore)
+            return {VALUES: found.masked_fill(unknown, torch.nan)}
         if unknown := self._unknown(mask):
             raise BadSample(f"its mask holds {_shown(unknown, self.colour)}, of no class")
         if not self.numbers:
@@ -109,9 +110,11 @@ class MaskReader:
             if self.values:
                 continue
             if unknown := self._unknown(mask):
+                values = not self.numbers and any(x % 1 for x in unknown)
+                hint = "; values, as of depth, are --data.values true" if values else ""
                 raise UserError(
                     f"{name} holds {_shown(unknown, self.colour)}, of no class: name them all in labels, or "
-                    "say what is unknown (--data.ignore)"
+                    f"say what is unknown (--data.ignore){hint}"
                 )
             seen.update(np.unique(mask).tolist())
         if seen == {0, UNKNOWN} and self.ignore == UNKNOWN:
@@ -150,7 +153,8 @@ class MaskReader:
         found = np.unique(mask).tolist()
         if self.numbers:
             return [x for x in found if x not in self.numbers and x != self.ignore]
-        return [x for x in found if (x < 0 or x != round(x)) and x != self.ignore]
+        # what is not finite leaves no remainder that is 0
+        return [x for x in found if (x < 0 or x % 1 != 0) and x != self.ignore]
 
 
 def _packed(colours: Array) -> Array:

@@ -23,11 +23,12 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     warn_broken(default_registry())
     from polymask.export import export
-    from polymask.report.card import write_card
+    from polymask.report.card import require_own, write_card
     from polymask.run import Run
 
     run = Run.open(args.folder)
-    out = args.out or Path(args.folder, "export", args.format)
+    out = Path(args.out or Path(args.folder, "export", args.format))
+    require_own(out)
     out = export(run, args.format, out, head=not args.no_head)
     write_card(run, args.format, out, head=not args.no_head)
     print(out)

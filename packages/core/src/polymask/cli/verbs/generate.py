@@ -68,8 +68,9 @@ def run(argv: list[str]) -> int:
     if masking is not None:
         facts = getattr(getattr(opened.system, "tokenizer", None), "provides", {})
         masking = masking.build({**opened.facts, **facts})
-    made = generation.generate(opened, masking=masking, **values)
     folder = Path(out) if out else opened.folder / "generated"
+    generation.require_own(folder)
+    made = generation.generate(opened, masking=masking, **values)
     paths = generation.write(opened, made, folder)
     if as_json:
         print_json({"out": str(folder), "files": [path.name for path in paths]})

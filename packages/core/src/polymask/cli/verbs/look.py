@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polymask.cli.help import about, help_text, run_options
 from polymask.cli.parse import Command, parse
@@ -17,6 +18,9 @@ from polymask.errors import UserError
 from polymask.parts import Part
 from polymask.registry import Registry, default_registry
 from polymask.types import Count
+
+if TYPE_CHECKING:
+    from polymask.data import Dataset
 
 FORMS = """draw what a masking, a system or a run hides, over real samples, with its statistics
 
@@ -84,12 +88,10 @@ def _draw(resolved: Resolved, registry: Registry, out: str) -> Path:
     options = resolved.require().options
     data = data_config.build()
     drawing = {name: value for name, value in options.items() if name in OPTIONS}
-    from polymask.data import Described, facts_of
+    from polymask.data import facts_of
     from polymask.report.look import look, usual_tokenizer
 
-    if isinstance(data, Described):
-        for name, text in data.describe().items():
-            say(f"{name}: {text}")
+    _tell(data)
     if resolved.tree.part is not None:
         return look(RunConfig.of(resolved).system.build(facts_of(data)), data, out, **drawing)
     tokenizer, score = options.get("tokenizer"), options.get("score")
@@ -114,7 +116,16 @@ def _draw_run(command: Command, registry: Registry, out: str) -> Path:
     given = Source(COMMAND, command.options(after="the run"), text=True)
     resolved = resolve_part(None, given, registry=registry, extra=OPTIONS, name="look")
     options = {"total": plan_of(opened).total, **resolved.require().options}
+    _tell(opened.data)
     return look(opened.system, opened.data, out, **options)
+
+
+def _tell(data: Dataset) -> None:
+    """What reaches the system, before what is hidden of it."""
+    from polymask.data import describe
+
+    for name, text in describe(data).items():
+        say(f"{name}: {text}")
 
 
 def _find(name: str, registry: Registry) -> Part:

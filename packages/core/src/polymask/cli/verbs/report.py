@@ -14,8 +14,11 @@ def run(argv: list[str]) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="of a run, or with runs in it", type=Path)
     args = parser.parse_args(argv)
     warn_broken(default_registry())
+    from polymask.files import require_writable
     from polymask.report import write_index, write_report
     from polymask.run import holds_run
 
+    if args.folder.is_dir():
+        require_writable(args.folder)
     print(write_report(args.folder) if holds_run(args.folder) else write_index(args.folder))
     return 0
