@@ -53,7 +53,7 @@ def moving_digits(*, label: Literal["digit", "direction"] = "digit") -> Splits[M
         train=moving(found.train),
         test=moving(found.test),
         classes=found.classes if label == "digit" else list(DIRECTIONS),
-        suggested={"mean": (0.2876,), "std": (0.2474,), "frames": FRAMES},
+        suggested={"mean": (0.2502,), "std": (0.2091,), "frames": FRAMES},
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import UserError
@@ -144,6 +145,11 @@ class VideoDataset(FileDataset[Clips]):
         step = length / self.frames
         return [min(start + (i + 0.5) * step, seconds) for i in range(self.frames)]
 
+    def descriptor(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The pixels of a clip at 4 times, averaged to 8 x 8 of each channel, ``[B, 256 C]``: for probes."""
+        video = batch[self.key].float().transpose(1, 2)
+        return F.adaptive_avg_pool3d(video, (4, 8, 8)).flatten(1)
+
     def media(self, sample: dict[str, Tensor]) -> dict[str, Player]:
         """The clip, to be played."""
         return {"clip": Player(self.to_image(sample[self.key]), rate=self.rate or 8.0)}
@@ -160,7 +166,7 @@ class VideoDataset(FileDataset[Clips]):
             "frames": how,
         }
         if lengths:
-            lines["length"] = f"{span(lengths)} seconds, in a sample of {len(lengths)}"
+            lines["length"] = f"{span(lengths, 2)} seconds, in a sample of {len(lengths)}"
             x = torch.cat([self.split("train")[i][self.key].flatten() for i in range(min(LOOK, len(train)))])
             lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
         return lines
