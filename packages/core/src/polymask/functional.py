@@ -176,7 +176,12 @@ def depth(encoder: Encoder) -> int:
 
 
 def masked_loss(objective: Objective, prediction: Tensor, target: Tokens) -> Tensor:
-    """The loss at tokens that a mask kept, ``[B, K, T]`` each; the padding of shorter rows does not count."""
+    """The loss at tokens that a mask kept, ``[B, K, T]`` each; the padding of shorter rows does not count.
+
+    An objective with ``told_places`` is told first where the tokens lie, ``[B, K, P]``.
+    """
+    if hasattr(objective, "told_places"):
+        objective.told_places(target.position)
     return objective(prediction, target.values, None if target.valid is None else Mask(target.valid))
 
 

@@ -113,6 +113,23 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"grid", "uneven", "variable-count", "views"}),
         ),
         Part(
+            name="tube",
+            target="polymask.maskings:Tube",
+            summary="another masking over rows and columns, the same at all times of a video",
+            suits="video, where a patch hidden at one time is copied from another",
+            paper="Tong et al. 2022, arXiv 2203.12602",
+            defaults={"masking": "core/random", "masking.ratio": 0.9},
+            tags=frozenset({"grid", "uniform"}),
+        ),
+        Part(
+            name="tube-blocks",
+            target="polymask.maskings:TubeBlocks",
+            summary="blocks of rows and columns hidden at all times, in two families: small ones and large",
+            suits="video, as V-JEPA hides it: salt, and mae as its teacher",
+            paper="Bardes et al. 2024, arXiv 2404.08471",
+            tags=frozenset({"grid", "uneven", "variable-count", "views"}),
+        ),
+        Part(
             name="partition",
             target="polymask.maskings:Partition",
             summary="groups of samples that show each site in one of them, to be mixed",

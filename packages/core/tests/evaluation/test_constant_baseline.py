@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Mask, System, UserError
-from polymask.evaluation.constant_baseline import CONSTANT, DIFFERENCE, ConstantBaseline
+from polymask import Mask, System, Tokens, UserError
+from polymask.evaluation.constant_baseline import BY_POSITION, CONSTANT, DIFFERENCE, ConstantBaseline
 from polymask.evaluation.result import TRAINED
+from polymask.functional import masked_loss
 from polymask.objectives import L1, MSE, CrossEntropy
 from polymask.objectives.ranking import Pairwise
 from polymask.protocols import Objective
@@ -148,3 +149,47 @@ def test_hosted_systems_are_asked_and_all_is_put_back(data):
 def test_systems_without_an_objective_are_refused(data, toy_system):
     with pytest.raises(UserError, match="toy/asks has no objective"):
         scored(toy_system(), data)
+
+
+class Placed(System):
+    """Predicts zero, at other sites from batch to batch, and says where they lie."""
+
+    def __init__(self, *, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.asked: list[tuple[slice, Tensor]] = []
+
+    def forward(self, batch, step):
+        values = pixels(batch)
+        places = torch.arange(16.0)[None, :, None].expand(len(values), -1, -1)
+        kept = (slice(0, 9), slice(6, 16))[len(self.asked) % 2]
+        self.asked.append((kept, values[:, kept]))
+        tokens = Tokens(values[:, kept], places[:, kept])
+        return {"loss": masked_loss(self.objective, torch.zeros_like(tokens.values), tokens)}
+
+
+@pytest.mark.parametrize("objective", [MSE(), L1()])
+def test_the_best_constant_of_each_position_is_its_mean_or_its_median(data, objective):
+    """By hand, over all samples of which a site was asked about."""
+    system = Placed(objective=objective)
+    found = scored(system, data, batch_size=10, by_position=True)
+    assert len(system.asked) == 4
+    everything = torch.full((4, 10, 16, 2), torch.nan)
+    for batch, (kept, values) in zip(everything, system.asked, strict=True):
+        batch[:, kept] = values
+    pooled = everything.flatten(0, 1)
+    centre = pooled.nanmedian(0).values if isinstance(objective, L1) else pooled.nanmean(0)
+    off = everything - centre
+    costs = (off.abs() if isinstance(objective, L1) else off.square()).flatten(1).nanmean(1)
+    ours = found[BY_POSITION, "objective"].value
+    assert ours == pytest.approx(costs.mean().item(), rel=5e-3)
+    assert ours < found[CONSTANT, "objective"].value - 0.001
+    gain = found[f"{TRAINED} minus {BY_POSITION}", "objective"].value
+    assert gain == pytest.approx(found[TRAINED, "objective"].value - ours)
+
+
+def test_a_system_that_says_no_places_has_no_constant_of_each(data):
+    system = Asks(objective=MSE(), ask=[lambda batch: (pixels(batch) + 0.5, pixels(batch))])
+    with pytest.raises(UserError, match="does not say where"):
+        scored(system, data, by_position=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polymask.report.player import framed, page_of
 from polymask_pointcloud.skeleton import Skeleton
 
 _UNIT = 8191
@@ -68,8 +67,7 @@ class Animation:
             ],
             "seen": None if self.seen is None else _text(self._known(first.shape[1]).numpy(), "u1"),
         }
-        text = json.dumps(data).replace("<", "\\u003c")  # no text may end the script element
-        return files(__package__).joinpath("animation.html").read_text("utf-8").replace("MOTION", text)
+        return page_of(files(__package__).joinpath("animation.html").read_text("utf-8"), data)
 
     def file(self) -> tuple[str, bytes]:
         """The page, to be saved."""
@@ -82,10 +80,7 @@ class Animation:
         return torch.cat([ahead, self.seen], dim=1)
 
     def _repr_html_(self) -> str:
-        return (
-            '<iframe sandbox="allow-scripts" title="motion" style="border:0;width:100%;max-width:24rem;'
-            f'aspect-ratio:1" srcdoc="{html.escape(self.page())}"></iframe>'
-        )
+        return framed(self.page(), "motion")
 
 
 def _text(x: np.ndarray, kind: str) -> str:

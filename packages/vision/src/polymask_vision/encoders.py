@@ -172,10 +172,10 @@ class ViT(Stack):
         return to_transformers.vit_exports(self, classifier)
 
     def imports(self) -> dict[str, Importer]:
-        """Libraries whose models this encoder can begin with."""
+        """Libraries whose models of images this encoder can begin with."""
         return (
             {"timm": imports.from_timm, "transformers": imports.from_transformers}
-            if self.grid and not self.vocabulary
+            if len(self.grid) == 2 and not self.vocabulary
             else {}
         )
 

@@ -19,6 +19,7 @@ JEPA = {
 }
 
 IMAGES = "polymask_vision.datasets.base:ImageDataset"
+VIDEO = "polymask_vision.datasets.video:VideoDataset"
 
 
 @hookimpl
@@ -38,6 +39,15 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             presets=presets.CODE_PATCHES,
             summary="square patches as numbers of the codes nearest to them, of a codebook",
             modality="image",
+        ),
+        Part(
+            name="tubelets",
+            target="polymask_vision.tokenizers:Tubelets",
+            presets=presets.TUBELETS,
+            summary="blocks of raw pixels of a video, a few frames deep",
+            paper="Tong et al. 2022, arXiv 2203.12602",
+            modality="video",
+            tags=frozenset({"invertible"}),
         ),
     ]
 
@@ -316,6 +326,29 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="image",
             needs="pip install 'polymask-vision[earth]'",
         ),
+        Part(
+            name="clips",
+            target="polymask_vision.datasets.clips:clips",
+            prepare=VIDEO,
+            summary="clips:PATH, video files in class folders or none",
+            modality="video",
+            needs="pip install 'polymask-vision[video]'",
+        ),
+        Part(
+            name="moving-digits",
+            target="polymask_vision.datasets.moving_digits:moving_digits",
+            prepare=VIDEO,
+            summary="1,797 made-up clips of digits that move over photographs, built in",
+            modality="video",
+        ),
+        Part(
+            name="animated-emoji",
+            target="polymask_vision.datasets.animated_emoji:animated_emoji",
+            prepare=VIDEO,
+            summary="477 animated emoji in 7 categories, fetched once",
+            paper="https://github.com/microsoft/fluentui-emoji-animated",
+            modality="video",
+        ),
     ]
 
 
@@ -325,11 +358,11 @@ def polymask_register_systems() -> Iterable[Part]:
         Part(
             name="mae",
             target="polymask.systems.mae:MAE",
-            presets=presets.MAE,
+            presets={**presets.MAE, **presets.V_PIXEL},
             summary="encode the visible quarter, reconstruct the rest with a light decoder",
             suits="first choice for images: the encoder sees a quarter of the tokens",
             paper="He et al. 2021, arXiv 2111.06377",
-            modality="image",
+            modality="image+video",
             defaults={
                 "tokenizer": "vision/patches",
                 "encoder": "vision/vit",
@@ -592,13 +625,29 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"moving-target"}),
         ),
         Part(
+            name="salt",
+            target="polymask_vision.systems.salt:SALT",
+            presets=presets.SALT,
+            summary="predict what a frozen encoder makes of hidden parts of a video, from the visible ones",
+            suits="video, and a student larger than its teacher: no moving average, no collapse",
+            paper="Li et al. 2025, arXiv 2509.24317",
+            modality="video+image",
+            defaults={
+                "tokenizer": "vision/tubelets",
+                "encoder": "vision/vit",
+                "encoder.class_token": False,
+                "masking": "core/tube-blocks",
+                "objective": "core/l1",
+            },
+        ),
+        Part(
             name="supervised",
             target="polymask.systems.supervised:Supervised",
             presets=presets.SUPERVISED,
             summary="train an encoder and a linear classifier on labels: fine-tuning, a baseline, a teacher",
             suits="labels for all images: a baseline, and a teacher for others",
             paper="recipe: He et al. 2021, arXiv 2111.06377",
-            modality="image",
+            modality="image+video",
             defaults={"tokenizer": "vision/patches", "encoder": "vision/vit"},
             tags=frozenset({"fixed"}),
         ),
@@ -818,6 +867,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             summary="train a denoiser, then masks over its weights by sample and time",
             paper="Wang et al. 2025, arXiv 2505.03097",
             modality="image",
+        ),
+        Part(
+            name="salt",
+            target="polymask_vision.systems.salt:salt",
+            summary="train a masked autoencoder of video, then a student of its frozen encoder",
+            paper="Li et al. 2025, arXiv 2509.24317",
+            modality="video+image",
         ),
         Part(
             name="r-amt",

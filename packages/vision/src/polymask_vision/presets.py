@@ -295,6 +295,91 @@ IJEPA: Presets = {
     },
 }
 
+# Video: 3 axes of tokens need widths divisible by 6
+_VIDEO_PAPER: Options = {
+    "data.size": 224,
+    "data.frames": 16,
+    # every fourth frame of 30 per second
+    "data.rate": 7.5,
+    "data.augment": "crop",
+    "data.crop_scale": (0.3, 1.0),
+    "tokenizer": "vision/tubelets",
+    "tokenizer.patch_size": 16,
+    "encoder.class_token": False,
+    "batch_size": 3072,
+    "warmup_steps": 10_000,
+    "lr": 6.25e-4,
+    "min_lr": 1e-6,
+    "betas": (0.9, 0.95),
+    # raised to 0.4 in the paper
+    "weight_decay": 0.04,
+    "clip": 0.02,
+}
+_VIDEO_SMALL: Options = {
+    **_SMALL,
+    "tokenizer": "vision/tubelets",
+    "tokenizer.patch_size": 8,
+    "encoder.dim": 96,
+    "encoder.class_token": False,
+}
+_VIDEO_TINY: Options = {
+    **_TINY,
+    "tokenizer": "vision/tubelets",
+    "encoder.dim": 24,
+    "encoder.class_token": False,
+}
+
+V_PIXEL: Presets = {
+    # SALT's teacher of a ViT-L, 40,000 steps; its decoder is not published, this one is MAE's
+    "paper-v-pixel": {
+        **_VIDEO_PAPER,
+        "encoder.dim": 1024,
+        "encoder.depth": 24,
+        "encoder.heads": 16,
+        "masking": "core/tube-blocks",
+        "decoder_dim": 384,
+        "decoder_depth": 8,
+        "decoder_heads": 16,
+        "steps": 40_000,
+    },
+    "small-v-pixel": {
+        **_VIDEO_SMALL,
+        "masking": "core/tube-blocks",
+        "decoder_dim": 48,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+    },
+    "tiny-v-pixel": {
+        **_VIDEO_TINY,
+        "masking": "core/tube-blocks",
+        "decoder_dim": 24,
+        "decoder_depth": 2,
+        "decoder_heads": 2,
+    },
+}
+
+SALT: Presets = {
+    # ViT-L, 200,000 steps behind the 40,000 of a ViT-L as its teacher
+    "paper": {
+        **_VIDEO_PAPER,
+        "encoder.dim": 1024,
+        "encoder.depth": 24,
+        "encoder.heads": 16,
+        "predictor_dim": 384,
+        "predictor_depth": 12,
+        "predictor_heads": 16,
+        "steps": 200_000,
+    },
+    "small": {**_VIDEO_SMALL, "predictor_dim": 48, "predictor_depth": 2, "predictor_heads": 4},
+    "tiny": {
+        **_VIDEO_TINY,
+        "teacher": "untrained",
+        "predictor_dim": 24,
+        "predictor_depth": 2,
+        "predictor_heads": 2,
+    },
+}
+
 DATA2VEC2: Presets = {
     # ViT-B, 75 epochs of 16 images on each of 16 devices; its 10 + 2 blocks are 12 here
     "paper": {
@@ -733,6 +818,7 @@ LAYER_MASKING: Presets = {
 # ----------------------------------------------------- other parts, as the conformance suite builds them
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
+TUBELETS: Presets = {"tiny": {"frames": 4, "size": 16, "channels": 3, "patch_size": 4}}
 CODE_PATCHES: Presets = {"tiny": {**PATCHES["tiny"], "file": "random:8"}}
 VIT: Presets = {
     "small": {"dim": 128, "depth": 4, "heads": 4},

@@ -1,4 +1,4 @@
-"""Images as tokens."""
+"""Images and video as tokens."""
 
 from __future__ import annotations
 
@@ -83,3 +83,85 @@ class Patches(nn.Module):
         """Noise in the shape of ``n`` normalised images."""
         generator = torch.Generator().manual_seed(seed)
         return {self.key: torch.randn(n, self.channels, *self.size, generator=generator)}
+
+
+class Tubelets(nn.Module):
+    """Blocks of raw pixels of a video, a few frames deep, in the order time, row, column.
+
+    A token is ``tubelet * patch_size * patch_size * channels`` numbers in the order frame, row, column, channel
+    (Tong et al. 2022, VideoMAE). Nothing is embedded here. A target that normalises a token, such as
+    vision/pixels, does so over all of these numbers, frames and channels together, as MAE does with a patch;
+    VideoMAE does it by channel.
+
+    Args:
+        frames: of a clip; a multiple of ``tubelet``.
+        size: height and width of a frame in pixels, or one number for both.
+        channels: of a frame.
+        patch_size: side of a block in pixels; must divide height and width.
+        tubelet: frames that a block is deep.
+    """
+
+    key = "video"
+
+    def __init__(
+        self,
+        *,
+        frames: Fact[Count] = 16,
+        size: Fact[Count | tuple[Count, Count]] = 224,
+        channels: Fact[Count] = 3,
+        patch_size: Count = 16,
+        tubelet: Count = 2,
+    ) -> None:
+        super().__init__()
+        height, width = (size, size) if isinstance(size, int) else size
+        if height % patch_size or width % patch_size:
+            raise UserError(
+                f"tubelets of {patch_size} pixels do not tile frames of {height} x {width}: choose a "
+                "--tokenizer.patch_size that divides both, or another size (--data.size)"
+            )
+        if frames % tubelet:
+            raise UserError(
+                f"tubelets of {tubelet} frames do not tile clips of {frames}: choose a --tokenizer.tubelet "
+                "that divides it, or another number of frames (--data.frames)"
+            )
+        self.shape = (frames, channels, height, width)
+        self.patch_size, self.tubelet = patch_size, tubelet
+        self.grid = (frames // tubelet, height // patch_size, width // patch_size)
+        self.register_buffer("position", coordinates(self.grid), persistent=False)
+        self.position: Tensor
+
+    @property
+    def provides(self) -> dict[str, Any]:
+        """``in_dim``, ``grid``, ``frames``, ``channels`` and ``size`` for the parts that follow."""
+        frames, channels, height, width = self.shape
+        return {
+            "in_dim": self.tubelet * self.patch_size**2 * channels,
+            "grid": self.grid,
+            "frames": frames,
+            "channels": channels,
+            "size": (height, width),
+        }
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tokens:
+        """``batch["video"]`` float ``[B, T, C, H, W]`` to tokens ``[B, N, d * p * p * C]``.
+
+        Raises:
+            ValueError: clips of another shape than this tokenizer was made for.
+        """
+        video = batch[self.key]
+        if video.shape[1:] != self.shape:
+            raise ValueError(f"expected clips {['B', *self.shape]}, got {list(video.shape)}")
+        b, (t, h, w), p = video.shape[0], self.grid, self.patch_size
+        blocks = video.reshape(b, t, self.tubelet, -1, h, p, w, p).permute(0, 1, 4, 6, 2, 5, 7, 3)
+        return Tokens(blocks.reshape(b, t * h * w, -1), self.position.expand(b, -1, -1), self.grid)
+
+    def inverse(self, values: Tensor) -> Tensor:
+        """Tokens ``[B, N, d * p * p * C]`` back to clips ``[B, T, C, H, W]``."""
+        b, (t, h, w), p = values.shape[0], self.grid, self.patch_size
+        blocks = values.reshape(b, t, h, w, self.tubelet, p, p, -1).permute(0, 1, 4, 7, 2, 5, 3, 6)
+        return blocks.reshape(b, *self.shape)
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        """Noise in the shape of ``n`` normalised clips."""
+        generator = torch.Generator().manual_seed(seed)
+        return {self.key: torch.randn(n, *self.shape, generator=generator)}

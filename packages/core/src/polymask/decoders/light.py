@@ -125,8 +125,17 @@ class LatentPredictor(LightDecoder):
 
     Its sequence is the encoding of the visible tokens, then one mask token for each site to answer at, all
     with fixed positions: what is hidden and not asked for takes no part. Arguments are those of
-    :class:`LightDecoder`.
+    :class:`LightDecoder`, and one more.
+
+    Args:
+        families: how many mask tokens there are, for masks of several kinds.
     """
+
+    def __init__(self, *, families: int = 1, **size: Any) -> None:
+        super().__init__(**size)
+        if families > 1:
+            self.mask_token = nn.Parameter(torch.empty(families, self.dim))
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, encoded: Tensor, mask: Mask, position: Tensor, at: Mask | None = None) -> Tensor:
         """Predict at hidden sites, or at others; as :meth:`LightDecoder.forward`."""
@@ -140,10 +149,10 @@ class LatentPredictor(LightDecoder):
         valid = None if seen.valid is None else F.pad(seen.valid, (self.prefix, 0), value=True)
         return Tokens(x, seen.position, valid=valid)
 
-    def answer(self, context: Tokens, position: Tensor, at: Mask) -> Tensor:
+    def answer(self, context: Tokens, position: Tensor, at: Mask, family: int = 0) -> Tensor:
         """Predictions ``[B, M, out_dim]`` at the hidden sites of a mask, from :meth:`context`."""
         wanted = at.invert().keep(placed(self.positions, at, position, context.values.dtype))
-        answers = self.mask_token + wanted.values
+        answers = self.mask_token.view(-1, self.dim)[family] + wanted.values
         x, real = torch.cat([context.values, answers], dim=1), None
         if context.valid is not None or wanted.valid is not None:
             real = torch.cat([context.real, wanted.real], dim=1)[:, None, None, :]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polymask.run import Run
 
 CONSTANT = "best constant"
+BY_POSITION = "best constant by position"
 DIFFERENCE = f"{TRAINED} minus {CONSTANT}"
 
 
@@ -37,14 +38,25 @@ class ConstantBaseline:
     the run. Where a system asks an objective several times in a step (views, scales, codebooks), each
     question has a constant of its own, and the mean is told.
 
+    A constant for each position is a stronger rival, where samples have something in common at each.
+
     Args:
+        by_position: report the best constant of each position too, of systems that say where what they predict
+            lies.
         limit: at most so many samples, evenly spaced.
         batch_size: samples per batch; intervals are over batches.
         seed: of the masks.
     """
 
-    def __init__(self, *, limit: Count | None = 500, batch_size: Count = 50, seed: int = 0) -> None:
-        self.limit, self.batch_size, self.seed = limit, batch_size, seed
+    def __init__(
+        self,
+        *,
+        by_position: bool = False,
+        limit: Count | None = 500,
+        batch_size: Count = 50,
+        seed: int = 0,
+    ) -> None:
+        self.by_position, self.limit, self.batch_size, self.seed = by_position, limit, batch_size, seed
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
         system, last = run.system, max(run.step, 1)
@@ -66,6 +78,15 @@ class ConstantBaseline:
             yield Measurement.mean(TRAINED, metric, ours)
             yield Measurement.mean(CONSTANT, metric, theirs)
             yield Measurement.mean(DIFFERENCE, metric, [a - b for a, b in pairs])
+            if not self.by_position:
+                continue
+            if any(heard.position is None for batch in spy.heard for heard in batch):
+                raise UserError(f"{run.name} does not say where what it predicts lies: leave by_position out")
+            ours, theirs = zip(*spy.compare(by_position=True), strict=True)
+            yield Measurement.mean(BY_POSITION, metric, theirs)
+            yield Measurement.mean(
+                f"{TRAINED} minus {BY_POSITION}", metric, [a - b for a, b in zip(ours, theirs, strict=True)]
+            )
 
 
 @contextmanager
@@ -96,6 +117,7 @@ class Heard:
         target: what it was compared to.
         mask: what counted.
         how: which way it was asked.
+        position: of what was predicted, ``[B, N, P]``; None where that is not known.
     """
 
     loss: float
@@ -104,6 +126,7 @@ class Heard:
     target: Tensor
     mask: Mask | None
     how: Literal["mean", "sites"]
+    position: Tensor | None = None
 
 
 class Spy:
@@ -112,6 +135,11 @@ class Spy:
     def __init__(self, objective: Any) -> None:
         self.objective = objective
         self.heard: list[list[Heard]] = []
+        self.place: Tensor | None = None
+
+    def told_places(self, position: Tensor) -> None:
+        """Hear where what is asked about next lies."""
+        self.place = position.detach()
 
     def __call__(self, prediction: Tensor, target: Tensor, mask: Mask | None = None) -> Tensor:
         loss: Tensor = self.objective(prediction, target, mask)
@@ -138,15 +166,17 @@ class Spy:
         how: Literal["mean", "sites"],
     ) -> None:
         start = prediction.detach().float().flatten(0, 1).nan_to_num().mean(0)
-        self.heard[-1].append(Heard(float(loss), start, prediction.shape, target.detach(), mask, how))
+        place, self.place = self.place, None
+        self.heard[-1].append(Heard(float(loss), start, prediction.shape, target.detach(), mask, how, place))
 
-    def compare(self) -> list[tuple[float, float]]:
-        """By batch, what the predictions cost, and the best constants."""
+    def compare(self, by_position: bool = False) -> list[tuple[float, float]]:
+        """By batch, what the predictions cost, and the best constants, of all or of each position."""
         constants: dict[tuple[int, torch.Size], list[Heard]] = {}
         for batch in self.heard:
             for number, heard in enumerate(batch):
                 constants.setdefault((number, heard.shape[2:]), []).append(heard)
-        fitted = {key: self.fit(questions) for key, questions in constants.items()}
+        places = self._number_positions() if by_position else 1
+        fitted = {key: self.fit(questions, places) for key, questions in constants.items()}
         return [
             (
                 statistics.fmean(heard.loss for heard in batch),
@@ -159,9 +189,22 @@ class Spy:
             if batch
         ]
 
-    def fit(self, questions: list[Heard]) -> Tensor:
-        """The constant of least cost over all questions, ``[D]``: by L-BFGS from the mean prediction."""
+    def _number_positions(self) -> int:
+        """Replace positions by their numbers, ``[B, N]``; returns how many there are."""
+        heard = [one for batch in self.heard for one in batch]
+        places = [one.position.flatten(0, 1) for one in heard if one.position is not None]
+        distinct, number = torch.cat(places).unique(dim=0, return_inverse=True)
+        for one, mine in zip(heard, number.split([len(x) for x in places]), strict=True):
+            one.position = mine.view(one.shape[:2])
+        return len(distinct)
+
+    def fit(self, questions: list[Heard], places: int = 1) -> Tensor:
+        """The constant of least cost over all questions, ``[D]``: by L-BFGS from the mean prediction.
+
+        Of several places, one of each, ``[places, D]``.
+        """
         start = torch.stack([heard.start for heard in questions]).mean(0)
+        start = start if places == 1 else start.expand(places, *start.shape).clone()
         constant = start.clone().requires_grad_()
         optimiser = torch.optim.LBFGS([constant], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -182,7 +225,10 @@ class Spy:
 
     def cost(self, heard: Heard, constant: Tensor) -> Tensor:
         """What a constant would have cost."""
-        prediction = constant.expand(heard.shape)
+        if constant.dim() == len(heard.shape) - 1:  # one of each place
+            prediction = constant[heard.position]
+        else:
+            prediction = constant.expand(heard.shape)
         if heard.how == "sites":
             losses: Tensor = self.objective.sites(prediction, heard.target)
             return losses.mean()

@@ -13,6 +13,7 @@ from polymask.maskings.scheduled import Scheduled
 from polymask.maskings.span import Span
 from polymask.maskings.threshold import Gumbel, Threshold
 from polymask.maskings.top_score import TopScore
+from polymask.maskings.tube import Tube, TubeBlocks
 
 __all__ = [
     "Block",
@@ -29,4 +30,6 @@ __all__ = [
     "Span",
     "Threshold",
     "TopScore",
+    "Tube",
+    "TubeBlocks",
 ]

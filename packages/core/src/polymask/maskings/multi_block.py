@@ -11,6 +11,7 @@ from torch import Tensor
 from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.maskings._choose import share
+from polymask.maskings._rectangles import block_at, block_size, check_aspect, require_rest, shared_noise
 from polymask.protocols import Request
 from polymask.step import Step
 from polymask.types import Count, Share
@@ -58,14 +59,12 @@ class MultiBlock:
                 raise UserError(
                     f"{name} must be two shares of the grid, 0 < low <= high <= 1, got {low}, {high}"
                 )
-        if not 0 < aspect[0] <= aspect[1]:
-            raise UserError(f"aspect must be two ratios of lengths, 0 < low <= high, got {aspect}")
         if not 0 <= least < context[0]:
             raise UserError(f"least must be a share below the smallest context, {context[0]}, got {least}")
         if placement not in ("anywhere", "released"):
             raise UserError(f"placement={placement!r}: choose 'anywhere' or 'released'")
         self.targets, self.least, self.placement = targets, least, placement
-        self.scale, self.aspect, self.context = scale, aspect, context
+        self.scale, self.aspect, self.context = scale, check_aspect(aspect), context
 
     def __call__(self, request: Request) -> Mask:
         grid = request.grid
@@ -75,45 +74,29 @@ class MultiBlock:
                 "use core/random or core/span"
             )
         draw, stream = divmod(request.stream, 1 + self.targets)
+        margin = int(self.placement == "released")
         target, context = self._sizes(grid, request.step, draw)
-        if math.prod(target) >= request.sites:
-            shape = " x ".join(map(str, grid))
-            raise UserError(
-                f"a target block of {target[0]} x {target[1]} sites is all of a grid of {shape}; choose a "
-                "smaller scale"
-            )
+        require_rest(target, grid, "target block")
         sizes = (context, *(target,) * self.targets)
         bits = request.step.bits(request.ids, 2 * len(sizes), draw).view(-1, len(sizes), 2)
         if stream:
-            hidden = self._block(grid, target, bits[:, stream])
+            hidden = block_at(grid, target, bits[:, stream], margin)
             return Mask(hidden, request.sites - math.prod(target))
-        blocks = [self._block(grid, size, bits[:, i]) for i, size in enumerate(sizes)]
+        blocks = [block_at(grid, size, bits[:, i], margin) for i, size in enumerate(sizes)]
         return Mask(~self._context(torch.stack(blocks, dim=1)))
 
     def _sizes(self, grid: tuple[int, int], step: Step, draw: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width of a step's target blocks, and of its context block."""
-        first, second = _uniform(step, -1 - draw)
+        first, second = shared_noise(step, -1 - draw)
         sites = math.prod(grid)
 
         def size(scale: tuple[float, float], u: float, aspect: float) -> tuple[int, int]:
             area = int(sites * (scale[0] + u * (scale[1] - scale[0])))
-            ideal = math.sqrt(area * aspect), math.sqrt(area / aspect)
             # the released code also keeps blocks below the length of the grid
-            most = [n - (self.placement == "released") for n in grid]
-            height, width = (max(min(round(x), n), 1) for x, n in zip(ideal, most, strict=True))
-            return height, width
+            return block_size(area, aspect, tuple(n - (self.placement == "released") for n in grid))
 
         aspect = self.aspect[0] + first * (self.aspect[1] - self.aspect[0])
         return size(self.scale, first, aspect), size(self.context, second, 1.0)
-
-    def _block(self, grid: tuple[int, int], size: tuple[int, int], bits_B2: Tensor) -> Tensor:
-        """Which sites lie in each sample's block, bool ``[B, sites]``."""
-        inside = []
-        for axis, (n, length) in enumerate(zip(grid, size, strict=True)):
-            places = max(n - length + (self.placement == "anywhere"), 1)
-            offset = torch.arange(n, device=bits_B2.device) - (bits_B2[:, axis, None] % places)
-            inside.append((offset >= 0) & (offset < length))
-        return (inside[0][:, :, None] & inside[1][:, None, :]).flatten(1)
 
     def _context(self, blocks: Tensor) -> Tensor:
         """The context block without as many targets as leave enough of it: ``[B, 1 + T, N] -> [B, N]``."""
@@ -125,10 +108,3 @@ class MultiBlock:
         order = torch.arange(1 + self.targets, device=blocks.device)
         most = torch.where(enough, order, 0).amax(dim=1)
         return left[torch.arange(len(left), device=left.device), most]
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _uniform(step: Step, stream: int) -> tuple[float, float]:
-    """Two numbers in [0, 1) that all samples of a step share."""
-    first, second = step.noise(torch.zeros(1, dtype=torch.int64), 2, stream)[0].tolist()
-    return first, second

@@ -30,13 +30,14 @@ FRAMES = 8
 """How many frames of a clip are shown at most."""
 
 
-def to_pixels(picture: Tensor) -> Pixels:
+def to_pixels(picture: Tensor, most: int = FRAMES) -> Pixels:
     """Something that can be drawn as colours.
 
     Args:
         picture: ``[H, W]``, or ``[C, H, W]`` with one channel (grey), two (grey mean), or three
             and more (the first three as red, green, blue); or a clip ``[T, C, H, W]`` with one or three
-            channels, of which at most :data:`FRAMES` evenly spaced frames are kept; in [0, 1], clipped.
+            channels; in [0, 1], clipped.
+        most: evenly spaced frames of a clip that are kept at most.
 
     Returns:
         ``[H, W, 3]``, or ``[F, H, W, 3]`` for a clip.
@@ -46,7 +47,7 @@ def to_pixels(picture: Tensor) -> Pixels:
     """
     x = picture.detach().double().cpu()
     if x.dim() == 4 and x.shape[1] in (1, 3):
-        return np.stack([to_pixels(x[t]) for t in evenly(len(x), FRAMES)])
+        return np.stack([to_pixels(x[t]) for t in evenly(len(x), most)])
     x = x[None] if x.dim() == 2 else x
     if x.dim() != 3:
         raise UserError(

@@ -169,9 +169,10 @@ def usual_tokenizer(data: Dataset, registry: Registry) -> PartConfig:
         UserError: no installed system says.
     """
     names = Counter(
-        nest(part.defaults)["tokenizer"]["name"]
+        name
         for part in registry.parts("systems")
         if part.modality != "any" and part.fits(data.key) and "tokenizer" in nest(part.defaults)
+        if registry.find("tokenizers", name := nest(part.defaults)["tokenizer"]["name"]).fits(data.key)
     )
     if not names:
         raise UserError(

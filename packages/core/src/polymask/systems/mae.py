@@ -14,6 +14,9 @@ paper's ablation, see vision/simmim.
 the encoding of the visible ones and not to one another, so that a share of them can be predicted at a time.
 ``--decode_share 0.333`` is as published (0.25 of all tokens, of which 0.75 are hidden); previews show all.
 
+Under a masking of several families, as core/tube-blocks is, each sample is encoded once with a mask of each,
+and their losses are averaged: with tubelets of video the teacher of SALT (arXiv 2509.24317), "V-Pixel".
+
 Shapes: B samples, N tokens, M of them predicted, T target width.
 """
 
@@ -24,13 +27,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
+from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, functional
 from polymask.decoders import decoder_of
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Share, Whole
 
 DECODED = -1
-"""Stream of the draw of what is decoded; those of masks are 0 and above."""
+"""Stream of the draw of what is decoded, and those below; those of masks are 0 and above."""
 
 
 class MAE(System):
@@ -75,6 +78,7 @@ class MAE(System):
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective, self.score = masking, objective, score
         self.decode_share, self.weigh_layers = decode_share, weigh_layers
+        self.families: int = getattr(masking, "families", 1)
         size = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
         self.decoder: Any = decoder_of(
             decoder, encoder, tokenizer, target.dim, share=decode_share, weigh=weigh_layers, **size
@@ -86,11 +90,15 @@ class MAE(System):
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
-        mask = self.draw(tokens, batch, step)
-        asked = functional.some_hidden(mask, self.decode_share, batch, step, DECODED)
-        hidden = asked.invert().keep(Tokens(self.target(batch, tokens), tokens.position))
-        prediction_BMT = self.predict(tokens, mask, asked)
-        return {"reconstruction": functional.masked_loss(self.objective, prediction_BMT, hidden)}
+        target = Tokens(self.target(batch, tokens), tokens.position)
+        losses = []
+        for family in range(self.families):
+            mask = self.draw(tokens, batch, step, family)
+            asked = functional.some_hidden(mask, self.decode_share, batch, step, DECODED - family)
+            prediction_BMT = self.predict(tokens, mask, asked)
+            hidden = asked.invert().keep(target)
+            losses.append(functional.masked_loss(self.objective, prediction_BMT, hidden))
+        return {"reconstruction": losses[0] if self.families == 1 else torch.stack(losses).mean()}
 
     def predict(self, tokens: Tokens, mask: Mask, asked: Mask | None = None) -> Tensor:
         """Predictions ``[B, M, T]`` at the hidden tokens, or at some of them, from the visible ones."""
@@ -105,3 +113,10 @@ class MAE(System):
         mask = self.draw(tokens, batch, step)
         prediction_BNT = functional.at_hidden(self.predict(tokens, mask), mask)
         return Preview(functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT))
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
+        tokens = self.tokenizer(batch)
+        names = ["mask"] if self.families == 1 else [f"family {k + 1}" for k in range(self.families)]
+        return {
+            name: MaskView(self.draw(tokens, batch, step, family), tokens) for family, name in enumerate(names)
+        }

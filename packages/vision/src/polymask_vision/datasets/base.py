@@ -55,9 +55,9 @@ class ImageDataset(FileDataset[Images]):
         mean: per channel, of values in [0, 1]; by default the data set's own where known, else ImageNet's,
             or 0.5 where channels are neither 1 nor 3.
         std: standard deviation per channel; by default as the mean.
-        augment: random augmentation in training: ``"flip"``, ``"crop-flip"``, ``"shift-flip"``,
+        augment: random augmentation in training: ``"flip"``, ``"crop"``, ``"crop-flip"``, ``"shift-flip"``,
             ``"three-augment"``, ``"rand-augment"``, ``"crop-jitter"`` or ``"none"``.
-        crop_scale: areas of ``crop-flip`` and ``crop-jitter``, as shares of the image.
+        crop_scale: areas of ``crop``, ``crop-flip`` and ``crop-jitter``, as shares of the image.
         views: 2 to have a second random augmentation of each image, under ``"other"``.
         other_augment: augmentation of the second; by default as the first.
         limit: maximum number of images per split.

@@ -13,7 +13,9 @@ from torchvision.transforms import InterpolationMode, v2
 from polymask import UserError
 from polymask_vision.datasets.rand_augment import RandAugment
 
-Augment = Literal["none", "flip", "crop-flip", "shift-flip", "three-augment", "rand-augment", "crop-jitter"]
+Augment = Literal[
+    "none", "flip", "crop", "crop-flip", "shift-flip", "three-augment", "rand-augment", "crop-jitter"
+]
 """Random augmentation of training images, by name."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -36,8 +38,8 @@ class Preparation:
         size: height and width, or one number for both.
         mean: per channel, of values in [0, 1]; its length is the number of channels.
         std: standard deviation per channel.
-        augment: ``"none"``; ``"flip"``, left to right with probability 1/2; ``"crop-flip"``, a part of
-            random area and shape scaled to size, then the flip (He et al. 2021); ``"shift-flip"``, scaled to
+        augment: ``"none"``; ``"flip"``, left to right with probability 1/2; ``"crop"``, a part of
+            random area and shape scaled to size; ``"crop-flip"``, that, then the flip (He et al. 2021); ``"shift-flip"``, scaled to
             cover the size, 4 pixels reflected around it, cropped anywhere, then the flip;
             ``"three-augment"``, the same, then jittered colours with probability 0.8 and one of grey,
             solarised or blurred by up to 2 pixels (Touvron et al. 2022, arXiv 2204.07118, with the jitter of
@@ -121,7 +123,7 @@ class Preparation:
                 f"augment='rand-augment' would move pixels away from their {', '.join(maps)}: "
                 "choose crop-flip"
             )
-        if chosen in ("crop-flip", "rand-augment"):
+        if chosen in ("crop", "crop-flip", "rand-augment"):
             part = self._crop.make_params([image])
             image = self._crop.transform(image, part)
             top, left, height, width = (part[name] for name in ("top", "left", "height", "width"))
@@ -143,7 +145,7 @@ class Preparation:
         else:
             image, *rest = (F.center_crop(x, list(self.size)) for x in self._resize(planes))
         # as v2.RandomHorizontalFlip draws
-        if chosen not in ("none", "crop-jitter") and torch.rand(1) < 0.5:
+        if chosen not in ("none", "crop", "crop-jitter") and torch.rand(1) < 0.5:
             image, *rest = (x.flip(-1) for x in (image, *rest))
         if chosen == "three-augment":
             image = self._one_of(self._jitter(image))
