@@ -51,8 +51,8 @@ class UNet(nn.Module):
         super().__init__()
         if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
             raise UserError(
-                f"UNet puts pictures together from square patches of pixels, and tokens of {in_dim} numbers on "
-                f"a grid of {grid} are none: use vision/patches or vision/layer-patches"
+                f"UNet puts pictures together from square patches of pixels, and tokens of {in_dim} numbers "
+                f"on a grid of {grid} are none: use vision/patches or vision/layer-patches"
             )
         if not dilations:
             raise UserError("dilations: give one number or more, [1] for an ordinary U-Net")

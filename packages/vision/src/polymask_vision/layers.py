@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,8 +54,8 @@ class LayerPatches(Patches):
                 )
         if self.key not in chosen or self.key in class_layers or layers[self.key] != channels:
             raise UserError(
-                f"the layer {self.key!r} is the picture of each sample, of {channels} channels: it is no task, "
-                "not of classes, and always among those that are visible"
+                f"the layer {self.key!r} is the picture of each sample, of {channels} channels: it is no "
+                "task, not of classes, and always among those that are visible"
             )
         super().__init__(
             size=size, channels=sum(layers.values()) + indicator * len(chosen), patch_size=patch_size

@@ -698,7 +698,7 @@ UNET: Presets = {
 _PHG_MAE: Options = {
     "tokenizer.patch_size": 1,
     "steps": 1000,
-    "batch_size": 32,
+    "batch_size": 16,
     "lr": 1e-3,
     "betas": (0.9, 0.999),
     "weight_decay": 0.01,
@@ -706,11 +706,11 @@ _PHG_MAE: Options = {
 # sees the image alone; for --teacher
 _STUDENT: Options = {"tokenizer.visible": ("image",), "reconstruction_weight": 0.0}
 # frames and network of the release, its largest of four; nothing of the training was published
-_DRONESCAPES: Options = {**_PHG_MAE, "data.size": (540, 960), "batch_size": 16}
+_DRONESCAPES: Options = {**_PHG_MAE, "data.size": (540, 960)}
 PHG_MAE: Presets = {
     "paper": {**_DRONESCAPES, "encoder.width": 32},
     "paper-student": {**_DRONESCAPES, **_STUDENT, "encoder.width": 10},
-    "small": {**_PHG_MAE, "encoder.width": 16},
+    "small": {**_PHG_MAE, "encoder.width": 8},
     "student": {**_PHG_MAE, **_STUDENT, "encoder.width": 8},
     "tiny": {
         "tokenizer.patch_size": 4,

@@ -261,7 +261,8 @@ def _cover(path: Path) -> Array:
 def to_grid(layer: Array, shape: tuple[int, ...]) -> Array:
     """The value of a layer in the middle of each pixel of a grid."""
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, layer.shape[:2], strict=True)
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(shape, layer.shape[:2], strict=True)
     )
     found: Array = layer[rows[:, None], columns]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +60,9 @@ def earth_layers(
         raise UserError(f"tasks: no layer is called {', '.join(unknown)}; choose of {', '.join(known)}")
     if not labelled:
         raise UserError("labelled=0 leaves no label: give a share above 0")
-    colours = {KEY: earth.colours(source, "satellite")} | {name: earth.colours(source, name) for name in COLOURS}
+    colours = {KEY: earth.colours(source, "satellite")} | {
+        name: earth.colours(source, name) for name in COLOURS
+    }
     shape = colours[KEY].shape[:2]
     colours = {name: earth.to_grid(x, shape) for name, x in colours.items()}
     cover = earth.cover(source, shape)
@@ -112,7 +115,8 @@ class LayerTiles:
         self.whole |= {name: torch.from_numpy(x) for name, x in classes.items()}
         self.corners, self.side = corners, side
         self.layers = dict.fromkeys(colours, 3) | counts
-        self.class_layers, self.tasks, self.map_classes = tuple(counts), tasks, None
+        self.class_layers, self.tasks = tuple(counts), tasks
+        self.map_classes: Sequence[str] | None = None
         self.silent: set[int] = set()
         """Squares whose tasks are not known."""
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
@@ -123,8 +127,12 @@ class LayerTiles:
         for top, left in (self.corners[i] for i in index.tolist()):
             seen[top : top + self.side, left : left + self.side] = True
         for name in self.layers.keys() - set(self.class_layers):
-            x = self.whole[name][:, seen].double()
-            self.statistics[name] = x.mean(1)[:, None, None], x.std(1).clamp(min=1)[:, None, None]
+            # by the number of pixels of each of 256 values, which is a tenth of the work
+            counts = torch.stack([x[seen].bincount(minlength=256) for x in self.whole[name]]).double()
+            value, share = torch.arange(256.0), counts / counts.sum(1, keepdim=True)
+            mean = (share * value).sum(1, keepdim=True)
+            variance = (share * (value - mean).square()).sum(1, keepdim=True)
+            self.statistics[name] = mean[..., None], variance.sqrt().clamp(min=1)[..., None]
 
     def __len__(self) -> int:
         return len(self.corners)

@@ -155,7 +155,9 @@ class LayerFiles(Files):
                 mean, std = self.statistics[name]
                 values = self._values(name, index)
                 if len(values) != len(mean):
-                    raise BadSample(f"its {name} has {len(values)} values at a pixel, others have {len(mean)}")
+                    raise BadSample(
+                        f"its {name} has {len(values)} values at a pixel, others have {len(mean)}"
+                    )
                 found[name] = ((values - mean) / std).float()
         return found
 

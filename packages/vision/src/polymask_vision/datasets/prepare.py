@@ -110,7 +110,7 @@ class Preparation:
     def with_maps(
         self, image: Tensor, maps: Mapping[str, Tensor], augment: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same, with maps ``[h, w]`` or ``[C, h, w]`` of its pixels, scaled, cropped and flipped alike."""
+        """The same, with maps ``[h, w]`` or ``[C, h, w]`` of its pixels, scaled, cropped, flipped alike."""
         if image.is_floating_point():
             image = image.clamp(0, 1)
         # a crop of whole pixels takes maps of any type as they are in float64

@@ -10,32 +10,44 @@ answers averaged.
     polymask evaluate RUN vision/mask-ensemble
 
 arXiv 2510.10068. Every subset of the inputs that may stay visible is a hyper-edge to each task, which the one
-network shares. Layers are those of the data, see :class:`polymask_vision.layers.LayerPatches`; a hidden one is
-0, the mean of its standardised values. Labels may be missing, by pixel or by sample. The second stage of the
-recipe is a student of under a million weights that sees the image alone and learns from the ensemble where a
-sample has no label, by the same file (``--teacher``); with ``--tokenizer.visible null`` it sees all layers,
-and is the paper's training on its own answers.
+network shares. Layers are those of the data, see :class:`polymask_vision.layers.LayerPatches`; a hidden one
+is 0, the mean of its standardised values. Labels may be missing, by pixel or by sample. The second stage of
+the recipe is a student of under a million weights that sees the image alone and learns from the ensemble
+where a sample has no label, by the same file (``--teacher``); with ``--tokenizer.visible null`` it sees all
+layers, and is the paper's training on its own answers.
 
 Training code was not published, and the text could not be read beyond the abstract. Network, layout and zeros
-are those of the authors' released inference code. Ours are: the law of masks (each input with 1/2, never
-none), the losses and their weights (cross-entropy and squared error; 1 for each task, ``--reconstruction_weight``
-for the mean over hidden inputs), and how many masks there are in an ensemble. Reconstructing visible inputs too is
-``--reconstruct all``. By convexity an ensemble never has a larger squared error or log-loss than the mean of
-its members: compare it with one pass in which nothing is hidden, as the evaluation does.
+are those of the authors' released inference code. Ours are the law of masks (each input with 1/2, never
+none), the losses (cross-entropy and squared error, each task with weight 1), the weight of reconstruction and
+its mean over hidden inputs (``--reconstruct all`` scores visible ones too), and the number of masks in an
+ensemble. By convexity an ensemble never has a larger squared error or log-loss than the mean of its members:
+compare it with one pass in which nothing is hidden, as vision/mask-ensemble does. Batch norms go by the masks
+of training; where one subset in use is rare among them, draw it more often (``--masking.whole``).
 
 Shapes: B samples, C channels of all layers, I inputs, H rows and W columns of pixels, N tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Losses, Mask, MaskView, Preview, Request, Step, System, Tokens, UserError, functional
+from polymask import (
+    Batch,
+    Losses,
+    Mask,
+    MaskView,
+    Preview,
+    Request,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    functional,
+)
 from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, sample_ids
 from polymask.recipes import Stage
@@ -92,7 +104,7 @@ class PHGMAE(System):
         self.weight, self.reconstruct, self.passes = reconstruction_weight, reconstruct, passes
         side = tokenizer.patch_size * encoder.downsample
         self.head = nn.Linear(encoder.out_dim, tokenizer.outputs * side**2)
-        self.teacher = None if teacher is None else Frozen(teacher_of(teacher, tokenizer))
+        self.teacher: Any = None if teacher is None else Frozen(teacher_of(teacher, tokenizer))
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         layers = self.tokenizer
@@ -112,7 +124,7 @@ class PHGMAE(System):
         """A mask over the inputs, ``[B, I]``; one that a sample lacks is neither hidden nor visible."""
         given = self.tokenizer.given(batch)
         request = Request(sample_ids(batch), given.shape[1], step, valid=given, stream=stream)
-        mask = self.masking(request)
+        mask: Mask = self.masking(request)
         if mask.hidden.shape != given.shape:
             raise UserError(
                 f"{type(self.masking).__name__} drew a mask of shape {list(mask.hidden.shape)} over "
@@ -239,11 +251,10 @@ class PHGMAE(System):
         """A layer as an image in the units of the data; classes in colours, 0 everywhere is grey."""
         channels = self.tokenizer.layers[self.tokenizer.key].stop
         if name in self.tokenizer.class_layers:
-            turn = torch.arange(x_BCHW.shape[1], device=x_BCHW.device)[:, None] / x_BCHW.shape[1]
-            shift = torch.arange(channels, device=x_BCHW.device) / channels
-            colours = 2 * torch.cos(2 * torch.pi * (turn + shift))
-            best = F.one_hot(x_BCHW.argmax(1), x_BCHW.shape[1]) * x_BCHW.any(1, keepdim=True).permute(0, 2, 3, 1)
-            return (best.float() @ colours).permute(0, 3, 1, 2)
+            shift_C11 = torch.arange(channels, device=x_BCHW.device)[:, None, None] / channels
+            best_B1HW = x_BCHW.argmax(1, keepdim=True)
+            colours = 2 * torch.cos(2 * torch.pi * (best_B1HW / x_BCHW.shape[1] + shift_C11))
+            return torch.where(x_BCHW.any(1, keepdim=True), colours, 0.0)
         if x_BCHW.shape[1] == channels:
             return x_BCHW
         return x_BCHW.mean(1, keepdim=True).expand(-1, channels, -1, -1)
@@ -263,15 +274,10 @@ def teacher_of(folder: str, layers: LayerPatches) -> System:
     own, asked = (dict(one.layers, size=one.size, tasks=one.tasks) for one in (found.tokenizer, layers))
     if own != asked:
         raise UserError(
-            f"the teacher {folder} knows the layers {_shown(own)}, and this data has {_shown(asked)}: train "
-            "it on the same data"
+            f"the teacher {folder} knows {', '.join(found.tokenizer.layers)}, and this data has "
+            f"{', '.join(layers.layers)}; or their sizes, classes or tasks differ: train it on the same data"
         )
     return found
-
-
-def _shown(layers: Mapping[str, Any]) -> str:
-    counts = {name: x.stop - x.start for name, x in layers.items() if isinstance(x, slice)}
-    return f"{counts} of {layers['size']} pixels, tasks {list(layers['tasks'])}"
 
 
 def phg_mae(
