@@ -207,8 +207,10 @@ def recipe(planet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "vision/earth-layers",
         "source": planet,
         "labelled": 0.2,
-        "tile": 32,
+        "tile": 16,
         "stride": 32,
+        "land": 1.0,
+        "test": 0.1,
     }
     options = {"preset": "tiny", "student": "student", "steps": 2}
     run_recipe("vision/phg-mae", data, folder, options=options, progress=False)
@@ -270,15 +272,17 @@ def test_what_cannot_work_is_refused() -> None:
 
 def test_the_evaluation_scores_passes_and_their_ensemble(recipe: Path) -> None:
     run = Run.open(recipe / "ensemble")
-    found = {(one.row, one.metric): one.value for one in MaskEnsemble(passes=3)(run)}
+    found = {(one.row, one.metric): one.value for one in MaskEnsemble(passes=3, images=16)(run)}
     rows = {row for row, _ in found}
     assert rows == {"pre-trained", "untrained", ALL, ONE, ALONE, CONSTANT}
     assert {metric for _, metric in found} == {"climate accuracy", "climate mIoU", "climate consistency"}
-    still = {(x.row, x.metric): x for x in MaskEnsemble(passes=2, jitter=0.0)(run)}
+    still = {(x.row, x.metric): x for x in MaskEnsemble(passes=2, jitter=0.0, images=16)(run)}
     assert still[ALL, "climate consistency"].value == 1 == still[ALONE, "climate consistency"].value
     assert still[ONE, "climate consistency"].value < 1
     run.system.masking.whole = 1.0  # type: ignore[attr-defined]
-    whole = {(x.row, x.metric): x for x in MaskEnsemble(passes=2)(run) if "consist" not in x.metric}
+    whole = {
+        (x.row, x.metric): x for x in MaskEnsemble(passes=2, images=16)(run) if "consist" not in x.metric
+    }
     for metric in ("climate accuracy", "climate mIoU"):
         assert whole["pre-trained", metric].value == whole[ALL, metric].value == found[ALL, metric]
     assert isinstance(still[ALL, "climate mIoU"], Measurement)
