@@ -192,6 +192,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "area": 100.0,
         "budget": 0.6,
     },
+    # Pirvu et al. 2025: frames and networks of the release; nothing of the training was published
+    "vision/phg-mae paper": {"data.size": (540, 960), "encoder.width": 32},
+    "vision/phg-mae paper-student": {"data.size": (540, 960), "encoder.width": 10},
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

@@ -39,6 +39,13 @@ STEREO = {
 
 DENSE = {"name": "vision/dense", "by_class": False}
 
+# A tenth of the training tiles have a label; the ensemble is what is scored
+LAYERS = {
+    "system": "vision/phg-mae",
+    "data": {"name": "vision/earth-layers", "labelled": 0.1},
+    "preset": "small",
+}
+
 CODES = Path("runs", "evidence-vision-codes.safetensors")
 """Codebook of patches, one for all seeds."""
 
@@ -299,5 +306,24 @@ CLAIMS: dict[str, Claim] = {
         evaluation="vision/localisation",
         measure="pixel AP",
         prepare=detector,
+    ),
+    "vision/phg-mae": Claim(
+        text="Layers hidden at random, and answers averaged over many masks, tell a task better than a "
+        "network that always sees all layers does (PHG-MAE, arXiv 2510.10068)",
+        config=LAYERS,
+        variants={"nothing hidden": {"masking.whole": 1.0}, "hidden at random": {}},
+        about=("hidden at random",),
+        evaluation="vision/mask-ensemble",
+        measure="climate mIoU",
+    ),
+    "vision/phg-mae-consistency": Claim(
+        text="Its ensemble says more often the same of an image that changes a little "
+        "(PHG-MAE, arXiv 2510.10068)",
+        config=LAYERS,
+        variants={"nothing hidden": {"masking.whole": 1.0}, "hidden at random": {}},
+        about=("hidden at random",),
+        evaluation="vision/mask-ensemble",
+        measure="climate consistency",
+        runs="vision/phg-mae",
     ),
 }

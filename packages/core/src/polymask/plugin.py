@@ -38,6 +38,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"grid", "uniform"}),
         ),
         Part(
+            name="modalities",
+            target="polymask.maskings:Modalities",
+            summary="a random subset of the modalities of a sample, never all",
+            suits="samples of several modalities, or layers: phg-mae",
+            paper="Pirvu et al. 2025, arXiv 2510.10068",
+            tags=frozenset({"variable-count", "unbounded", "uniform"}),
+        ),
+        Part(
             name="span",
             target="polymask.maskings:Span",
             summary="runs of neighbouring sites of a sequence",

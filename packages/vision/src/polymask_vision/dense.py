@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ class Dense:
     squared error. Intervals are over test images.
 
     Args:
+        layer: which entry of samples tells the truth; by default a label map or a value map, or the first
+            task of data in layers.
         images: maximum number of images of each split, evenly spaced.
         pixels: labelled pixels of each training image, drawn at random.
         by_class: whether to give the intersection over union of each class.
@@ -50,19 +53,23 @@ class Dense:
     def __init__(
         self,
         *,
+        layer: str | None = None,
         images: Count | None = 500,
         pixels: Count = 20,
         by_class: bool = True,
         seed: int = 0,
         batch_size: Count = 16,
     ) -> None:
-        self.images, self.pixels, self.by_class = images, pixels, by_class
+        self.layer, self.images, self.pixels, self.by_class = layer, images, pixels, by_class
         self.seed, self.batch_size = seed, batch_size
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
-        names = getattr(run.data, "map_classes", None) or ()
+        tasks = run.data.provides.get("tasks", ())
+        layer = self.layer or next(iter(tasks), None)
+        own = self.layer is None or self.layer in (LABELS, *tasks[:1])
+        names = (getattr(run.data, "map_classes", None) or ()) if own else ()
         probe = dense.Dense(
-            truth=truth,
+            truth=functools.partial(truth, layer=layer),
             spread=at_pixels,
             samples=self.images,
             places=self.pixels,
@@ -81,7 +88,7 @@ class Dense:
                 pairs = implementing(system, TwoPictures)
                 if pairs is not None and OTHER in run.data.split("train")[0]:
                     readers[f"{name}, both pictures"] = with_both(pairs)
-            rows = {name: on_grid(read) for name, read in readers.items()}
+            rows = {name: on_grid(read, layer) for name, read in readers.items()}
             yield from probe.measure(rows, run.data.split("train"), run.data.split("test"))
 
 
@@ -96,15 +103,23 @@ def with_both(system: Any) -> TokenReader:
     return read
 
 
-def truth(batch: Batch) -> Tensor:
+def truth(batch: Batch, layer: str | None = None) -> Tensor:
     """Classes or values of the pixels ``[B, H, W]`` of a batch.
+
+    Args:
+        batch: the samples.
+        layer: where they are; by default in its label map or value map.
 
     Raises:
         UserError: there are none.
     """
-    for name in (LABELS, VALUES):
+    for name in (LABELS, VALUES) if layer is None else (layer,):
         if name in batch:
-            return batch[name]
+            found = batch[name]
+            found = found[:, 0] if found.dim() == 4 and found.shape[1] == 1 else found
+            if found.dim() != 3:
+                raise UserError(f"a dense probe tells one number of each pixel, and {name} has several")
+            return found
     raise UserError(
         f"a dense probe needs a class or a value of each pixel, and samples of this data have "
         f"{', '.join(sorted(set(batch) - {'id'}))} alone: use data whose samples have {LABELS!r} or "
@@ -112,11 +127,11 @@ def truth(batch: Batch) -> Tensor:
     )
 
 
-def on_grid(read: TokenReader) -> dense.Features:
-    """Features of the tokens of images, ``[B, rows, columns, D]``."""
+def on_grid(read: TokenReader, layer: str | None = None) -> dense.Features:
+    """Features of the tokens of images, ``[B, rows, columns, D]``, which see no truth."""
 
     def features(batch: Batch) -> Tensor:
-        tokens: Tokens = read({name: x for name, x in batch.items() if name not in (LABELS, VALUES)})
+        tokens: Tokens = read({name: x for name, x in batch.items() if name not in (LABELS, VALUES, layer)})
         if tokens.grid is None or len(tokens.grid) != 2:
             raise UserError("a dense probe of images needs tokens on a grid of rows and columns")
         return tokens.values.view(len(tokens.values), *tokens.grid, -1)

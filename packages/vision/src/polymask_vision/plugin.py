@@ -34,6 +34,15 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             tags=frozenset({"invertible"}),
         ),
         Part(
+            name="layer-patches",
+            target="polymask_vision.layers:LayerPatches",
+            presets=presets.LAYER_PATCHES,
+            summary="square patches of all layers of an image, stacked by channel; tasks are never seen",
+            paper="Pirvu et al. 2025, arXiv 2510.10068",
+            modality="image",
+            tags=frozenset({"invertible"}),
+        ),
+        Part(
             name="code-patches",
             target="polymask_vision.codes:CodePatches",
             presets=presets.CODE_PATCHES,
@@ -94,6 +103,15 @@ def polymask_register_encoders() -> Iterable[Part]:
             presets=presets.PATCH_RESNET,
             summary="first stages of a timm ResNet on whole images; in vision/selfie on each patch by itself",
             paper="Trinh et al. 2019, arXiv 1906.02940",
+            modality="image",
+            tags=frozenset({"needs-grid"}),
+        ),
+        Part(
+            name="unet",
+            target="polymask_vision.convnets:UNet",
+            presets=presets.UNET,
+            summary="a small U-Net with features of each pixel, whole grids only",
+            paper="Ronneberger et al. 2015, arXiv 1505.04597; SafeUAV: Marcu et al. 2018",
             modality="image",
             tags=frozenset({"needs-grid"}),
         ),
@@ -279,6 +297,13 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="layers",
+            target="polymask_vision.datasets.layers:layers",
+            prepare=IMAGES,
+            summary="layers:PATH, images and values or classes of their pixels, a folder for each layer",
+            modality="image",
+        ),
+        Part(
             name="pairs",
             target="polymask_vision.datasets.pairs:pairs",
             prepare=IMAGES,
@@ -348,6 +373,15 @@ def polymask_register_datasets() -> Iterable[Part]:
             summary="477 animated emoji in 7 categories, fetched once",
             paper="https://github.com/microsoft/fluentui-emoji-animated",
             modality="video",
+        ),
+        Part(
+            name="earth-layers",
+            target="polymask_vision.datasets.earth_layers:earth_layers",
+            prepare=IMAGES,
+            summary="tiles of the Earth with all layers: satellite, relief, elevation, land, climate",
+            paper="Rubel et al. 2017, doi:10.1127/metz/2016/0816",
+            modality="image",
+            needs="pip install 'polymask-vision[earth]'",
         ),
     ]
 
@@ -708,6 +742,20 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"fixed"}),
         ),
         Part(
+            name="phg-mae",
+            target="polymask_vision.systems.phg_mae:PHGMAE",
+            presets=presets.PHG_MAE,
+            summary="predict all layers of an image and its tasks from any subset of the layers",
+            suits="aligned layers of the same pixels, few of them labelled, any of which may be missing",
+            paper="Pirvu et al. 2025, arXiv 2510.10068",
+            modality="image",
+            defaults={
+                "tokenizer": "vision/layer-patches",
+                "encoder": "vision/unet",
+                "masking": "core/modalities",
+            },
+        ),
+        Part(
             name="maskgit",
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
@@ -821,6 +869,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="mask-ensemble",
+            target="polymask_vision.mask_ensemble:MaskEnsemble",
+            summary="tasks told by one pass, by random subsets of layers, and by the mean of many of them",
+            paper="Pirvu et al. 2025, arXiv 2510.10068",
+            modality="image",
+        ),
+        Part(
             name="other-view",
             target="polymask_vision.other_view:OtherView",
             summary="loss with the other picture of a sample, with that of another one, and with none",
@@ -833,6 +888,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
 @hookimpl
 def polymask_register_recipes() -> Iterable[Part]:
     return [
+        Part(
+            name="phg-mae",
+            target="polymask_vision.systems.phg_mae:phg_mae",
+            summary="train a network of all layers of images, then a small one of images on its ensemble",
+            paper="Pirvu et al. 2025, arXiv 2510.10068",
+            modality="image",
+        ),
         Part(
             name="cae",
             target="polymask_vision.systems.cae:cae",

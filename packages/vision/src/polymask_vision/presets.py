@@ -776,6 +776,35 @@ COMET: Presets = {
     "tiny": _COMET_TINY,
 }
 
+UNET: Presets = {
+    "small": {"width": 16},
+    "tiny": {"width": 4, "levels": 2, "dilations": (1, 2)},
+}
+_PHG_MAE: Options = {
+    "tokenizer.patch_size": 1,
+    "steps": 1000,
+    "batch_size": 16,
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.01,
+}
+# sees the image alone; for --teacher
+_STUDENT: Options = {"tokenizer.visible": ("image",), "reconstruction_weight": 0.0}
+# frames and network of the release, its largest of four; nothing of the training was published
+_DRONESCAPES: Options = {**_PHG_MAE, "data.size": (540, 960)}
+PHG_MAE: Presets = {
+    "paper": {**_DRONESCAPES, "encoder.width": 32},
+    "paper-student": {**_DRONESCAPES, **_STUDENT, "encoder.width": 10},
+    "small": {**_PHG_MAE, "encoder.width": 8},
+    "student": {**_PHG_MAE, **_STUDENT, "encoder.width": 8},
+    "tiny": {
+        "tokenizer.patch_size": 4,
+        **{f"encoder.{name}": value for name, value in UNET["tiny"].items()},
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 # stages with strides of 4 pixels, so that any subset of patches of 4 can be encoded
 _RESNET_STAGE: Options = {"model": "resnet18", "stage": 1}
 LAYER_MASKED: Presets = {
@@ -819,6 +848,14 @@ LAYER_MASKING: Presets = {
 
 PATCHES: Presets = {"tiny": {"size": 16, "channels": 3, "patch_size": 4}}
 TUBELETS: Presets = {"tiny": {"frames": 4, "size": 16, "channels": 3, "patch_size": 4}}
+LAYER_PATCHES: Presets = {
+    "tiny": {
+        **PATCHES["tiny"],
+        "layers": {"image": 3, "height": 1, "ground": 3, "kind": 4},
+        "class_layers": ("ground", "kind"),
+        "tasks": ("kind",),
+    }
+}
 CODE_PATCHES: Presets = {"tiny": {**PATCHES["tiny"], "file": "random:8"}}
 VIT: Presets = {
     "small": {"dim": 128, "depth": 4, "heads": 4},

@@ -64,20 +64,17 @@ class Patches(nn.Module):
             ValueError: images of another shape than this tokenizer was made for.
         """
         image = batch[self.key]
-        b, (h, w), p = image.shape[0], self.grid, self.patch_size
+        b, p = image.shape[0], self.patch_size
         if image.shape[1:] != (self.channels, *self.size):
             raise ValueError(
                 f"expected images [B, {self.channels}, {self.size[0]}, {self.size[1]}], "
                 f"got {list(image.shape)}"
             )
-        patches = image.reshape(b, self.channels, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
-        return Tokens(patches.reshape(b, h * w, -1), self.position.expand(b, -1, -1), self.grid)
+        return Tokens(patches_of(image, p), self.position.expand(b, -1, -1), self.grid)
 
     def inverse(self, values: Tensor) -> Tensor:
         """Tokens ``[B, N, p * p * C]`` back to images ``[B, C, H, W]``."""
-        b, (h, w), p = values.shape[0], self.grid, self.patch_size
-        patches = values.reshape(b, h, w, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
-        return patches.reshape(b, self.channels, h * p, w * p)
+        return picture_of(values, self.grid, self.patch_size)
 
     def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """Noise in the shape of ``n`` normalised images."""
@@ -165,3 +162,17 @@ class Tubelets(nn.Module):
         """Noise in the shape of ``n`` normalised clips."""
         generator = torch.Generator().manual_seed(seed)
         return {self.key: torch.randn(n, *self.shape, generator=generator)}
+
+
+def patches_of(image: Tensor, p: int) -> Tensor:
+    """Images ``[B, C, H, W]`` as patches ``[B, N, p * p * C]``, each in the order row, column, channel."""
+    b, c, rows, columns = image.shape
+    patches = image.reshape(b, c, rows // p, p, columns // p, p).permute(0, 2, 4, 3, 5, 1)
+    return patches.reshape(b, (rows // p) * (columns // p), -1)
+
+
+def picture_of(values: Tensor, grid: tuple[int, int], p: int) -> Tensor:
+    """Patches ``[B, N, p * p * C]`` on a grid as images ``[B, C, H, W]``."""
+    b, (h, w), c = values.shape[0], grid, values.shape[2] // p**2
+    patches = values.reshape(b, h, w, p, p, c).permute(0, 5, 1, 3, 2, 4)
+    return patches.reshape(b, c, h * p, w * p)

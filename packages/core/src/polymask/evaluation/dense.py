@@ -98,11 +98,9 @@ class Dense:
                     told = self.spread(fit.scores(rows[name](batch).float().cpu()), chosen)
                     answers = fit.classes[told.argmax(1)] if isinstance(fit, Linear) else told[:, 0]
                 pairs = zip(torch.split(answers, sizes), torch.split(found, sizes), strict=True)
-                kept += [(_errors if regression else _counts)(*pair, usual) for pair in pairs if len(pair[0])]
+                kept += [(errors if regression else counts)(*pair, usual) for pair in pairs if len(pair[0])]
         for name, kept in sums.items():
-            longest = max(one.shape[-1] for one in kept)
-            totals = torch.stack([F.pad(one, (0, longest - one.shape[-1])) for one in kept]).double()
-            yield from _scored(name, totals, regression, self.classes)
+            yield from scored(name, kept, regression, self.classes)
 
     def collect(
         self, rows: Mapping[str, Features], samples: Samples
@@ -141,13 +139,13 @@ class Dense:
             raise UserError(f"none of {len(index)} samples has a place whose label is known")
 
 
-def _counts(guess: Tensor, truth: Tensor, usual: Tensor) -> Tensor:
+def counts(guess: Tensor, truth: Tensor, usual: Tensor | float = 0) -> Tensor:
     """By class, how often it is rightly told, true and told: ``[3, C]``."""
     classes = int(torch.maximum(guess.max(), truth.max())) + 1
     return torch.stack([x.bincount(minlength=classes) for x in (truth[guess == truth], truth, guess)])
 
 
-def _errors(guess: Tensor, truth: Tensor, usual: Tensor) -> Tensor:
+def errors(guess: Tensor, truth: Tensor, usual: Tensor | float = 0) -> Tensor:
     """How many values there are, their sum less the usual, that of squares, that of errors: ``[4]``."""
     y = truth.double() - usual
     return torch.stack(
@@ -155,10 +153,19 @@ def _errors(guess: Tensor, truth: Tensor, usual: Tensor) -> Tensor:
     )
 
 
-def _scored(
-    row: str, totals: Tensor, regression: bool, classes: Sequence[str] | None
+def scored(
+    row: str, kept: Sequence[Tensor], regression: bool, classes: Sequence[str] | None
 ) -> Iterator[Measurement]:
-    """Scores with intervals of counts or errors by sample, ``[I, ...]``."""
+    """Scores with intervals, of what each sample gave.
+
+    Args:
+        row: of the table.
+        kept: by sample, what :func:`counts` or :func:`errors` gave.
+        regression: which of the two.
+        classes: names of the classes, whose scores are given one by one; or None.
+    """
+    longest = max(one.shape[-1] for one in kept)
+    totals = torch.stack([F.pad(one, (0, longest - one.shape[-1])) for one in kept]).double()
     function, bounds = (_of_errors, {"R2": (-torch.inf, 1.0)}) if regression else (_of_counts, {})
     whole, without = function(totals.sum(0)), function(totals.sum(0) - totals)
     for metric in whole:
@@ -182,9 +189,9 @@ def _each(
                 yield value, without[:, number], f"{metric} of {name}"
 
 
-def _of_counts(counts: Tensor) -> dict[str, Tensor]:
+def _of_counts(found: Tensor) -> dict[str, Tensor]:
     """Accuracy, mean intersection over union and that of each class, of counts ``[..., 3, C]``."""
-    both, truth, guess = counts.unbind(-2)
+    both, truth, guess = found.unbind(-2)
     iou = torch.where(truth > 0, both / (truth + guess - both), torch.nan)
     return {"accuracy": both.sum(-1) / truth.sum(-1), "mIoU": iou.nanmean(-1), "IoU": iou}
 

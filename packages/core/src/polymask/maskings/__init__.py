@@ -5,6 +5,7 @@ from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
 from polymask.maskings.drawn_ratio import DrawnRatio
 from polymask.maskings.frequency import Frequency
+from polymask.maskings.modalities import Modalities
 from polymask.maskings.multi_block import MultiBlock
 from polymask.maskings.partition import Partition
 from polymask.maskings.random import Random
@@ -22,6 +23,7 @@ __all__ = [
     "DrawnRatio",
     "Frequency",
     "Gumbel",
+    "Modalities",
     "MultiBlock",
     "Partition",
     "Random",

@@ -14,7 +14,7 @@ from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
 from polymask.types import Count
 from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
-from polymask_vision.datasets.maps import Mapped
+from polymask_vision.datasets.maps import Mapped, layer_facts
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
 from polymask_vision.views import OTHER, Paired
 
@@ -63,7 +63,7 @@ class ImageDataset(FileDataset[Images]):
         limit: maximum number of images per split.
     """
 
-    key, what = "image", "images"
+    key, what, _clipped = "image", "images", False
 
     def __init__(
         self,
@@ -125,6 +125,7 @@ class ImageDataset(FileDataset[Images]):
             "mean": self.preparation.mean,
             "std": self.preparation.std,
             "samples": len(self.splits["train"]),
+            **layer_facts(found.train.source, channels),
         }
         spans = {self.range or one.span for one in headers.values()}
         if len(spans) == 1:
@@ -132,7 +133,6 @@ class ImageDataset(FileDataset[Images]):
         known = ("size", "channels", "mean", "std", "range")
         self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
         self.map_classes = source.map_classes if isinstance(source := found.train.source, Mapped) else None
-        self._clipped = False
 
     def captions(self, name: SplitName) -> list[str] | None:
         """A few words about each sample of a split; None where there are none."""
@@ -166,8 +166,10 @@ class ImageDataset(FileDataset[Images]):
         if isinstance(source, Mapped):
             with reading(reason):
                 maps = source.maps(number)
-        if wrong := [x.shape for x in maps.values() if x.shape != image.shape[1:]]:
-            raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
+        if wrong := [x.shape for x in maps.values() if x.shape[-2:] != image.shape[1:]]:
+            raise BadSample(
+                f"its map is {_by(wrong[0][-2:])} pixels, and the image is {_by(image.shape[1:])}"
+            )
         first, maps = self.preparation.with_maps(image, maps, augment)
         if len(self.keys) == 1:
             return {self.key: first, **maps}

@@ -109,6 +109,14 @@ def header(raw: Raw) -> Header:
         return Header(size, channels, _span_of(stored), (float(stored.min()), float(stored.max())))
 
 
+def planes(raw: Raw) -> Array:
+    """All values of an image as stored, ``[C, H, W]``; those of ``.npy`` may be NaN."""
+    with reading(reason):
+        if isinstance(raw, bytes) and raw.startswith(_NPY):
+            return _planes(np.load(io.BytesIO(raw), allow_pickle=False), first=False)
+        return np.asarray(_stored(raw, header(raw).channels))
+
+
 def fault(path: str | Path) -> str | None:
     """Why a file is not a whole image, or None.
 

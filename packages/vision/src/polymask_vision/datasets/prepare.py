@@ -112,11 +112,11 @@ class Preparation:
     def with_maps(
         self, image: Tensor, maps: Mapping[str, Tensor], augment: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same, with maps ``[..., h, w]`` of its pixels, scaled, cropped and flipped alike."""
+        """The same, with maps ``[h, w]`` or ``[C, h, w]`` of its pixels, scaled, cropped, flipped alike."""
         if image.is_floating_point():
             image = image.clamp(0, 1)
         # a crop of whole pixels takes maps of any type as they are in float64
-        planes = [image, *(plane.double()[None] for plane in maps.values())]
+        planes = [image, *(plane.double().view(-1, *plane.shape[-2:]) for plane in maps.values())]
         chosen = self.augment if augment else "none"
         if chosen == "rand-augment" and maps:
             raise UserError(
@@ -152,7 +152,10 @@ class Preparation:
         erase = None
         if chosen == "rand-augment" and self._random is not None:
             image, erase = self._random.change(image), self._random.erase
-        kept = {name: x[0].to(maps[name].dtype) for name, x in zip(maps, rest, strict=True)}
+        kept = {
+            name: x.view(*maps[name].shape[:-2], *x.shape[-2:]).to(maps[name].dtype)
+            for name, x in zip(maps, rest, strict=True)
+        }
         normalised = self._normalised(image)
         return (normalised if erase is None else erase(normalised)), kept
 

@@ -1,0 +1,181 @@
+"""Folders of images in layers: one folder for each layer, files of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from polymask import UserError
+from polymask.data import BadSample, Splits
+from polymask.data.folders import read_folder
+from polymask.types import Count, Share
+from polymask_vision.datasets.decode import ENDINGS, fault, header, planes
+from polymask_vision.datasets.folder import Files
+from polymask_vision.datasets.maps import LABELS, MaskReader
+
+KEY = "image"
+
+LOOK = 64
+"""How many samples are read for mean and deviation of values, evenly spaced."""
+
+
+def layers(
+    *,
+    source: str,
+    image: str = "image",
+    classes: Mapping[str, Count] | None = None,
+    tasks: tuple[str, ...] = (),
+    test: Share = 0.1,
+) -> Splits[LayerFiles]:
+    """Images and further layers of the same pixels: ``image/a/b.jpg``, ``depth/a/b.npy``, ``ground/a/b.png``.
+
+    Every folder beside that of the images is a layer of its name. One of values has images of any depth, or
+    ``.npy`` of ``[H, W]`` or ``[H, W, C]``, where NaN is unknown; values are brought to mean 0 and deviation
+    1 over some of the training samples. One of classes holds the number of a class at each pixel, 255
+    unknown. Folders within the layers are splits and classes as in ``folder``.
+
+    Where a layer lacks the file of an image, it is unknown there: so few samples may have labels. Images that
+    are damaged, and those with a damaged file in a layer, are left out and listed in ``skipped``.
+
+    Args:
+        source: the folder with all of them (``layers:PATH``).
+        image: the folder of the images in it.
+        classes: how many classes each layer of classes has, ``{ground: 8}``; others are of values.
+        tasks: layers to be predicted, which are never seen.
+        test: share of each class of images to hold out where there is no folder for it.
+    """
+    root, classes = Path(source).expanduser(), dict(classes or {})
+    if not (root / image).is_dir():
+        there = sorted(path.name for path in root.glob("*/")) if root.is_dir() else []
+        raise UserError(
+            f"layers:{source}: there is no folder {(root / image).absolute()}; "
+            + (f"there are {', '.join(there)}: " if there else "")
+            + "say where images are, --data.image"
+        )
+    others = sorted(p.name for p in root.glob("*/") if p.name != image and not p.name.startswith("."))
+    if KEY in others:
+        raise UserError(f"layers:{source}: {KEY} is what images are called, rename the layer {root / KEY}")
+    for what, names in {"classes": classes, "tasks": tasks}.items():
+        if unknown := [name for name in names if name not in others]:
+            raise UserError(
+                f"{what}: layers:{source} has no folder {', '.join(unknown)} beside {image}, but "
+                f"{', '.join(others) or 'none'}"
+            )
+    found = read_folder(
+        str(root / image), ENDINGS, "images in layers", lambda path: _look(path, root, image, others)
+    )
+    beside = {name: [each[k] for each in found.looks] for k, name in enumerate(others)}
+    files = LayerFiles(found.root, found.names, root, beside, classes, tasks)
+    splits = found.splits(files, test)
+    files.standardise(splits.train.take(LOOK).index.tolist())
+    return splits
+
+
+def example_source(folder: Path) -> str:
+    """Squares, how far away they are, and which of their pixels are known to be one."""
+    for name in ("image", "distance", "object"):
+        (folder / name).mkdir()
+    for i in range(8):
+        square = np.zeros((16, 16), dtype=np.uint8)
+        square[i : i + 6, 4:10] = 1
+        Image.fromarray(square * 200 + 20).convert("RGB").save(folder / "image" / f"{i}.png")
+        np.save(folder / "distance" / f"{i}.npy", np.where(square, 2.5, np.nan).astype(np.float32))
+        if i % 2:
+            Image.fromarray(square).save(folder / "object" / f"{i}.png")
+    return str(folder)
+
+
+class LayerFiles(Files):
+    """Image files and files of their layers by number.
+
+    Args:
+        root: the folder that names of images are relative to.
+        names: of the images.
+        layer_root: the folder that names in layers are relative to.
+        others: by layer, the name of the file of each image, empty where there is none.
+        classes: how many classes layers of classes have.
+        tasks: layers to be predicted.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        layer_root: Path,
+        others: Mapping[str, Sequence[str]],
+        classes: Mapping[str, int],
+        tasks: tuple[str, ...],
+    ) -> None:
+        super().__init__(root, names)
+        self.others = {name: Files(layer_root, files) for name, files in others.items()}
+        self.classes, self.tasks, self.class_layers = classes, tasks, tuple(classes)
+        self.map_classes = None
+        self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
+        self.layers = {KEY: 3}
+
+    def standardise(self, index: Sequence[int]) -> None:
+        """Take mean and standard deviation of values, and how many there are at a pixel, from some samples.
+
+        Raises:
+            UserError: a layer has no file for any of them.
+        """
+        for name, files in self.others.items():
+            if name in self.classes:
+                self.layers[name] = self.classes[name]
+                continue
+            values = [self._values(name, i).flatten(1) for i in index if files.names[i]]
+            if not values:
+                raise UserError(f"the layer {name} has no file for any of {len(index)} training images")
+            x = torch.cat(values, dim=1).double()
+            x = x[:, x.isfinite().all(0)]
+            self.layers[name] = len(x)
+            deviation = x.std(1) if x.shape[1] > 1 else torch.zeros(len(x))
+            # a constant layer becomes 0
+            deviation = torch.where(deviation > 0, deviation, 1.0)
+            self.statistics[name] = x.mean(1)[:, None, None], deviation[:, None, None]
+
+    def maps(self, index: int) -> dict[str, Tensor]:
+        found = {}
+        for name, files in self.others.items():
+            if not files.names[index]:
+                size = header(self.read(index)).size
+                shape = size if name in self.classes else (self.layers[name], *size)
+                blank = torch.full(shape, -1) if name in self.classes else torch.full(shape, torch.nan)
+                found[name] = blank
+            elif name in self.classes:
+                found[name] = MaskReader(None, False, None)(files.read(index))[LABELS]
+                if int(found[name].max()) >= self.classes[name]:
+                    raise BadSample(f"its {name} holds {int(found[name].max())}, of no class")
+            else:
+                mean, std = self.statistics[name]
+                values = self._values(name, index)
+                if len(values) != len(mean):
+                    raise BadSample(
+                        f"its {name} has {len(values)} values at a pixel, others have {len(mean)}"
+                    )
+                found[name] = ((values - mean) / std).float()
+        return found
+
+    def _values(self, name: str, index: int) -> Tensor:
+        """As they are in the file, float64 ``[C, H, W]``."""
+        return torch.from_numpy(planes(self.others[name].read(index)).astype(np.float64))
+
+
+def _look(path: Path, root: Path, image: str, others: Sequence[str]) -> tuple[str, ...]:
+    """The name of the file of an image in each layer, empty where there is none."""
+    if broken := fault(path):
+        raise BadSample(broken)
+    found = []
+    for name in others:
+        stem = (root / name / path.relative_to(root / image)).with_suffix("")
+        files = (stem.with_name(stem.name + suffix) for suffix in (".npy", ".png", *ENDINGS))
+        there = next((file for file in files if file.is_file()), None)
+        if there is not None and (broken := fault(there)):
+            raise BadSample(f"its {name}: {broken}")
+        found.append("" if there is None else there.relative_to(root).as_posix())
+    return tuple(found)
