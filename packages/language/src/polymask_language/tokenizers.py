@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, Tokens, UserError, functional
+from polymask.corruption import maskable
 from polymask.data import valid_of
 from polymask.protocols import Masking, Target
 from polymask.types import Count, Fact, Whole
@@ -127,15 +128,6 @@ def documents(position: Tensor) -> Tensor | None:
     It holds for any choice of the tokens, as of those that a mask keeps.
     """
     return position[..., 1] if position.shape[-1] == 2 else None
-
-
-def maskable(tokens: Tokens, special_ids: Sequence[int]) -> Tensor:
-    """Which tokens may be hidden: content, neither special nor padding. Bool ``[B, N]``."""
-    assert tokens.ids is not None
-    content = torch.ones_like(tokens.ids, dtype=torch.bool) if tokens.valid is None else tokens.valid
-    for special in special_ids:  # one comparison each: a tensor of them would be copied to the device
-        content = content & (tokens.ids != special)
-    return content
 
 
 def draw(
