@@ -135,7 +135,7 @@ REFUSED = {
     **{
         (f"vision/{system}", f"core/{objective}"): "gives one number for all"
         for system in ("hpm", "umd", "maskunet")
-        for objective in ("pairwise", "standardised-mse")
+        for objective in ("pairwise", "standardised-mse", "infonce", "sdm")
     },
     **{
         (system, f"vision/{encoder}"): "cannot be told: use vision/dit"

@@ -1,5 +1,6 @@
 """Maskings for any grid or set of sites."""
 
+from polymask.maskings.bernoulli import Bernoulli
 from polymask.maskings.block import Block
 from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
@@ -15,6 +16,7 @@ from polymask.maskings.threshold import Gumbel, Threshold
 from polymask.maskings.top_score import TopScore
 
 __all__ = [
+    "Bernoulli",
     "Block",
     "Color",
     "Disjoint",
