@@ -35,7 +35,8 @@ class Dataset(Protocol):
         key: entry of the batch it fills: ``"image"``, ``"audio"``, ...
         provides: facts that parts take as constructor arguments: ``size``, ``channels``, ... Under
             ``preparation``, the options with which other data sets of its modality bring their samples to the
-            same form.
+            same form. What is for parts in slots that begin with ``text_`` alone, such as the vocabulary of
+            captions, in a mapping under ``text``.
         classes: names of the classes, or None where there are no labels.
         skipped: files left out, with the reason: ``(path, reason)``.
 
