@@ -308,6 +308,15 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="persons",
+            target="polymask_vision.datasets.persons:persons",
+            prepare=IMAGES,
+            summary="drawn persons with captions of their attributes, some made false where asked",
+            paper="https://pypi.org/project/python-avatars",
+            modality="image",
+            needs="pip install 'polymask-vision[persons]'",
+        ),
+        Part(
             name="earth",
             target="polymask_vision.datasets.earth:earth",
             prepare=IMAGES,
