@@ -159,8 +159,8 @@ class ImageDataset(FileDataset[Images]):
         """
         split = self.splits[name]
         augment = augment and any(one.augment != "none" for one in self.preparations)
-        ready = isinstance(split.source, Arrays) and self.words is None and self.range is None
-        if ready and len(split) and not augment:
+        plain = self.words is None and self.range is None and not augment
+        if isinstance(split.source, Arrays) and plain and len(split):
             return Ready(self.preparation(split.source.images[split.index]), self.keys)
         return super().split(name, augment=augment)
 

@@ -88,17 +88,17 @@ def persons(
     people = [dict(zip(ATTRIBUTES, one, strict=True)) for one in chance.sample(every, count)]
     held = round(test * count)
     told = [describe(person, chance.random() < 0.5) for person in people]
-    wrong = [number >= held and chance.random() < false for number in range(count)]
-    told = [
-        make_false(*one, chance) if change else (one[0], None)
-        for one, change in zip(told, wrong, strict=True)
-    ]
-    source = Persons(
-        _drawings(people, pixels, seed), [text for text, _ in told], [where for _, where in told]
-    )
-    people_all = whole(source)
+    captions, spans = list[str](), list[tuple[int, int] | None]()
+    for number, (text, where) in enumerate(told):
+        span = None
+        if number >= held and chance.random() < false:
+            text, span = make_false(text, where, chance)
+        captions.append(text)
+        spans.append(span)
+    source = Persons(_drawings(people, pixels, seed), captions, spans)
+    everyone = whole(source)
     is_test = torch.arange(count) < held
-    return Splits(train=people_all.at(~is_test), test=people_all.at(is_test))
+    return Splits(train=everyone.at(~is_test), test=everyone.at(is_test))
 
 
 class Persons(Arrays):

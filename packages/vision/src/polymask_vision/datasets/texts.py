@@ -71,7 +71,9 @@ class Captions:
             sides[name] = split.at(said)
         if not len(sides["train"]):
             raise UserError("none of the training images has a caption")
-        self.found = dataclasses.replace(found, **sides, skipped=[*found.skipped, *skipped])
+        self.found = dataclasses.replace(
+            found, train=sides["train"], test=sides["test"], skipped=[*found.skipped, *skipped]
+        )
         train = captions_of(sides["train"])
         every = list(dict.fromkeys([*train, *captions_of(sides["test"])]))
         self.texts: Texts = tokenizer.of_texts(
