@@ -808,6 +808,19 @@ def polymask_register_evaluations() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="text-retrieval",
+            target="polymask_vision.text_retrieval:TextRetrieval",
+            summary="recall at 1, 5 and 10 of captions by images and of images by captions, beside chance",
+            modality="image",
+        ),
+        Part(
+            name="planted-words",
+            target="polymask_vision.planted_words:PlantedWords",
+            summary="whether words of captions that were made false have lower scores than true ones",
+            paper="2025, arXiv 2509.09118",
+            modality="image",
+        ),
+        Part(
             name="other-view",
             target="polymask_vision.other_view:OtherView",
             summary="loss with the other picture of a sample, with that of another one, and with none",
