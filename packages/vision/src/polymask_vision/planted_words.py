@@ -82,9 +82,9 @@ class PlantedWords:
                                 shares.append(below(false[-1], true[-1]))
                 if not shares:
                     raise UserError("no caption was made false: give --data.false a share above 0")
-                named = f"{row}, {evidence}"
-                yield Measurement.mean(named, WITHIN, shares)
-                yield Measurement(named, OVER_ALL, below(torch.cat(false), torch.cat(true)))
+                over_all = below(torch.cat(false), torch.cat(true))
+                yield Measurement.mean(row, f"{WITHIN}, {evidence}", shares)
+                yield Measurement(row, f"{OVER_ALL}, {evidence}", over_all)
 
 
 def below(false: Tensor, true: Tensor) -> float:

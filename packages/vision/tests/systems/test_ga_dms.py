@@ -348,8 +348,11 @@ def test_planted_words_are_looked_for_among_those_of_training(run: Run) -> None:
     found = {(one.row, one.metric): one for one in PlantedWords()(run)}
     assert len(found) == 12
     assert all(0 <= one.value <= 1 for one in found.values())
-    rows = {row for row, _ in found}
-    assert {"pre-trained, gradient", "untrained, cosine", "untrained, attention"} <= rows
+    for evidence in ("gradient", "cosine", "attention"):
+        for row in ("pre-trained", "untrained"):
+            one = found[row, f"AUC within captions, {evidence}"]
+            assert one.low is not None and one.low <= one.value
+            assert (row, f"AUC over all words, {evidence}") in found
 
 
 def test_evaluations_of_pairs_refuse_others(run: Run, tmp_path: Path) -> None:
