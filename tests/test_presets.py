@@ -88,6 +88,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/ijepa paper": {**JEPA, "epochs": 300},
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
+    # GA-DMS, appendix A.1; CLIP's ViT-B/16 and the text tower beside it
+    "vision/ga-dms paper": {
+        "lr": 1e-4,
+        "batch": 512,
+        "epochs": 30,
+        "warmup": 5,
+        "betas": ADAM,
+        "decay": 4e-5,
+        "text_encoder.depth": 12,
+    },
     # Baevski et al. 2022, configuration of the release: 16 images on each of 16 devices
     "vision/data2vec2 paper": {
         **DATA2VEC,

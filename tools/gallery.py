@@ -28,8 +28,8 @@ from polymask.report.look import MaskSheet, mask_sheet, usual_tokenizer
 
 SAMPLES, VIEWS, WIDTH = 4, 3, 560
 
-FEWER: Mapping[str, int] = {"text": 2}
-"""Samples of a modality of which so many as of others could not be read on a phone."""
+FEWER: Mapping[str, int] = {"text": 2, "vision/ga-dms": 2}
+"""Samples of a modality, or of a part, of which so many as of others could not be read on a phone."""
 
 DATA: Mapping[str, Any] = {
     "audio": {"name": "audio/words"},
@@ -42,6 +42,7 @@ SPECIAL: Mapping[str, Any] = {
     "pointcloud/msm": {"name": "pointcloud/scenes"},
     "pointcloud/geomae": {"name": "pointcloud/scenes"},
     "language/sparsepo": {"name": "language/sentiment"},
+    "vision/ga-dms": {"name": "vision/persons", "count": 40, "pixels": 128},
 }
 
 
@@ -65,7 +66,7 @@ def of_system(part: Part, data: Mapping[str, Any], folder: Path) -> MaskSheet:
         own["host.tokenizer.patch_size" if "host" in part.defaults else "tokenizer.patch_size"] = 8
     config = RunConfig.resolve({"system": part.full_name, "preset": preset, "data": data, **own})
     run = Run.create(config, folder)
-    samples = FEWER.get(part.modality, SAMPLES)
+    samples = FEWER.get(part.full_name, FEWER.get(part.modality, SAMPLES))
     return mask_sheet(run.system.eval(), run.data, samples=samples, draws=1, masks=samples)
 
 

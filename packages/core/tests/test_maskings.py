@@ -247,6 +247,7 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
     registry = polymask.default_registry()
     parts = {part.name: part for part in registry.parts("maskings") if part.plugin == "core"}
     assert set(parts) == {
+        "bernoulli",
         "block",
         "color",
         "disjoint",

@@ -458,3 +458,15 @@ def names(checks: Iterable[Check]) -> list[str]:
 def test_confirm_names_accepts_what_exists() -> None:
     made = declare(part(Good)).parts("maskings")[0]
     confirm_names(names(checks_for(made)), checks_for(made), made)
+
+
+def test_a_part_made_of_parts_of_an_absent_plugin_of_ours_is_skipped() -> None:
+    registry = Registry(environ={}, entries=[])
+    part = Part(
+        name="both",
+        target="polymask.maskings:Scheduled",
+        summary="x",
+        defaults={"masking": "language/words", "option": "vision/no-slot"},
+    ).of("core", "maskings")
+    (result,) = check_part(part, registry=registry, only=["check_masking_shape"])
+    assert (result.outcome, result.message) == ("skipped", "is made of parts of language, which is not here")

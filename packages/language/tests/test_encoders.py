@@ -12,7 +12,8 @@ import transformers
 from torch import Tensor
 
 from polymask import Mask, Tokens, UserError
-from polymask_language.encoders import Causal, Transformer, attention
+from polymask_language.attention import attention
+from polymask_language.encoders import Causal, Transformer
 from polymask_language.tokenizers import TokenIds
 from polymask_language.vocabulary import vocabulary_of
 

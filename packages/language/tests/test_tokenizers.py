@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from polymask import Request, Step, UserError
+from polymask.corruption import maskable
 from polymask.maskings import Color, Random, Span, TopScore
 from polymask.protocols import Masking
-from polymask_language.tokenizers import TokenIds, documents, draw, maskable
+from polymask_language.tokenizers import TokenIds, documents, draw
 
 SPECIAL = (0, 1, 2, 3, 4)
 

@@ -15,7 +15,8 @@ from polymask import Run, UserError, build
 from polymask.data import Split, Splits, as_dataset, describe, divide, whole
 from polymask.evaluation.probe import labels_of
 from polymask.training import TrainOptions, fit
-from polymask_vision.datasets.base import Arrays, ImageDataset
+from polymask_vision.datasets.base import ImageDataset
+from polymask_vision.datasets.memory import Arrays
 from polymask_vision.datasets.prepare import Preparation
 
 

@@ -22,6 +22,14 @@ def polymask_register_maskings() -> Iterable[Part]:
             tags=frozenset({"uniform"}),
         ),
         Part(
+            name="bernoulli",
+            target="polymask.maskings:Bernoulli",
+            summary="each site by itself, by one chance or by one that goes by its score",
+            suits="words, and systems whose share of hidden sites is to vary: ga-dms",
+            paper="2025, arXiv 2509.09118",
+            tags=frozenset({"uniform", "variable-count"}),
+        ),
+        Part(
             name="block",
             target="polymask.maskings:Block",
             summary="rectangles on a grid of any number of axes, hidden or kept",
@@ -181,6 +189,21 @@ def polymask_register_objectives() -> Iterable[Part]:
             target="polymask.objectives:BinaryCrossEntropy",
             summary="cross-entropy of yes or no, for each number",
             tags=frozenset({"logits"}),
+        ),
+        Part(
+            name="infonce",
+            target="polymask.objectives.matching:Matching",
+            summary="which target of the batch is that of a prediction, by softmax of cosines",
+            paper="van den Oord et al. 2018, arXiv 1807.03748; Radford et al. 2021, arXiv 2103.00020",
+            tags=frozenset({"relative", "two-sided"}),
+        ),
+        Part(
+            name="sdm",
+            target="polymask.objectives.matching:Matching",
+            summary="divergence of such a softmax from who is alike in identity",
+            paper="Jiang and Ye 2023, arXiv 2303.12501",
+            defaults={"reverse": True, "temperature": 0.02},
+            tags=frozenset({"relative", "two-sided"}),
         ),
         Part(
             name="cross-entropy",

@@ -74,6 +74,25 @@ class Request:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """What attention did in one block, part of the graph of what came of it.
+
+    Args:
+        query: ``[B, K, D]``, all heads side by side.
+        key: the same.
+        value: the same.
+        mixed: ``[B, K, D]``, values summed by attention, before they are projected.
+        weights: ``[B, H, K, K]``, how much of each key a query takes; rows sum to 1.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mixed: Tensor
+    weights: Tensor
+
+
 @runtime_checkable
 class Masking(Protocol):
     """Draws a mask. Every draw comes from ``request.step``; global generators stay untouched."""
@@ -138,6 +157,10 @@ class Encoder(Protocol):
     An encoder of Transformer blocks may have ``feed_forwards``, the feed-forward layer of each block, in
     order: modules that return ``[B, prefix + K, out_dim]``, what is added to a shortcut. A system that
     predicts what they return refuses encoders without.
+
+    An encoder of Transformer blocks may have ``attending(x, position, valid, last) -> (features,
+    [Attended])``: its output, and what attention did in so many of its last blocks, as it ran. A system that
+    goes by that refuses encoders without.
     """
 
     dim: int

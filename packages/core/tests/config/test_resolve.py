@@ -60,6 +60,15 @@ class Numbers:
         self.augment, self.n, self.provides = augment, n, {"size": 32}
 
 
+class Two(System):
+    def __init__(
+        self, *, tokenizer: Any, encoder: Any, text_tokenizer: Any, text_encoder: Any, size: Fact[int] = 0
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.encoder, self.size = tokenizer, encoder, size
+        self.text_tokenizer, self.text_encoder = text_tokenizer, text_encoder
+
+
 class Toy(System):
     def __init__(
         self,
@@ -128,6 +137,16 @@ def toys() -> ModuleType:
         return [
             part("toy", cls="Toy", defaults=defaults, presets=PRESETS),
             part("bare", cls="Toy", defaults={"tokenizer": "toy/cutter", "encoder": "toy/reader"}),
+            part(
+                "two",
+                cls="Two",
+                defaults={
+                    "tokenizer": "toy/cutter",
+                    "encoder": "toy/reader",
+                    "text_tokenizer": "toy/cutter",
+                    "text_encoder": "toy/reader",
+                },
+            ),
             part("twin", cls="Toy", defaults=defaults, presets={"small": {"depth": 5, "steps": 3}}),
             part("wrapper", cls="Wrapper", defaults=WRAPPER, presets={"small": {"host.masking.cell": 5}}),
         ]
@@ -350,6 +369,14 @@ def test_facts_flow_from_data_through_the_tokenizer_to_the_rest(registry: Regist
     assert (toy.tokenizer.size, toy.encoder.in_dim, toy.encoder.grid) == (32, 16, (8,))
     assert toy.size == 32
     assert ORDER == ["tokenizer", "encoder"]
+
+
+def test_facts_under_a_prefix_are_for_its_slots_alone(registry: Registry) -> None:
+    facts = {"size": 32, "text": {"size": 48, "in_dim": 9}}
+    both = build("two", registry=registry, facts=facts, **{"text_tokenizer.cut": 4})
+    assert (both.tokenizer.size, both.encoder.in_dim, both.encoder.grid) == (32, 256, (2,))
+    assert (both.text_tokenizer.size, both.text_encoder.in_dim, both.text_encoder.grid) == (48, 16, (12,))
+    assert both.size == 32 and facts["text"] == {"size": 48, "in_dim": 9}
 
 
 def test_an_option_goes_over_a_fact(registry: Registry) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
@@ -13,9 +12,12 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.export import Exporter
 from polymask.imports import Weights
+from polymask.protocols import Attended
 from polymask.types import Count, Fact, Positive, Whole
 from polymask_language import configurations, export
+from polymask_language.attention import ATTENDED, attended, attention, place_of
 from polymask_language.configurations import BIDIRECTIONAL, CAUSAL, FROM_PADDING
+from polymask_language.taps import recording
 from polymask_language.tokenizers import documents
 
 
@@ -93,6 +95,15 @@ class Adapter(nn.Module):
         """The output of every block, ``[B, K, dim]``; the last, normed, is that of ``forward``."""
         return list(self._run(x, position, valid, output_hidden_states=True).hidden_states[1:])
 
+    def attending(
+        self, x: Tensor, position: Tensor, valid: Tensor | None = None, last: int = 1
+    ) -> tuple[Tensor, list[Attended]]:
+        """The output, and what attention did in the last blocks, see :class:`polymask.protocols.Encoder`."""
+        reach = attention(place_of(position), documents(position), valid, self.causal)
+        with recording(self.model, ATTENDED) as taps:
+            out = self.forward(x, position, valid)
+        return out, attended(taps, reach, int(self.model.config.num_attention_heads), last)
+
     def adapt(self, weights: Weights, facts: Mapping[str, Any]) -> Weights:
         """Weights of a run or an export, whose ids must name the same tokens as those of the data."""
         configurations.require_same_vocabulary(weights.facts, facts)
@@ -103,7 +114,7 @@ class Adapter(nn.Module):
         return {"transformers": lambda facts, out: export.to_transformers(self, facts, out)}
 
     def _run(self, x: Tensor, position: Tensor, valid: Tensor | None, **options: Any) -> Any:
-        place = position[..., 0].round().long()
+        place = place_of(position)
         reach = attention(place, documents(position), valid, self.causal)
         window = getattr(self.model.config, "local_attention", None)
         if window is not None:
@@ -278,23 +289,3 @@ class Causal(Adapter):
     def logits(self, states: Tensor) -> Tensor:
         """What comes next after each token: ``[..., dim] -> [..., vocabulary]``."""
         return F.linear(states, self.weight if self.lm_head is None else self.lm_head.weight)
-
-
-def attention(place: Tensor, document: Tensor | None, valid: Tensor | None, causal: bool) -> Tensor:
-    """Where attention may go: bool ``[B, 1, K, K]``, queries before keys.
-
-    Args:
-        place: int64 ``[B, K]`` within the document.
-        document: ``[B, K]``, which document each token is of; None for one.
-        valid: bool ``[B, K]``, False on padding; None for none.
-        causal: only to places that are not later.
-    """
-    query, key = place[:, None, :, None], place[:, None, None, :]
-    reach = query >= key if causal else torch.ones_like(query == key)
-    if document is not None:
-        reach = reach & (document[:, None, :, None] == document[:, None, None, :])
-    if valid is not None:
-        # a query of padding that reaches nothing would come out as NaN
-        itself = torch.eye(place.shape[1], dtype=torch.bool, device=place.device)
-        reach = (reach & valid[:, None, None, :]) | itself
-    return reach

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymask import UserError
+from polymask.corruption import maskable
 from polymask.data import collate, evenly
 from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating
@@ -27,7 +28,7 @@ from polymask.types import Count
 from polymask_language.capabilities import ScoresTokens
 from polymask_language.perplexity import log_shares
 from polymask_language.speech import tag
-from polymask_language.tokenizers import TAGS, maskable
+from polymask_language.tokenizers import TAGS
 
 if TYPE_CHECKING:
     from polymask.run import Run

@@ -19,9 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, Tokens, UserError, functional
+from polymask.corruption import maskable
 from polymask.data import valid_of
-from polymask.protocols import Masking, Target
+from polymask.protocols import Masking, Media, Target
 from polymask.types import Count, Fact, Whole
+from polymask_language import display
+from polymask_language.captions import Captions
 
 TAGS = ("NOUN", "VERB", "ADJ", "ADV", "PRON", "DET", "ADP", "NUM", "CONJ", "PRT", ".", "X")
 """Parts of speech by number: the universal tags of Petrov et al. 2012, in the order of CLIMB."""
@@ -41,9 +44,12 @@ class TokenIds(nn.Module):
         mask_id: id that stands in place of hidden tokens.
         pad_id: id that fills up a sequence.
         special_ids: ids that are no content (start, end, padding, mask...) and are never hidden.
+        tokenizer_file: the vocabulary of the data, to show words by.
     """
 
     key = "text"
+    of_texts = Captions
+    """Makes samples of texts that belong to something else, see :class:`polymask.data.TextTokenizer`."""
 
     def __init__(
         self,
@@ -53,9 +59,10 @@ class TokenIds(nn.Module):
         mask_id: Fact[Whole] = 4,
         pad_id: Fact[Whole] = 0,
         special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
+        tokenizer_file: Fact[str | None] = None,
     ) -> None:
         super().__init__()
-        self.vocabulary, self.length = vocabulary, length
+        self.vocabulary, self.length, self.tokenizer_file = vocabulary, length, tokenizer_file
         self.mask_id, self.pad_id, self.special_ids = mask_id, pad_id, tuple(special_ids)
         if not all(0 <= i < vocabulary for i in (mask_id, pad_id, *self.special_ids)):
             raise UserError(
@@ -101,6 +108,15 @@ class TokenIds(nn.Module):
         """Tokens ``[B, N, 1]`` back to ids ``[B, N]``."""
         return values[..., 0]
 
+    def compared(self, tokens: Tokens, hidden: Tensor, guess: Tensor) -> Sequence[Media]:
+        """Each text, hidden tokens in colour and beside each the id that was predicted, ``[B, N]``."""
+        (rows,) = display.compare(self.tokenizer_file, tokens, hidden, guess, "").values()
+        return rows
+
+    def weighted(self, tokens: Tokens, weight: Tensor, counted: Tensor) -> Sequence[Media]:
+        """Each text, tokens that are counted coloured by their weight, ``[B, N]`` each."""
+        return display.weighted(self.tokenizer_file, tokens, weight, counted)
+
     def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """``n`` random sequences of several lengths, the first of full length, with words."""
         generator = torch.Generator().manual_seed(seed)
@@ -127,15 +143,6 @@ def documents(position: Tensor) -> Tensor | None:
     It holds for any choice of the tokens, as of those that a mask keeps.
     """
     return position[..., 1] if position.shape[-1] == 2 else None
-
-
-def maskable(tokens: Tokens, special_ids: Sequence[int]) -> Tensor:
-    """Which tokens may be hidden: content, neither special nor padding. Bool ``[B, N]``."""
-    assert tokens.ids is not None
-    content = torch.ones_like(tokens.ids, dtype=torch.bool) if tokens.valid is None else tokens.valid
-    for special in special_ids:  # one comparison each: a tensor of them would be copied to the device
-        content = content & (tokens.ids != special)
-    return content
 
 
 def draw(

@@ -12,6 +12,7 @@ from scipy.stats import poisson
 from torch import nn
 
 from polymask import Batch, Step, UserError
+from polymask.corruption import maskable
 from polymask.data import collate, valid_of
 from polymask.objectives import CrossEntropy
 from polymask_language.datasets.base import Corpus, TextDataset
@@ -19,7 +20,7 @@ from polymask_language.encoders import Causal, Transformer
 from polymask_language.joining import join
 from polymask_language.maskings import Words
 from polymask_language.systems.prop import PROP
-from polymask_language.tokenizers import TokenIds, maskable
+from polymask_language.tokenizers import TokenIds
 from polymask_language.vocabulary import Vocabulary
 from polymask_language.word_sets import LONGEST, Counted, WordSets, of_letters
 

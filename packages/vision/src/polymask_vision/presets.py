@@ -541,6 +541,59 @@ CROCO: Presets = {
     "tiny": {**MAE["tiny"], **_TWO_CROPS},
 }
 
+GA_DMS: Presets = {
+    # ViT-B/16 and the text tower of CLIP, whose weights the paper starts from, on five million pairs
+    # (appendix A.1). It decays weights by Adam's way, 4e-5
+    "paper": {
+        "data.size": (384, 128),
+        "data.augment": "shift-flip",
+        "data.text_vocab": "bpe",
+        "data.text_vocab_size": 49408,
+        "data.text_length": 77,
+        "tokenizer.patch_size": 16,
+        **_VIT_B,
+        "text_encoder.dim": 512,
+        "text_encoder.depth": 12,
+        "text_encoder.heads": 8,
+        "epochs": 30,
+        "warmup_epochs": 5,
+        "batch_size": 512,
+        "lr": 1e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 4e-5,
+    },
+    # two thirds of the blocks of the text encoder are scored, as in the paper
+    "small": {
+        **_SMALL,
+        "tokenizer.patch_size": 8,
+        "data.text_vocab": "bpe",
+        "data.text_vocab_size": 1024,
+        "text_encoder.dim": 128,
+        "text_encoder.depth": 3,
+        "text_encoder.heads": 4,
+        "last_blocks": 2,
+        "dim": 128,
+        "heads": 4,
+        "depth": 1,
+        "match_objective.temperature": 0.07,
+        "steps": 1500,
+        "clip": 1.0,
+    },
+    "tiny": {
+        **_TINY,
+        "data.text_vocab": "bpe",
+        "data.text_vocab_size": 512,
+        "text_encoder.dim": 32,
+        "text_encoder.depth": 2,
+        "text_encoder.heads": 2,
+        "last_blocks": 1,
+        "dim": 32,
+        "heads": 2,
+        "depth": 1,
+        "samples": 100_003,  # that ids of the suite are numbers of samples
+    },
+}
+
 UMD: Presets = {
     # B/4 on ImageNet of 64 pixels, ae_i1k.py of the release; warm-up is 5 % of the epochs
     "paper": {

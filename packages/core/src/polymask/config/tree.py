@@ -69,7 +69,7 @@ class PartConfig:
 
         Facts flow along data -> tokenizer -> the rest: an option of type :data:`polymask.types.Fact` that
         nobody set takes the fact of its name. What ``text_tokenizer`` provides goes to the slots that begin
-        with ``text_`` alone.
+        with ``text_`` alone, and so does what the data says in a mapping under ``text``.
 
         Raises:
             UserError: a part cannot be imported, or its constructor refuses a value.
@@ -79,7 +79,7 @@ class PartConfig:
         arguments: dict[str, Any] = {}
         told: dict[str, dict[str, Any]] = {"": facts}
         for slot in self.slots:
-            own = told.setdefault(slot.rpartition("_")[0], {})
+            own = told.setdefault(prefix := slot.rpartition("_")[0], _under(facts, prefix))
             given = self.options.get(slot)
             if isinstance(given, PartConfig):
                 given = given.build({**facts, **own})
@@ -91,6 +91,12 @@ class PartConfig:
             if option.fact and name not in arguments and name in facts:
                 arguments[name] = facts[name]
         return construct(self.part, arguments, facts.get(RUN))
+
+
+def _under(facts: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Facts that are for the slots of a prefix alone."""
+    nested = facts.get(prefix)
+    return dict(nested) if isinstance(nested, Mapping) else {}
 
 
 def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> Any:

@@ -35,7 +35,8 @@ class Dataset(Protocol):
         key: entry of the batch it fills: ``"image"``, ``"audio"``, ...
         provides: facts that parts take as constructor arguments: ``size``, ``channels``, ... Under
             ``preparation``, the options with which other data sets of its modality bring their samples to the
-            same form.
+            same form. What is for parts in slots that begin with ``text_`` alone, such as the vocabulary of
+            captions, in a mapping under ``text``.
         classes: names of the classes, or None where there are no labels.
         skipped: files left out, with the reason: ``(path, reason)``.
 
@@ -114,6 +115,50 @@ class Described(Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """A line by name of each: size, range of values, share clipped, scale; may read a few samples."""
+
+
+class Texts(Protocol):
+    """Texts that belong to the samples of a data set of something else, by number. Picklable, for workers.
+
+    Attributes:
+        facts: what parts in slots that begin with ``text_`` take as constructor arguments.
+        cut: how many texts lost their end.
+    """
+
+    facts: Mapping[str, Any]
+    cut: int
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Entries of a sample: ``text``, int64 ``[L]``, and those beside it."""
+
+    def within(self, index: int, start: int, stop: int) -> Tensor:
+        """Which tokens of a text lie between two of its characters: bool ``[L]``."""
+
+    def render(
+        self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """The text of a sample as a picture, see :class:`Renderer`."""
+
+
+class TextTokenizer(Protocol):
+    """A tokenizer of words, by which data of another modality makes samples of its captions.
+
+    A data set that has such captions keeps them as ``texts``: masks over their words are drawn by them.
+    """
+
+    @staticmethod
+    def of_texts(
+        texts: Sequence[str], train: Sequence[str], *, vocab: str, vocab_size: int, length: int
+    ) -> Texts:
+        """Texts as samples.
+
+        Args:
+            texts: what they say.
+            train: those to train a vocabulary on.
+            vocab: which vocabulary, or how one is trained.
+            vocab_size: ids of a trained one, at most.
+            length: tokens of a text, at most.
+        """
 
 
 def span(values: Tensor | Sequence[float], digits: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from polymask.data import Dataset, collate, evenly
+from polymask.data import Dataset, SplitName, collate, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import Picked, evaluating
 from polymask.evaluation.measurements import Measurement
@@ -70,18 +70,28 @@ def _masked_by(system: System) -> System | None:
     return next((owner for owner, slot, _ in filled(system, "maskings") if slot == "masking"), None)
 
 
-def batches(system: System, data: Dataset, limit: int | None, batch_size: int) -> Iterator[Batch]:
-    """Test samples where the system is, evenly spaced and mixed.
+def batches(
+    system: System,
+    data: Dataset,
+    limit: int | None,
+    batch_size: int,
+    split: SplitName = "test",
+    whole: bool = False,
+) -> Iterator[Batch]:
+    """Samples of a split where the system is, evenly spaced and mixed.
 
-    What is left over after the last full batch is left out, unless it is all there is.
+    Unless they are to be whole, what is left over after the last full batch is left out, if it is not all
+    there is.
     """
-    samples, labels = data.split("test"), labels_for(system, data, "test")
+    samples, labels = data.split(split), labels_for(system, data, split)
     spaced = evenly(len(samples), limit)
     # samples often lie in order of class; batches are to be alike
     order = torch.randperm(len(spaced), generator=torch.Generator().manual_seed(0)).tolist()
     picked = Picked(samples, [spaced[i] for i in order])
     device = next(system.parameters()).device
-    for batch in DataLoader(picked, batch_size, collate_fn=collate, drop_last=len(spaced) > batch_size):
+    for batch in DataLoader(
+        picked, batch_size, collate_fn=collate, drop_last=not whole and len(spaced) > batch_size
+    ):
         yield with_labels({key: value.to(device) for key, value in batch.items()}, labels)
 
 

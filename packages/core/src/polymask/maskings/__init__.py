@@ -1,5 +1,6 @@
 """Maskings for any grid or set of sites."""
 
+from polymask.maskings.bernoulli import Bernoulli
 from polymask.maskings.block import Block
 from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
@@ -17,6 +18,7 @@ from polymask.maskings.top_score import TopScore
 from polymask.maskings.tube import Tube, TubeBlocks
 
 __all__ = [
+    "Bernoulli",
     "Block",
     "Color",
     "Disjoint",

@@ -54,8 +54,12 @@ class View:
         """
         if self.made is not None:
             batch, pictures = self.made, pictures_of(data, self.made, max(p.shape[-2] for p in pictures))
-        if isinstance(data, Renderer) and self.tokens is not None:
-            return [self._drawn(data, sample_of(batch, i), i) for i in range(len(pictures))]
+        if self.tokens is not None:
+            # words of a data set of something else are drawn by its captions
+            drawn = getattr(data, "texts", None) if self.tokens.ids is not None else None
+            drawn = data if isinstance(data, Renderer) else drawn
+            if drawn is not None:
+                return [self._drawn(drawn, sample_of(batch, i), i) for i in range(len(pictures))]
         return [
             overlay(picture if self.on_picture else blank(*picture.shape[:-1]), self._real(self.hidden, i))
             for i, picture in enumerate(pictures)

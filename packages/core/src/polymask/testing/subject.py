@@ -15,9 +15,9 @@ from torch import Tensor
 
 from polymask.config import PartConfig, Source, options_of, resolve_part
 from polymask.errors import UserError
-from polymask.parts import Part
+from polymask.parts import Part, slot_kind
 from polymask.protocols import Batch, Tokenizer
-from polymask.registry import Registry
+from polymask.registry import FIRST_PARTY, Registry
 from polymask.tokens import Tokens
 
 
@@ -105,6 +105,14 @@ class Subject:
         """The class the part names."""
         found: type = self.part.load()
         return found
+
+    @property
+    def absent(self) -> str:
+        """The first plugin of ours whose parts it is made of by default, and which is not installed."""
+        here = {"core", *(record.name for record in self.registry.plugins if record.status == "ok")}
+        slots = {key: value for key, value in self.part.defaults.items() if slot_kind(key)}
+        named = (str(value).partition("/")[0] for value in slots.values())
+        return next((name for name in named if name in FIRST_PARTY and name not in here), "")
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

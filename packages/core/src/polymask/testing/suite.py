@@ -68,6 +68,8 @@ class Check:
             CheckFailed: the property is absent.
             Skip: there is nothing to ask.
         """
+        if absent := subject.absent:
+            raise Skip(f"is made of parts of {absent}, which is not here")
         excuses = [tag for tag in self.unless if tag in subject.part.tags]
         if excuses:
             raise Skip(f"tagged {excuses[0]!r}")

@@ -43,12 +43,12 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Host, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, sample_ids
+from polymask.corruption import STREAM, corrupt, maskable
 from polymask.protocols import Masking, Objective, Target
 from polymask.schedules import Curve, Schedule
 from polymask.systems.base import implementing
 from polymask.types import Fact
 from polymask_language.capabilities import LimitsWords
-from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import (
     SPOKEN_FIRST,
     By,
@@ -62,7 +62,7 @@ from polymask_language.curricula import (
 )
 from polymask_language.display import compare_classes
 from polymask_language.heads import ClassHead
-from polymask_language.tokenizers import draw, maskable
+from polymask_language.tokenizers import draw
 
 CLASSES = 16
 """Random stream of the word-class masks, distinct from those of hosts."""

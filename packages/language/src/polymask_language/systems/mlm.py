@@ -42,13 +42,13 @@ from polymask import (
     functional,
     sample_ids,
 )
+from polymask.corruption import corrupt, maskable
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Fact, Whole
-from polymask_language.corruption import corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
 from polymask_language.heads import ClassHead, TiedHead
-from polymask_language.tokenizers import draw, maskable
+from polymask_language.tokenizers import draw
 
 
 class MLM(System):

@@ -46,14 +46,14 @@ from polymask import (
     functional,
     sample_ids,
 )
+from polymask.corruption import STREAM, corrupt, maskable
 from polymask.protocols import Encoder, Masking, Media, Objective, Tokenizer
 from polymask.types import Count, Fact, NotNegative, Positive, Whole
-from polymask_language.corruption import STREAM, corrupt
 from polymask_language.curricula import Known, every_word
 from polymask_language.display import compare
 from polymask_language.heads import TiedHead, embedding_of
 from polymask_language.joining import join
-from polymask_language.tokenizers import draw, maskable
+from polymask_language.tokenizers import draw
 from polymask_language.word_sets import WordSets
 
 SIDES = ("likelier set", "other set")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitN
 from polymask.types import Count
 from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
 from polymask_vision.datasets.maps import Mapped, layer_facts
+from polymask_vision.datasets.memory import Arrays, Ready
 from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
+from polymask_vision.datasets.texts import Captioned, Captions
 from polymask_vision.views import OTHER, Paired
 
 LOOK = 64
@@ -29,20 +31,13 @@ class Images(Source, Protocol):
         """One image, encoded or decoded."""
 
 
-@runtime_checkable
-class Captioned(Protocol):
-    """Images with a few words about each."""
-
-    def caption(self, index: int) -> str:
-        """What an image shows."""
-
-
 class ImageDataset(FileDataset[Images]):
     """What a reader of images found, as samples ``{"image": float32 [C, H, W]}``, normalised.
 
     Of data with a class or a value at each pixel, samples hold these too, see :class:`Mapped`, under the same
     crop as the image; ``map_classes`` are names of the classes. Of pairs, see :class:`Paired`, samples hold
-    the second picture as ``"other"``, augmented for itself, whatever ``views`` is.
+    the second picture as ``"other"``, augmented for itself, whatever ``views`` is. With ``text_vocab``,
+    samples of data with captions hold their words too, see :class:`Captions`.
 
     Args:
         found: what the reader found.
@@ -60,6 +55,11 @@ class ImageDataset(FileDataset[Images]):
         crop_scale: areas of ``crop``, ``crop-flip`` and ``crop-jitter``, as shares of the image.
         views: 2 to have a second random augmentation of each image, under ``"other"``.
         other_augment: augmentation of the second; by default as the first.
+        text_vocab: have the words of captions as ids of a vocabulary: ``bpe`` or ``wordpiece``, trained on
+            those of the training split; or the path of a ``tokenizer.json``, or a name on the Hugging Face
+            hub. It needs polymask-language. Images without a caption are left out.
+        text_vocab_size: ids of a trained vocabulary, at most.
+        text_length: maximum number of tokens of a caption, with those at both ends; longer ones are cut.
         limit: maximum number of images per split.
     """
 
@@ -79,9 +79,17 @@ class ImageDataset(FileDataset[Images]):
         crop_scale: Sequence[float] = (0.2, 1.0),
         views: Count = 1,
         other_augment: Augment | None = None,
+        text_vocab: str | None = None,
+        text_vocab_size: Count = 4096,
+        text_length: Count = 32,
         limit: Count | None = None,
     ) -> None:
+        words = None
+        if text_vocab is not None:
+            words = Captions(found, text_vocab, vocab_size=text_vocab_size, length=text_length)
+            found = words.found
         super().__init__(found, limit=limit)
+        self.words, self.texts = words, words and words.texts
         if views not in (1, 2):
             raise UserError(f"views={views}: a sample has 1 view of an image, or 2")
         paired = isinstance(found.train.source, Paired)
@@ -130,6 +138,8 @@ class ImageDataset(FileDataset[Images]):
         spans = {self.range or one.span for one in headers.values()}
         if len(spans) == 1:
             self.provides["range"] = spans.pop()
+        if words is not None:
+            self.provides["text"] = dict(words.texts.facts)
         known = ("size", "channels", "mean", "std", "range")
         self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
         self.map_classes = source.map_classes if isinstance(source := found.train.source, Mapped) else None
@@ -149,7 +159,8 @@ class ImageDataset(FileDataset[Images]):
         """
         split = self.splits[name]
         augment = augment and any(one.augment != "none" for one in self.preparations)
-        if isinstance(split.source, Arrays) and len(split) and not augment and self.range is None:
+        plain = self.words is None and self.range is None and not augment
+        if isinstance(split.source, Arrays) and plain and len(split):
             return Ready(self.preparation(split.source.images[split.index]), self.keys)
         return super().split(name, augment=augment)
 
@@ -171,6 +182,8 @@ class ImageDataset(FileDataset[Images]):
                 f"its map is {_by(wrong[0][-2:])} pixels, and the image is {_by(image.shape[1:])}"
             )
         first, maps = self.preparation.with_maps(image, maps, augment)
+        if self.words is not None:
+            maps |= self.words.entries(source, number)
         if len(self.keys) == 1:
             return {self.key: first, **maps}
         second = self._decode(source, number, source.other) if isinstance(source, Paired) else image
@@ -195,7 +208,7 @@ class ImageDataset(FileDataset[Images]):
             lines["clipped"] = f"{sum(shares) / len(shares):.1%} of the values, in a sample of {len(shares)}"
             x = torch.cat(values)
             lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
-        return lines
+        return lines | ({} if self.words is None else self.words.describe())
 
     def _decode(self, source: Images, number: int, read: Callable[[int], Raw] | None = None) -> Tensor:
         with reading(reason):
@@ -204,39 +217,6 @@ class ImageDataset(FileDataset[Images]):
 
     def to_image(self, x: Tensor) -> Tensor:
         return self.preparation.to_image(x)
-
-
-class Arrays:
-    """Images in memory.
-
-    Args:
-        images: uint8 ``[n, C, H, W]``.
-    """
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int) -> Tensor:
-        return self.images[index]
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-
-class Ready:
-    """Samples prepared once and for all, each under some keys."""
-
-    def __init__(self, images: Tensor, keys: Sequence[str]) -> None:
-        self.images, self.keys = images, keys
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return dict.fromkeys(self.keys, self.images[index])
 
 
 def _headers(split: Split[Images]) -> dict[str, Header]:

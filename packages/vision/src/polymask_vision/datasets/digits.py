@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from polymask.data import Split, Splits
-from polymask_vision.datasets.base import Arrays
+from polymask_vision.datasets.memory import Arrays
 
 
 def digits() -> Splits[Arrays]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from polymask.data import Split, Splits, whole
-from polymask_vision.datasets.base import Arrays
+from polymask_vision.datasets.memory import Arrays
 
 CLASSES = (
     *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),

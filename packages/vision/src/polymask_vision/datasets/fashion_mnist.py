@@ -17,8 +17,8 @@ from polymask import UserError
 from polymask.data import Split, Splits, whole
 from polymask.data.cache import cache_folder
 from polymask.data.debian import fetch
-from polymask_vision.datasets.base import Arrays
 from polymask_vision.datasets.fashion import CLASSES, SUGGESTED
+from polymask_vision.datasets.memory import Arrays
 
 PACKAGE = "dataset-fashion-mnist"
 _INSTALLED = "usr/share/datasets/fashion-mnist"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from polymask.data import BadSample, Splits
 from polymask.data.folders import read_folder
 from polymask.data.splits import Names
 from polymask.types import Share
+from polymask_vision.datasets.caption_files import read_captions
 from polymask_vision.datasets.decode import ENDINGS, fault
 
 
@@ -22,6 +24,9 @@ def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
     beside it ``test``, ``val``, ``valid`` or ``validation`` those to test on; without, a fixed share of
     each class is held out. Links are followed, hidden files and folders ignored.
 
+    Captions are read from ``captions.csv`` in the folder (columns ``file`` and ``caption``, files as they lie
+    below it), from ``captions.jsonl`` (an object of both to a line), or from a ``.txt`` beside each image.
+
     Files that are empty, truncated or no images are skipped and listed in ``skipped``. Damage that
     shows only on decoding does not stop training: another image of the class stands in.
 
@@ -30,7 +35,11 @@ def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
         test: share of each class to hold out where there is no folder for it.
     """
     found = read_folder(source, ENDINGS, "images", _look)
-    return found.splits(Files(found.root, found.names), test)
+    captions, skipped = read_captions(found.root, found.names, found.skipped)
+    files = Files(found.root, found.names)
+    if captions is not None:
+        files = CaptionedFiles(found.root, found.names, captions)
+    return dataclasses.replace(found, skipped=skipped).splits(files, test)
 
 
 def example_source(folder: Path) -> str:
@@ -61,6 +70,23 @@ class Files:
 
     def name(self, index: int) -> str:
         return self.names[index]
+
+
+class CaptionedFiles(Files):
+    """Image files and a few words about each, by number.
+
+    Args:
+        root: the folder that names are relative to.
+        names: of the files.
+        captions: of each, empty where there is none.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], captions: Sequence[str]) -> None:
+        super().__init__(root, names)
+        self.captions = Names(captions)
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
 
 
 def _look(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What stands in place of hidden tokens: a mask token, another word, or the word itself."""
+"""Words as tokens: which of them may be hidden, and what stands in their place."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polymask import Mask, Step, UserError
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.step import Step
+from polymask.tokens import Tokens
 
 STREAM = -1
 """Stream of the noise drawn here; those of masks count up from 0."""
+
+
+def maskable(tokens: Tokens, special_ids: Sequence[int]) -> Tensor:
+    """Which tokens may be hidden: content, neither special nor padding. Bool ``[B, N]``."""
+    assert tokens.ids is not None
+    content = torch.ones_like(tokens.ids, dtype=torch.bool) if tokens.valid is None else tokens.valid
+    for special in special_ids:  # one comparison each: a tensor of them would be copied to the device
+        content = content & (tokens.ids != special)
+    return content
 
 
 def corrupt(

@@ -1,0 +1,67 @@
+"""Sites that are hidden or not, each by a chance of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polymask.errors import UserError
+from polymask.mask import Mask
+from polymask.protocols import Request
+from polymask.types import Positive, Share
+
+
+class Bernoulli:
+    """Hide each site by itself, with one chance or with one that goes by its score.
+
+    Without scores every site is hidden with chance ``rate``. A score s in [0, 1] makes the chance
+    ``rate * sigmoid(slope * (s - threshold))``, as for words in GA-DMS (2025, arXiv 2509.09118); with
+    ``largest`` off, 1 - s takes the place of s. Where chance would hide nothing of a sample, or all, the site
+    that came nearest to the other side is exchanged, so that of two sites or more one is hidden and one
+    visible; at usual rates and lengths this moves the chances little.
+
+    Args:
+        rate: chance of a site, above 0 and below 1; the most it gets of a score.
+        slope: how sharply scores are told apart.
+        threshold: the score at which the chance is half of ``rate``.
+        largest: high scores are hidden; False for low ones.
+    """
+
+    def __init__(
+        self, *, rate: Share = 0.15, slope: Positive = 20.0, threshold: Share = 0.5, largest: bool = True
+    ) -> None:
+        if not 0 < rate < 1:
+            raise UserError(f"rate must lie between 0 and 1, got {rate}")
+        self.rate, self.slope, self.threshold, self.largest = rate, slope, threshold, largest
+
+    def chances(self, score: Tensor) -> Tensor:
+        """The chance of each site by its score, float64 of the same shape."""
+        evidence = score.detach().double()
+        evidence = evidence if self.largest else 1 - evidence
+        return self.rate * (self.slope * (evidence - self.threshold)).sigmoid()
+
+    def __call__(self, request: Request) -> Mask:
+        uniform = request.step.noise(request.ids, request.sites, request.stream).double()
+        real = request.valid
+        if real is None:
+            real = torch.ones_like(uniform, dtype=torch.bool)
+            if request.sites == 1:
+                raise UserError("one site cannot be both hidden in part and visible in part: give more")
+        chance: Tensor | float = self.rate
+        if request.score is not None:
+            if request.score.shape != uniform.shape:
+                raise ValueError(f"score is {list(request.score.shape)}, expected {list(uniform.shape)}")
+            chance = self.chances(request.score)
+        margin = chance - uniform
+        hidden = (margin > 0) & real
+        count, sites = hidden.sum(1, keepdim=True), real.sum(1, keepdim=True)
+        nearest = _at(margin.masked_fill(~real, -torch.inf).argmax(1), hidden)
+        last = _at(margin.masked_fill(~real, torch.inf).argmin(1), hidden)
+        hidden = torch.where((count == 0) & (sites > 1), nearest, hidden)
+        hidden = torch.where((count == sites) & (sites > 0), hidden & ~last, hidden)
+        return Mask(hidden, None, request.valid)
+
+
+def _at(site: Tensor, like: Tensor) -> Tensor:
+    """True at one site of each row."""
+    return torch.arange(like.shape[1], device=like.device) == site[:, None]

@@ -1,0 +1,109 @@
+"""Captions of images in a folder: a table or list of all of them, or a text beside each."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from polymask import UserError
+from polymask.data import BadSample
+from polymask.data.splits import Skipped
+
+TABLES = ("captions.csv", "captions.jsonl")
+FILE, CAPTION = ("file", "file_name", "filename", "image"), ("caption", "text")
+"""What columns are called, by whom they are usual with."""
+
+
+def read_captions(root: Path, names: Sequence[str], skipped: Skipped) -> tuple[list[str] | None, Skipped]:
+    """The caption of each image, empty where there is none; and what was left out.
+
+    Args:
+        root: the folder.
+        names: of the images, below it.
+        skipped: what the folder's reader left out, captions among it.
+
+    Returns:
+        No captions where the folder has none; and what was left out, without files that captions are in, and
+        with rows that are of no use, such as second captions of one image.
+
+    Raises:
+        UserError: a table has no column of files, or none of captions.
+    """
+    table = next((name for name in TABLES if (root / name).is_file()), None)
+    if table is not None:
+        found, broken = _of_table(root / table, set(names))
+        kept = [(name, why) for name, why in skipped if name != table]
+        return [found.get(name, "") for name in names], sorted([*kept, *broken])
+    texts = {name for name, _ in skipped if name.endswith(".txt")}
+    beside = {name: text for name in names if (text := str(PurePosixPath(name).with_suffix(".txt"))) in texts}
+    if not beside:
+        return None, skipped
+    captions, broken = dict[str, str](), []
+    for name, text in beside.items():
+        try:
+            captions[name] = " ".join((root / text).read_text(encoding="utf-8-sig").split())
+        except (OSError, UnicodeDecodeError) as error:
+            broken.append((text, f"cannot be read: {error}"))
+    used = set(beside.values())
+    kept = [(name, why) for name, why in skipped if name not in used]
+    return [captions.get(name, "") for name in names], sorted([*kept, *broken])
+
+
+def _of_table(path: Path, names: set[str]) -> tuple[dict[str, str], Skipped]:
+    """The first caption of each image, and rows that are of no use."""
+    found, broken = dict[str, str](), []
+    read = _csv if path.suffix == ".csv" else _jsonl
+    try:
+        for line, row in read(path):
+            try:
+                name, caption = _pair(row)
+                if name not in names:
+                    raise BadSample(f"there is no image {name} that can be used")
+                if name in found:
+                    raise BadSample(f"another caption of {name}; its first is used")
+                found[name] = caption
+            except BadSample as error:
+                broken.append((f"{path.name}, line {line}", str(error)))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from error
+    return found, broken
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        columns = rows.fieldnames or ()
+        if not (set(FILE) & set(columns) and set(CAPTION) & set(columns)):
+            raise UserError(
+                f"{path} needs a first line with the names of its columns, file and caption; it begins with "
+                f"{', '.join(columns) or 'nothing'}"
+            )
+        for row in rows:
+            yield rows.line_num, row
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError:
+                    yield number, None
+
+
+def _pair(row: Any) -> tuple[str, str]:
+    """File and caption of a row.
+
+    Raises:
+        BadSample: it lacks one of them.
+    """
+    if not isinstance(row, Mapping):
+        raise BadSample("no JSON object")
+    name, caption = (next((row[k] for k in keys if row.get(k)), None) for keys in (FILE, CAPTION))
+    if not isinstance(name, str) or not isinstance(caption, str) or not caption.strip():
+        raise BadSample("it lacks a file or a caption")
+    return str(PurePosixPath(name.strip().replace("\\", "/"))), " ".join(caption.split())

@@ -1,0 +1,107 @@
+"""Captions of images: where readers keep them, and their words as entries of samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from polymask import UserError, default_registry
+from polymask.data import Source, Split, Splits, Texts
+from polymask.data.splits import Names
+
+TOKENIZER = "language/tokens"
+"""The part that makes samples of captions. Its package is not one that this one needs."""
+
+IDENTITY, PLANTED = "identity", "planted"
+"""Entries of samples: which captions say the same, int64 ``[]``; which words are false, bool ``[L]``."""
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """Images with a few words about each."""
+
+    def caption(self, index: int) -> str:
+        """What an image shows; empty where nobody said."""
+
+
+@runtime_checkable
+class Planted(Protocol):
+    """Images of which some have captions that were made false in one place."""
+
+    def planted(self, index: int) -> tuple[int, int] | None:
+        """From which character to which, and None of a caption that is true."""
+
+
+class Captions:
+    """The words of captions, as entries ``text`` and ``word`` of samples, int64 ``[L]``.
+
+    Samples also hold ``identity``, int64 ``[]``, one number for captions that say the same; and where
+    captions were made false on purpose ``planted``, bool ``[L]``, True on the words that are.
+
+    Args:
+        found: what a reader found.
+        vocab: which vocabulary.
+        vocab_size: ids of a trained one, at most.
+        length: tokens of a caption, at most.
+
+    Attributes:
+        found: the same, without images that have no caption.
+        texts: the captions as ids.
+
+    Raises:
+        UserError: polymask-language is not installed, or there are no captions.
+    """
+
+    def __init__(self, found: Splits[Any], vocab: str, *, vocab_size: int, length: int) -> None:
+        tokenizer: Any = default_registry().get("tokenizers", TOKENIZER)
+        if not isinstance(found.train.source, Captioned):
+            raise UserError(
+                "text_vocab asks for the words of captions, and these images have none: give a folder with "
+                "captions.csv, captions.jsonl or a .txt beside each image, or data that has them, such as "
+                "stamps or persons"
+            )
+        sides, skipped = dict[str, Split[Any]](), []
+        for name in ("train", "test"):
+            split: Split[Any] = getattr(found, name)
+            said = torch.tensor([bool(x.strip()) for x in captions_of(split)], dtype=torch.bool)
+            skipped += [(one, "it has no caption") for one in split.at(~said).names()]
+            sides[name] = split.at(said)
+        if not len(sides["train"]):
+            raise UserError("none of the training images has a caption")
+        self.found = dataclasses.replace(
+            found, train=sides["train"], test=sides["test"], skipped=[*found.skipped, *skipped]
+        )
+        train = captions_of(sides["train"])
+        every = list(dict.fromkeys([*train, *captions_of(sides["test"])]))
+        self.texts: Texts = tokenizer.of_texts(
+            every, train, vocab=vocab, vocab_size=vocab_size, length=length
+        )
+        self._every, self._numbers = Names(every), {text: i for i, text in enumerate(every)}
+
+    def __len__(self) -> int:
+        return len(self._every)
+
+    def entries(self, source: Any, number: int) -> dict[str, Tensor]:
+        """Those of one image."""
+        which = self._numbers[source.caption(number)]
+        words = {**self.texts[which], IDENTITY: torch.tensor(which)}
+        if isinstance(source, Planted):
+            where = source.planted(number)
+            false = torch.zeros_like(words["text"], dtype=torch.bool)
+            words[PLANTED] = false if where is None else self.texts.within(which, *where)
+        return words
+
+    def describe(self) -> dict[str, str]:
+        """What a person is told of them."""
+        cut = f", {self.texts.cut:,} lose their end" if self.texts.cut else ""
+        vocabulary = f"{self.texts.facts['vocabulary']:,} ids"
+        return {"captions": f"{len(self):,} that differ{cut}, in {vocabulary}"}
+
+
+def captions_of(split: Split[Source]) -> list[str]:
+    """The caption of each image of a split whose reader has them."""
+    source: Any = split.source
+    return [source.caption(number) for number in split.index.tolist()]
