@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from polymask import UserError, build, default_registry
@@ -47,3 +49,22 @@ def test_options_of_all_parts_have_ranges(number: float) -> None:
 def test_they_are_told(option: str, value: float, takes: str) -> None:
     with pytest.raises(UserError, match=f"^--{option} takes {takes}, got {value}$"):
         build("vision/mae", preset="tiny", **{option: value})
+
+
+def test_lists_are_written_as_people_write_them() -> None:
+    """Of every option that takes several values, with brackets or without."""
+    found = set()
+    for part in (part for kind in KINDS for part in default_registry().parts(kind)):
+        for name, option in options_of(part).items():
+            if not re.search("tuple|Sequence|list", option.type_name):
+                continue
+            for several in ([16, 24], [0.5, 0.25], ["a", "b"]):
+                try:
+                    wanted = convert(option.type, several)
+                except ValueError:
+                    continue
+                listed = ",".join(map(str, several))
+                for text in (listed, listed.replace(",", ", "), f"[{listed}]", f"({listed})"):
+                    assert convert(option.type, text, text=True) == wanted, (part.full_name, name, text)
+                found.add(name)
+    assert found > {"size", "mean", "range", "features", "layers"}

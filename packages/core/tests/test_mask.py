@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from polymask import Mask, Request, Step, Tokens
+from polymask import Mask, Request, Step, Tokens, UserError, functional
 from polymask.maskings import Random
 
 NAN = float("nan")
@@ -308,3 +309,24 @@ def test_joined_masks_of_rows_of_other_counts_are_padded_to_the_longest() -> Non
 def test_a_mask_of_other_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="3 samples in .*, the mask has 5 rows"):
         drawn().keep(torch.randn(3, 12, 2))
+
+
+def wrong(found: Any) -> Any:
+    class Stripes:
+        def __call__(self, request: Request) -> Any:
+            return found
+
+    return Stripes()
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "Stripes returned NoneType, not a polymask.Mask: have it return Mask"),
+        (torch.ones(2, 4, dtype=torch.bool), "Stripes returned Tensor, not a polymask.Mask"),
+        (Mask(torch.ones(2, 3, dtype=torch.bool)), r"Stripes drew a mask of shape \[2, 3\] over .* \[2, 4\]"),
+    ],
+)
+def test_a_masking_that_draws_something_else_is_named(found: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        functional.draw_mask(wrong(found), tokens(torch.zeros(2, 4, 1)), {"id": torch.arange(2)}, Step())

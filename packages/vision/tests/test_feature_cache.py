@@ -90,13 +90,13 @@ def test_a_kill_between_rows_and_keys_loses_rows_and_no_more(tmp_path: Path) -> 
     kept = looks(teacher(cache=str(tmp_path)), images(0, 6))
     gc.collect()
     (keys,) = tmp_path.glob("*/*/keys")
-    keys.write_bytes(keys.read_bytes()[: 4 * 8 + 3])
+    keys.write_bytes(keys.read_bytes()[: 4 * 16 + 3])
     again = teacher(cache=str(tmp_path))
     assert all(map(torch.equal, looks(again, images(0)), [x[:4] for x in kept])) and again.calls == 0
     looks(again, images(4, 2))
     assert again.calls == 1
     assert all(map(torch.equal, looks(again, images(0)), [x[:4] for x in kept])) and again.calls == 1
-    assert keys.stat().st_size == 6 * 8
+    assert keys.stat().st_size == 6 * 16
 
 
 def test_several_holders_in_a_process_share_what_is_kept(tmp_path: Path) -> None:
@@ -126,6 +126,43 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         looks(teacher(cache=str(tmp_path / "file")), images(0))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "emptied", "cut"])
+def test_what_is_damaged_is_computed_again_and_told(tmp_path: Path, damage: str) -> None:
+    plain, keeping = looks(teacher(), images(0)), teacher(cache=str(tmp_path))
+    looks(keeping, images(0))
+    (path,) = tmp_path.rglob("rows")
+    bits = bytearray(path.read_bytes())
+    bits[40] ^= 255
+    path.write_bytes({"flipped": bytes(bits), "emptied": b"", "cut": bytes(bits[: len(bits) // 5])}[damage])
+    del keeping
+    gc.collect()
+    again = teacher(cache=str(tmp_path))
+    with pytest.warns(UserWarning, match=r"kept is damaged, and computed again"):
+        assert all(map(torch.equal, looks(again, images(0)), plain))
+    assert all(map(torch.equal, looks(again, images(0)), plain)) and again.calls == 1
+    del again
+    gc.collect()
+    last = teacher(cache=str(tmp_path))
+    assert all(map(torch.equal, looks(last, images(0)), plain)) and last.calls == 0
+
+
+def test_a_damaged_description_is_named(tmp_path: Path) -> None:
+    looks(teacher(cache=str(tmp_path)), images(0))
+    (path,) = tmp_path.rglob("shapes.json")
+    path.write_text("[[1")
+    gc.collect()
+    with pytest.raises(UserError, match=r"shapes.json is damaged .* delete .* to have it computed again"):
+        looks(teacher(cache=str(tmp_path)), images(0))
+
+
+def test_rows_are_not_written_through_memory(tmp_path: Path) -> None:
+    """A process that writes to mapped memory of a file on a full disk is ended by the system."""
+    keeping = teacher(cache=str(tmp_path))
+    looks(keeping, images(0))
+    (store,) = keeping.cache.stores.values()
+    assert len(store.rows) and not store.rows.flags.writeable
 
 
 def test_each_value_and_its_place_count() -> None:

@@ -204,6 +204,22 @@ def test_an_encoder_of_other_sizes_is_refused_before_training(pretrained: Path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("text", [None, "", "- 1\n"])
+def test_a_configuration_that_was_lost_is_that_of_the_checkpoint(
+    pretrained: Path, tmp_path: Path, text: str | None
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pretrained, run)
+    (run / "config.yaml").unlink()
+    if text is not None:
+        (run / "config.yaml").write_text(text)
+    with (
+        pytest.warns(UserWarning, match="it is that of the checkpoint again"),
+        pytest.raises(UserError, match="the encoder has depth 3, and these weights need --encoder.depth 2"),
+    ):
+        finetune(run, tmp_path / "out", options={**FEW, "encoder.depth": 3}, progress=False)
+
+
 def test_runs_of_two_sources_are_never_one_fine_tuning(pretrained: Path, tmp_path: Path) -> None:
     source = tmp_path / "mae"
     shutil.copytree(pretrained, source, ignore=shutil.ignore_patterns("finetune-*"))

@@ -306,8 +306,10 @@ def test_a_run_begins_with_weights_and_remembers_them(tmp_path: Path) -> None:
     fit(first, progress=False)
     trained = {name: value.clone() for name, value in first.system.encoder.state_dict().items()}
 
+    (tmp_path / "first" / "config.yaml").write_text("- 1\n")  # a checkpoint holds the configuration too
     config = RunConfig.resolve({**common, "seed": 1, "init": str(tmp_path / "first")})
-    second = Run.create(config, tmp_path / "second")
+    with pytest.warns(UserWarning, match="it is that of the checkpoint again"):
+        second = Run.create(config, tmp_path / "second")
     assert second.initial is not None and "first" in str(second.initial)
     fresh = Run.create(RunConfig.resolve({**common, "seed": 1}), tmp_path / "third")
     assert torch.equal(fresh.system.head.weight, second.system.head.weight)

@@ -51,6 +51,11 @@ def draw_mask(
             )
         evidence = evidence[..., 0]
     mask = masking(Request.of(tokens, batch, step, score=evidence, stream=stream))
+    if not isinstance(mask, Mask):  # by whoever wrote the masking, in whatever package
+        raise UserError(
+            f"{type(masking).__name__} returned {type(mask).__name__}, not a polymask.Mask: have it return "
+            "Mask(hidden)"
+        )
     if mask.hidden.shape != tokens.shape:
         raise UserError(
             f"{type(masking).__name__} drew a mask of shape {list(mask.hidden.shape)} over tokens of shape "

@@ -178,6 +178,8 @@ class Run:
         source = resolve_path(self.training.init, self.folder)
         if not source or (not again and (self.folder / CHECKPOINT).is_file()):
             return None
+        if holds_run(Path(source)):
+            restore_config(Path(source))
         found = load_initial(system, source, facts=facts)
         path = self.folder / INITIAL
         if again and path.is_file() and read_json(path, lambda saved: saved["digest"]) != found.digest:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
+import torch
 
 from polymask import UserError
 from polymask.files import locked
@@ -38,6 +41,39 @@ def test_the_same_command_goes_on(polymask, tmp_path):
     assert checkpoint.stat().st_mtime_ns == before
     assert (tmp_path / "r" / "found.txt").read_text() == weights
     assert Run.open(tmp_path / "r" / "second").step == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_in_its_second_stage_it_ends_as_if_it_had_not_been(
+    polymask, toy, tmp_path, monkeypatch, number
+):
+    assert polymask(*WORDS[:-1], "whole", "--steps", "5").status == 0
+    forward = toy.Mean.forward
+
+    def killed(self, batch, step):
+        if (tmp_path / "r" / "second" / "config.yaml").exists() and step.index == 3:
+            os.kill(os.getpid(), number)
+        return forward(self, batch, step)
+
+    if (child := os.fork()) == 0:
+        try:
+            toy.Mean.forward = killed
+            os._exit(polymask(*WORDS, "--steps", "5").status)
+        finally:  # nothing of this test session goes on in two processes
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    first = tmp_path / "r" / "first" / "checkpoints" / "last.ckpt"
+    before = first.stat().st_mtime_ns
+    if number == signal.SIGTERM:
+        assert os.waitstatus_to_exitcode(status) == 143 and Run.open(tmp_path / "r" / "second").step == 4
+    else:
+        assert os.WTERMSIG(status) == number
+    done = polymask(*WORDS, "--steps", "5")
+    assert done.status == 0 and first.stat().st_mtime_ns == before, done.err
+    for stage in ("first", "second"):
+        one, other = (Run.open(tmp_path / folder / stage).system.state_dict() for folder in ("r", "whole"))
+        assert all(torch.equal(x, other[name]) for name, x in one.items())
+    assert (tmp_path / "r" / "found.txt").read_text() == (tmp_path / "whole" / "found.txt").read_text()
 
 
 def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):

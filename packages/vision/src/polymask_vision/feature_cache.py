@@ -116,28 +116,45 @@ def _open(folder: Path) -> _Store:
 
 
 class _Store:
-    """Rows of one width in a file, their keys in another: a row counts once its key is written."""
+    """Rows of one width in a file, the key and the sum of each in another: with these written, a row counts.
+
+    A row whose sum is another than it was, as on a disk that was full or cut off, is forgotten and told once.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.rows = folder, np.zeros((0, 0), np.float32)
         self.shapes: tuple[torch.Size, ...] = ()
         self.lock = contextlib.ExitStack()
         self.lock.enter_context(files.locked(folder))
-        self.places: dict[int, int] = {}
+        self.places: dict[int, tuple[int, int]] = {}
         self.ids: set[int] = set()
-        self.found, self.changed = 0, 0
+        self.count, self.found, self.changed = 0, 0, 0
         if (described := folder / "shapes.json").exists():
-            self.shapes = tuple(torch.Size(shape) for shape in json.loads(described.read_text()))
-            keys = np.fromfile(folder / "keys", np.int64, count=(folder / "keys").stat().st_size // 8)
-            self.places = {int(key): i for i, key in enumerate(keys)}
-            self._make_room(len(keys))
+            self.shapes = files.read_json(
+                described,
+                lambda shapes: tuple(torch.Size(shape) for shape in shapes),
+                f"delete {folder} to have it computed again",
+            )
+            if (folder / "keys").exists():
+                known = np.fromfile(folder / "keys", np.int64)
+                known = known[: len(known) // 2 * 2].reshape(-1, 2)
+                self.places = {key: (i, total) for i, (key, total) in enumerate(known.tolist())}
+                self.count = len(known)
+            self._make_room(self.count)
 
     def read(self, keys: list[int]) -> tuple[Tensor, ...] | None:
         """What is kept of them, if it is all of them."""
         if not all(key in self.places for key in keys):
             return None
+        places, totals = zip(*(self.places[key] for key in keys), strict=True)
+        rows = torch.from_numpy(self.rows[list(places)])
+        same = content(rows) == torch.tensor(totals)
+        if not same.all():
+            warnings.warn(f"what {self.folder} kept is damaged, and computed again", stacklevel=3)
+            for i in (~same).nonzero()[:, 0].tolist():
+                self.places.pop(keys[i], None)
+            return None
         self.found += len(keys)
-        rows = torch.from_numpy(self.rows[[self.places[key] for key in keys]])
         parts = torch.split(rows, [shape.numel() for shape in self.shapes], dim=1)
         return tuple(x.view(len(keys), *shape) for x, shape in zip(parts, self.shapes, strict=True))
 
@@ -145,20 +162,27 @@ class _Store:
         """Keep what is new of it."""
         new = {key: i for i, key in enumerate(keys) if key not in self.places}
         self._warn([ids[i] for i in new.values()])
+        chosen, first = list(new.values()), self.count
+        rows = torch.cat([part[chosen].detach().float().cpu().flatten(1) for part in parts], dim=1)
+        totals = content(rows).tolist()
         with files.writing(self.folder):
             if not self.shapes:
                 self.shapes = tuple(part.shape[1:] for part in parts)
                 files.write_json(self.folder / "shapes.json", [list(shape) for shape in self.shapes])
-            first = len(self.places)
             self._make_room(first + len(new))
-            chosen = list(new.values())
-            self.rows[first : first + len(new)] = torch.cat(
-                [part[chosen].detach().float().cpu().flatten(1) for part in parts], dim=1
-            ).numpy()
-            with (self.folder / "keys").open("r+b" if first else "wb") as file:
-                file.seek(8 * first)
-                file.write(np.fromiter(new, np.int64).tobytes())
-        self.places.update({key: first + i for i, key in enumerate(new)})
+            known = np.array(list(zip(new, totals, strict=True)), np.int64)
+            # written and not mapped: a full disk is an error then, and not the end of the process
+            self._put("rows", 4 * rows.shape[1] * first, rows.numpy().tobytes())
+            self._put("keys", 16 * first, known.tobytes())
+        self.places.update({key: (first + i, totals[i]) for i, key in enumerate(new)})
+        self.count += len(new)
+
+    def _put(self, name: str, place: int, content: bytes) -> None:
+        path = self.folder / name
+        path.touch()
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(content)
 
     def _make_room(self, count: int) -> None:
         if count <= len(self.rows):
@@ -169,7 +193,7 @@ class _Store:
         capacity = max(2 * count, path.stat().st_size // (4 * width))
         with path.open("r+b") as file:
             file.truncate(4 * width * capacity)
-        self.rows = np.memmap(path, np.float32, mode="r+", shape=(capacity, width))
+        self.rows = np.memmap(path, np.float32, mode="r", shape=(capacity, width))
 
     def _warn(self, ids: list[int]) -> None:
         before = self.changed

@@ -110,10 +110,10 @@ class MaskReader:
         mask = self._decoded(raw)
         if self.values:
             found = torch.from_numpy(mask.astype(np.float32))
-            unknown = ~found.isfinite()  # the sky has no depth
+            missing = ~found.isfinite()  # the sky has no depth
             if self.ignore is not None:
-                unknown = unknown | (found == self.ignore)
-            return {VALUES: found.masked_fill(unknown, torch.nan)}
+                missing = missing | (found == self.ignore)
+            return {VALUES: found.masked_fill(missing, torch.nan)}
         if unknown := self._unknown(mask):
             raise BadSample(f"its mask holds {_shown(unknown, self.colour)}, of no class")
         if not self.numbers:
