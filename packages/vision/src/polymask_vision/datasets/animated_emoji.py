@@ -106,11 +106,11 @@ def example_source(folder: Path) -> str:
         character = chr(0x1F600 + i)
         frames = []
         for t in range(4):
-            frame = Image.new("RGBA", (16, 16))
+            frame = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
             frame.paste((20 * i, 99, 200, 255), (2 * t, i, 2 * t + 4, i + 4))
             frames.append(frame)
         path = folder / "assets" / f"{ord(character):04x}.webp"
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=250)
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=250, lossless=True)
         known[character] = {"name": f"thing {'abcdefghijkl'[i]}", "group": ("Objects", "Symbols")[i % 2]}
     (folder / "data-by-emoji.json").write_text(json.dumps(known))
     return str(folder)
