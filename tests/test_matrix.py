@@ -25,11 +25,15 @@ SYSTEMS = REGISTRY.parts("systems")
 
 LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
-    *("hybrid-distillation", "croco"),
+    *("hybrid-distillation", "croco", "salt"),
 )
 LEARNED = ("vision/r-amt", "vision/maskunet")
 """They learn what to hide."""
-PADDED = tuple(part.full_name for part in SYSTEMS if part.modality not in ("image", "motion", "plan"))
+PADDED = tuple(
+    part.full_name
+    for part in SYSTEMS
+    if part.modality not in ("image", "image+video", "video+image", "motion", "plan")
+)
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
     **{

@@ -81,7 +81,9 @@ def test_one_block_has_the_area_and_shape_asked_for_and_shares_them_in_a_step() 
     assert min(ratios) < 0.9 and max(ratios) > 1.3
 
 
-def shares(masking: TubeBlocks, family: int, grid: tuple[int, ...], n: int = 24) -> tuple[float, float, float]:
+def shares(
+    masking: TubeBlocks, family: int, grid: tuple[int, ...], n: int = 24
+) -> tuple[float, float, float]:
     """Visible, hidden, and visible at the last time, as shares, mean over 150 steps."""
     seen, hidden, last = [], [], []
     for step in range(150):

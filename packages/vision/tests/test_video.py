@@ -15,12 +15,12 @@ from torch import Tensor
 
 from polymask import RunConfig, UserError, build
 from polymask.data import open_data
-from polymask.report.look import look
+from polymask.report.look import mask_sheet
 from polymask.report.player import Player
 from polymask_vision.datasets import animated_emoji
 from polymask_vision.datasets.moving_digits import DIRECTIONS, SIDE
 
-clips = pytest.importorskip("polymask_vision.datasets.clips", reason="needs polymask-vision[video]")
+videos = pytest.importorskip("polymask_vision.datasets.videos", reason="needs polymask-vision[video]")
 
 
 def ramp(length: int = 24, side: int = 32) -> np.ndarray:
@@ -41,12 +41,12 @@ def folder(tmp_path: Path) -> Path:
     for i in range(12):
         path = tmp_path / "clips" / "ab"[i % 2] / f"{i}.{('mkv', 'avi', 'mp4')[i % 3]}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        clips.write(path, ramp(), rate=24)
+        videos.write(path, ramp(), rate=24)
     return tmp_path / "clips"
 
 
 def test_frames_are_spread_over_the_whole_video_in_any_container(folder: Path) -> None:
-    data = open_data(f"vision/clips:{folder}", frames=6, test=0.25)
+    data = open_data(f"vision/videos:{folder}", frames=6, test=0.25)
     assert data.classes == ["a", "b"] and len(data.split("train")) + len(data.split("test")) == 12
     assert data.labels("train").bincount().tolist() == [4, 4]
     for sample in (data.split("train")[i] for i in range(8)):
@@ -56,14 +56,14 @@ def test_frames_are_spread_over_the_whole_video_in_any_container(folder: Path) -
 
 
 def test_a_rate_takes_a_window_from_the_middle_and_in_training_from_anywhere(folder: Path) -> None:
-    data = open_data(f"vision/clips:{folder}", frames=4, rate=12)
+    data = open_data(f"vision/videos:{folder}", frames=4, rate=12)
     middle = times(data.split("train")[0]["video"], data)
     assert middle == pytest.approx([9, 11, 13, 15], abs=1)
     torch.manual_seed(0)
     samples = data.split("train", augment=True)
     starts = {times(samples[0]["video"], data)[0] for _ in range(30)}
     assert len(starts) > 5 and min(starts) < 4 and max(starts) > 13
-    long = open_data(f"vision/clips:{folder}", frames=4, rate=2)
+    long = open_data(f"vision/videos:{folder}", frames=4, rate=2)
     assert times(long.split("train")[0]["video"], long)[-2:] == [23, 23]
 
 
@@ -86,7 +86,8 @@ def test_a_crop_does_not_flip() -> None:
     torch.manual_seed(0)
     plain, cropped = data.split("train"), data.split("train", augment=True)
     for i in range(20):
-        there, back = ((x - plain[i]["video"]).abs().mean() for x in (cropped[i]["video"], cropped[i]["video"].flip(-1)))
+        own, other = plain[i]["video"], cropped[i]["video"]
+        there, back = ((x - own).abs().mean() for x in (other, other.flip(-1)))
         assert there < back
 
 
@@ -96,14 +97,14 @@ def test_broken_clips_are_left_out_counted_and_named(folder: Path) -> None:
     whole = (folder / "b" / "3.mkv").read_bytes()
     (folder / "b" / "cut.mp4").write_bytes((folder / "b" / "5.mp4").read_bytes()[:900])
     (folder / "b" / "words.txt").write_text("not a clip")
-    data = open_data(f"vision/clips:{folder}", frames=4)
+    data = open_data(f"vision/videos:{folder}", frames=4)
     assert len(data.split("train")) + len(data.split("test")) == 12
     reasons = dict(data.skipped)
     assert set(reasons) == {"a/empty.mp4", "a/noise.mkv", "b/cut.mp4", "b/words.txt"}
     assert reasons["a/empty.mp4"] == "empty file" and all(reasons.values())
     # damage that shows on decoding: another clip of the class stands in, and it is told
     (folder / "b" / "3.mkv").write_bytes(whole[: len(whole) // 3])
-    data = open_data(f"vision/clips:{folder}", frames=4, test=0.0)
+    data = open_data(f"vision/videos:{folder}", frames=4, test=0.0)
     names = data.splits["train"].names()
     place = names.index("b/3.mkv")
     with pytest.warns(UserWarning, match=r"b/3.mkv: .*stands in for it"):
@@ -113,7 +114,7 @@ def test_broken_clips_are_left_out_counted_and_named(folder: Path) -> None:
 
 
 def test_frames_of_two_sizes_are_no_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = open_data(f"vision/clips:{folder}", frames=2, test=0.0)
+    data = open_data(f"vision/videos:{folder}", frames=2, test=0.0)
     source = data.splits["train"].source
     monkeypatch.setattr(
         source, "frames", lambda index, times: [np.zeros((4 + i, 4, 3), np.uint8) for i in range(len(times))]
@@ -124,16 +125,16 @@ def test_frames_of_two_sizes_are_no_clip(folder: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_without_video_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no videos"):
-        open_data(f"vision/clips:{tmp_path}")
+        open_data(f"vision/videos:{tmp_path}")
 
 
 def test_without_pyav_the_message_says_how_to_install_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "polymask_vision.datasets.clips")
+    monkeypatch.delitem(sys.modules, "polymask_vision.datasets.videos")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install 'polymask-vision\[video\]'"):
-        open_data(f"vision/clips:{folder}")
+        open_data(f"vision/videos:{folder}")
 
 
 def test_digits_move_the_way_their_direction_says_and_stay_inside() -> None:
@@ -169,9 +170,7 @@ def test_clips_that_do_not_change_are_read_once() -> None:
 def test_animations_are_read_by_time_with_names_and_categories(tmp_path: Path) -> None:
     source = animated_emoji.example_source(tmp_path)
     shutil.copy(tmp_path / "assets" / "1f600.webp", tmp_path / "assets" / "1f600-1f3fb.webp")
-    (tmp_path / "assets" / "1f601.webp").write_bytes(
-        (tmp_path / "assets" / "1f601.webp").read_bytes()[:-40]
-    )
+    (tmp_path / "assets" / "1f601.webp").write_bytes((tmp_path / "assets" / "1f601.webp").read_bytes()[:-40])
     data = open_data(f"vision/animated-emoji:{source}", frames=4, test=0.3)
     assert data.classes == ["Objects", "Symbols"]
     assert [name for name, _ in data.skipped] == ["1f601.webp"]
@@ -184,7 +183,7 @@ def test_animations_are_read_by_time_with_names_and_categories(tmp_path: Path) -
     number = [animations.name(i) for i in range(12)].index("assets/1f602.webp")
     assert animations.seconds(number) == pytest.approx(1.0)
     frames = animations.frames(number, [0.1, 0.3, 0.6, 0.99])
-    lefts = [int(np.asarray(x)[..., 3].max(0).__gt__(128).nonzero()[0].min()) for x in frames]
+    lefts = [int((np.asarray(x)[..., 2].max(0) > 128).nonzero()[0].min()) for x in frames]
     assert lefts == [0, 2, 4, 6]
     plain = open_data({"name": "vision/animated-emoji", "source": source, "skin": False})
     assert not any("1f3fb" in name for s in plain.splits.values() for name in s.names())
@@ -250,12 +249,13 @@ def test_weights_of_models_of_images_are_not_offered_for_video() -> None:
 
 
 def test_look_draws_a_mask_of_video_on_a_strip_of_frames() -> None:
+    """Cut by the tokenizer of video, though more systems of video are systems of images."""
     data = open_data("vision/moving-digits", limit=20)
-    sheet = look("core/tube-blocks", data, samples=2)
-    assert [len(x.shape) for x in sheet.originals] == [4, 4]
-    assert len(sheet.rows) >= 2
-    for row in sheet.rows:
-        assert row.pictures[0].shape[0] == 8
+    sheet = mask_sheet(build("core/tube-blocks", "maskings"), data, samples=2, draws=1, masks=20)
+    assert [x.shape[0] for x in sheet.originals] == [8]  # frames are columns
+    assert list(sheet.statistics) == ["view 1", "view 2"]
+    for row in sheet.rows.values():
+        assert all(x.shape[0] == 8 for x in row)
 
 
 def test_a_player_holds_all_frames_side_by_side_and_loads_nothing() -> None:

@@ -327,10 +327,10 @@ def polymask_register_datasets() -> Iterable[Part]:
             needs="pip install 'polymask-vision[earth]'",
         ),
         Part(
-            name="clips",
-            target="polymask_vision.datasets.clips:clips",
+            name="videos",
+            target="polymask_vision.datasets.videos:videos",
             prepare=VIDEO,
-            summary="clips:PATH, video files in class folders or none",
+            summary="videos:PATH, video files in class folders or none",
             modality="video",
             needs="pip install 'polymask-vision[video]'",
         ),

@@ -242,7 +242,9 @@ def test_the_preview_shows_both_families_as_clips() -> None:
 def test_images_are_tokens_too() -> None:
     torch.manual_seed(0)
     facts = {"size": (16, 16), "channels": 3}
-    system: Any = build("vision/salt", facts=facts, **(TINY | {"tokenizer": "vision/patches", "teacher": "untrained"}))
+    system: Any = build(
+        "vision/salt", facts=facts, **(TINY | {"tokenizer": "vision/patches", "teacher": "untrained"})
+    )
     loss = system(system.example(4), STEP)["prediction"]
     loss.backward()
     assert loss.isfinite()
@@ -250,12 +252,16 @@ def test_images_are_tokens_too() -> None:
 
 def test_the_recipe_trains_a_teacher_with_its_share_of_the_steps_then_a_student(tmp_path: Path) -> None:
     data = {"name": "vision/moving-digits", "limit": 120, "size": 16}
-    done = run_recipe("vision/salt", data, tmp_path / "r", options={"preset": "tiny", "steps": 12}, progress=False)
+    done = run_recipe(
+        "vision/salt", data, tmp_path / "r", options={"preset": "tiny", "steps": 12}, progress=False
+    )
     teacher, student = done.done
     assert (teacher.step, student.step) == (2, 10)
     assert teacher.system.families == student.system.families == 2
     own = teacher.system.encoder.state_dict()
     theirs = student.system.teacher.module.state_dict()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
-    again = run_recipe("vision/salt", data, tmp_path / "r", options={"preset": "tiny", "steps": 12}, progress=False)
+    again = run_recipe(
+        "vision/salt", data, tmp_path / "r", options={"preset": "tiny", "steps": 12}, progress=False
+    )
     assert again.done[1].step == 10

@@ -55,8 +55,8 @@ class TubeBlocks:
 
     Bardes et al. 2024 (V-JEPA, arXiv 2404.08471): a mask of the first family hides eight blocks of 15 % of
     the rows and columns, one of the second two blocks of 70 %. A request for stream k gets the mask of family
-    k; streams beyond are the same of further draws. Blocks overlap, and reach through all axes before the last
-    two, so that on an image they are blocks of it.
+    k; streams beyond are the same of further draws. Blocks overlap, and reach through all axes before the
+    last two, so that on an image they are blocks of it.
 
     As published, all samples of a step share the size of a family's blocks, and places are each sample's own.
     Where a block would hide what is still visible, it and those after it are left out (published: all are
@@ -128,5 +128,3 @@ def _whole_grid(name: str, request: Request) -> tuple[int, ...]:
             f"{name} needs tokens that form a grid without padding, of two axes or more; use core/random"
         )
     return grid
-
-

@@ -23,9 +23,7 @@ from polymask_vision.datasets.decode import Raw, fault
 from polymask_vision.datasets.emoji import thing
 
 PACKAGE, VERSION = "@lobehub/fluent-emoji-anim-1", "1.0.0"
-INTEGRITY = (
-    "sha512-/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA=="
-)
+INTEGRITY = "sha512-/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA=="
 
 NAMES, NAMES_VERSION = "unicode-emoji-json", "0.9.0"
 NAMES_INTEGRITY = (
