@@ -25,15 +25,12 @@ SYSTEMS = REGISTRY.parts("systems")
 
 LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
-    *("hybrid-distillation", "croco", "salt"),
+    *("hybrid-distillation", "croco"),
 )
 LEARNED = ("vision/r-amt", "vision/maskunet")
 """They learn what to hide."""
-PADDED = tuple(
-    part.full_name
-    for part in SYSTEMS
-    if part.modality not in ("image", "image+video", "video+image", "motion", "plan")
-)
+EVEN = {"image", "video", "motion", "plan"}
+PADDED = tuple(part.full_name for part in SYSTEMS if not EVEN & set(part.modality.split("+")))
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
     **{
@@ -57,8 +54,9 @@ REFUSED = {
     **{
         (system, masking): "form a grid without padding"
         for system in PADDED
-        for masking in ("core/frequency", "core/multi-block")
+        for masking in ("core/frequency", "core/multi-block", "core/tube", "core/tube-blocks")
     },
+    ("vision/salt", "core/multi-block"): "of rows and columns",
     **{(system, "core/partition"): "needs samples of equal size" for system in PADDED},
     **{
         (system, masking): "grid, and these"

@@ -20,9 +20,9 @@ Counts = Literal["padded", "truncated"]
 class Tube:
     """Another masking over the last axes of a grid, its mask repeated along the first.
 
-    Tong et al. 2022 (VideoMAE, arXiv 2203.12602) over core/random: what is hidden of a video is hidden at all
-    times, so that no patch is copied from another frame. The other masking sees a grid of one axis less, and
-    of scores their mean along the first axis.
+    Tong et al. 2022 (VideoMAE, arXiv 2203.12602) over core/random of ratio 0.9: what is hidden of a video is
+    hidden at all times, so that no patch is copied from another frame. The other masking sees a grid of one
+    axis less, and of scores their mean along the first axis.
 
     Args:
         masking: what to hide of each slice along the first axis.
@@ -30,7 +30,8 @@ class Tube:
 
     def __init__(self, *, masking: Masking) -> None:
         self.masking = masking
-        self.views: int = getattr(masking, "views", 1)
+        if hasattr(masking, "views"):
+            self.views: int = masking.views
 
     def __call__(self, request: Request) -> Mask:
         grid = _whole_grid("core/tube", request)

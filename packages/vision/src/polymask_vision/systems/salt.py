@@ -8,9 +8,9 @@ collapse, since the target is a constant of the data.
     polymask pretrain vision/salt --preset small --data moving-digits --teacher RUN
 
 The recipe trains the teacher, "V-Pixel", which is vision/mae on tubelets under the same masks, with a sixth
-of the steps, then the student. Masks are V-JEPA's, of two families, each a pass of its own over the same clips;
-their losses are averaged. Of V-JEPA differ the teacher, which does not move, and that the student may be of
-another width: the predictor's last layer leads to the teacher's.
+of the steps, then the student. Masks are V-JEPA's, of two families, each a pass of its own over the same
+clips; their losses are averaged. What differs from V-JEPA: the teacher does not move, and the student may be
+of another width, since the predictor's last layer leads to the teacher's.
 
 Whoever predicts zero pays about 0.8 by the mean absolute error of normalised latents, which is no rival: the
 latents of a teacher that has learned little share one vector. Compare with the best constant by position,
@@ -58,7 +58,7 @@ class SALT(System):
         objective: how a prediction is scored over hidden tokens (paper: absolute error).
         teacher: folder of a finished run with the same tokens, whose encoder is the teacher; or
             ``untrained``, to try things out.
-        target: what to predict in place of a teacher's latents.
+        target: what to predict in place of a teacher's latents; no teacher is opened then.
         norm: what becomes of the latents: each token's with mean 0 and variance 1 (``"layer"``, V-JEPA), or
             as they are (``"none"``).
         score: score per token, for maskings that need one.
@@ -87,16 +87,16 @@ class SALT(System):
         super().__init__()
         if norm not in ("layer", "none"):
             raise UserError(f"norm={norm!r}: choose 'layer' or 'none'")
-        if (teacher is None) == (target is None):
+        if teacher is None and target is None:
             raise UserError(
                 "salt needs a frozen teacher: give --teacher FOLDER, a finished run, as polymask recipe "
-                "vision/salt trains one; or --target NAME in its place, and not both"
+                "vision/salt trains one; or --target NAME in its place"
             )
         self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective
         self.masking, self.score, self.target, self.norm = masking, score, target, norm
         self.families: int = getattr(masking, "families", 1)
         self.teacher: Frozen | None = None
-        if teacher is not None:
+        if teacher is not None and target is None:
             self.teacher = Frozen(teacher_of(teacher, tokenizer, encoder))
         width = target.dim if target is not None else self._teacher.out_dim
         self.predictor: Any = LatentPredictor.behind(
