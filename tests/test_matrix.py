@@ -31,7 +31,8 @@ OWN_SCORES = ("vision/ga-dms",)
 """They hide words of captions, whatever masking, by scores of their own."""
 LEARNED = ("vision/r-amt", "vision/maskunet")
 """They learn what to hide."""
-PADDED = tuple(part.full_name for part in SYSTEMS if part.modality not in ("image", "motion", "plan"))
+EVEN = {"image", "video", "motion", "plan"}
+PADDED = tuple(part.full_name for part in SYSTEMS if not EVEN & set(part.modality.split("+")))
 """Their inputs differ in length, so batches are padded and fill no grid, unless told to be of one length."""
 REFUSED = {
     **{
@@ -55,8 +56,9 @@ REFUSED = {
     **{
         (system, masking): "form a grid without padding"
         for system in (*PADDED, "vision/ga-dms")
-        for masking in ("core/frequency", "core/multi-block")
+        for masking in ("core/frequency", "core/multi-block", "core/tube", "core/tube-blocks")
     },
+    ("vision/salt", "core/multi-block"): "of rows and columns",
     **{(system, "core/partition"): "needs samples of equal size" for system in (*PADDED, "vision/ga-dms")},
     **{
         (system, masking): "grid, and these"

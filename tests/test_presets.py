@@ -32,6 +32,16 @@ MASKGIT = {
     "betas": (0.9, 0.96),
     "decay": 0.045,
 }
+SALT = {
+    "rate": (6.25e-4, 3072),
+    "last": 1e-6 / 6.25e-4,
+    "batch": 3072,
+    "warmup": 10_000,
+    "crop": (0.3, 1.0),
+    "betas": MASKED,
+    "decay": 0.04,
+    "clip": 0.02,
+}
 BERT = {"rate": (1e-4, 256), "batch": 256, "steps": 1_000_000, "warmup": 10_000, "betas": ADAM, "decay": 0.01}
 DATA2VEC = {"views": 8, "layers": 8, "final_momentum": 0.99999, "betas": (0.9, 0.98), "decay": 0.01}
 AUDIO = {"rate": (2e-4, 512), "batch": 512, "epochs": 32, "warmup": 3}
@@ -86,6 +96,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vision/mfm paper-resnet": {**MFM, "last": 1 / 120, "clip": 3.0},
     # Assran et al. 2023, configuration of the release for ViT-H/14
     "vision/ijepa paper": {**JEPA, "epochs": 300},
+    # Li et al. 2025: 240,000 steps of both stages, of which 40,000 are the teacher's
+    "vision/mae paper-v-pixel": {**SALT, "steps": 40_000},
+    "vision/salt paper": {**SALT, "steps": 200_000, "predictor_depth": 12},
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
     # GA-DMS, appendix A.1; CLIP's ViT-B/16 and the text tower beside it

@@ -261,6 +261,8 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
         "span",
         "threshold",
         "top-score",
+        "tube",
+        "tube-blocks",
     }
     for name, cls in (("random", Random), ("block", Block), ("span", Span), ("top-score", TopScore)):
         assert parts[name].load() is cls

@@ -134,7 +134,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             summary="another masking over rows and columns, the same at all times of a video",
             suits="video, where a patch hidden at one time is copied from another",
             paper="Tong et al. 2022, arXiv 2203.12602",
-            defaults={"masking": "core/random", "masking.ratio": 0.9},
+            defaults={"masking": "core/random"},
             tags=frozenset({"grid", "uniform"}),
         ),
         Part(

@@ -70,7 +70,7 @@ def polymask_register_encoders() -> Iterable[Part]:
             presets=presets.VIT,
             summary="timm's Vision Transformer on any subset of tokens",
             paper="Dosovitskiy et al. 2020, arXiv 2010.11929",
-            modality="image",
+            modality="image+video",
         ),
         Part(
             name="dit",
@@ -151,7 +151,7 @@ def polymask_register_targets() -> Iterable[Part]:
             name="pixels",
             target="polymask_vision.targets:Pixels",
             summary="pixels of each patch, normalised per patch or not",
-            modality="image",
+            modality="image+video",
             tags=frozenset({"invertible"}),
         ),
         Part(
@@ -361,10 +361,10 @@ def polymask_register_datasets() -> Iterable[Part]:
             needs="pip install 'polymask-vision[earth]'",
         ),
         Part(
-            name="clips",
-            target="polymask_vision.datasets.clips:clips",
+            name="videos",
+            target="polymask_vision.datasets.videos:videos",
             prepare=VIDEO,
-            summary="clips:PATH, video files in class folders or none",
+            summary="videos:PATH, video files in class folders or none",
             modality="video",
             needs="pip install 'polymask-vision[video]'",
         ),
@@ -701,7 +701,7 @@ def polymask_register_systems() -> Iterable[Part]:
             summary="predict what a frozen encoder makes of hidden parts of a video, from the visible ones",
             suits="video, and a student larger than its teacher: no moving average, no collapse",
             paper="Li et al. 2025, arXiv 2509.24317",
-            modality="video+image",
+            modality="video",
             defaults={
                 "tokenizer": "vision/tubelets",
                 "encoder": "vision/vit",
@@ -984,7 +984,7 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.salt:salt",
             summary="train a masked autoencoder of video, then a student of its frozen encoder",
             paper="Li et al. 2025, arXiv 2509.24317",
-            modality="video+image",
+            modality="video",
         ),
         Part(
             name="r-amt",

@@ -85,8 +85,8 @@ class Patches(nn.Module):
 class Tubelets(nn.Module):
     """Blocks of raw pixels of a video, a few frames deep, in the order time, row, column.
 
-    A token is ``tubelet * patch_size * patch_size * channels`` numbers in the order frame, row, column, channel
-    (Tong et al. 2022, VideoMAE). Nothing is embedded here. A target that normalises a token, such as
+    A token is ``tubelet * patch_size * patch_size * channels`` numbers in the order frame, row, column,
+    channel (Tong et al. 2022, VideoMAE). Nothing is embedded here. A target that normalises a token, such as
     vision/pixels, does so over all of these numbers, frames and channels together, as MAE does with a patch;
     VideoMAE does it by channel.
 

@@ -63,12 +63,12 @@ class RunConfig:
                 f"{data.part.modality}: choose other --data"
             )
         cuts = own.get("tokenizer")
-        if data is not None and isinstance(cuts, PartConfig) and cuts.part is not None:
-            if not data.part.fits(cuts.part.modality):
-                raise UserError(
-                    f"{cuts.name} cuts {cuts.part.modality}, and {data.name} is data of "
-                    f"{data.part.modality}: choose another --tokenizer (polymask list tokenizers), or other --data"
-                )
+        known_cut = isinstance(cuts, PartConfig) and cuts.part is not None
+        if data is not None and known_cut and not data.part.fits(cuts.part.modality):
+            raise UserError(
+                f"{cuts.name} cuts {cuts.part.modality}, and {data.name} is data of {data.part.modality}: "
+                "choose another --tokenizer (polymask list tokenizers), or other --data"
+            )
         return cls(system, resolved.preset, data, TrainOptions(**training))
 
     def plain(self) -> dict[str, Any]:

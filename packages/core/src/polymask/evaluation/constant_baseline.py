@@ -41,8 +41,8 @@ class ConstantBaseline:
     A constant for each position is a stronger rival, where samples have something in common at each.
 
     Args:
-        by_position: report the best constant of each position too, of systems that say where what they predict
-            lies.
+        by_position: report the best constant of each position too, of systems that say where what they
+            predict lies.
         limit: at most so many samples, evenly spaced.
         batch_size: samples per batch; intervals are over batches.
         seed: of the masks.

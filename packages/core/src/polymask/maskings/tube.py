@@ -20,9 +20,9 @@ Counts = Literal["padded", "truncated"]
 class Tube:
     """Another masking over the last axes of a grid, its mask repeated along the first.
 
-    Tong et al. 2022 (VideoMAE, arXiv 2203.12602) over core/random: what is hidden of a video is hidden at all
-    times, so that no patch is copied from another frame. The other masking sees a grid of one axis less, and
-    of scores their mean along the first axis.
+    Tong et al. 2022 (VideoMAE, arXiv 2203.12602) over core/random of ratio 0.9: what is hidden of a video is
+    hidden at all times, so that no patch is copied from another frame. The other masking sees a grid of one
+    axis less, and of scores their mean along the first axis.
 
     Args:
         masking: what to hide of each slice along the first axis.
@@ -30,7 +30,8 @@ class Tube:
 
     def __init__(self, *, masking: Masking) -> None:
         self.masking = masking
-        self.views: int = getattr(masking, "views", 1)
+        if hasattr(masking, "views"):
+            self.views: int = masking.views
 
     def __call__(self, request: Request) -> Mask:
         grid = _whole_grid("core/tube", request)
@@ -55,8 +56,8 @@ class TubeBlocks:
 
     Bardes et al. 2024 (V-JEPA, arXiv 2404.08471): a mask of the first family hides eight blocks of 15 % of
     the rows and columns, one of the second two blocks of 70 %. A request for stream k gets the mask of family
-    k; streams beyond are the same of further draws. Blocks overlap, and reach through all axes before the last
-    two, so that on an image they are blocks of it.
+    k; streams beyond are the same of further draws. Blocks overlap, and reach through all axes before the
+    last two, so that on an image they are blocks of it.
 
     As published, all samples of a step share the size of a family's blocks, and places are each sample's own.
     Where a block would hide what is still visible, it and those after it are left out (published: all are
@@ -128,5 +129,3 @@ def _whole_grid(name: str, request: Request) -> tuple[int, ...]:
             f"{name} needs tokens that form a grid without padding, of two axes or more; use core/random"
         )
     return grid
-
-

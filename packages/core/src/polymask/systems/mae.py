@@ -118,5 +118,6 @@ class MAE(System):
         tokens = self.tokenizer(batch)
         names = ["mask"] if self.families == 1 else [f"family {k + 1}" for k in range(self.families)]
         return {
-            name: MaskView(self.draw(tokens, batch, step, family), tokens) for family, name in enumerate(names)
+            name: MaskView(self.draw(tokens, batch, step, family), tokens)
+            for family, name in enumerate(names)
         }

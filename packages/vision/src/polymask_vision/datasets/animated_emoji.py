@@ -23,9 +23,7 @@ from polymask_vision.datasets.decode import Raw, fault
 from polymask_vision.datasets.emoji import thing
 
 PACKAGE, VERSION = "@lobehub/fluent-emoji-anim-1", "1.0.0"
-INTEGRITY = (
-    "sha512-/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA=="
-)
+INTEGRITY = "sha512-/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA=="
 
 NAMES, NAMES_VERSION = "unicode-emoji-json", "0.9.0"
 NAMES_INTEGRITY = (
@@ -106,11 +104,11 @@ def example_source(folder: Path) -> str:
         character = chr(0x1F600 + i)
         frames = []
         for t in range(4):
-            frame = Image.new("RGBA", (16, 16))
+            frame = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
             frame.paste((20 * i, 99, 200, 255), (2 * t, i, 2 * t + 4, i + 4))
             frames.append(frame)
         path = folder / "assets" / f"{ord(character):04x}.webp"
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=250)
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=250, lossless=True)
         known[character] = {"name": f"thing {'abcdefghijkl'[i]}", "group": ("Objects", "Symbols")[i % 2]}
     (folder / "data-by-emoji.json").write_text(json.dumps(known))
     return str(folder)

@@ -31,11 +31,11 @@ DIRECTIONS = {
 
 
 def moving_digits(*, label: Literal["digit", "direction"] = "digit") -> Splits[MovingDigits]:
-    """1,797 grey clips of 8 frames of 32 x 32 pixels, made up: a digit moves over a photograph that stands still.
+    """1,797 grey clips of 8 frames of 32 x 32 pixels, made up: a digit moves over a still photograph.
 
     Digits are scikit-learn's, of hands of their own in the test split; each moves 2 pixels a frame in one of
-    eight directions. The ground is a crop of one of the two photographs that scikit-learn brings along, at half
-    of its brightness. Where, which way and over what is a fixed function of the number of the digit.
+    eight directions. The ground is a crop of one of the two photographs that scikit-learn brings along, at
+    half of its brightness. Where, which way and over what is a fixed function of the number of the digit.
 
     Args:
         label: what the classes are.

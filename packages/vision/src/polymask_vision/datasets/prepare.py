@@ -39,8 +39,9 @@ class Preparation:
         mean: per channel, of values in [0, 1]; its length is the number of channels.
         std: standard deviation per channel.
         augment: ``"none"``; ``"flip"``, left to right with probability 1/2; ``"crop"``, a part of
-            random area and shape scaled to size; ``"crop-flip"``, that, then the flip (He et al. 2021); ``"shift-flip"``, scaled to
-            cover the size, 4 pixels reflected around it, cropped anywhere, then the flip;
+            random area and shape scaled to size; ``"crop-flip"``, that, then the flip (He et al. 2021);
+            ``"shift-flip"``, scaled to cover the size, 4 pixels reflected around it, cropped anywhere, then
+            the flip;
             ``"three-augment"``, the same, then jittered colours with probability 0.8 and one of grey,
             solarised or blurred by up to 2 pixels (Touvron et al. 2022, arXiv 2204.07118, with the jitter of
             LUT, arXiv 2310.13593); ``"rand-augment"``, crop-flip, then RandAugment

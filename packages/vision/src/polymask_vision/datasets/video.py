@@ -1,4 +1,4 @@
-"""The data set of video: frames at some times of what a reader found, of one size, normalised and augmented."""
+"""The data set of video: frames at some times of each clip, of one size, normalised and augmented."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class VideoDataset(FileDataset[Clips]):
         found: what the reader found.
         frames: per clip; by default those of the data set where it has a number of its own, else 16.
         rate: frames per second to take (V-JEPA: about 7.5), from a random place in training and from the
-            middle elsewhere; where the video ends, its last frame is repeated. By default ``frames`` are spread
-            over all of the video.
+            middle elsewhere; where the video ends, its last frame is repeated. By default ``frames`` are
+            spread over all of the video.
         size: height and width to scale and crop to. By default that of the videos, if it is the same for all
             and at most 224; else 224.
         channels: 1 (grey) or 3; by default 1 if all are grey.
@@ -161,8 +161,9 @@ class VideoDataset(FileDataset[Clips]):
         (height, width), channels = self.preparation.size, self.preparation.channels
         lengths = [some.source.seconds(number) for number in some.index.tolist()]
         how = "spread over the whole" if self.rate is None else f"{self.rate:g} per second"
+        colours = f"{channels} channel{'s' * (channels > 1)}"
         lines = {
-            "size": f"{self.frames} frames of {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}",
+            "size": f"{self.frames} frames of {height} x {width} pixels, {colours}",
             "frames": how,
         }
         if lengths:

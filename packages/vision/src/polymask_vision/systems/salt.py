@@ -7,13 +7,13 @@ collapse, since the target is a constant of the data.
     polymask recipe vision/salt --data moving-digits
     polymask pretrain vision/salt --preset small --data moving-digits --teacher RUN
 
-The recipe trains the teacher, "V-Pixel", which is vision/mae on tubelets under the same masks, with a sixth of
-the steps, then the student. Masks are V-JEPA's, of two families, each a pass of its own over the same clips;
-their losses are averaged. Of V-JEPA differ the teacher, which does not move, and that the student may be of
-another width: the predictor's last layer leads to the teacher's.
+The recipe trains the teacher, "V-Pixel", which is vision/mae on tubelets under the same masks, with a sixth
+of the steps, then the student. Masks are V-JEPA's, of two families, each a pass of its own over the same
+clips; their losses are averaged. What differs from V-JEPA: the teacher does not move, and the student may be
+of another width, since the predictor's last layer leads to the teacher's.
 
 Whoever predicts zero pays about 0.8 by the mean absolute error of normalised latents, which is no rival: the
-latents of a teacher that has learned little share one vector. Compare with the best constant of each position,
+latents of a teacher that has learned little share one vector. Compare with the best constant by position,
 
     polymask evaluate RUN --evaluation core/constant-baseline --evaluation.by_position true
 
@@ -56,11 +56,11 @@ class SALT(System):
         encoder: the student; encodes the visible tokens alone.
         masking: what to hide; of a masking of several families each is a pass of its own.
         objective: how a prediction is scored over hidden tokens (paper: absolute error).
-        teacher: folder of a finished run with the same tokens, whose encoder is the teacher; or ``untrained``,
-            to try things out.
-        target: what to predict in place of a teacher's latents.
-        norm: what becomes of the latents: each token's with mean 0 and variance 1 (``"layer"``, V-JEPA), or as
-            they are (``"none"``).
+        teacher: folder of a finished run with the same tokens, whose encoder is the teacher; or
+            ``untrained``, to try things out.
+        target: what to predict in place of a teacher's latents; no teacher is opened then.
+        norm: what becomes of the latents: each token's with mean 0 and variance 1 (``"layer"``, V-JEPA), or
+            as they are (``"none"``).
         score: score per token, for maskings that need one.
         predictor_dim: width of the predictor (paper: 384).
         predictor_depth: blocks of the predictor (paper: 12).
@@ -87,16 +87,16 @@ class SALT(System):
         super().__init__()
         if norm not in ("layer", "none"):
             raise UserError(f"norm={norm!r}: choose 'layer' or 'none'")
-        if (teacher is None) == (target is None):
+        if teacher is None and target is None:
             raise UserError(
                 "salt needs a frozen teacher: give --teacher FOLDER, a finished run, as polymask recipe "
-                "vision/salt trains one; or --target NAME in its place, and not both"
+                "vision/salt trains one; or --target NAME in its place"
             )
         self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective
         self.masking, self.score, self.target, self.norm = masking, score, target, norm
         self.families: int = getattr(masking, "families", 1)
         self.teacher: Frozen | None = None
-        if teacher is not None:
+        if teacher is not None and target is None:
             self.teacher = Frozen(teacher_of(teacher, tokenizer, encoder))
         width = target.dim if target is not None else self._teacher.out_dim
         self.predictor: Any = LatentPredictor.behind(
@@ -144,7 +144,8 @@ class SALT(System):
         tokens = self.tokenizer(batch)
         names = ["mask"] if self.families == 1 else [f"family {k + 1}" for k in range(self.families)]
         return {
-            name: MaskView(self.draw(tokens, batch, step, family), tokens) for family, name in enumerate(names)
+            name: MaskView(self.draw(tokens, batch, step, family), tokens)
+            for family, name in enumerate(names)
         }
 
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -191,7 +192,9 @@ def teacher_of(folder: str, tokenizer: Tokenizer, encoder: Encoder) -> Any:
     found: Any = Run.open(folder).system
     teacher = getattr(found, "backbone", None)
     if teacher is None or not hasattr(found, "tokenizer"):
-        raise UserError(f"the run {folder} has no encoder that could teach: give --teacher a run of vision/mae")
+        raise UserError(
+            f"the run {folder} has no encoder that could teach: give --teacher a run of vision/mae"
+        )
     own, asked = found.tokenizer.provides, tokenizer.provides
     if any(own.get(name) != asked.get(name) for name in ("grid", "in_dim")) or teacher.downsample > 1:
         raise UserError(

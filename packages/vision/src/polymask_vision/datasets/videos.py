@@ -16,25 +16,39 @@ from polymask.types import Share
 from polymask_vision.datasets.decode import Raw, reason
 
 ENDINGS = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".mts", ".ogv", ".wmv", ".flv"),
+    *(
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".gif",
+        ".mpg",
+        ".mpeg",
+        ".mts",
+        ".ogv",
+        ".wmv",
+        ".flv",
+    ),
     ".3gp",
 )
 """Files taken for video."""
 
 _SLACK = 0.5
-"""A file may end so many seconds before it says, or a tenth of its length: sound may be longer than frames."""
+"""A file may end so many seconds before it says, or a tenth of its length: sound may outlast frames."""
 
 
-def clips(*, source: str, test: Share = 0.1) -> Splits[Files]:
+def videos(*, source: str, test: Share = 0.1) -> Splits[Files]:
     """Video files at any depth of a folder: mp4, mov, mkv, webm, avi, gif, ..., whatever PyAV decodes.
 
     Folders mean what they mean of images (``folder:PATH``): classes where every file lies in a subfolder,
     ``train`` and ``test`` where there are any. Files that hold no video, or cannot be opened, are skipped and
-    listed in ``skipped``; damage that shows only on decoding does not stop training: another clip of the class
-    stands in.
+    listed in ``skipped``; damage that shows only on decoding does not stop training: another clip of the
+    class stands in.
 
     Args:
-        source: the folder (``clips:PATH``).
+        source: the folder (``videos:PATH``).
         test: share of each class to hold out where there is no folder for it.
     """
     found = read_folder(source, ENDINGS, "videos", _seconds)
@@ -108,7 +122,7 @@ class Files:
 
 
 def _shown(container: av.container.InputContainer, times: Sequence[float]) -> list[av.VideoFrame]:
-    """The last frame at or before each time, in order; fewer where the file ends before, with its last one."""
+    """The last frame at or before each time, in order; where the file ends before, up to its last one."""
     stream, start = container.streams.video[0], _start(container)
     stream.thread_type = "AUTO"
     if times[0] > 0 and stream.time_base is not None:
