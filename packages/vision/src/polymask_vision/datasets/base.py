@@ -177,10 +177,8 @@ class ImageDataset(FileDataset[Images]):
         if isinstance(source, Mapped):
             with reading(reason):
                 maps = source.maps(number)
-        if wrong := [x.shape for x in maps.values() if x.shape[-2:] != image.shape[1:]]:
-            raise BadSample(
-                f"its map is {_by(wrong[0][-2:])} pixels, and the image is {_by(image.shape[1:])}"
-            )
+        if wrong := [x.shape[-2:] for x in maps.values() if x.shape[-2:] != image.shape[1:]]:
+            raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
         first, maps = self.preparation.with_maps(image, maps, augment)
         if self.words is not None:
             maps |= self.words.entries(source, number)
