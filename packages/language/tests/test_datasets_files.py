@@ -48,6 +48,19 @@ def test_folders_are_classes_and_broken_files_are_named(tmp_path: Path) -> None:
     assert "not UTF-8" in corpus.skipped[0][1]
 
 
+def test_every_piece_of_a_text_has_the_name_of_its_file(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {f"train/{i}.txt": f"text {i} " * (1 + 9 * (i % 3)) for i in range(9)}
+    source = write(tmp_path, {**files, "test/x.txt": "one more text", "test/y.txt": "and another"})
+    data: Any = open_data(f"language/folder:{source}", length=16, vocab_size=300)
+    for split in ("train", "test"):
+        samples = data.split(split)
+        found = [Path(source, name).read_text().split()[0:2] for name in samples.names()]
+        documents = data._samples[split][1].tolist()
+        assert found == [data.corpus.texts[i].split()[0:2] for i in documents]
+    assert len(data.split("train").names()) == len(data.split("train")) > 9
+    assert open_data("language/glosses", limit=8).split("train").names() is None
+
+
 def test_folders_train_and_test_are_splits_and_a_file_beside_folders_means_no_classes(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {"train/a/1.txt": "one", "train/b/2.txt": "two", "val/a/3.txt": "three"}
     corpus = folder(source=write(tmp_path / "split", files))

@@ -28,6 +28,14 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
 
+@runtime_checkable
+class Named(Protocol):
+    """Samples of which it is known where they come from."""
+
+    def names(self) -> Sequence[str] | None:
+        """The name of each sample, such as the path of its file; None where nobody knows after all."""
+
+
 class Dataset(Protocol):
     """A data set with one or two splits.
 

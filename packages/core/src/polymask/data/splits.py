@@ -168,6 +168,7 @@ class LazySamples(Generic[S]):
         random: bool = True,
     ) -> None:
         self.split, self.read, self.what, self.random = split, read, what, random
+        self.names = split.names
 
     def __len__(self) -> int:
         return len(self.split)

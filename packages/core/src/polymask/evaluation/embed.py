@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from polymask.config import CONFIG
-from polymask.data import Dataset, Samples, Split, SplitName
+from polymask.data import Dataset, Named, Samples, SplitName
 from polymask.data.reading import exhausted
 from polymask.errors import UserError
 from polymask.evaluation.features import (
@@ -171,8 +171,7 @@ class _About:
     """What is known of the samples of a split, by column."""
 
     def __init__(self, data: Dataset, name: SplitName, samples: Samples) -> None:
-        found = getattr(samples, "split", None)
-        self.names = found.names() if isinstance(found, Split) else None
+        self.names = samples.names() if isinstance(samples, Named) else None
         self.split, self.labels, self.classes = name, data.labels(name), data.classes
 
     def __call__(self, ids: Tensor) -> dict[str, Any]:

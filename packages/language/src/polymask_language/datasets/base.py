@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import BadSample, Samples, Skipped, SplitName, evenly
+from polymask.data.splits import Names
 from polymask.types import Count, Share
 from polymask_language.datasets.difficulty import difficulty_file
 from polymask_language.datasets.encoded import describe, encode, statistics_of
@@ -32,6 +33,7 @@ class Corpus:
         classes: names of the classes, or None.
         test: which documents are for testing, where the source says so.
         queries: what each document answers (a title), for retrieval, where the source says so.
+        names: of the files they are in, one per document, where each has one.
         skipped: what was left out, ``(name, reason)``.
         title: what to call the source in messages.
     """
@@ -41,6 +43,7 @@ class Corpus:
     classes: Sequence[str] | None = None
     test: Sequence[bool] | None = None
     queries: Sequence[str] | None = None
+    names: Sequence[str] | None = None
     skipped: Skipped = field(default_factory=list)
     title: str = "the corpus"
 
@@ -192,10 +195,12 @@ class TextDataset:
         if self.limit is not None and self.limit < len(spans):
             # evenly, so that sorted classes stay in proportion
             spans = spans[evenly(len(spans), self.limit)]
+        first, known = documents[owner[spans[:, 0]]], self.corpus.names
+        names = None if known is None else Names([known[i] for i in first.tolist()])
         samples = Sequences(
-            self.encoded, starts, stops, spans, around=around, packed=self.pack, tags=self.tags
+            self.encoded, starts, stops, spans, around=around, packed=self.pack, tags=self.tags, names=names
         )
-        return samples, documents[owner[spans[:, 0]]]
+        return samples, first
 
     @property
     def _frame(self) -> int:

@@ -28,6 +28,7 @@ def folder(*, source: str) -> Corpus:
         labels=None if found.labels is None else found.labels.tolist(),
         classes=found.classes,
         test=None if found.test is None else found.test.tolist(),
+        names=found.names,
         skipped=found.skipped,
         title=f"the folder {found.root.absolute()}",
     )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polymask.data.splits import Names
 from polymask_language.datasets.encoded import Encoded
 from polymask_language.tokenizers import TAGS
 
@@ -24,6 +25,7 @@ class Sequences:
         around: ids before and after each piece.
         packed: tell the number of each token's document.
         tags: tell parts of speech.
+        names: of the first document of each sample.
     """
 
     def __init__(
@@ -36,9 +38,14 @@ class Sequences:
         around: tuple[int | None, int | None],
         packed: bool,
         tags: bool,
+        names: Names | None = None,
     ) -> None:
         self.encoded, self.starts, self.stops, self.spans = encoded, starts, stops, spans
-        self.around, self.packed, self.tags = around, packed, tags
+        self.around, self.packed, self.tags, self._names = around, packed, tags, names
+
+    def names(self) -> list[str] | None:
+        """The name of the file that each sample begins in; None where documents have no files."""
+        return None if self._names is None else [self._names[i] for i in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.spans)
