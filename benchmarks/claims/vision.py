@@ -46,6 +46,9 @@ LAYERS = {
     "preset": "small",
 }
 
+V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
+"""Teacher of video, one for all seeds."""
+
 CODES = Path("runs", "evidence-vision-codes.safetensors")
 """Codebook of patches, one for all seeds."""
 
@@ -63,6 +66,13 @@ def supervised_teacher(folder: Path) -> dict[str, Any]:
     """Train a teacher on labels; its class token is classified, so that its attention says what matters."""
     teacher = trained({**SMALL, "system": "vision/supervised", "pool": "prefix"}, folder, "teacher")
     return {"target.run": str(teacher.folder)}
+
+
+def pixel_teacher(folder: Path) -> dict[str, Any]:
+    """Train the teacher of SALT's students, for a sixth of the steps."""
+    options = {"system": "vision/mae", "preset": "small-v-pixel", "steps": 200}
+    trained({"data": "vision/moving-digits", **options}, V_PIXEL, "all")
+    return {}
 
 
 def two_teachers(folder: Path) -> dict[str, Any]:
@@ -226,6 +236,21 @@ CLAIMS: dict[str, Claim] = {
             "several blocks": {},
         },
         about=("several blocks",),
+    ),
+    "vision/salt": Claim(
+        text="At equal steps, its teacher's included, a student of a frozen teacher that learned from pixels "
+        "knows more than V-JEPA, whose teacher is a moving average, and than V-Pixel, the teacher trained on "
+        "(SALT, arXiv 2509.24317); digits that move, which are made up",
+        config={"system": "vision/salt", "data": "vision/moving-digits", "preset": "small", "steps": 1200},
+        variants={
+            "v-jepa": {"teacher": "ema", "momentum": 0.98},
+            "v-pixel": {"system": "vision/mae", "preset": "small-v-pixel"},
+            "salt": {"teacher": str(V_PIXEL.with_name(f"{V_PIXEL.name}-all")), "steps": 1000},
+        },
+        about=("salt",),
+        measure="linear",
+        may_differ=("steps",),
+        prepare=pixel_teacher,
     ),
     "vision/lut": Claim(
         text="Predicting another view from the mean of the visible tokens teaches a masked autoencoder more "

@@ -132,6 +132,20 @@ def test_the_teacher_stays_bit_for_bit_while_the_student_learns() -> None:
     assert all(p.grad is not None and p.grad.any() for p in system.predictor.parameters())
 
 
+def test_with_a_moving_teacher_it_is_vjepa_which_follows_by_its_rule() -> None:
+    system, batch = make(teacher="ema", momentum=0.9), clips()
+    before = copy.deepcopy(system.teacher.module.state_dict())
+    assert system.backbone is system.teacher.module
+    shaken(system.encoder)
+    system(batch, STEP)["prediction"].backward()
+    assert not any(p.grad is not None for p in system.teacher.parameters())
+    system.after_step(Step(5, 10))
+    for name, value in system.teacher.module.state_dict().items():
+        m = 0.95
+        torch.testing.assert_close(value, m * before[name] + (1 - m) * system.encoder.state_dict()[name])
+    assert make().backbone is not system.teacher and make().backbone.out_dim == 24
+
+
 def test_an_untrained_teacher_is_no_copy_of_the_student() -> None:
     system = make()
     student, teacher = system.encoder.state_dict(), system.teacher.module.state_dict()

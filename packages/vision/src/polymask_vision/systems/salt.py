@@ -41,8 +41,11 @@ from polymask.config import relative_to_run
 from polymask.decoders import LatentPredictor
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
-from polymask.teachers import Frozen, normalise
+from polymask.teachers import EMATeacher, Frozen, normalise
 from polymask.types import Count, Share
+
+EMA = "ema"
+"""In place of a folder: a moving average of the student, as in V-JEPA, which SALT is compared to."""
 
 UNTRAINED = "untrained"
 """In place of a folder: an encoder like the student, with random weights of its own."""
@@ -56,12 +59,13 @@ class SALT(System):
         encoder: the student; encodes the visible tokens alone.
         masking: what to hide; of a masking of several families each is a pass of its own.
         objective: how a prediction is scored over hidden tokens (paper: absolute error).
-        teacher: folder of a finished run with the same tokens, whose encoder is the teacher; or
-            ``untrained``, to try things out.
+        teacher: folder of a finished run with the same tokens, whose encoder is the teacher; ``ema``, a
+            moving average of the student, the paper's baseline V-JEPA; or ``untrained``, to try things out.
         target: what to predict in place of a teacher's latents; no teacher is opened then.
         norm: what becomes of the latents: each token's with mean 0 and variance 1 (``"layer"``, V-JEPA), or
             as they are (``"none"``).
         score: score per token, for maskings that need one.
+        momentum: EMA momentum at the start of the run, of teacher ``ema`` (V-JEPA: 0.998); it rises to 1.
         predictor_dim: width of the predictor (paper: 384).
         predictor_depth: blocks of the predictor (paper: 12).
         predictor_heads: attention heads of the predictor (paper: 16).
@@ -80,6 +84,7 @@ class SALT(System):
         target: Target | None = None,
         norm: Literal["layer", "none"] = "layer",
         score: Target | None = None,
+        momentum: Share = 0.998,
         predictor_dim: Count = 384,
         predictor_depth: Count = 12,
         predictor_heads: Count = 16,
@@ -96,7 +101,10 @@ class SALT(System):
         self.masking, self.score, self.target, self.norm = masking, score, target, norm
         self.families: int = getattr(masking, "families", 1)
         self.teacher: Frozen | None = None
-        if teacher is not None and target is None:
+        if target is None and teacher == EMA:
+            student: Any = encoder
+            self.teacher = EMATeacher(student, momentum=momentum, final=1.0, curve="linear")
+        elif target is None and teacher is not None:
             self.teacher = Frozen(teacher_of(teacher, tokenizer, encoder))
         width = target.dim if target is not None else self._teacher.out_dim
         self.predictor: Any = LatentPredictor.behind(
@@ -113,6 +121,12 @@ class SALT(System):
     def _teacher(self) -> Any:
         assert self.teacher is not None
         return self.teacher.module
+
+    @property
+    def backbone(self) -> Encoder:
+        """The student; of V-JEPA its average, as published."""
+        encoder: Encoder = self._teacher if isinstance(self.teacher, EMATeacher) else self.encoder
+        return encoder
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
@@ -139,6 +153,11 @@ class SALT(System):
         seen = self.predictor.context(encoded_BKD, mask, tokens.position)
         prediction_BMT: Tensor = self.predictor.answer(seen, tokens.position, mask, family)
         return prediction_BMT
+
+    def after_step(self, step: Step) -> None:
+        if isinstance(self.teacher, EMATeacher):
+            student: Any = self.encoder
+            self.teacher.follow(student, step)
 
     def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
         tokens = self.tokenizer(batch)
