@@ -577,6 +577,7 @@ GA_DMS: Presets = {
         "depth": 1,
         "match_objective.temperature": 0.07,
         "steps": 1500,
+        "lr": 3e-4,
         "clip": 1.0,
     },
     "tiny": {
