@@ -23,7 +23,7 @@ TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
-DATA |= {"plan": "made-up-plans"}
+DATA |= {"plan": "made-up-plans", "video": "moving-digits"}
 DATA |= {"language/sparsepo": "sentiment"}
 """Built-in data of each modality, and of systems that need others."""
 UNLABELLED = ("language/sparsepo",)
@@ -108,7 +108,7 @@ def test_the_example_of_a_system_is_of_that_system(call, system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_help_of_every_system_explains_every_option(call, system):
     modality = default_registry().find("systems", system).modality
-    out = call("pretrain", system, "--data", DATA[modality], "--help")
+    out = call("pretrain", system, "--data", DATA[modality.partition("+")[0]], "--help")
     blocks = out.split("\n  --")[1:]
     for block in blocks:
         words = " ".join(block.split("\n\n")[0].split())
@@ -131,8 +131,9 @@ def test_help_lists_the_data_that_goes_with_a_system(call, words):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_end_to_end(call, system):
     part = default_registry().find("systems", system)
-    patch = () if part.modality != "image" else HOSTED if "host" in part.defaults else PATCH
-    tiny = [DATA.get(system, DATA[part.modality]) if word == "digits" else word for word in TINY]
+    modality = part.modality.partition("+")[0]
+    patch = () if modality != "image" else HOSTED if "host" in part.defaults else PATCH
+    tiny = [DATA.get(system, DATA[modality]) if word == "digits" else word for word in TINY]
     out = call("pretrain", system, *tiny, *patch, "--steps", "3", "--warmup_steps", "1", "--out", "run")
     assert "run/report.html" in out
     call("pretrain", "--config", "run/config.yaml", "--out", "again", "--no-report")

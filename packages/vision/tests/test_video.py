@@ -185,7 +185,7 @@ def test_animations_are_read_by_time_with_names_and_categories(tmp_path: Path) -
     frames = animations.frames(number, [0.1, 0.3, 0.6, 0.99])
     lefts = [int((np.asarray(x)[..., 2].max(0) > 128).nonzero()[0].min()) for x in frames]
     assert lefts == [0, 2, 4, 6]
-    plain = open_data({"name": "vision/animated-emoji", "source": source, "skin": False})
+    plain = open_data(f"vision/animated-emoji:{source}", skin=False)
     assert not any("1f3fb" in name for s in plain.splits.values() for name in s.names())
     (tmp_path / "data-by-emoji.json").write_text("no json")
     with pytest.raises(UserError, match="cannot be read"):

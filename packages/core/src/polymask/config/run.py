@@ -63,10 +63,10 @@ class RunConfig:
                 f"{data.part.modality}: choose other --data"
             )
         cuts = own.get("tokenizer")
-        known_cut = isinstance(cuts, PartConfig) and cuts.part is not None
-        if data is not None and known_cut and not data.part.fits(cuts.part.modality):
+        part = cuts.part if isinstance(cuts, PartConfig) else None
+        if data is not None and part is not None and not data.part.fits(part.modality):
             raise UserError(
-                f"{cuts.name} cuts {cuts.part.modality}, and {data.name} is data of {data.part.modality}: "
+                f"{part.full_name} cuts {part.modality}, and {data.name} is data of {data.part.modality}: "
                 "choose another --tokenizer (polymask list tokenizers), or other --data"
             )
         return cls(system, resolved.preset, data, TrainOptions(**training))

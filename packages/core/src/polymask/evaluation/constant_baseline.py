@@ -193,7 +193,7 @@ class Spy:
         """Replace positions by their numbers, ``[B, N]``; returns how many there are."""
         heard = [one for batch in self.heard for one in batch]
         places = [one.position.flatten(0, 1) for one in heard if one.position is not None]
-        distinct, number = torch.cat(places).unique(dim=0, return_inverse=True)
+        distinct, number = torch.unique(torch.cat(places), dim=0, return_inverse=True)
         for one, mine in zip(heard, number.split([len(x) for x in places]), strict=True):
             one.position = mine.view(one.shape[:2])
         return len(distinct)
