@@ -48,6 +48,7 @@ LAYERS = {
 
 V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
 """Teacher of video, one for all seeds."""
+ALL_LAYERS = {"masking.whole": 1.0, "reconstruction_weight": 0.0}
 
 CODES = Path("runs", "evidence-vision-codes.safetensors")
 """Codebook of patches, one for all seeds."""
@@ -356,7 +357,7 @@ CLAIMS: dict[str, Claim] = {
         text="Layers hidden at random, and answers averaged over many masks, tell a task better than a "
         "network that always sees all layers does (PHG-MAE, arXiv 2510.10068)",
         config=LAYERS,
-        variants={"nothing hidden": {"masking.whole": 1.0}, "hidden at random": {}},
+        variants={"nothing hidden": ALL_LAYERS, "hidden at random": {}},
         about=("hidden at random",),
         evaluation="vision/mask-ensemble",
         measure="climate mIoU",
@@ -365,7 +366,7 @@ CLAIMS: dict[str, Claim] = {
         text="Its ensemble says more often the same of an image that changes a little "
         "(PHG-MAE, arXiv 2510.10068)",
         config=LAYERS,
-        variants={"nothing hidden": {"masking.whole": 1.0}, "hidden at random": {}},
+        variants={"nothing hidden": ALL_LAYERS, "hidden at random": {}},
         about=("hidden at random",),
         evaluation="vision/mask-ensemble",
         measure="climate consistency",

@@ -122,9 +122,9 @@ def test_values_of_several_channels_keep_their_place_and_scale(tmp_path: Path) -
     mean = sum(numbers) / len(numbers)
     for i, number in enumerate(numbers):
         x = data.split("train")[i]["normals"]
-        rows = (torch.arange(16.0) - 7.5) / torch.arange(16.0).repeat(16 * len(numbers)).std()
-        torch.testing.assert_close(x[0], rows[:, None].expand(16, 16))
-        torch.testing.assert_close(x[2], -rows[:, None].expand(16, 16))
+        line = (torch.arange(16.0) - 7.5) / torch.arange(16.0).repeat(16 * len(numbers)).std()
+        torch.testing.assert_close(x[0], line[:, None].expand(16, 16))
+        torch.testing.assert_close(x[2], -line[:, None].expand(16, 16))
         assert (x[1].sign() == np.sign(number - mean)).all()
 
 
@@ -174,7 +174,7 @@ def test_samples_of_both_train(planet: str, tmp_path: Path) -> None:
     """From the facts of the data alone; what is predicted is not seen."""
     for data in (open_earth(planet, labelled=0.2), open_folder(tmp_path)):
         torch.manual_seed(0)
-        options = {"tokenizer.patch_size": 4}
+        options: dict[str, Any] = {"tokenizer.patch_size": 4}
         system: Any = build("vision/phg-mae", preset="tiny", facts=data.provides, **options)
         samples = data.split("train")
         batch: Batch = {**collate([samples[i] for i in range(6)]), "id": torch.arange(6)}

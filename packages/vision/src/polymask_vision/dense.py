@@ -64,7 +64,7 @@ class Dense:
         self.seed, self.batch_size = seed, batch_size
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
-        tasks = run.data.provides.get("tasks", ())
+        tasks = getattr(run.data, "provides", {}).get("tasks", ())
         layer = self.layer or next(iter(tasks), None)
         own = self.layer is None or self.layer in (LABELS, *tasks[:1])
         names = (getattr(run.data, "map_classes", None) or ()) if own else ()

@@ -110,8 +110,8 @@ class LayerPatches(Patches):
         place, first = self.layers[name], batch[self.key]
         count = place.stop - place.start
         if name not in batch:
-            known = torch.zeros(len(first), *self.size, dtype=torch.bool, device=first.device)
-            return first.new_zeros(len(first), count, *self.size), known
+            known = torch.zeros(first.shape[0], *self.size, dtype=torch.bool, device=first.device)
+            return first.new_zeros(first.shape[0], count, *self.size), known
         x = batch[name]
         if name in self.class_layers:
             if x.shape[1:] != self.size:
@@ -133,7 +133,7 @@ class LayerPatches(Patches):
 
     def tokens(self, x_BCHW: Tensor) -> Tokens:
         """Stacked channels as tokens."""
-        position = self.position.expand(len(x_BCHW), -1, -1)
+        position = self.position.expand(x_BCHW.shape[0], -1, -1)
         return Tokens(patches_of(x_BCHW, self.patch_size), position, self.grid)
 
     def inverse(self, values: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from polymask import Batch, Mask, Run, Step, UserError, build
 from polymask.evaluation.measurements import Measurement
 from polymask.recipes import run_recipe
 from polymask_vision.datasets import earth
+from polymask_vision.dense import Dense
 from polymask_vision.mask_ensemble import ALL, ALONE, CONSTANT, ONE, MaskEnsemble, alone, told
 
 STEP = Step(3, 10, seed=1)
 SIZE = 8
 LAYERS = {"image": 3, "height": 1, "ground": 3, "kind": 4, "slope": 2}
-FACTS = {
+FACTS: dict[str, Any] = {
     "size": (SIZE, SIZE),
     "channels": 3,
     "layers": LAYERS,
@@ -279,7 +280,7 @@ def test_the_evaluation_scores_passes_and_their_ensemble(recipe: Path) -> None:
     still = {(x.row, x.metric): x for x in MaskEnsemble(passes=2, jitter=0.0, images=16)(run)}
     assert still[ALL, "climate consistency"].value == 1 == still[ALONE, "climate consistency"].value
     assert still[ONE, "climate consistency"].value < 1
-    run.system.masking.whole = 1.0  # type: ignore[attr-defined]
+    run.system.masking.whole = 1.0
     whole = {
         (x.row, x.metric): x for x in MaskEnsemble(passes=2, images=16)(run) if "consist" not in x.metric
     }
@@ -298,3 +299,15 @@ def test_scores_are_of_known_pixels_and_the_image_alone_is_the_first_layer() -> 
     off = given["slope"] + 2.0
     assert told(layers, given, "slope", off)[0][3] == pytest.approx(2 * 64 * 4)
     assert alone(layers.given(given)).hidden.tolist() == [[False, True, True]] * 2
+
+
+def test_the_dense_probe_reads_any_layer_and_features_never_see_it(recipe: Path) -> None:
+    run = Run.open(recipe / "ensemble")
+    found = {(one.row, one.metric): one.value for one in Dense(images=24)(run)}
+    assert {metric for _, metric in found} >= {"accuracy", "mIoU", f"IoU of {earth.GROUPS[2]}"}
+    again = {
+        (one.row, one.metric): one.value for one in Dense(images=24, layer="climate", by_class=False)(run)
+    }
+    assert again == {key: value for key, value in found.items() if "IoU of" not in key[1]}
+    with pytest.raises(UserError, match="one number of each pixel, and relief has several"):
+        list(Dense(images=4, layer="relief")(run))
