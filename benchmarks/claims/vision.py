@@ -248,7 +248,7 @@ CLAIMS: dict[str, Claim] = {
         },
         variants={
             "no masking": {"noise_masking": None, "words_weight": 0.0},
-            "random": {"noise_masking": {"name": "core/bernoulli", "rate": 0.1}, "words_weight": 0.0},
+            "random": {"noise_masking": {"name": "core/random", "ratio": 0.1}, "words_weight": 0.0},
             "noise masking": {"words_weight": 0.0},
             "ga-dms": {},
         },
