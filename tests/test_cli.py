@@ -24,9 +24,11 @@ PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
 DATA |= {"plan": "made-up-plans", "video": "moving-digits"}
-DATA |= {"language/sparsepo": "sentiment"}
+DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons"}
 """Built-in data of each modality, and of systems that need others."""
-UNLABELLED = ("language/sparsepo",)
+FEW = {"persons": ("--data.count", "60", "--data.pixels", "16")}
+"""Options of data that would take long to make."""
+UNLABELLED = ("language/sparsepo", "vision/ga-dms")
 """Systems whose data have no classes to probe."""
 HELPERS = ("openbeats-tokenizer", "masked-pdpp")
 """Systems that make labels for others, or plans, and have no encoder to export."""
@@ -133,7 +135,8 @@ def test_a_run_from_end_to_end(call, system):
     part = default_registry().find("systems", system)
     modality = part.modality.partition("+")[0]
     patch = () if modality != "image" else HOSTED if "host" in part.defaults else PATCH
-    tiny = [DATA.get(system, DATA[modality]) if word == "digits" else word for word in TINY]
+    data = DATA.get(system, DATA[modality])
+    tiny = [*(data if word == "digits" else word for word in TINY), *FEW.get(data, ())]
     out = call("pretrain", system, *tiny, *patch, "--steps", "3", "--warmup_steps", "1", "--out", "run")
     assert "run/report.html" in out
     call("pretrain", "--config", "run/config.yaml", "--out", "again", "--no-report")

@@ -45,10 +45,10 @@ LAYERS = {
     "data": {"name": "vision/earth-layers", "labelled": 0.1},
     "preset": "small",
 }
+ALL_LAYERS = {"masking.whole": 1.0, "reconstruction_weight": 0.0}
 
 V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
 """Teacher of video, one for all seeds."""
-ALL_LAYERS = {"masking.whole": 1.0, "reconstruction_weight": 0.0}
 
 CODES = Path("runs", "evidence-vision-codes.safetensors")
 """Codebook of patches, one for all seeds."""
@@ -281,7 +281,7 @@ CLAIMS: dict[str, Claim] = {
         },
         variants={
             "no masking": {"noise_masking": None, "words_weight": 0.0},
-            "random": {"noise_masking": {"name": "core/bernoulli", "rate": 0.1}, "words_weight": 0.0},
+            "random": {"noise_masking": {"name": "core/random", "ratio": 0.1}, "words_weight": 0.0},
             "noise masking": {"words_weight": 0.0},
             "ga-dms": {},
         },

@@ -46,7 +46,11 @@ class Read:
 
 
 def gradient(read: Read) -> Tensor:
-    """Gradient times value times likeness times attention, mean over blocks, what is below 0 cut (GA-DMS)."""
+    """Gradient times value times likeness times attention, mean over blocks, what is below 0 cut (GA-DMS).
+
+    Where one word has nearly all attention of a block, what is mixed is its value, to which the gradient of a
+    cosine is at right angles: the block gives that word next to nothing.
+    """
     return _gradient(read, lambda attention, importance: attention)
 
 

@@ -328,7 +328,7 @@ def test_a_run_has_the_vocabulary_of_its_captions_and_remembers_them(run: Run) -
     system: Any = run.system
     facts = run.facts["text"]
     assert system.text_tokenizer.vocabulary == facts["vocabulary"] and facts["length"] == 32
-    met = (system.memory.scores != system.first_score).any(1)
+    met = (system.memory.scores != system.prior).any(1)
     assert int(met.sum()) == 32  # four steps of eight
 
 

@@ -13,7 +13,7 @@ arXiv 2509.09118; read with its release. Data needs captions (``--data.text_voca
 ``folder:`` with captions, ``stamps``, ``emoji``, ``clipart``, ``persons``.
 
 Scores of a caption are kept until it is met again; before it was, all words count as informative
-(``first_score``), so that at first one word of each is left out of matching, and all are predicted at one
+(``prior``), so that at first one word of each is left out of matching, and all are predicted at one
 rate. In evaluation they count so too, which makes losses of runs comparable. Captions that say the same are
 one identity; the paper takes each for its own. Where the release differs from the paper
 (``--evidence gradient-released``), attention is divided by the sum of importance, which may be negative and
@@ -77,7 +77,7 @@ class GADMS(System):
         match_objective: how images and captions of a batch are matched (paper: SDM).
         evidence: what scores words: ``gradient`` (paper), ``gradient-released``, ``cosine`` or ``attention``.
         last_blocks: blocks of the text encoder that scores are read from, the last ones (paper: 8 of 12).
-        first_score: of all words of a caption that was not met before.
+        prior: score of all words of a caption that was not met before (release: 0.85).
         words_weight: weight of the predicted words (paper: 0.4; released command: 0.3).
         dim: width of what is matched (paper: 512).
         heads: attention heads where words look at the image (paper: 8).
@@ -99,7 +99,7 @@ class GADMS(System):
         match_objective: Objective,
         evidence: Evidence = "gradient",
         last_blocks: Count = 8,
-        first_score: Share = 0.85,
+        prior: Share = 0.85,
         words_weight: NotNegative = 0.4,
         dim: Count = 512,
         heads: Count = 8,
@@ -124,7 +124,7 @@ class GADMS(System):
         if evidence not in EVIDENCE:
             raise UserError(f"evidence={evidence!r}: choose one of {', '.join(EVIDENCE)}")
         self.match_objective, self.evidence = match_objective, evidence
-        self.last_blocks, self.first_score = last_blocks, first_score
+        self.last_blocks, self.prior = last_blocks, prior
         self.words_weight, self.shares = words_weight, tuple(shares)
         words = text_tokenizer.provides
         self.vocabulary, self.mask_id = words["vocabulary"], words["mask_id"]
@@ -132,7 +132,7 @@ class GADMS(System):
         self.image_map = nn.Linear(encoder.out_dim, dim, bias=False)
         self.text_map = nn.Linear(text_encoder.out_dim, dim, bias=False)
         self.reader = WordReader(dim, heads, depth, self.vocabulary)
-        self.memory = ScoreMemory(samples, words["length"], first_score)
+        self.memory = ScoreMemory(samples, words["length"], prior)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.words(batch)
@@ -220,7 +220,7 @@ class GADMS(System):
     def remembered(self, tokens: Tokens, batch: Batch) -> Tensor:
         """What is known of each word, ``[B, N]``."""
         if not self.training:
-            return torch.full(tokens.shape, self.first_score, device=tokens.values.device)
+            return torch.full(tokens.shape, self.prior, device=tokens.values.device)
         return self.memory.recall(batch, tokens.shape[1])
 
     def word_scores(
