@@ -17,22 +17,8 @@ from polymask.types import Share
 from polymask_vision.datasets.decode import Raw, reason
 
 ENDINGS = (
-    *(
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".gif",
-        ".mpg",
-        ".mpeg",
-        ".mts",
-        ".ogv",
-        ".wmv",
-        ".flv",
-    ),
-    ".3gp",
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".mts", ".ogv"),
+    *(".wmv", ".flv", ".3gp"),
 )
 """Files taken for video."""
 
