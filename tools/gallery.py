@@ -36,6 +36,7 @@ DATA: Mapping[str, Any] = {
     "text": {"name": "language/glosses", "vocab_size": 2048, "length": 32},
     "points": {"name": "pointcloud/shapes"},
     "plan": {"name": "language/made-up-plans", "plans": 200, "test_plans": 20},
+    "video": "vision/moving-digits",
     "motion": {"name": "pointcloud/mocap", "test_windows": 5},
 }
 SPECIAL: Mapping[str, Any] = {
@@ -62,7 +63,7 @@ def of_system(part: Part, data: Mapping[str, Any], folder: Path) -> MaskSheet:
     """What the masks of an untrained system hide."""
     preset = "small" if "small" in part.presets else "tiny"
     own: dict[str, Any] = {}
-    if part.modality == "image":
+    if "image" in part.modality.split("+"):
         own["host.tokenizer.patch_size" if "host" in part.defaults else "tokenizer.patch_size"] = 8
     config = RunConfig.resolve({"system": part.full_name, "preset": preset, "data": data, **own})
     run = Run.create(config, folder)
@@ -101,7 +102,7 @@ def main() -> None:
             for part in own_registry().parts(kind):
                 if wanted and part.full_name not in wanted:
                     continue
-                over = SPECIAL.get(part.full_name, data[part.modality])
+                over = SPECIAL.get(part.full_name, data[part.modality.partition("+")[0]])
                 try:
                     found = (
                         of_system(part, over, Path(temporary, "run"))
