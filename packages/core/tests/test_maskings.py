@@ -254,6 +254,7 @@ def test_every_masking_is_registered_and_builds_with_its_defaults() -> None:
         "drawn-ratio",
         "frequency",
         "gumbel",
+        "modalities",
         "multi-block",
         "partition",
         "random",

@@ -40,7 +40,6 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             summary="square patches of all layers of an image, stacked by channel; tasks are never seen",
             paper="Pirvu et al. 2025, arXiv 2510.10068",
             modality="image",
-            tags=frozenset({"invertible"}),
         ),
         Part(
             name="code-patches",
