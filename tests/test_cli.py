@@ -17,6 +17,7 @@ import yaml
 from polymask.cli import main
 from polymask.parts import KINDS
 from polymask.registry import default_registry
+from polymask_vision.datasets.layers import example_source
 
 HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision", "PIL"}
 TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers", "0")
@@ -24,11 +25,14 @@ PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
 DATA |= {"plan": "made-up-plans", "video": "moving-digits"}
-DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons"}
-"""Built-in data of each modality, and of systems that need others."""
-FEW = {"persons": ("--data.count", "60", "--data.pixels", "16")}
-"""Options of data that would take long to make."""
-UNLABELLED = ("language/sparsepo", "vision/ga-dms")
+DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
+"""Data of each modality, and of systems that need others: built in, but for layers."""
+MORE = {
+    "persons": ("--data.count", "60", "--data.pixels", "16"),
+    "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
+}
+"""Options of data that would take long to make, or need to be told."""
+UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae")
 """Systems whose data have no classes to probe."""
 HELPERS = ("openbeats-tokenizer", "masked-pdpp")
 """Systems that make labels for others, or plans, and have no encoder to export."""
@@ -136,7 +140,10 @@ def test_a_run_from_end_to_end(call, system):
     modality = part.modality.partition("+")[0]
     patch = () if modality != "image" else HOSTED if "host" in part.defaults else PATCH
     data = DATA.get(system, DATA[modality])
-    tiny = [*(data if word == "digits" else word for word in TINY), *FEW.get(data, ())]
+    tiny = [*(data if word == "digits" else word for word in TINY), *MORE.get(data, ())]
+    if data.startswith("layers:"):
+        Path("layered").mkdir()
+        example_source(Path("layered"))
     out = call("pretrain", system, *tiny, *patch, "--steps", "3", "--warmup_steps", "1", "--out", "run")
     assert "run/report.html" in out
     call("pretrain", "--config", "run/config.yaml", "--out", "again", "--no-report")

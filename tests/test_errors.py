@@ -366,7 +366,7 @@ class TestFiles:
     )
     def test_places_that_cannot_be(self, refused, run, argv):
         Path("taken").write_text("mine")
-        refused(*argv, naming=("taken/", "cannot be written"))
+        refused(*argv, naming=("taken", "cannot be written"))
 
     def test_a_damaged_result_is_named_and_the_rest_reported(self, run, capsys):
         (run / "probe.json").write_text("{")

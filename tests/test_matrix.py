@@ -158,7 +158,10 @@ REFUSED = {
     # its sites are a few layers, which a sample may lack
     **{("vision/phg-mae", masking): "on a grid" for masking in ("core/block", "core/color", "vision/block")},
     ("vision/phg-mae", "core/frequency"): "form a grid without padding",
-    ("vision/phg-mae", "core/multi-block"): "form a grid without padding",
+    **{
+        ("vision/phg-mae", masking): "form a grid without padding"
+        for masking in ("core/multi-block", "core/tube", "core/tube-blocks")
+    },
     ("vision/phg-mae", "core/partition"): "needs samples of equal size",
     ("vision/phg-mae", "core/span"): "spans of 10 do not fit into 3 sites",
     ("vision/phg-mae", "core/top-score"): "has no option --score",

@@ -9,8 +9,8 @@ from torch import Tensor
 from polymask import Mask, Request, Step, UserError
 from polymask.maskings import Bernoulli
 
-NOISE = Bernoulli(rate=0.2, threshold=0.9, largest=False)
-INFORMED = Bernoulli(rate=0.3, threshold=0.1)
+NOISE = Bernoulli(ratio=0.2, threshold=0.9, largest=False)
+INFORMED = Bernoulli(ratio=0.3, threshold=0.1)
 
 
 def drawn(
@@ -39,7 +39,7 @@ def test_each_site_is_hidden_at_its_own_rate() -> None:
 
 
 def test_without_scores_all_sites_have_one_chance_and_counts_vary() -> None:
-    hidden = drawn(Bernoulli(rate=0.4), None).hidden
+    hidden = drawn(Bernoulli(ratio=0.4), None).hidden
     assert abs(float(hidden.double().mean()) - 0.4) < 4 * (0.24 / hidden.numel()) ** 0.5
     counts = hidden.sum(1).double()
     assert float(counts.var()) == pytest.approx(20 * 0.24, rel=0.1)
@@ -48,13 +48,13 @@ def test_without_scores_all_sites_have_one_chance_and_counts_vary() -> None:
 
 
 def test_one_site_is_hidden_and_one_visible_where_there_are_two() -> None:
-    for masking, score in ((NOISE, torch.ones(500, 20)), (Bernoulli(rate=0.999), None)):
+    for masking, score in ((NOISE, torch.ones(500, 20)), (Bernoulli(ratio=0.999), None)):
         counts = drawn(masking, score, rows=500).hidden.sum(1)
         assert counts.min() >= 1 and counts.max() <= 19
     lengths = torch.tensor([0, 1, 2, 5]).repeat(100)
     valid = torch.arange(20) < lengths[:, None]
     for rate in (0.01, 0.99):
-        mask = drawn(Bernoulli(rate=rate), None, rows=400, valid=valid)
+        mask = drawn(Bernoulli(ratio=rate), None, rows=400, valid=valid)
         counts = mask.hidden.sum(1)
         assert not (mask.hidden & ~valid).any()
         assert (counts[lengths >= 2] >= 1).all() and (counts[lengths >= 2] < lengths[lengths >= 2]).all()
@@ -64,7 +64,7 @@ def test_one_site_is_hidden_and_one_visible_where_there_are_two() -> None:
 def test_the_site_that_came_nearest_is_exchanged() -> None:
     score = torch.zeros(300, 20)
     score[:, 11] = 0.25
-    faint = Bernoulli(rate=1e-6 + 1e-3, threshold=0.9)
+    faint = Bernoulli(ratio=1e-6 + 1e-3, threshold=0.9)
     assert drawn(faint, score, rows=300).hidden.sum(1).eq(1).all()
     uniform = Step(3, 10, 1).noise(torch.arange(300) * 7, 20, 0)
     assert torch.equal(drawn(faint, None, rows=300).hidden.int().argmax(1)[:50], uniform.argmin(1)[:50])
@@ -75,7 +75,7 @@ def test_gradient_stops_and_mistakes_are_named() -> None:
     assert not drawn(NOISE, score, rows=6).hidden.requires_grad
     for rate in (0.0, 1.0):
         with pytest.raises(UserError, match="between 0 and 1"):
-            Bernoulli(rate=rate)
+            Bernoulli(ratio=rate)
     with pytest.raises(ValueError, match=r"score is \[6, 3\]"):
         drawn(NOISE, torch.rand(6, 3), rows=6)
     with pytest.raises(UserError, match="one site"):

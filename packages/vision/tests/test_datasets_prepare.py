@@ -225,7 +225,7 @@ def test_a_quarter_of_images_has_noise_in_a_box_and_grey_stays_grey(channels: in
         ({"augment": "shift-flip", "size": 4}, "more than 4 pixels"),
         ({"augment": "three-augment", "mean": (0.5,) * 4, "std": (0.1,) * 4}, "1 or 3 channels"),
         ({"augment": "rand-augment", "mean": (0.5,) * 2, "std": (0.1,) * 2}, "1 or 3 channels"),
-        ({"augment": "colour"}, "none, flip, crop-flip, shift-flip, three-augment"),
+        ({"augment": "colour"}, "none, flip, crop, crop-flip, shift-flip, three-augment"),
         ({"size": 0}, "size"),
         ({"size": (1, 2, 3)}, "two numbers"),
         ({"crop_scale": (0.9, 0.2)}, "low <= high"),

@@ -117,7 +117,7 @@ def test_each_loss_sees_its_own_view_of_the_caption() -> None:
     first = losses(system, batch)
     for slot, moved, still in (("noise_masking", "match", "words"), ("masking", "words", "match")):
         before = getattr(system, slot)
-        setattr(system, slot, Bernoulli(rate=0.9))
+        setattr(system, slot, Bernoulli(ratio=0.9))
         found = losses(system, batch)
         setattr(system, slot, before)
         assert torch.equal(found[still], first[still]) and not torch.equal(found[moved], first[moved])

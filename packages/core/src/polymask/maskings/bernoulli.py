@@ -7,6 +7,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.maskings._choose import check_ratio
 from polymask.protocols import Request
 from polymask.types import Positive, Share
 
@@ -14,31 +15,29 @@ from polymask.types import Positive, Share
 class Bernoulli:
     """Hide each site by itself, with one chance or with one that goes by its score.
 
-    Without scores every site is hidden with chance ``rate``. A score s in [0, 1] makes the chance
-    ``rate * sigmoid(slope * (s - threshold))``, as for words in GA-DMS (2025, arXiv 2509.09118); with
+    Without scores every site is hidden with chance ``ratio``. A score s in [0, 1] makes the chance
+    ``ratio * sigmoid(slope * (s - threshold))``, as for words in GA-DMS (2025, arXiv 2509.09118); with
     ``largest`` off, 1 - s takes the place of s. Where chance would hide nothing of a sample, or all, the site
     that came nearest to the other side is exchanged, so that of two sites or more one is hidden and one
-    visible; at usual rates and lengths this moves the chances little.
+    visible; at usual ratios and lengths this moves the chances little.
 
     Args:
-        rate: chance of a site, above 0 and below 1; the most it gets of a score.
+        ratio: chance of a site, in (0, 1); the most it gets of a score.
         slope: how sharply scores are told apart.
-        threshold: the score at which the chance is half of ``rate``.
+        threshold: the score at which the chance is half of ``ratio``.
         largest: high scores are hidden; False for low ones.
     """
 
     def __init__(
-        self, *, rate: Share = 0.15, slope: Positive = 20.0, threshold: Share = 0.5, largest: bool = True
+        self, *, ratio: float = 0.15, slope: Positive = 20.0, threshold: Share = 0.5, largest: bool = True
     ) -> None:
-        if not 0 < rate < 1:
-            raise UserError(f"rate must lie between 0 and 1, got {rate}")
-        self.rate, self.slope, self.threshold, self.largest = rate, slope, threshold, largest
+        self.ratio, self.slope, self.threshold, self.largest = check_ratio(ratio), slope, threshold, largest
 
     def chances(self, score: Tensor) -> Tensor:
         """The chance of each site by its score, float64 of the same shape."""
         evidence = score.detach().double()
         evidence = evidence if self.largest else 1 - evidence
-        return self.rate * (self.slope * (evidence - self.threshold)).sigmoid()
+        return self.ratio * (self.slope * (evidence - self.threshold)).sigmoid()
 
     def __call__(self, request: Request) -> Mask:
         uniform = request.step.noise(request.ids, request.sites, request.stream).double()
@@ -47,7 +46,7 @@ class Bernoulli:
             real = torch.ones_like(uniform, dtype=torch.bool)
             if request.sites == 1:
                 raise UserError("one site cannot be both hidden in part and visible in part: give more")
-        chance: Tensor | float = self.rate
+        chance: Tensor | float = self.ratio
         if request.score is not None:
             if request.score.shape != uniform.shape:
                 raise ValueError(f"score is {list(request.score.shape)}, expected {list(uniform.shape)}")

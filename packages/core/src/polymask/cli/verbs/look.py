@@ -121,11 +121,12 @@ def _draw_run(command: Command, registry: Registry, out: str) -> Path:
 
 
 def _tell(data: Dataset) -> None:
-    """What reaches the system, before what is hidden of it."""
-    from polymask.data import describe
+    """What reaches the system, before what is hidden of it; what is left out was told when it was opened."""
+    from polymask.data import Described
 
-    for name, text in describe(data).items():
-        say(f"{name}: {text}")
+    if isinstance(data, Described):
+        for name, text in data.describe().items():
+            say(f"{name}: {text}")
 
 
 def _find(name: str, registry: Registry) -> Part:
