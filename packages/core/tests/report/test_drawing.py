@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from polymask import UserError
 from polymask.data import evenly
-from polymask.report.drawing import blank, frames, overlay, png, scale, sheet, to_pixels
+from polymask.report.drawing import CLIPS, blank, frames, in_rows, overlay, png, scale, sheet, to_pixels
 
 
 def test_channels_become_colours():
@@ -108,3 +108,13 @@ def test_png_holds_the_pixels():
     data = png(pixels)
     assert np.allclose(imread(io.BytesIO(data))[..., :3], pixels, atol=1e-6)
     assert png(pixels) == data
+
+
+def test_large_pictures_are_few_in_a_row_and_clips_are_alone():
+    def widths(*shape, count=8, **options):
+        return [len(row) for row in in_rows([np.zeros(shape)] * count, **options)]
+
+    assert widths(168, 168, 3) == [8] and widths(84, 84, 3, count=7) == [7]
+    assert widths(100, 480, 3) == [2] * 4 and widths(100, 480, 3, large=1500) == [3, 3, 2]
+    assert widths(300, 1600, 3, count=2) == [1, 1]
+    assert widths(5, 16, 16, 3) == [1] * CLIPS

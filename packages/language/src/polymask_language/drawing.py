@@ -24,7 +24,7 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
         hidden: ``[N]``, bool, or 0 or more; 1 and above is full colour.
 
     Returns:
-        float32 ``[3, 320, 480]`` in [0, 1]; what does not fit is left out.
+        float32 ``[3, H, 480]`` in [0, 1], H at most 320; what does not fit is left out.
     """
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
@@ -39,7 +39,8 @@ def draw_text(pieces: Sequence[str], document: Tensor | None = None, hidden: Ten
         laid = [*_laid_out(pieces, numbers, columns, lines)]
     across, down = _LETTER * COLUMNS // columns, (_HEIGHT - 2 * _TOP) / lines
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", across / _EM)
-    picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    used = max((line for _, _, line, _ in laid), default=0) + 1
+    picture = Image.new("RGB", (_WIDTH, round(2 * _TOP + used * down)), "white")
     pen = ImageDraw.Draw(picture)
     for text, token, line, column in laid:
         share = min(float(amount[token]), 1.0)

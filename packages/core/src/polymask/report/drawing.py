@@ -26,8 +26,8 @@ HIDDEN = (0.16, 0.45, 0.60)
 STRENGTH = 0.72
 """How much of a hidden site is that colour."""
 
-FRAMES = 8
-"""How many frames of a clip are shown at most."""
+FRAMES, CLIPS = 8, 4
+"""How many frames of a clip are shown at most, and how many clips."""
 
 
 def to_pixels(picture: Tensor, most: int = FRAMES) -> Pixels:
@@ -120,15 +120,29 @@ def blank(*size: int) -> Pixels:
     return np.full((*size, 3), 0.93)
 
 
+def in_rows(pictures: Sequence[Pixels], large: int = 1000) -> list[list[Pixels]]:
+    """Pictures in rows that can be read on a page; of clips the first few, each in a row of its own.
+
+    Args:
+        pictures: of one width.
+        large: pixels across of a row of large ones, such as text.
+    """
+    if pictures[0].ndim == 4:
+        return [[clip] for clip in pictures[:CLIPS]]
+    width = pictures[0].shape[1]
+    across = max((1500 if width < 250 else large) // width, 1)
+    return [list(pictures[i : i + across]) for i in range(0, len(pictures), across)]
+
+
 def sheet(rows: Sequence[Sequence[Pixels]], gap: int = 8) -> npt.NDArray[np.float64]:
     """Pictures in rows and columns, float ``[H, W, 4]``; a clip is a film strip; nothing between them."""
     cells = [[sheet([list(x)], gap=2) if x.ndim == 4 else x for x in row] for row in rows]
-    height, width = (max(x.shape[axis] for row in cells for x in row) for axis in (0, 1))
-    columns = max(len(row) for row in rows)
-    canvas = np.zeros((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 4))
-    for r, row in enumerate(cells):
+    tops = np.cumsum([0, *(max(x.shape[0] for x in row) + gap for row in cells)])
+    width, columns = max(x.shape[1] for row in cells for x in row), max(len(row) for row in rows)
+    canvas = np.zeros((tops[-1] - gap, columns * (width + gap) - gap, 4))
+    for top, row in zip(tops, cells, strict=False):
         for c, pixels in enumerate(row):
-            top, left = r * (height + gap), c * (width + gap)
+            left = c * (width + gap)
             cell = canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]]
             cell[..., 3] = 1
             cell[..., : pixels.shape[2]] = pixels

@@ -11,7 +11,7 @@ from polymask.data import evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import encoder_features, extract
 from polymask.report import views
-from polymask.report.drawing import Pixels
+from polymask.report.drawing import Pixels, in_rows
 from polymask.run import Run
 
 QUERIES, NEAREST, POOL = 6, 6, 1000
@@ -50,7 +50,8 @@ def neighbours(run: Run, side: int) -> Neighbours | None:
     read = {"x": encoder_features(run.system)}
     ours, others = (extract(read, *what)["x"] for what in ((held_out, asked), (train, pool)))
     cosine = F.normalize(ours, dim=1) @ F.normalize(others, dim=1).T  # as that of the kNN probe
-    best = cosine.topk(min(NEAREST, len(pool)), dim=1).indices
+    room = len(in_rows(_picture(run, held_out[asked[0]], side) * (1 + NEAREST), 1500)[0]) - 1
+    best = cosine.topk(min(max(room, 1), len(pool)), dim=1).indices
     rows = [
         [drawn for one in (held_out[i], *(train[pool[k]] for k in row)) for drawn in _picture(run, one, side)]
         for i, row in zip(asked, best.tolist(), strict=True)

@@ -26,7 +26,7 @@ from polymask.protocols import Batch
 from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
-from polymask.report.drawing import Pixels, png, scale, sheet, to_pixels
+from polymask.report.drawing import Pixels, in_rows, png, scale, sheet, to_pixels
 from polymask.report.finetuned import read_all
 from polymask.report.generation import Film, film
 from polymask.report.neighbours import neighbours
@@ -40,9 +40,6 @@ from polymask.training.metrics import read_metrics
 from polymask.training.trainer import plan_of
 
 SAMPLES, SIDE = 8, 168
-
-CLIPS = 4
-"""How many samples are shown where each is a clip and takes a row."""
 
 
 @dataclass
@@ -286,9 +283,8 @@ def _environment(page: Page, folder: Path) -> None:
 
 
 def _strip(pictures: list[Pixels]) -> str:
-    """Pictures side by side, or the film strips of some clips one below the other, as a data URI."""
-    rows = [[clip] for clip in pictures[:CLIPS]] if pictures[0].ndim == 4 else [pictures]
-    return _uri(sheet(rows, gap=16))
+    """Pictures in rows, as a data URI."""
+    return _uri(sheet(in_rows(pictures), gap=16))
 
 
 def _uri(pixels: Pixels) -> str:
