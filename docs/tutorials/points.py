@@ -78,8 +78,8 @@ from polymask.evaluation import probe
 rich.print(probe(run).table())
 
 # %% [markdown]
-# If the intervals overlap, nothing is shown yet: so few steps are to be quick, and a longer run is the first thing to
-# try.
+# Not yet: the intervals overlap. Four hundred clouds and so few steps are to be quick; more of both is the first thing
+# to try.
 #
 # ## Begin with weights, and compare two maskings
 #
