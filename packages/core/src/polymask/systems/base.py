@@ -123,6 +123,9 @@ class System(nn.Module):
     unused: Mapping[str, str] = {}
     """Trainable parameters that get no gradient, by name, and why."""
 
+    families: int = 1
+    """Masks of a sample in a step, of streams 0, 1, ..., where the masking has several families."""
+
     least_batch: int = 1
     """Minimum number of samples per batch."""
 
@@ -184,8 +187,9 @@ class System(nn.Module):
         """The masks that ``forward`` draws at this step, by name, without the cost of a forward pass."""
         if getattr(self, "masking", None) is None:
             return {}
-        tokens = self.tokenizer(batch)
-        return {"mask": MaskView(self.draw(tokens, batch, step), tokens)}
+        tokens, count = self.tokenizer(batch), self.families
+        names = ["mask"] if count == 1 else [f"family {k + 1}" for k in range(count)]
+        return {name: MaskView(self.draw(tokens, batch, step, k), tokens) for k, name in enumerate(names)}
 
     def preview(self, batch: Batch, step: Step) -> Preview:
         """What a report shows of a batch; it may take a forward pass, and needs no gradient."""

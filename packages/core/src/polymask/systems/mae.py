@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, functional
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.decoders import decoder_of
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Share, Whole
@@ -78,7 +78,7 @@ class MAE(System):
         self.tokenizer, self.encoder, self.target = tokenizer, encoder, target
         self.masking, self.objective, self.score = masking, objective, score
         self.decode_share, self.weigh_layers = decode_share, weigh_layers
-        self.families: int = getattr(masking, "families", 1)
+        self.families = getattr(masking, "families", 1)
         size = {"dim": decoder_dim, "depth": decoder_depth, "heads": decoder_heads}
         self.decoder: Any = decoder_of(
             decoder, encoder, tokenizer, target.dim, share=decode_share, weigh=weigh_layers, **size
@@ -113,11 +113,3 @@ class MAE(System):
         mask = self.draw(tokens, batch, step)
         prediction_BNT = functional.at_hidden(self.predict(tokens, mask), mask)
         return Preview(functional.reconstruction(self.tokenizer, self.target, tokens, mask, prediction_BNT))
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
-        tokens = self.tokenizer(batch)
-        names = ["mask"] if self.families == 1 else [f"family {k + 1}" for k in range(self.families)]
-        return {
-            name: MaskView(self.draw(tokens, batch, step, family), tokens)
-            for family, name in enumerate(names)
-        }

@@ -35,7 +35,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
+from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.blocks import initialise
 from polymask.config import relative_to_run
 from polymask.decoders import LatentPredictor
@@ -99,7 +99,7 @@ class SALT(System):
             )
         self.tokenizer, self.encoder, self.objective = tokenizer, encoder, objective
         self.masking, self.score, self.target, self.norm = masking, score, target, norm
-        self.families: int = getattr(masking, "families", 1)
+        self.families = getattr(masking, "families", 1)
         self.teacher: Frozen | None = None
         if target is None and teacher == EMA:
             student: Any = encoder
@@ -158,14 +158,6 @@ class SALT(System):
         if isinstance(self.teacher, EMATeacher):
             student: Any = self.encoder
             self.teacher.follow(student, step)
-
-    def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
-        tokens = self.tokenizer(batch)
-        names = ["mask"] if self.families == 1 else [f"family {k + 1}" for k in range(self.families)]
-        return {
-            name: MaskView(self.draw(tokens, batch, step, family), tokens)
-            for family, name in enumerate(names)
-        }
 
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         tokens = self.tokenizer(batch)
