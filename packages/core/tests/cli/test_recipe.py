@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,31 +44,39 @@ def test_the_same_command_goes_on(polymask, tmp_path):
     assert Run.open(tmp_path / "r" / "second").step == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_in_its_second_stage_it_ends_as_if_it_had_not_been(
-    polymask, toy, tmp_path, monkeypatch, number
-):
+KILLED = """
+import importlib.util, os, sys
+from pathlib import Path
+from polymask import default_registry
+from polymask.cli import main
+
+spec = importlib.util.spec_from_file_location("polymask_cli_toy", sys.argv[1])
+toy = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+default_registry().add("toy", toy)
+forward = toy.Mean.forward
+
+def killed(self, batch, step):
+    if Path("r/second/config.yaml").exists() and step.index == 3:
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return forward(self, batch, step)
+
+toy.Mean.forward = killed
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_killed_in_its_second_stage_it_ends_as_if_it_had_not_been(polymask, toy, tmp_path, number, status):
     assert polymask(*WORDS[:-1], "whole", "--steps", "5").status == 0
-    forward = toy.Mean.forward
-
-    def killed(self, batch, step):
-        if (tmp_path / "r" / "second" / "config.yaml").exists() and step.index == 3:
-            os.kill(os.getpid(), number)
-        return forward(self, batch, step)
-
-    if (child := os.fork()) == 0:
-        try:
-            toy.Mean.forward = killed
-            os._exit(polymask(*WORDS, "--steps", "5").status)
-        finally:  # nothing of this test session goes on in two processes
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
+    command = [sys.executable, "-c", KILLED, toy.__file__, str(int(number)), *WORDS, "--steps", "5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    if number == signal.SIGTERM:
+        assert Run.open(tmp_path / "r" / "second").step == 4
     first = tmp_path / "r" / "first" / "checkpoints" / "last.ckpt"
     before = first.stat().st_mtime_ns
-    if number == signal.SIGTERM:
-        assert os.waitstatus_to_exitcode(status) == 143 and Run.open(tmp_path / "r" / "second").step == 4
-    else:
-        assert os.WTERMSIG(status) == number
     done = polymask(*WORDS, "--steps", "5")
     assert done.status == 0 and first.stat().st_mtime_ns == before, done.err
     for stage in ("first", "second"):
