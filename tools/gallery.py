@@ -45,6 +45,8 @@ SPECIAL: Mapping[str, Any] = {
     "language/sparsepo": {"name": "language/sentiment"},
     "vision/ga-dms": {"name": "vision/persons", "count": 40, "pixels": 128},
 }
+OPTIONS: Mapping[str, Any] = {"vision/salt": {"teacher": "untrained"}}
+"""Of systems that cannot do without them."""
 
 
 def photographs(folder: Path) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def of_system(part: Part, data: Mapping[str, Any], folder: Path) -> MaskSheet:
     own: dict[str, Any] = {}
     if "image" in part.modality.split("+"):
         own["host.tokenizer.patch_size" if "host" in part.defaults else "tokenizer.patch_size"] = 8
+    own |= OPTIONS.get(part.full_name, {})
     config = RunConfig.resolve({"system": part.full_name, "preset": preset, "data": data, **own})
     run = Run.create(config, folder)
     samples = FEWER.get(part.full_name, FEWER.get(part.modality, SAMPLES))
