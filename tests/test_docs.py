@@ -546,5 +546,5 @@ def test_the_page_of_a_tutorial_is_of_its_notebook(name: str) -> None:
         at = found + len(text.strip())
     shown = set(re.findall(r"assets/tutorials/([\w.-]+)", page))
     kept = {path.name for path in (ROOT / "docs/assets/tutorials").glob(f"{name}-*")}
-    assert shown == kept and len(shown) >= 2
+    assert shown == kept and shown
     assert f"tutorials/{name}.md" in (ROOT / "mkdocs.yml").read_text()
