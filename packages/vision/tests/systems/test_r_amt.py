@@ -159,7 +159,7 @@ def gradients(system: Any, batch: Batch, step: Step = STEP) -> list[Tensor]:
 def expected(system: Any, batch: Batch, drop: float) -> list[Tensor]:
     """Gated gradients by hand, with all of the batch at once."""
     logits, weights = by_hand(system, batch)
-    base = by_hand(system, batch, hide=False)[0].softmax(-1).detach()
+    base = (by_hand(system, batch, hide=False)[0] / system.temperature).softmax(-1).detach()
     norms = torch.autograd.grad(1e-4 * sum(real.norm() for real in system.reals), list(system.reals))
     found = []
     terms = F.cross_entropy(logits, batch["label"]), F.cross_entropy(logits, base)
@@ -173,9 +173,9 @@ def expected(system: Any, batch: Batch, drop: float) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("drop", [1.0, 0.3])
-def test_gradient_that_leads_away_from_the_base_is_dropped_or_shrunk(drop: float) -> None:
-    system, batch = moved(make(drop=drop)), images()
+@pytest.mark.parametrize(("drop", "temperature"), [(1.0, 1.0), (0.3, 1.0), (1.0, 0.1)])
+def test_gradient_that_leads_away_from_the_base_is_dropped_or_shrunk(drop: float, temperature: float) -> None:
+    system, batch = moved(make(drop=drop, temperature=temperature)), images()
     for found, wanted in zip(gradients(system, batch), expected(system, batch, drop), strict=True):
         # a chance that differs by rounding may turn a draw that lies at it
         assert torch.isclose(found, wanted, rtol=1e-3, atol=1e-9).float().mean() > 0.999
