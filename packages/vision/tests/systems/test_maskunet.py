@@ -98,6 +98,28 @@ def test_gradient_reaches_every_part_of_the_generator() -> None:
     assert all(norm > 0 for norm in gradients(make(where="all"), images()).values())
 
 
+def test_a_grid_below_0_still_learns_where_the_published_one_is_dead() -> None:
+    for reference in (False, True):
+        system = make(reference_init=reference)
+        for generator in system.generators:
+            nn.init.constant_(generator.second.bias, -9.0)
+            for adapter in generator.adapters:
+                nn.init.normal_(adapter.rows)
+                nn.init.normal_(adapter.columns)
+        found = gradients(system, images())
+        assert all((norm == 0) == reference for name, norm in found.items() if "second." in name)
+
+
+def test_features_are_those_of_the_masked_host_which_stays_in_eval_mode() -> None:
+    batch = images()
+    for start, alike in ((40.0, True), (-1.0, False)):
+        system = make(start=start, reference_init=True, where="all").train()
+        assert system.training and not any(part.training for part in system.host.modules())
+        with torch.no_grad():
+            same = torch.equal(system.encode(batch).values, system.host.encode(batch).values)
+        assert same == alike
+
+
 def test_the_published_generator_is_dead_and_stays_so() -> None:
     """Its last ReLU is at 0 and the maps behind it are 0, so that training moves what is the same for all."""
     system, batch = make(reference_init=True), images()
