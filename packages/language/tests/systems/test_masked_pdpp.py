@@ -160,6 +160,33 @@ def test_the_average_follows_every_tenth_step() -> None:
     assert [model.average.momentum(Step(i, 100)) for i in (0, 5, 10, 20)] == [0.0, 1.0, 0.995, 0.995]
 
 
+def test_the_average_is_of_the_planner_and_moves_after_a_step() -> None:
+    model = system(copy_until=5)
+    with torch.no_grad():
+        for weight in model.planner.parameters():
+            weight.add_(1.0)
+    model.after_step(Step(0, 10, 0))
+    pairs = zip(model.average.module.parameters(), model.planner.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_times_are_1_to_the_last_all_alike() -> None:
+    """At time 0 there is no noise, and nothing to learn."""
+    model, times = system(times=4), []
+    model.planner.register_forward_pre_hook(lambda _, given: times.append(given[1]))
+    for index in range(20):
+        model(batch_of(), Step(index, 100, 0))
+    share = torch.cat(times).bincount(minlength=5).float() / (20 * 30)
+    assert share[0] == 0 and (share[1:] - 0.25).abs().max() < 4 * (0.25 * 0.75 / 600) ** 0.5
+
+
+def test_plans_of_no_known_task_weigh_nothing_in_the_loss_of_the_classifier() -> None:
+    model, batch = system(), batch_of()
+    few = {name: x[:20] for name, x in batch.items()}
+    unknown = {**batch, "label": batch["label"].masked_fill(torch.arange(30) >= 20, -1)}
+    torch.testing.assert_close(model(unknown, STEP)["task"], model(few, STEP)["task"])
+
+
 def test_plans_of_one_step_are_refused() -> None:
     with pytest.raises(UserError, match="plans 2 steps or more, and Steps makes 1"):
         system(facts={**FACTS, "horizon": 1})
