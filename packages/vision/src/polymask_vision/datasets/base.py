@@ -16,7 +16,7 @@ from polymask.types import Count
 from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
 from polymask_vision.datasets.maps import Mapped, layer_facts
 from polymask_vision.datasets.memory import Arrays, Ready
-from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
+from polymask_vision.datasets.prepare import Augment, Preparation, normalisation
 from polymask_vision.datasets.texts import Captioned, Captions
 from polymask_vision.views import OTHER, Paired
 
@@ -110,12 +110,7 @@ class ImageDataset(FileDataset[Images]):
             channels = most if most > 4 or most == 1 else 3
         if self.range is None:
             _require_spans(headers)
-        usual = {1: IMAGENET_GREY, 3: IMAGENET}.get(channels, ((0.5,) * channels,) * 2)
-        if len(found.suggested.get("mean", ())) == channels:
-            usual = found.suggested["mean"], found.suggested["std"]
-        mean, std = mean or usual[0], std or usual[1]
-        if len(mean) != channels:
-            raise UserError(f"mean and std need {channels} numbers, one per channel, got {tuple(mean)}")
+        mean, std = normalisation(channels, mean, std, found.suggested)
         kept: dict[str, Any] = {"size": size, "mean": mean, "std": std, "crop_scale": crop_scale}
         ways = (augment, other_augment or augment)[:views]
         self.preparations = [Preparation(augment=way, **kept) for way in ways]

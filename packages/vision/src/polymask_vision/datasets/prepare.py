@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torchvision.transforms.v2.functional as F
@@ -180,6 +180,33 @@ class Preparation:
             return list(planes)
         image = F.resize(planes[0], list(size), InterpolationMode.BICUBIC, antialias=True)
         return [image, *(nearest(x, size) for x in planes[1:])]
+
+
+def normalisation(
+    channels: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    suggested: Mapping[str, Any],
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation per channel, of values in [0, 1].
+
+    Args:
+        channels: of the images.
+        mean: that was given, or None.
+        std: the same.
+        suggested: those of the data set where it knows them; else they are ImageNet's, or 0.5 where channels
+            are neither 1 nor 3.
+
+    Raises:
+        UserError: there is another number of them than of channels.
+    """
+    usual = {1: IMAGENET_GREY, 3: IMAGENET}.get(channels, ((0.5,) * channels,) * 2)
+    if len(suggested.get("mean", ())) == channels:
+        usual = suggested["mean"], suggested["std"]
+    mean, std = mean or usual[0], std or usual[1]
+    if len(mean) != channels:
+        raise UserError(f"mean and std need {channels} numbers, one per channel, got {tuple(mean)}")
+    return mean, std
 
 
 def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:

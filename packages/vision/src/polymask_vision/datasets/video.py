@@ -15,7 +15,7 @@ from polymask.data.splits import Split
 from polymask.report.player import Player
 from polymask.types import Count, Positive
 from polymask_vision.datasets.decode import Raw, decode, header, reason
-from polymask_vision.datasets.prepare import IMAGENET, IMAGENET_GREY, Augment, Preparation
+from polymask_vision.datasets.prepare import Augment, Preparation, normalisation
 
 LOOK = 16
 """How many clips are looked at, evenly spaced."""
@@ -86,15 +86,9 @@ class VideoDataset(FileDataset[Clips]):
         if size is None:
             size = sizes.pop() if len(sizes) == 1 and max(max(shape) for shape in sizes) <= 224 else 224
         channels = channels or (1 if grey else 3)
-        usual = IMAGENET_GREY if channels == 1 else IMAGENET
-        if len(found.suggested.get("mean", ())) == channels:
-            usual = found.suggested["mean"], found.suggested["std"]
+        mean, std = normalisation(channels, mean, std, found.suggested)
         self.frames, self.rate = frames or found.suggested.get("frames", 16), rate
-        self.preparation = Preparation(
-            size=size, mean=mean or usual[0], std=std or usual[1], augment=augment, crop_scale=crop_scale
-        )
-        if self.preparation.channels != channels:
-            raise UserError(f"mean and std need {channels} numbers, one per channel, got {mean or std}")
+        self.preparation = Preparation(size=size, mean=mean, std=std, augment=augment, crop_scale=crop_scale)
         facts = {
             "size": self.preparation.size,
             "channels": channels,
