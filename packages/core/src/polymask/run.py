@@ -178,8 +178,7 @@ class Run:
         source = resolve_path(self.training.init, self.folder)
         if not source or (not again and (self.folder / CHECKPOINT).is_file()):
             return None
-        if holds_run(Path(source)):
-            restore_config(Path(source))
+        restore_config(Path(source))
         found = load_initial(system, source, facts=facts)
         path = self.folder / INITIAL
         if again and path.is_file() and read_json(path, lambda saved: saved["digest"]) != found.digest:
@@ -223,9 +222,13 @@ def holds_run(folder: Path) -> bool:
 def restore_config(folder: Path) -> None:
     """Write ``config.yaml`` again, from the checkpoint, where it is missing, empty or damaged.
 
+    A path that holds no run stays as it is.
+
     Raises:
         UserError: it cannot be written.
     """
+    if not holds_run(folder):
+        return
     path = folder / CONFIG
     with contextlib.suppress(UserError):
         if read_yaml(path):

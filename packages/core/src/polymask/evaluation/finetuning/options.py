@@ -13,7 +13,7 @@ from polymask.errors import UserError
 from polymask.imports import DESCRIPTION, read_description
 from polymask.parts import Part
 from polymask.registry import Registry, default_registry
-from polymask.run import holds_run, restore_config
+from polymask.run import restore_config
 
 PRESET = "finetune"
 """Of the system, unless another is chosen."""
@@ -56,8 +56,7 @@ def configured(
 def _parts_of(source: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Tokenizer and encoder with their options, but for rates of dropped paths, and the data of a run."""
     data = None
-    if holds_run(source):
-        restore_config(source)
+    restore_config(source)
     if (source / DESCRIPTION).is_file():
         description = read_description(source)
         parts = {slot: dict(description[slot]) for slot in ("tokenizer", "encoder")}
