@@ -115,7 +115,7 @@ class Constant(Good):
 
 
 class NeedsIds(Good):
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         return super().draw(tokens, {"id": batch["id"]}, step)
 
 
@@ -193,18 +193,18 @@ class NothingMoves(Good):
 class CountsCalls(Good):
     calls = 0
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         self.calls += 1
         return super().draw(tokens, batch, Step(step.index + self.calls, step.total, step.seed))
 
 
 class OneMaskForEver(Good):
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         return super().draw(tokens, batch, Step(0, 1, step.seed))
 
 
 class OneMaskForAnySeed(Good):
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         return super().draw(tokens, batch, Step(step.index, step.total))
 
 
@@ -525,7 +525,7 @@ def test_a_check_catches(check: str, bad: type, message: str) -> None:
 class HidesTwins(Good):
     """Hides every second token with the one before it, whatever was drawn, and shows that."""
 
-    def draw(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
+    def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         hidden = super().draw(tokens, batch, step).hidden
         return Mask(hidden[:, ::2].repeat_interleave(2, dim=1)[:, : hidden.shape[1]])
 
