@@ -24,7 +24,8 @@ from claims import CLAIMS, Claim
 from command import command
 from turns import Contestant, seconds_per_step
 
-from polymask.files import write_json
+from polymask.evaluation.measurements import Measurements, chosen, stored_at
+from polymask.files import read_json, write_json
 from polymask.report import charts
 from polymask.report.compare import compare
 from polymask.report.comparison import Comparison
@@ -74,7 +75,7 @@ def keep(name: str, claim: Claim, folder: Path, command: str) -> None:
 def compared(claim: Claim, folder: Path) -> Comparison:
     """The comparison of a claim, trained now or before."""
     config = {**claim.config, **(claim.prepare(folder) if claim.prepare else {})}
-    return compare(
+    found = compare(
         config,
         claim.variants,
         folder,
@@ -82,6 +83,22 @@ def compared(claim: Claim, folder: Path) -> Comparison:
         probe=claim.probe,
         evaluation=claim.evaluation,
         may_differ=claim.may_differ,
+    )
+    return _by_row(found, claim, folder) if claim.within else found
+
+
+def _by_row(found: Comparison, claim: Claim, folder: Path) -> Comparison:
+    """Rows of what was measured of each run, as variants."""
+    (names,), asked = found.folders.values(), chosen(claim.evaluation)
+    seen = [read_json(stored_at(folder / name, asked), Measurements.from_json) for name in names]
+    values = {row: [one.row(row) for one in seen] for row in claim.within}
+    return Comparison(
+        found.config,
+        {row: {} for row in claim.within},
+        found.seeds,
+        values,
+        rivals={name: scores for name, scores in found.rivals.items() if name not in claim.within},
+        folders=dict.fromkeys(claim.within, names),
     )
 
 

@@ -48,7 +48,12 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
 # after 400 steps of 16 shapes an autoencoder of voxels has hardly left the start
 VOXELS: Mapping[str, Any] = {"steps": 1500, "batch_size": 32}
 
+# encoding every patch, these know no more after 600 steps than an untrained encoder
+SLOW: Mapping[str, Any] = {"steps": 2000}
+
 OTHERS: Mapping[str, Mapping[str, Any] | None] = {
+    "vision/simmim": SLOW,
+    "vision/mto": SLOW,
     "vision/mto:small-mae": {},
     "pointcloud/mae:small-voxels": VOXELS,
     "pointcloud/geomae": VOXELS,

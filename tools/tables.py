@@ -4,8 +4,8 @@
 
 Each stands between ``<!-- WHAT: ARGUMENT -->`` and ``<!-- end -->``: ``table`` of a kind of part, of the
 ``verbs`` or the ``tags``; the ``gallery`` of a kind; a ``file``; what a benchmark (``race``), a run's
-``probe.json`` (``probe``), the runs of a package (``learns``), a comparison (``evidence``) or all of them
-(``verdicts``) found.
+``probe.json`` (``probe``), the runs of a package (``learns``) or a comparison (``evidence``) found; and all
+``papers``, with what comparisons say of them.
 ``tests/test_docs.py`` fails where something else stands there than this would write.
 """
 
@@ -29,9 +29,12 @@ from polymask.testing import TAGS
 
 ROOT = Path(__file__).parent.parent
 GENERATED = re.compile(
-    r"(<!-- (table|gallery|file|race|probe|learns|verdicts|evidence): (\S+) -->\n).*?(<!-- end -->)",
+    r"(<!-- (table|gallery|file|race|probe|learns|papers|evidence): (\S+) -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
+
+
+ARXIV = re.compile(r"arXiv (\d+\.\d+)")
 
 
 def own_registry() -> Registry:
@@ -54,7 +57,7 @@ def paper(part: Part) -> str:
 
 def paper_links(text: str) -> str:
     """A text, with arXiv numbers as links."""
-    return re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def table(kind: str, registry: Registry) -> str:
@@ -190,14 +193,37 @@ def evidence(path: str) -> str:
     )
 
 
-def verdicts(folder: str) -> str:
-    """What all comparisons say of the claims that they are about."""
-    rows = []
+def papers(folder: str, registry: Registry) -> str:
+    """Every paper of a system, with the comparisons that are about it and what they say."""
+    seen: dict[str, list[str]] = {}
     for path in sorted((ROOT / folder).rglob("*.json")):
         found = json.loads(path.read_text())
-        name = path.relative_to(ROOT / folder).with_suffix("").as_posix()
-        rows.append([f"`{name}`", paper_links(found["claim"]), verdict(found)])
-    return markdown(["comparison", "claim", "seen here"], rows)
+        told = f"{claim_alone(found['claim'])}: **{verdict(found)}**"
+        for number in ARXIV.findall(found["claim"]):
+            seen.setdefault(number, []).append(told)
+    rows: dict[str, list[Part]] = {}
+    for part in registry.parts("systems"):
+        for citation in part.paper.split("; "):
+            # a recipe that a system follows is not what it is
+            if ARXIV.search(citation) and not citation.startswith("recipe"):
+                rows.setdefault(re.sub(r"^of \w+: ", "", citation), []).append(part)
+    return markdown(
+        ["paper", "system", "in a few words", "what was compared here: **what was seen**"],
+        [
+            [
+                paper_links(citation),
+                ", ".join(f"`{part.full_name}`" for part in parts),
+                parts[0].summary,
+                "<br>".join(told for number in ARXIV.findall(citation) for told in seen.get(number, [])),
+            ]
+            for citation, parts in sorted(rows.items(), key=lambda row: row[0].lower())
+        ],
+    )
+
+
+def claim_alone(claim: str) -> str:
+    """A claim without its citation."""
+    return re.sub(r" ?\([^()]*arXiv [\d.]+[^()]*\)", "", claim).rstrip(". ")
 
 
 def claims_table(found: Mapping[str, Mapping[str, str]]) -> str:
@@ -247,7 +273,7 @@ def pages() -> dict[Path, str]:
             "race": race,
             "probe": probe,
             "learns": learns,
-            "verdicts": verdicts,
+            "papers": lambda folder: papers(folder, registry),
             "evidence": evidence,
         }
         return found[1] + makers[found[2]](found[3]) + found[4]

@@ -1,8 +1,14 @@
 """What papers claim, by package: each name is that of a file under ``benchmarks/evidence/``."""
 
-from claims import audio, language, pointcloud, vision
+from claims import audio, generation, language, pointcloud, vision
 from claims.claim import Claim
 
-CLAIMS: dict[str, Claim] = {**vision.CLAIMS, **audio.CLAIMS, **language.CLAIMS, **pointcloud.CLAIMS}
+CLAIMS: dict[str, Claim] = {
+    **vision.CLAIMS,
+    **generation.CLAIMS,
+    **audio.CLAIMS,
+    **language.CLAIMS,
+    **pointcloud.CLAIMS,
+}
 
 __all__ = ["CLAIMS", "Claim"]

@@ -29,6 +29,8 @@ class Claim:
         rows: encoded in a step, by variant, where the claim is about cost: runs are then probed on the way
             (``probe_every`` in ``config``), and compared at equal steps, rows and seconds.
         may_differ: parts of the budget that variants set on purpose, where something else is held equal.
+        within: rows of the evaluation that are compared, the first with the others, where a claim is about
+            what one and the same run does; ``about`` names some of them, and ``variants`` is left out.
         runs: name of the claim whose runs these are, where one comparison speaks of several claims.
         prepare: makes what variants need (codebooks, a teacher, a language model), or what is left of it,
             given the folder of the comparison, beside which it belongs; tells what to add to ``config``.
@@ -36,8 +38,9 @@ class Claim:
 
     text: str
     config: Mapping[str, Any]
-    variants: Mapping[str, Mapping[str, Any]]
     about: tuple[str, ...]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"all": {}})
+    within: tuple[str, ...] = ()
     measure: str = "kNN"
     lower: bool = False
     seeds: int = 3

@@ -128,6 +128,15 @@ CLAIMS: dict[str, Claim] = {
         evaluation={"name": "core/finetune", "labels": [0.1], "scratch": False},
         measure="accuracy with 10 % of the labels",
     ),
+    "vision/simmim": Claim(
+        text="Fine-tuned with few labels, an encoder is better after regressing the pixels of hidden patches "
+        "with one linear layer than from scratch (SimMIM, arXiv 2111.09886)",
+        config={**SMALL, "system": "vision/simmim", "steps": 2000},
+        within=("untrained", "pre-trained"),
+        about=("pre-trained",),
+        evaluation={"name": "core/finetune", "labels": [0.1]},
+        measure="accuracy with 10 % of the labels",
+    ),
     "vision/hpm": Claim(
         text="Hiding the patches that a learned predictor ranks as hard teaches more than hiding patches at "
         "random, and more than predicting the ranks alone (HPM, arXiv 2304.05919)",

@@ -26,7 +26,7 @@ def polymask_register_maskings() -> Iterable[Part]:
             target="polymask.maskings:Bernoulli",
             summary="each site by itself, by one chance or by one that goes by its score",
             suits="words, and systems whose share of hidden sites is to vary: ga-dms",
-            paper="2025, arXiv 2509.09118",
+            paper="Zheng et al. 2025, arXiv 2509.09118",
             tags=frozenset({"uniform", "variable-count"}),
         ),
         Part(
@@ -251,5 +251,11 @@ def polymask_register_evaluations() -> Iterable[Part]:
             target="polymask.evaluation.finetuning.measure:Finetune",
             summary="accuracy after fine-tuning with all labels or few, beside the same encoder from scratch",
             paper="He et al. 2021, arXiv 2111.06377",
+        ),
+        Part(
+            name="frechet-distance",
+            target="polymask.evaluation.frechet_distance:FrechetDistance",
+            summary="how near to held-out samples those come that a system generates, at several budgets",
+            paper="Heusel et al. 2017, arXiv 1706.08500",
         ),
     ]

@@ -519,7 +519,7 @@ def polymask_register_systems() -> Iterable[Part]:
             presets=presets.GA_DMS,
             summary="match images with captions, words masked by how much each bears on the match",
             suits="images with captions of which some are wrong, to be found by words or to find them",
-            paper="2025, arXiv 2509.09118",
+            paper="Zheng et al. 2025, arXiv 2509.09118",
             modality="image",
             needs="pip install 'polymask-vision[language]'",
             defaults={
@@ -920,7 +920,7 @@ def polymask_register_evaluations() -> Iterable[Part]:
             name="planted-words",
             target="polymask_vision.planted_words:PlantedWords",
             summary="whether words of captions that were made false have lower scores than true ones",
-            paper="2025, arXiv 2509.09118",
+            paper="Zheng et al. 2025, arXiv 2509.09118",
             modality="image",
         ),
         Part(

@@ -72,7 +72,8 @@ class Comparison:
     @property
     def measures(self) -> list[str]:
         """What was measured of every run: accuracies and scores first, then loss and cost."""
-        return [*self.scores, LOSS, COST]
+        known = self.values[self.first][0]
+        return [*self.scores, *(name for name in (LOSS, COST) if name in known)]
 
     @property
     def scores(self) -> list[str]:
