@@ -54,14 +54,13 @@ class Levels(nn.Module):
             options["out_indices"] = tuple(levels)
         try:
             self.net: Any = _features_of(model, size, options)
-            found = self._reach(channels, size)
+            self.channels: tuple[int, ...] = self._widths(channels, size)
         except Exception as error:  # timm raises all kinds of errors
             raise UserError(
                 f"timm gives no feature maps of {model!r} for images of {size[0]} x {size[1]} pixels with "
                 f"{options} ({type(error).__name__}: {error}): choose another model, size or levels"
             ) from error
         self.strides: tuple[int, ...] = tuple(self.net.feature_info.reduction())
-        self.channels: tuple[int, ...] = tuple(each.shape[1] for each in found)
 
     def _maps(self, picture_BCHW: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.net(picture_BCHW)
@@ -70,18 +69,13 @@ class Levels(nn.Module):
             maps = [each.permute(0, 3, 1, 2) for each in maps]
         return maps
 
-    def _reach(self, channels: int, size: tuple[int, int]) -> list[Tensor]:
-        """Maps of one image; weights that do not reach them are not trained."""
+    @torch.no_grad()
+    def _widths(self, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
         training = self.net.training
-        self.net.eval()  # a norm over one place of a batch of one has no variance
-        with torch.enable_grad():
-            maps = self._maps(torch.zeros(1, channels, *size))
-            total = torch.stack([each.sum() for each in maps]).sum()
-            reached = torch.autograd.grad(total, list(self.net.parameters()), allow_unused=True)
+        self.net.eval()  # a norm over one place of one image has no variance, and no average is to move
+        maps = self._maps(torch.zeros(1, channels, *size))
         self.net.train(training)
-        for parameter, gradient in zip(self.net.parameters(), reached, strict=True):
-            parameter.requires_grad_(parameter.requires_grad and gradient is not None)
-        return maps
+        return tuple(each.shape[1] for each in maps)
 
     def forward(self, picture_BCHW: Tensor) -> list[Tensor]:
         """Images to one map ``[B, channels[k], H / strides[k], W / strides[k]]`` per level, rounded up."""
@@ -179,4 +173,4 @@ def region_features(
         wanted = 2 ** (4 + (side / 224).clamp_min(1e-6).log2() + 1e-6).floor()
         for each, stride in zip(features[1:], strides[1:], strict=True):
             found = torch.where((wanted >= stride)[:, None, None, None], each, found)
-    return found.to(maps[0].dtype).unflatten(0, (b, n))
+    return found.to(maps[0].dtype).reshape(b, n, -1, *size)
