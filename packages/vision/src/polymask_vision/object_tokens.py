@@ -100,7 +100,7 @@ class ObjectTokens(nn.Module):
         image = batch[tokenizer.key]
         boxes_Bn4, valid_Bn = boxes_of(batch, self.why)
         clean = (batch.get(CLEAN, image).float() * self.std + self.mean).clamp(0, 1)
-        crops = region_features([clean], [1], boxes_Bn4, tokenizer.size).flatten(0, 1)
+        crops = region_features([clean], [1], boxes_Bn4, tokenizer.size, samples=0).flatten(0, 1)
         number = torch.arange(boxes_Bn4.shape[1], device=image.device)
         ids = sample_ids(batch).to(image.device)[:, None] * MOST_OBJECTS + number
         made = {tokenizer.key: crops, "id": ids.flatten()}

@@ -159,7 +159,8 @@ def region_features(
         strides: of each map, in pixels.
         boxes_Bn4: left, top, right, bottom in pixels; 0 is the left edge of the first pixel.
         size: rows and columns per box.
-        samples: points per row and column of each bin that are averaged.
+        samples: points per row and column of each bin that are averaged; 0 takes as many as it has places of
+            the map, so that one bin per pixel gives the pixels.
     """
     b, n, _ = boxes_Bn4.shape
     boxes = boxes_Bn4.reshape(b * n, 4).float()

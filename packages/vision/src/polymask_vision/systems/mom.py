@@ -94,7 +94,7 @@ class MoM(System):
         tokenizer: Patches,
         encoder: Encoder,
         target: Target,
-        masking: Masking | None,
+        masking: Masking | None = None,
         objective: Objective,
         score: Target | None = None,
         channels: Fact[Count] = 3,
