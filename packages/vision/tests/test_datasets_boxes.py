@@ -1,0 +1,249 @@
+"""Boxes move with their image, and three readers say where objects are and how far away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from polymask import UserError
+from polymask.data import collate, open_data
+from polymask.testing import check_part
+from polymask_vision.boxes import boxes_of, distances_of, moved, some_of
+from polymask_vision.datasets.place import Prepared
+from polymask_vision.datasets.prepare import Preparation
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+AUGMENTS = ("none", "flip", "crop", "crop-flip", "shift-flip", "three-augment", "crop-jitter")
+
+
+@pytest.mark.parametrize("name", ["boxes", "placed-objects", "motorcycle-boxes"])
+def test_readers_keep_the_promises_of_data_sets(name: str) -> None:
+    if name == "motorcycle-boxes":
+        pytest.importorskip("skimage")
+    found = check_part(f"vision/{name}", kind="datasets")
+    assert found and not [result for result in found if result.outcome != "passed"]
+
+
+# ------------------------------------------------------------------------------------- geometry
+
+
+def edges_of(image: Tensor) -> Tensor:
+    """The box around what is bright, ``[4]``."""
+    rows, columns = (image[0] > 0.5).nonzero().unbind(1)
+    return torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_boxes_and_outlines_stay_on_their_object(augment: str) -> None:
+    size = (40, 48)
+    prepare = Preparation(size=size, augment=augment, crop_scale=(0.5, 0.9), **PLAIN)  # type: ignore[arg-type]
+    image = torch.zeros(3, 61, 83)
+    box = torch.tensor([[30.0, 18.0, 54.0, 39.0]])
+    image[:, 18:39, 30:54] = 1
+    corners = torch.tensor([[[30.0, 18.0], [54.0, 18.0], [54.0, 39.0], [30.0, 39.0]]])
+    flipped = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        prepared = prepare.prepare(image, {}, augment=True)
+        found = moved({"boxes": box, "polygons": corners, "distance": torch.ones(1)}, prepared, size)
+        flipped.add(prepared.place.mirror)
+        shown = prepared.image if prepared.clean is None else prepared.clean
+        coloured = augment in ("three-augment", "crop-jitter")
+        assert ("clean" in found) == coloured and (prepared.clean is not None) == coloured
+        if coloured:
+            assert torch.equal(found["clean"], shown)
+        torch.testing.assert_close(found["boxes"][0], edges_of(shown), rtol=0, atol=1.01)
+        outline = found["polygons"][0]
+        low, high = outline.amin(0).clamp_min(0), outline.amax(0).minimum(torch.tensor([48.0, 40.0]))
+        torch.testing.assert_close(torch.cat([low, high]), found["boxes"][0])
+    assert len(flipped) == (1 if augment in ("none", "crop", "crop-jitter") else 2)
+
+
+def test_coordinates_are_exact_where_nothing_is_scaled() -> None:
+    prepare = Preparation(size=(20, 31), **PLAIN)  # type: ignore[arg-type]
+    image = torch.zeros(3, 20, 40)
+    image[:, 3:11, 12:19] = 1
+    found = moved({"boxes": torch.tensor([[12.0, 3.0, 19.0, 11.0]])}, prepare.prepare(image, {}), (20, 31))
+    assert torch.equal(found["boxes"][0], edges_of(prepare(image)))
+
+
+def test_objects_that_a_crop_left_out_are_left_out_of_all_entries() -> None:
+    prepare = Preparation(size=(20, 20), **PLAIN)  # type: ignore[arg-type]
+    prepared: Prepared = prepare.prepare(torch.zeros(3, 20, 40), {})
+    boxes = torch.tensor([[0.0, 0, 9, 9], [12, 5, 20, 9], [7, 5, 11, 9], [2, 5, 12, 9]])
+    given = {"boxes": boxes, "distance": torch.arange(4.0), "polygons": torch.zeros(4, 5, 2)}
+    found = moved(given, prepared, (20, 20))  # columns 10 to 30 are left
+    assert found["boxes"].tolist() == [[2, 5, 10, 9], [0, 5, 1, 9]]
+    assert found["distance"].tolist() == [1, 2] and found["polygons"].shape == (2, 5, 2)
+
+
+def test_a_batch_says_which_boxes_are_padding() -> None:
+    full = {"image": torch.zeros(1), "boxes": torch.rand(2, 4), "distance": torch.tensor([1.0, 2.0])}
+    none = {"image": torch.zeros(1), "boxes": torch.rand(0, 4), "distance": torch.rand(0)}
+    batch = collate([full, none])
+    boxes, valid = boxes_of(batch, "")
+    assert torch.equal(boxes[0], full["boxes"]) and valid.tolist() == [[True, True], [False, False]]
+    assert distances_of(batch, 2).isnan().tolist() == [[False, False], [True, True]]
+    boxes, valid = boxes_of(collate([none, none]), "")
+    assert boxes.shape == (2, 1, 4) and not valid.any()
+    assert distances_of(collate([none, none]), 1).isnan().all()
+    with pytest.raises(UserError, match="give boxes"):
+        boxes_of({"image": torch.zeros(1)}, "give boxes")
+
+
+def test_a_smaller_share_lies_within_a_larger() -> None:
+    names = [f"{i}.png" for i in range(200)]
+    shares = [some_of(names, share) for share in (0.05, 0.2, 1.0)]
+    assert [int(one.sum()) for one in shares] == [10, 40, 200]
+    assert not (shares[0] & ~shares[1]).any()
+    with pytest.raises(UserError, match="labelled=2"):
+        some_of(names, 2)
+
+
+# ------------------------------------------------------------------------------------ COCO's files
+
+
+def write(folder: Path, annotations: list[dict[str, Any]], images: int = 4, nested: str = "") -> str:
+    listed = []
+    for i in range(images):
+        path = folder / "images" / nested / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24), (10 * i, 80, 120)).save(path)
+        listed.append({"id": 100 + i, "file_name": f"{nested}/{i}.png" if nested else f"{i}.png"})
+    (folder / "annotations.json").write_text(json.dumps({"images": listed, "annotations": annotations}))
+    return f"vision/boxes:{folder}"
+
+
+def read(data: Any) -> dict[str, dict[str, Tensor]]:
+    found = {}
+    for split in ("train", "test"):
+        samples = data.split(split)
+        found |= dict(zip(samples.names(), [samples[i] for i in range(len(samples))], strict=True))
+    return found
+
+
+def test_cocos_boxes_are_read_with_distances_and_outlines(tmp_path: Path) -> None:
+    triangle, small = [2.0, 3, 10, 3, 2, 9], [20.0, 20, 21, 20, 20, 21]
+    every = [
+        {"image_id": 100, "bbox": [2, 3, 8, 6], "distance": 7.5, "segmentation": [small, triangle]},
+        {"image_id": 100, "bbox": [20.5, 10, 4, 5]},
+        {"image_id": 100, "bbox": [0, 0, 30, 20], "iscrowd": 1, "segmentation": {"counts": [1]}},
+        *({"image_id": 100 + i, "bbox": [1, 1, 3, 3], "distance": i} for i in (1, 2)),
+    ]
+    source = write(tmp_path, every)
+    Image.new("RGB", (32, 24)).save(tmp_path / "images" / "unlisted.png")
+    data: Any = open_data(source, vertices=5, **PLAIN)
+    found = read(data)
+    assert set(found) == {"0.png", "1.png", "2.png"}
+    first = found["0.png"]
+    assert first["boxes"].tolist() == [[2, 3, 10, 9], [20.5, 10, 24.5, 15]]
+    assert first["distance"][0] == 7.5 and first["distance"][1].isnan()
+    assert first["polygons"][0].tolist() == [[2, 3], [10, 3], [2, 9], [2, 9], [2, 9]]
+    assert first["polygons"][1].tolist() == [[20.5, 10], [24.5, 10], [24.5, 15], [20.5, 15], [20.5, 15]]
+    assert dict(data.skipped) == {
+        "3.png": "it has no box",
+        "unlisted.png": "it is not listed in the annotations",
+    }
+    few = read(open_data(source, labelled=0.0, test=0.3, **PLAIN))
+    assert sum(not x["distance"].isnan().all() for x in few.values()) == 1  # the one held out
+    thinned = read(open_data(source, vertices=3, **PLAIN))["0.png"]["polygons"]
+    assert thinned[1].tolist() == [[20.5, 10], [24.5, 10], [24.5, 15]]
+
+
+def test_folders_of_splits_and_several_files(tmp_path: Path) -> None:
+    write(tmp_path, [{"image_id": 100 + i, "bbox": [1, 1, 3, 3]} for i in range(4)], nested="train")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations.json").rename(tmp_path / "annotations" / "a.json")
+    source = write(tmp_path, [{"image_id": 100, "bbox": [2, 2, 5, 5]}], images=1, nested="val")
+    (tmp_path / "annotations.json").rename(tmp_path / "annotations" / "b.json")
+    data: Any = open_data(source, annotations="annotations", **PLAIN)
+    assert len(data.split("train")) == 4 and data.split("test")[0]["boxes"].tolist() == [[2, 2, 7, 7]]
+    assert "polygons" not in data.split("test")[0]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"image_id": 100, "bbox": [1, 1, 0, 3]}, "bbox of annotation .* of image 100"),
+        ({"image_id": 100, "bbox": [1, 1, 2, 3], "segmentation": [[1, 2, 3, 4]]}, "three vertices"),
+        ({"image_id": 9, "bbox": [1, 1, 2, 3]}, "no file of annotations as COCO's"),
+        ({"image_id": 100}, "image_id and bbox"),
+    ],
+)
+def test_broken_annotations_are_refused(tmp_path: Path, annotation: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_data(write(tmp_path, [annotation]))
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*annotations.json.*--data.annotations"):
+        open_data(f"vision/boxes:{tmp_path}")
+
+
+# ----------------------------------------------------------------------------------- made-up data
+
+
+def test_placed_digits_are_small_where_they_are_far_away_and_the_nearest_is_on_top() -> None:
+    data: Any = open_data("vision/placed-objects", count=60, objects=(3, 4), **PLAIN)
+    samples = data.split("train")
+    for i in range(20):
+        one = samples[i]
+        side = one["boxes"][:, 2:] - one["boxes"][:, :2]
+        assert torch.equal(side[:, 0], side[:, 1]) and 1 <= len(side) <= 4
+        assert ((side[:, 0] - 32 / one["distance"]).abs() <= 0.5).all()
+        assert (one["distance"] >= 1).all() and (one["distance"] <= 4).all()
+        assert one["distance"].diff().le(0).all()  # from far to near, as they were painted
+        left, top, right, bottom = one["boxes"][-1].int().tolist()
+        assert one["image"][:, top:bottom, left:right].amax() > 0.3  # the nearest is not covered
+    draws = [samples[i]["distance"] for i in range(60)]
+    assert torch.cat(draws).log().std() == pytest.approx(1.386 / 12**0.5, rel=0.2)
+    assert torch.equal(samples[3]["image"], samples[3]["image"]) and data.provides["size"] == (64, 64)
+    few: Any = open_data("vision/placed-objects", count=60, labelled=0.05, **PLAIN).split("train")
+    assert sum(bool(few[i]["distance"].isfinite().any()) for i in range(60)) == 3
+    assert all(few[i]["boxes"].isfinite().all() for i in range(60))
+
+
+def test_held_out_digits_lie_on_other_parts_of_the_photographs() -> None:
+    source: Any = open_data("vision/placed-objects", count=10).splits["train"].source  # type: ignore[attr-defined]
+    source.grounds = torch.arange(640.0).expand(2, 3, 427, 640)
+    shares = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    train = max(float(source._ground(0, share).max()) for share in shares)
+    test = min(float(source._ground(10, share).min()) for share in shares)
+    assert train < 448 <= test
+    assert not torch.equal(source.digits[0][:10], source.digits[1][:10])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"pixels": 8}, "16 to 192"), ({"objects": (3, 2)}, "smaller number first")]
+)
+def test_placed_objects_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_data("vision/placed-objects", **options)
+
+
+def test_boxes_of_the_motorcycle_have_the_distance_of_what_they_show() -> None:
+    skimage = pytest.importorskip("skimage.data")
+    disparity = torch.from_numpy(skimage.stereo_motorcycle()[2].copy())
+    data: Any = open_data("vision/motorcycle-boxes", stride=96, **PLAIN)
+    columns: dict[str, set[int]] = {"train": set(), "test": set()}
+    for split, seen in columns.items():
+        samples = data.split(split)
+        for i, name in enumerate(samples.names()):
+            top, left = (int(part.split()[1]) for part in name.split(", "))
+            seen |= {left, left + 95}
+            for box, away in zip(samples[i]["boxes"].int().tolist(), samples[i]["distance"], strict=True):
+                part = disparity[top + box[1] : top + box[3], left + box[0] : left + box[2]]
+                known = part[part.isfinite()]
+                assert len(known) >= 0.8 * part.numel()
+                assert away == pytest.approx(60 / float(known.median()), rel=1e-5)
+                assert ((known * away / 60).log().abs() < 0.2232).float().mean() >= 0.9
+                assert min(box[2] - box[0], box[3] - box[1]) >= 8
+    assert max(columns["train"]) < 519 <= min(columns["test"])
+    with pytest.raises(UserError, match="no tile of 400 pixels"):
+        open_data("vision/motorcycle-boxes", tile=400)
