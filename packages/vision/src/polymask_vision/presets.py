@@ -830,6 +830,70 @@ COMET: Presets = {
     "tiny": _COMET_TINY,
 }
 
+# of the release of DAFormer, whose rate falls in a line: cosine is the nearest here. Frames of GTA are brought to
+# 1280 x 720 and of Cityscapes to 1024 x 512 there before they are cropped
+_ADAPTED: Options = {
+    "data.source_data.size": 512,
+    "data.source_data.augment": "crop-flip",
+    "data.source_data.crop_scale": (0.28, 0.28),
+    "data.target_data.size": 512,
+    "data.target_data.augment": "crop-flip",
+    "data.target_data.crop_scale": (0.5, 0.5),
+    "tokenizer.patch_size": 32,
+    "pretrained": True,
+    "decoder_rate": 10.0,
+    "rebuilder_rate": 10 / 3,
+    "steps": 40_000,
+    "warmup_steps": 1500,
+    "batch_size": 2,
+    "lr": 6e-5,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.01,
+}
+# strides of 4 and 8, so that tiles of 64 pixels have 8 x 8 cells
+_ADAPTED_SMALL: Options = {
+    "tokenizer.patch_size": 8,
+    "model": "resnet18",
+    "levels": (1, 2, 3),
+    "decoder_dim": 64,
+    "dilations": (1, 2, 4),
+    "width": 128,
+    "heads": 4,
+    "decoder_rate": 1.0,
+    "rebuilder_rate": 1.0,
+}
+MASKED_FEATURE: Presets = {
+    "paper": {**_ADAPTED, "model": "resnet101", "arguments": {"output_stride": 8}, "decoder": "deeplab"},
+    # timm has no MiT-B5; PVT v2 has maps of the same widths and strides. Rows of the sky and of the own car
+    "paper-daformer": {
+        **_ADAPTED,
+        "model": "pvt_v2_b5",
+        "decoder": "daformer",
+        "momentum": 0.999,
+        "ignore_rows": (15, 120),
+    },
+    "small": {
+        **_ADAPTED_SMALL,
+        "arguments": {"output_stride": 8},
+        "steps": 600,
+        "batch_size": 16,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+    },
+    "tiny": {
+        **_ADAPTED_SMALL,
+        "tokenizer.patch_size": 4,
+        "levels": (0, 1),
+        "arguments": {"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16], "stem_width": 16},
+        "decoder_dim": 16,
+        "dilations": (1, 2),
+        "width": 32,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 UNET: Presets = {
     "small": {"width": 16},
     "tiny": {"width": 4, "levels": 2, "dilations": (1, 2)},
