@@ -25,11 +25,28 @@ class Pixels(nn.Module):
         in_dim: numbers per token, from the tokenizer.
         patch_norm: subtract the mean of the patch and divide by its standard deviation (He et
             al. 2021: unbiased variance, 1e-6 inside the root).
+        by_channel: subtract and divide in each channel by itself, over all frames of a tubelet together
+            (VideoMAE: Tong et al. 2022, which adds 1e-6 to the standard deviation).
+        channels: of an image or a frame, from the tokenizer.
     """
 
-    def __init__(self, *, in_dim: Fact[Count] = 768, patch_norm: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        in_dim: Fact[Count] = 768,
+        patch_norm: bool = False,
+        by_channel: bool = False,
+        channels: Fact[Count] = 3,
+    ) -> None:
         super().__init__()
+        if by_channel and not patch_norm:
+            raise UserError("by_channel says how patches are normalised: give --target.patch_norm true")
+        if by_channel and in_dim % channels:
+            raise UserError(
+                f"tokens of {in_dim} numbers are not made of {channels} channels: leave by_channel out"
+            )
         self.dim, self.patch_norm = in_dim, patch_norm
+        self.groups = channels if by_channel else 1
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
@@ -38,7 +55,8 @@ class Pixels(nn.Module):
         if not self.patch_norm:
             return values
         mean, std = self._statistics(values)
-        return (values - mean) / std
+        normalised: Tensor = (values - mean) / std
+        return normalised
 
     def invert(self, prediction: Tensor, tokens: Tokens) -> tuple[Tensor, str]:
         """Predicted pixels in the units of the data, and the statistics that took."""
@@ -47,10 +65,16 @@ class Pixels(nn.Module):
         mean, std = self._statistics(tokens.values.float())
         return prediction.float() * std + mean, "each patch scaled by its own true mean and variance"
 
-    @staticmethod
-    def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-        var, mean = torch.var_mean(values, dim=-1, keepdim=True)
-        return mean, (var + 1e-6).sqrt()
+    def _statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each patch, or channel of it, for each of its numbers or for all at once."""
+        if self.groups == 1:
+            var, mean = torch.var_mean(values, dim=-1, keepdim=True)
+            return mean, (var + 1e-6).sqrt()
+        # the numbers of a token are in the order frame, row, column, channel
+        by_channel = values.unflatten(-1, (-1, self.groups))
+        var, mean = torch.var_mean(by_channel, dim=-2, keepdim=True)
+        std = (var + 1e-6).sqrt()
+        return mean.expand_as(by_channel).flatten(-2), std.expand_as(by_channel).flatten(-2)
 
 
 class DCT(nn.Module):

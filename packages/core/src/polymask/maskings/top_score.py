@@ -43,6 +43,9 @@ class TopScore(Ranking):
             run, linear in between.
         largest: the highest scores are hidden; False for the lowest.
         temperature: scale of the Gumbel noise that is added to scores.
+        per_axis: axis of a grid along which each slice hides the same number of sites, those of highest
+            score within it: 0 for each time of a video by itself (TGM: Fan et al. 2024, arXiv 2408.00759).
+            None to choose among all sites.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TopScore(Ranking):
         hard: float | tuple[float, float] = 1.0,
         largest: bool = True,
         temperature: NotNegative = 0.0,
+        per_axis: int | None = None,
     ) -> None:
         ends = tuple(hard) if isinstance(hard, Sequence) else (hard, hard)
         if len(ends) != 2 or not all(0 <= end <= 1 for end in ends):
@@ -60,6 +64,13 @@ class TopScore(Ranking):
             raise UserError(f"temperature must be 0 or more, got {temperature}")
         self.ratio, self.largest, self.temperature = check_ratio(ratio), largest, temperature
         self.hard: float | tuple[float, float] = ends if isinstance(hard, Sequence) else float(hard)
+        if per_axis is not None and per_axis < 0:
+            raise UserError(f"per_axis counts axes from 0, got {per_axis}")
+        self.per_axis = per_axis
+
+    def unit(self, request: Request) -> int:
+        """As many sites as there are slices: one of each is hidden or kept together with those of the rest."""
+        return 1 if self.per_axis is None else self._sides(request)[1]
 
     def rank(self, request: Request) -> Tensor:
         """The hard sites first, then the others at random."""
@@ -80,6 +91,8 @@ class TopScore(Ranking):
         evidence = evidence if self.largest else -evidence
         keys = unique_keys(bits, torch.where(evidence.isnan(), -math.inf, evidence))
         hard = self._hard(request.step)
+        if self.per_axis is not None:
+            return self._by_slice(keys, unique_keys(bits), hard, request)
         if request.valid is None:
             top = hide_last(keys, share(hard, hidden_count(self.ratio, request.sites, self.rounding)))
         else:
@@ -87,6 +100,31 @@ class TopScore(Ranking):
             top = hide_last_valid(keys, counts, request.valid)
         rest = unique_keys(bits)
         return torch.where(top.hidden, rest + ABOVE, rest)
+
+    def _by_slice(self, keys: Tensor, rest: Tensor, hard: float, request: Request) -> Tensor:
+        """Ranks in which the first of all slices come together, then their second ones, and so on."""
+        before, slices, behind = self._sides(request)
+
+        def slice_rows(x: Tensor) -> Tensor:
+            return x.view(-1, before, slices, behind).transpose(1, 2).reshape(-1, before * behind)
+
+        sites = before * behind
+        top = hide_last(slice_rows(keys), share(hard, hidden_count(self.ratio, sites, self.rounding)))
+        ranked = slice_rows(rest)
+        place = torch.where(top.hidden, ranked + ABOVE, ranked).argsort(1).argsort(1)
+        place = place.view(-1, slices, before, behind).transpose(1, 2)
+        return (place * slices + torch.arange(slices, device=place.device)[:, None]).flatten(1)
+
+    def _sides(self, request: Request) -> tuple[int, int, int]:
+        """Sites of the axes before the one of the slices, slices, and sites of the axes behind it."""
+        grid, axis = request.grid, self.per_axis
+        assert axis is not None
+        if grid is None or request.valid is not None or axis >= len(grid):
+            raise UserError(
+                f"core/top-score with per_axis {axis} needs tokens on a grid that has this axis, without "
+                f"padding, and the grid is {grid}: leave masking.per_axis out"
+            )
+        return math.prod(grid[:axis]), grid[axis], math.prod(grid[axis + 1 :])
 
     def _hard(self, step: Step) -> float:
         return Schedule(*self.hard)(step) if isinstance(self.hard, tuple) else self.hard

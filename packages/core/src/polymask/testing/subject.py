@@ -165,8 +165,11 @@ class Subject:
         return made
 
     def batch(self, n: int = 4, seed: int = 0) -> Batch:
-        """Random input with ids that are not the rows' numbers."""
-        return with_ids(self.tokenizer.example(n, seed), n, seed)
+        """Random input with ids that are not the rows' numbers, and what a target asks for beside it."""
+        batch = dict(self.tokenizer.example(n, seed))
+        if self.part.kind == "targets" and hasattr(self.made, "example"):
+            batch |= self.made.example(n, seed)
+        return with_ids(batch, n, seed)
 
     def tokens(self, n: int = 4, seed: int = 0) -> Tokens:
         """The same as tokens."""

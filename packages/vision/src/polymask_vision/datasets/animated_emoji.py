@@ -37,7 +37,7 @@ SKINS = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 def animated_emoji(*, source: str | None = None, skin: bool = True, test: Share = 0.2) -> Splits[Animations]:
     """477 animated emoji of 256 x 256 pixels, one to five seconds each, on white, in 7 categories of Unicode.
 
-    They are Microsoft's, taken from npm's package ``@lobehub/fluent-emoji-anim-1`` (165 MB, MIT), with names
+    Their names in Unicode are captions, whatever their skin. They are Microsoft's, taken from npm's package ``@lobehub/fluent-emoji-anim-1`` (165 MB, MIT), with names
     and categories of ``unicode-emoji-json`` (MIT), fetched once with ``npm pack``. Emoji of the first package
     that stand still are left out. What differs in skin, sex and direction alone stays on one side.
 
@@ -69,7 +69,7 @@ def animated_emoji(*, source: str | None = None, skin: bool = True, test: Share 
     else:
         root = about = Path(source).expanduser()
     known = _entries(about / "data-by-emoji.json")
-    names, ends, classes, families, skipped = [], [], list[str | None](), [], []
+    names, ends, classes, captions, families, skipped = [], [], list[str | None](), [], [], []
     for path in sorted(root.glob("assets/*.webp")):
         code = [point for point in path.stem.split("-") if point != "fe0f"]
         plain = "-".join(point for point in code if point not in SKINS)
@@ -85,13 +85,14 @@ def animated_emoji(*, source: str | None = None, skin: bool = True, test: Share 
         names.append(path.relative_to(root).as_posix())
         ends.append([ms / 1000 for ms in accumulate(lengths)])
         classes.append(entry.get("group"))
+        captions.append(entry.get("name", ""))
         families.append(thing("-".join(code).upper(), entry.get("name", plain)))
     if not names:
         raise UserError(f"animated-emoji: there are no animations (assets/*.webp) in {root.absolute()}")
     titles = class_names(classes)
     labels = class_numbers(classes, titles)
     held = held_out(families, labels, test)
-    animations = Animations(root, names, ends)
+    animations = Animations(root, names, ends, captions)
     train, rest = (Split(animations, mine.nonzero()[:, 0], labels[mine]) for mine in (~held, held))
     return Splits(train=train, test=rest, classes=titles, skipped=skipped)
 
@@ -121,10 +122,13 @@ class Animations:
         root: the folder that names are relative to.
         names: of the files.
         ends: of each file, when each of its frames ends, in seconds.
+        captions: of each file, empty where there is none.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], ends: Sequence[Sequence[float]]) -> None:
-        self.root, self.names = root, Names(names)
+    def __init__(
+        self, root: Path, names: Sequence[str], ends: Sequence[Sequence[float]], captions: Sequence[str]
+    ) -> None:
+        self.root, self.names, self.captions = root, Names(names), Names(captions)
         self._ends = [torch.tensor(one, dtype=torch.float64) for one in ends]
 
     def __len__(self) -> int:
@@ -132,6 +136,10 @@ class Animations:
 
     def name(self, index: int) -> str:
         return self.names[index]
+
+    def caption(self, index: int) -> str:
+        """Its name in Unicode."""
+        return self.captions[index]
 
     def seconds(self, index: int) -> float:
         """When the last frame ends."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from polymask import UserError, default_registry
+from polymask import Tokens, UserError, default_registry
 from polymask.data import Source, Split, Splits, Texts
 from polymask.data.splits import Names
 
@@ -28,6 +29,14 @@ class Captioned(Protocol):
 
 
 @runtime_checkable
+class Wordings(Protocol):
+    """Samples with several captions each, of which training draws one each time."""
+
+    def wordings(self, index: int) -> Sequence[str]:
+        """What a sample shows, said in several ways, the first as ``caption``."""
+
+
+@runtime_checkable
 class Planted(Protocol):
     """Images of which some have captions that were made false in one place."""
 
@@ -37,6 +46,8 @@ class Planted(Protocol):
 
 class Captions:
     """The words of captions, as entries ``text`` and ``word`` of samples, int64 ``[L]``.
+
+    Of several captions of one sample, training draws one each time it is read, else the first is taken.
 
     Samples also hold ``identity``, int64 ``[]``, one number for captions that say the same; and where
     captions were made false on purpose ``planted``, bool ``[L]``, True on the words that are.
@@ -59,9 +70,9 @@ class Captions:
         tokenizer: Any = default_registry().get("tokenizers", TOKENIZER)
         if not isinstance(found.train.source, Captioned):
             raise UserError(
-                "text_vocab asks for the words of captions, and these images have none: give a folder with "
-                "captions.csv, captions.jsonl or a .txt beside each image, or data that has them, such as "
-                "stamps or persons"
+                "text_vocab asks for the words of captions, and these data have none: give a folder with "
+                "captions.csv, captions.jsonl or a .txt beside each file, or data that has them, such as "
+                "stamps, persons or moving-digits"
             )
         sides, skipped = dict[str, Split[Any]](), []
         for name in ("train", "test"):
@@ -70,12 +81,12 @@ class Captions:
             skipped += [(one, "it has no caption") for one in split.at(~said).names()]
             sides[name] = split.at(said)
         if not len(sides["train"]):
-            raise UserError("none of the training images has a caption")
+            raise UserError("none of the training samples has a caption")
         self.found = dataclasses.replace(
             found, train=sides["train"], test=sides["test"], skipped=[*found.skipped, *skipped]
         )
-        train = captions_of(sides["train"])
-        every = list(dict.fromkeys([*train, *captions_of(sides["test"])]))
+        train, test = ([text for own in _captions(split) for text in own] for split in sides.values())
+        every = list(dict.fromkeys([*train, *test]))
         self.texts: Texts = tokenizer.of_texts(
             every, train, vocab=vocab, vocab_size=vocab_size, length=length
         )
@@ -84,9 +95,10 @@ class Captions:
     def __len__(self) -> int:
         return len(self._every)
 
-    def entries(self, source: Any, number: int) -> dict[str, Tensor]:
-        """Those of one image."""
-        which = self._numbers[source.caption(number)]
+    def entries(self, source: Any, number: int, draw: bool = False) -> dict[str, Tensor]:
+        """Those of one sample; one of its captions is drawn from torch's generator, or is the first."""
+        said = _captions_at(source, number)
+        which = self._numbers[said[int(torch.randint(len(said), ())) if draw else 0]]
         words = {**self.texts[which], IDENTITY: torch.tensor(which)}
         if isinstance(source, Planted):
             where = source.planted(number)
@@ -105,3 +117,30 @@ def captions_of(split: Split[Source]) -> list[str]:
     """The caption of each image of a split whose reader has them."""
     source: Any = split.source
     return [source.caption(number) for number in split.index.tolist()]
+
+
+def _captions(split: Split[Source]) -> list[Sequence[str]]:
+    """All captions of each sample of a split."""
+    return [_captions_at(split.source, number) for number in split.index.tolist()]
+
+
+def _captions_at(source: Any, number: int) -> Sequence[str]:
+    said: Sequence[str] = (
+        source.wordings(number) if isinstance(source, Wordings) else [source.caption(number)]
+    )
+    return said
+
+
+def words_of(batch: Mapping[str, Tensor], tokenizer: Any, system: str) -> Tokens:
+    """Tokens of the captions of a batch.
+
+    Raises:
+        UserError: its samples have none.
+    """
+    if tokenizer.key not in batch:
+        raise UserError(
+            f"{system} matches samples with captions, and those of this data have none: use data that has "
+            "captions, with --data.text_vocab bpe"
+        )
+    tokens: Tokens = tokenizer(batch)
+    return tokens

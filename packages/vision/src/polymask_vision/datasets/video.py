@@ -16,6 +16,7 @@ from polymask.report.player import Player
 from polymask.types import Count, Positive
 from polymask_vision.datasets.decode import Raw, decode, header, reason
 from polymask_vision.datasets.prepare import Augment, Preparation, normalisation
+from polymask_vision.datasets.texts import Captioned, Captions, captions_of
 
 LOOK = 16
 """How many clips are looked at, evenly spaced."""
@@ -37,7 +38,8 @@ class Clips(Source, Protocol):
 class VideoDataset(FileDataset[Clips]):
     """What a reader of video found, as samples ``{"video": float32 [T, C, H, W]}``, normalised.
 
-    All frames of a clip are cropped, flipped and coloured alike. Clips that are the same each time they are
+    All frames of a clip are cropped, flipped and coloured alike. With ``text_vocab``, samples of data with
+    captions hold the words of one of them too, see :class:`Captions`. Clips that are the same each time they are
     read, not augmented and with ``rate`` unset, are kept in memory, up to a gigabyte.
 
     Args:
@@ -54,6 +56,10 @@ class VideoDataset(FileDataset[Clips]):
         augment: random augmentation in training: ``"flip"`` (which turns directions around), ``"crop"``,
             ``"crop-flip"``, ``"shift-flip"``, ``"three-augment"``, ``"crop-jitter"`` or ``"none"``.
         crop_scale: areas of ``crop``, ``crop-flip`` and ``crop-jitter``, as shares of the frame.
+        text_vocab: have the words of captions as ids of a vocabulary, see images; it needs polymask-language.
+            Clips without a caption are left out.
+        text_vocab_size: ids of a trained vocabulary, at most.
+        text_length: maximum number of tokens of a caption, with those at both ends; longer ones are cut.
         limit: maximum number of clips per split.
     """
 
@@ -72,9 +78,17 @@ class VideoDataset(FileDataset[Clips]):
         std: Sequence[float] | None = None,
         augment: Augment = "none",
         crop_scale: Sequence[float] = (0.2, 1.0),
+        text_vocab: str | None = None,
+        text_vocab_size: Count = 4096,
+        text_length: Count = 32,
         limit: Count | None = None,
     ) -> None:
+        self.words = None
+        if text_vocab is not None:
+            self.words = Captions(found, text_vocab, vocab_size=text_vocab_size, length=text_length)
+            found = self.words.found
         super().__init__(found, limit=limit)
+        self.texts = self.words and self.words.texts
         if channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 or 3, got {channels}")
         if augment == "rand-augment":
@@ -101,6 +115,8 @@ class VideoDataset(FileDataset[Clips]):
             "samples": len(self.splits["train"]),
             "preparation": facts | ({} if rate is None else {"rate": rate}),
         }
+        if self.texts is not None:
+            self.provides["text"] = dict(self.texts.facts)
         bytes_each = 4 * self.frames * channels * self.preparation.size[0] * self.preparation.size[1]
         self._most, self._kept = KEPT // bytes_each, dict[str, Tensor]()
 
@@ -110,7 +126,13 @@ class VideoDataset(FileDataset[Clips]):
         Raises:
             UserError: it is empty.
         """
-        return super().split(name, augment=augment and self._changes)
+        changes = self._changes or self.words is not None  # one of its captions is drawn
+        return super().split(name, augment=augment and changes)
+
+    def captions(self, name: SplitName) -> list[str] | None:
+        """The first caption of each sample of a split; None where there are none."""
+        split = self.splits[name]
+        return captions_of(split) if isinstance(split.source, Captioned) else None
 
     @property
     def _changes(self) -> bool:
@@ -118,9 +140,13 @@ class VideoDataset(FileDataset[Clips]):
         return self.preparation.augment != "none" or self.rate is not None
 
     def read(self, source: Clips, number: int, augment: bool) -> dict[str, Tensor]:
+        words = {} if self.words is None else self.words.entries(source, number, draw=augment)
+        return {self.key: self._clip(source, number, augment and self._changes), **words}
+
+    def _clip(self, source: Clips, number: int, augment: bool) -> Tensor:
         key = source.name(number)
         if not augment and key in self._kept:
-            return {self.key: self._kept[key]}
+            return self._kept[key]
         with reading(reason):
             raw = source.frames(number, self._times(source.seconds(number), augment))
         decoded = [decode(frame, self.preparation.channels) for frame in raw]
@@ -129,7 +155,7 @@ class VideoDataset(FileDataset[Clips]):
         clip = self.preparation(torch.stack(decoded), augment)
         if not augment and len(self._kept) < self._most:
             self._kept[key] = clip
-        return {self.key: clip}
+        return clip
 
     def _times(self, seconds: float, augment: bool) -> list[float]:
         """When frames are taken: in the middle of intervals of equal length."""
@@ -164,7 +190,7 @@ class VideoDataset(FileDataset[Clips]):
             lines["length"] = f"{span(lengths, 2)} seconds, in a sample of {len(lengths)}"
             x = torch.cat([self.split("train")[i][self.key].flatten() for i in range(min(LOOK, len(train)))])
             lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
-        return lines
+        return lines | ({} if self.words is None else self.words.describe())
 
     def to_image(self, x: Tensor) -> Tensor:
         return self.preparation.to_image(x)

@@ -53,7 +53,7 @@ from polymask.corruption import STREAM, corrupt, maskable
 from polymask.objectives.matching import Matching
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.types import Count, Fact, NotNegative, Share, Whole
-from polymask_vision.datasets.texts import IDENTITY
+from polymask_vision.datasets.texts import IDENTITY, words_of
 from polymask_vision.score_memory import ScoreMemory
 from polymask_vision.word_reader import WordReader
 from polymask_vision.word_scores import EVIDENCE, Evidence, Read, word_scores
@@ -157,12 +157,7 @@ class GADMS(System):
 
     def words(self, batch: Batch) -> Tokens:
         """Tokens of the captions."""
-        if self.text_tokenizer.key not in batch:
-            raise UserError(
-                "ga-dms matches images with captions, and samples of this data have none: use data that has "
-                "captions, with --data.text_vocab bpe"
-            )
-        return self.text_tokenizer(batch)
+        return words_of(batch, self.text_tokenizer, "ga-dms")
 
     def see(self, batch: Batch) -> Tensor:
         """The image, ``[B, V, D]``: what stands for it, then its tokens."""
