@@ -58,8 +58,9 @@ class Figures:
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor]) -> Figures:
-        """The persons of a batch: those of ``pose``, float ``[..., joints, 2]``, and :data:`SEEN`."""
-        pose, seen = batch[Poses.key], batch[SEEN] > 0
+        """The persons of a batch: ``pose``, float ``[..., joints, 2]``, and :data:`SEEN`; else all are seen."""
+        pose = batch[Poses.key]
+        seen = batch[SEEN] > 0 if SEEN in batch else torch.ones_like(pose[..., 0], dtype=torch.bool)
         low = torch.where(seen[..., None], pose, torch.inf).amin(-2, keepdim=True)
         high = torch.where(seen[..., None], pose, -torch.inf).amax(-2, keepdim=True)
         there = seen.any(-1)[..., None, None]

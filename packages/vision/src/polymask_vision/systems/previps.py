@@ -18,8 +18,8 @@ Who is who differs from camera to camera, so persons of two views never meet, on
 
 Matching costs the logarithm of the batch by chance, a little more at first, as temperatures are low. The
 geometric terms are 0 where all embeddings are equal, and are refused without matching. As windows differ in
-how many persons are masked, ``forward`` waits for the device, and does not compile whole. The encoder that is exported is
-that of poses, for one view at a time; ``encode`` gives a vector for each view and modality that is there.
+how many persons are masked, ``forward`` waits for the device, and does not compile whole. Exported is the
+encoder of poses, for one view at a time; ``encode`` gives a vector for each view and modality there is.
 
 Shapes: B windows, V views, R = B V clips, N persons at times of a window, D width, E what is matched, J codes
 of a pose, K codes to choose from.
@@ -109,7 +109,7 @@ class PreViPS(System):
                 "previps predicts codes of masked poses: use --target vision/pose-codes, or --masking none"
             )
         if masking is None and not match_weight:
-            raise UserError("nothing is matched and nothing is masked: give --masking or --match_weight")
+            raise UserError("nothing is matched and nothing masked: give --masking or --match_weight")
         if match_weight and video_encoder is None and views == 1:
             raise UserError("the poses of one view match nothing: add clips, or set --match_weight 0")
         self.tokenizer, self.encoder, self.masking, self.target = tokenizer, encoder, masking, target
