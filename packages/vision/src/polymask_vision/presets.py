@@ -399,7 +399,7 @@ POSE_TOKENIZER: Presets = {
         "token_hidden": 32,
         "channel_hidden": 128,
         "steps": 600,
-        "batch_size": 32,
+        "batch_size": 16,
         "lr": 3e-3,
     },
     "tiny": {

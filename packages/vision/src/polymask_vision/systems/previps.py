@@ -124,11 +124,11 @@ class PreViPS(System):
         self.video_map = None
         if video_encoder is not None:
             self.video_map = nn.Linear(video_encoder.out_dim, dim, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(encoder.dim)) if masking is not None else None
         if masking is not None:
             codes: Any = target
-            self.mask_token = nn.Parameter(torch.empty(encoder.dim))
             self.decoder = CodeDecoder(width, decoder_depth, decoder_heads, codes.streams, codes.dim)
-        for parameter in (self.camera, getattr(self, "mask_token", None)):
+        for parameter in (self.camera, self.mask_token):
             if parameter is not None:
                 nn.init.normal_(parameter, std=0.02)
 
@@ -158,7 +158,7 @@ class PreViPS(System):
     def read(self, tokens: Tokens, mask: Mask | None, batch: Batch) -> Tokens:
         """Poses of each view, encoded: ``[R, N / V, D]``."""
         x_BND = self.encoder.embed(tokens.values)
-        if mask is not None:
+        if mask is not None and self.mask_token is not None:
             x_BND = mask.fill(x_BND, self.mask_token)
         if self.camera is not None:
             x_BND = x_BND + self.camera[tokens.position[..., 0].long()].to(x_BND.dtype)
