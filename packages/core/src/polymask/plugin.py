@@ -206,6 +206,13 @@ def polymask_register_objectives() -> Iterable[Part]:
             tags=frozenset({"relative", "two-sided"}),
         ),
         Part(
+            name="cyclic",
+            target="polymask.objectives.cyclic:Cyclic",
+            summary="whether sites of a sample are as alike by one embedding as by the other",
+            paper="Goel et al. 2022, arXiv 2205.14459; over views: Hamoud et al. 2025, arXiv 2502.13883",
+            tags=frozenset({"relative", "two-sided"}),
+        ),
+        Part(
             name="cross-entropy",
             target="polymask.objectives:CrossEntropy",
             summary="cross-entropy of class ids",

@@ -57,6 +57,21 @@ def polymask_register_tokenizers() -> Iterable[Part]:
             modality="video",
             tags=frozenset({"invertible"}),
         ),
+        Part(
+            name="poses",
+            target="polymask_vision.poses:Poses",
+            presets=presets.POSES,
+            summary="people seen by cameras: each person at each time, or each joint of them",
+            modality="pose",
+        ),
+        Part(
+            name="pose-tokens",
+            target="polymask_vision.pose_codes:PoseTokens",
+            presets=presets.POSE_TOKENS,
+            summary="people seen by cameras, each pose as the codes of a frozen pose tokenizer",
+            paper="Geng et al. 2023, arXiv 2303.11638",
+            modality="pose",
+        ),
     ]
 
 
@@ -69,7 +84,7 @@ def polymask_register_encoders() -> Iterable[Part]:
             presets=presets.VIT,
             summary="timm's Vision Transformer on any subset of tokens",
             paper="Dosovitskiy et al. 2020, arXiv 2010.11929",
-            modality="image+video",
+            modality="image+video+pose",
         ),
         Part(
             name="dit",
@@ -227,6 +242,15 @@ def polymask_register_targets() -> Iterable[Part]:
             summary="histograms of oriented gradients, normalised by cell",
             paper="Dalal and Triggs 2005; as a target: Wei et al. 2021, arXiv 2112.09133",
             modality="image",
+        ),
+        Part(
+            name="pose-codes",
+            target="polymask_vision.pose_codes:PoseCodes",
+            presets=presets.POSE_CODES,
+            summary="the codes of each pose by a frozen pose tokenizer",
+            paper="Geng et al. 2023, arXiv 2303.11638",
+            modality="pose",
+            tags=frozenset({"classes"}),
         ),
     ]
 
@@ -449,6 +473,14 @@ def polymask_register_datasets() -> Iterable[Part]:
             prepare=VIDEO,
             summary="1,797 made-up clips of digits that move over photographs, built in",
             modality="video",
+        ),
+        Part(
+            name="camera-poses",
+            target="polymask_vision.datasets.camera_poses:camera_poses",
+            prepare="polymask_vision.datasets.multiview:MultiViewDataset",
+            summary="stick figures that walk, reach and hand over, by 2 or 3 cameras: made up, built in",
+            modality="pose",
+            tags=frozenset({"ragged"}),
         ),
         Part(
             name="animated-emoji",
@@ -834,6 +866,48 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"relative", "fixed"}),
         ),
         Part(
+        ),
+        Part(
+            name="pose-tokenizer",
+            target="polymask_vision.systems.pose_tokenizer:PoseTokenizer",
+            presets=presets.POSE_TOKENIZER,
+            summary="name poses by several codes each, of which the whole pose can be read",
+            suits="codes of poses, for vision/previps",
+            paper="Geng et al. 2023, arXiv 2303.11638",
+            modality="pose",
+            defaults={
+                "tokenizer": "vision/poses",
+                "tokenizer.each": "joint",
+                "masking": "core/random",
+                "masking.ratio": 0.2,
+                "objective": "core/smooth-l1",
+                "objective.beta": 0.05,
+            },
+        ),
+        Part(
+            name="previps",
+            target="polymask_vision.systems.previps:PreViPS",
+            presets=presets.PREVIPS,
+            summary="match clips and poses of uncalibrated cameras, and predict masked poses as codes",
+            suits="people filmed by one camera or several, and activities of which few are labelled",
+            paper="Hamoud et al. 2025, arXiv 2502.13883",
+            modality="pose",
+            defaults={
+                "tokenizer": "vision/pose-tokens",
+                "encoder": "vision/vit",
+                "video_tokenizer": "vision/tubelets",
+                "video_encoder": "vision/vit",
+                "target": "vision/pose-codes",
+                "masking": "core/random",
+                "masking.ratio": 0.15,
+                "objective": "core/cross-entropy",
+                "match_objective": "core/infonce",
+                "geometry_objective": "core/cyclic",
+            },
+            # views are matched over the batch
+            tags=frozenset({"relative"}),
+        ),
+        Part(
             name="supervised",
             target="polymask.systems.supervised:Supervised",
             presets=presets.SUPERVISED,
@@ -1165,6 +1239,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             summary="train an image and a text encoder that share a space, then a system that they guide",
             paper="Fan et al. 2024, arXiv 2408.00759",
             modality="video",
+        ),
+        Part(
+            name="previps",
+            target="polymask_vision.systems.previps:previps",
+            summary="train a tokenizer of poses, then match clips and poses and predict its codes",
+            paper="Hamoud et al. 2025, arXiv 2502.13883",
+            modality="pose",
         ),
         Part(
             name="r-amt",

@@ -449,6 +449,94 @@ TGM: Presets = {
         "decoder_dim": 24,
         "decoder_depth": 2,
         "decoder_heads": 2,
+POSE_TOKENIZER: Presets = {
+    # configuration of PCT's release; what a batch was is not known
+    "paper": {
+        "codes": 2048,
+        "pose_tokens": 34,
+        "dim": 512,
+        "depth": 4,
+        "epochs": 50,
+        "lr": 1e-2,
+        "weight_decay": 0.15,
+    },
+    "small": {
+        "codes": 128,
+        "pose_tokens": 8,
+        "dim": 64,
+        "depth": 2,
+        "token_hidden": 32,
+        "channel_hidden": 128,
+        "steps": 600,
+        "batch_size": 16,
+        "lr": 3e-3,
+    },
+    "tiny": {
+        "codes": 16,
+        "pose_tokens": 4,
+        "dim": 16,
+        "depth": 1,
+        "decoder_dim": 8,
+        "token_hidden": 8,
+        "channel_hidden": 16,
+        "steps": 10,
+        "batch_size": 8,
+        "lr": 1e-3,
+    },
+}
+
+PREVIPS: Presets = {
+    # sizes and training of an unofficial implementation, which trains by SGD at 0.01: another optimiser, of
+    # which the rate does not carry over. Cameras are the same in all its windows
+    "paper": {
+        "data.size": 224,
+        "tokenizer.run": "random:2048x34",
+        "target.run": "random:2048x34",
+        "encoder.dim": 256,
+        "encoder.depth": 6,
+        "encoder.heads": 8,
+        "video_tokenizer.patch_size": 16,
+        "video_encoder.dim": 384,
+        "video_encoder.depth": 12,
+        "video_encoder.heads": 6,
+        "view_code": True,
+        "epochs": 50,
+        "weight_decay": 1e-5,
+    },
+    "small": {
+        "tokenizer.run": "random:128x8",
+        "target.run": "random:128x8",
+        "encoder.dim": 64,
+        "encoder.depth": 2,
+        "encoder.heads": 4,
+        "video_tokenizer.patch_size": 8,
+        "video_encoder.dim": 96,
+        "video_encoder.depth": 3,
+        "video_encoder.heads": 4,
+        "dim": 64,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "steps": 800,
+        "batch_size": 32,
+        "lr": 5e-4,
+        "clip": 1.0,
+    },
+    "tiny": {
+        "tokenizer.run": "random:16x4",
+        "target.run": "random:16x4",
+        "encoder.dim": 24,
+        "encoder.depth": 2,
+        "encoder.heads": 2,
+        "video_tokenizer.patch_size": 16,
+        "video_encoder.dim": 24,
+        "video_encoder.depth": 1,
+        "video_encoder.heads": 2,
+        "dim": 16,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "steps": 10,
+        "batch_size": 8,
+        "lr": 1e-3,
     },
 }
 
@@ -1147,3 +1235,7 @@ SWIN: Presets = {
 CODES: Presets = {"tiny": {"file": "random:8"}}
 TEXT_SIMILARITY: Presets = {"tiny": {"guide": "random"}}
 TEACHER: Presets = {"tiny": {"model": "test_vit", "pretrained": False}}
+_WINDOWS: Options = {"frames": 4, "persons": 2, "joints": 17, "views": 2}
+POSES: Presets = {"tiny": _WINDOWS}
+POSE_TOKENS: Presets = {"tiny": {**_WINDOWS, "run": "random:16x4"}}
+POSE_CODES: Presets = {"tiny": {"run": "random:16x1"}}

@@ -1,0 +1,129 @@
+"""Persons in their boxes as tokens, codes of poses, and the pictures that are drawn of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from polymask import Tokens, UserError, build
+from polymask_vision.pose_codes import MixerBlock, PoseCoder
+from polymask_vision.poses import JOINTS, LIMBS, MIRRORED, SEEN, Figures, Poses
+from polymask_vision.stick_figures import draw, storyboards
+
+WINDOWS = {"frames": 3, "persons": 2, "joints": 17, "views": 2}
+
+
+def batch(n: int = 3) -> dict[str, torch.Tensor]:
+    return Poses(**WINDOWS).example(n)
+
+
+def test_boxes_forget_where_and_how_large_people_are_and_put_them_back() -> None:
+    one = batch()
+    moved = {**one, "pose": 0.3 * one["pose"] + torch.tensor([0.2, 0.5])}
+    figures, others = Figures.of(one), Figures.of(moved)
+    torch.testing.assert_close(figures.joints, others.joints, atol=1e-5, rtol=1e-4)
+    assert figures.joints.abs().max() <= 0.5 + 1e-6
+    there = figures.seen.any(-1)
+    torch.testing.assert_close(others.side[there], 0.3 * figures.side[there])
+    back = others.placed(others.joints)[others.seen]
+    torch.testing.assert_close(back, moved["pose"][others.seen])
+    assert not there.all() and (figures.joints[~there] == 0).all() and (figures.box[~there] == 0).all()
+
+
+def test_what_is_not_seen_does_not_reach_tokens() -> None:
+    one = batch()
+    other = {**one, "pose": torch.where(one[SEEN][..., None] > 0, one["pose"], torch.nan)}
+    for options in ({}, {"each": "joint"}):
+        before, after = (Poses(**WINDOWS, **options)(x) for x in (one, other))
+        assert torch.equal(before.values, after.values)
+    tokens = Poses(**WINDOWS)(one)
+    assert tokens.values.shape == (3, 12, 54)
+    assert torch.equal(tokens.real.view(3, 2, 3, 2), one[SEEN].any(-1))
+    assert torch.equal(tokens.position[0, 5], torch.tensor([0.0, 2.0, 1.0]))
+    assert Poses(**WINDOWS, box=False)(one).values.shape[-1] == 51
+    everybody = Poses(**WINDOWS)({"pose": one["pose"]})
+    assert everybody.real.all()
+
+
+def test_joints_are_those_of_coco_and_a_mirror_exchanges_sides() -> None:
+    assert len(JOINTS) == 17 and [MIRRORED[MIRRORED[i]] for i in range(17)] == list(range(17))
+    assert MIRRORED[0] == 0 and JOINTS[MIRRORED[9]] == "right wrist"
+    mirrored = {tuple(sorted((MIRRORED[a], MIRRORED[b]))) for a, b in LIMBS}
+    assert mirrored == {tuple(sorted(pair)) for pair in LIMBS}
+
+
+def test_a_mixer_block_is_two_mlps_by_hand() -> None:
+    torch.manual_seed(0)
+    block, x = MixerBlock(5, 6, 7, 8), torch.randn(2, 5, 6)
+    y = block.across(block.norm1(x).transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(block(x), x + y + block.within(block.norm2(x + y)))
+
+
+def coder(**options: Any) -> PoseCoder:
+    torch.manual_seed(0)
+    return PoseCoder(**{"tokens": 4, "codes": 32, "dim": 16, "depth": 1} | options)
+
+
+def test_codes_go_by_joints_that_are_shown_alone() -> None:
+    net, joints = coder(), torch.randn(20, 17, 2)
+    shown = torch.rand(20, 17) < 0.7
+    other = torch.where(shown[..., None], joints, 9.0)
+    assert torch.equal(net.points(joints, shown), net.points(other, shown))
+    assert not torch.equal(net.points(joints, shown), net.points(joints, shown | True))
+    ids = net(joints, shown)
+    assert ids.shape == (20, 4) and ids.dtype == torch.int64
+    distance = torch.cdist(net.points(joints, shown), net.codebook.book.expand(20, -1, -1))
+    assert torch.equal(ids, distance.argmin(-1))
+    assert net.decode(net.vectors(ids)).shape == (20, 17, 2)
+
+
+def test_tokens_are_the_vectors_of_the_codes_that_the_target_gives() -> None:
+    tokenizer: Any = build("vision/pose-tokens", "tokenizers", run="random:32x4", **WINDOWS)
+    target: Any = build("vision/pose-codes", "targets", run="random:32x4")
+    one = batch()
+    tokens: Tokens = tokenizer(one)
+    ids = target(one, tokens)
+    assert ids.shape == (3, 12, 4) and target.streams == 4 and target.dim == 32
+    book = tokenizer.coder.codebook.book
+    assert torch.equal(tokens.values[..., :-3], book[ids].flatten(-2))
+    assert torch.equal(tokens.values[..., -3:], Poses(**WINDOWS)(one).values[..., -3:])
+    assert target.joints(ids).shape == (3, 12, 17, 2)
+    assert len(ids.flatten().unique()) > 4
+    assert not any(p.requires_grad for p in tokenizer.parameters())
+
+
+def test_codes_of_nothing_are_refused() -> None:
+    for options, message in (
+        ({}, "give --target.run FOLDER"),
+        ({"run": "random:8"}, "K codes, M for each pose"),
+        ({"run": "random:0x2"}, "K codes, M for each pose"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build("vision/pose-codes", "targets", **options)
+
+
+def test_figures_are_drawn_where_they_are_the_near_ones_over_the_far_ones() -> None:
+    joints = torch.full((1, 2, 17, 2), 0.75)
+    joints[..., 5:, 1] += torch.linspace(0, 0.2, 12)
+    joints[0, 1] -= torch.tensor([0.0, 0.0])
+    shown = torch.ones(1, 2, 17, dtype=torch.bool)
+    colours = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    ground = torch.zeros(1, 3, 32, 32)
+    near = draw(joints, shown, torch.tensor([[1.0, 2.0]]), colours, ground)
+    assert near[0, 0].max() == 1 and near[0, 1].max() < 1
+    far = draw(joints, shown, torch.tensor([[2.0, 1.0]]), colours, ground)
+    assert far[0, 1].max() == 1 and far[0, 0].max() < 1
+    y, x = (near[0, 0] > 0.5).nonzero().T
+    assert y.min() > 20 and x.min() > 20
+    assert draw(joints, ~shown, torch.tensor([[1.0, 2.0]]), colours, ground).max() == 0
+
+
+def test_a_storyboard_has_a_row_for_each_camera() -> None:
+    one = batch(2)
+    board = storyboards(one["pose"], one[SEEN] > 0, views=3)
+    assert board.shape == (2, 3, 3 * 64, 3 * 64)
+    assert 0 <= board.min() and board.max() <= 1
+    rest = board[:, :, 2 * 64 :]
+    assert (rest == rest[0, 0, 0, 0]).all() and not (board[:, :, :128] == rest[0, 0, 0, 0]).all()
