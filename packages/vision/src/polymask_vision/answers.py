@@ -67,8 +67,8 @@ class Answers:
         for batch in batches(system, run.data, self.limit, self.batch_size, whole=True):
             if RESPONSE not in batch or not (batch[TOPIC] >= 0).any():
                 raise UserError(
-                    "answers needs questions, and samples of this data have none: vision/scenes has them, with "
-                    "--data.texts questions or both"
+                    "answers needs questions, and samples of this data have none: vision/scenes has them, "
+                    "with --data.texts questions or both"
                 )
             if blind:
                 batch = {**batch, HAS_IMAGE: torch.zeros_like(batch[HAS_IMAGE])}

@@ -38,9 +38,10 @@ class ShowsLayers(Protocol):
 class LayerEmbeddings:
     """Cosine of a teacher's embeddings of patches and of what a linear map tells of them, by layer.
 
-    A map of each layer is fitted to patches of training images by least squares; the figure is the mean over patches and test images, with an interval over images. The paper trains a head
-    for each layer instead. What was asked of a layer in training it is bound to hold: this says how much, and
-    whether other layers hold it too.
+    A map of each layer is fitted to patches of training images by least squares; the figure is the mean over
+    patches and test images, with an interval over images. The paper trains a head for each layer instead.
+    What was asked of a layer in training it is bound to hold: this says how much, and whether other layers
+    hold it too.
 
     Args:
         target: what to tell of each patch; by default each of the system's own teachers in turn.
@@ -109,4 +110,5 @@ def linear_map(train: Tensor, wanted: Tensor, test: Tensor) -> Tensor:
     middle = wanted.double().mean(0)
     gram = x.T @ x + PENALTY * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
     weight = torch.linalg.solve(gram, x.T @ (wanted.double() - middle))
-    return (z @ weight + middle).float()
+    told: Tensor = (z @ weight + middle).float()
+    return told

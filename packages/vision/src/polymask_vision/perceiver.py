@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polymask import UserError
 from polymask.blocks import CrossBlock
 
 
@@ -25,6 +26,11 @@ class PerceiverHead(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, heads: int, head_dim: int, mlp_ratio: float = 1.0) -> None:
         super().__init__()
+        if out_dim < 2:
+            raise UserError(
+                "a target of one number per patch, and what a head answers is normed over the target's "
+                "width: use vision/teacher, or another target of several numbers"
+            )
         self.inward, self.outward = nn.Linear(in_dim, out_dim), nn.Linear(out_dim, out_dim)
         self.norm_states = nn.LayerNorm(out_dim)
         self.block = CrossBlock(out_dim, heads, out_dim, mlp_ratio, head_dim)

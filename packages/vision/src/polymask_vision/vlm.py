@@ -84,15 +84,13 @@ class ImageLanguageModel(System):
         """N."""
         return math.prod(self.tokenizer.provides["grid"])
 
-    def freeze(self, train_encoder: bool, train_language: bool) -> None:
-        """Say what of the two trains."""
-        encoders: tuple[tuple[Any, bool], ...] = (
-            (self.encoder, train_encoder),
-            (self.text_encoder, train_language),
-        )
-        for part, trains in encoders:
-            part.requires_grad_(trains)
-        self.frozen = [part for part, trains in encoders if not trains]
+    def freeze(self, train_language: bool) -> None:
+        """Nothing of the image encoder trains, nor, unless told to, of the language model."""
+        encoder: Any = self.encoder
+        lm: Any = self.text_encoder
+        encoder.requires_grad_(False)
+        lm.requires_grad_(train_language)
+        self.frozen = [encoder] if train_language else [encoder, lm]
 
     def train(self, mode: bool = True) -> ImageLanguageModel:
         """What is frozen stays in eval mode."""
@@ -128,12 +126,12 @@ class ImageLanguageModel(System):
             pieces["text"] = self.text_encoder.embed(text.values), self.told(text)
         return Interleaved.of(pieces)
 
+    @torch.no_grad()
     def see(self, tokens: Tokens) -> Tensor:
         """What the encoder makes of the image, ``[B, V, C]``."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder not in self.frozen):
-            if self.image_block == -1:
-                return functional.encode_grid(self.encoder, tokens).values
-            return functional.layers(self.encoder, tokens)[self.image_block][:, self.encoder.prefix :]
+        if self.image_block == -1:
+            return functional.encode_grid(self.encoder, tokens).values
+        return functional.layers(self.encoder, tokens)[self.image_block][:, self.encoder.prefix :]
 
     def fed(self, name: str) -> Tensor:
         """The task tokens of a name that the language model gets, ``[n, D]``."""
@@ -180,7 +178,7 @@ class ImageLanguageModel(System):
         return lm.logits(last_BKD.gather(1, at)), text.values[..., 0], Mask(asked)
 
     def right(self, batch: Batch) -> Tensor:
-        """Whether the response of each sample is what it gives token by token, the likeliest, bool ``[B]``."""
+        """Whether each response is what it gives itself, the likeliest token each time, bool ``[B]``."""
         sequence = self.sequence(self.tokenizer(batch), self.has_image(batch), self.text(batch))
         logits_BLC, ids_BL, asked = self.next_token(batch, sequence, self.states(sequence)[-1])
         # behind right tokens it has the same in front of it as where it gave them itself

@@ -7,8 +7,7 @@ generation make of the image; heads and teachers then leave, and learned task to
     pip install 'polymask-vision[language]'
     polymask recipe vision/ola-vlm --data scenes
     polymask pretrain vision/ola-vlm --preset small --data scenes --depth_target.run FOLDER
-    polymask evaluate RUN vision/answers
-    polymask evaluate RUN vision/layer-embeddings
+    polymask evaluate RUN vision/answers   (and vision/layer-embeddings)
     polymask export RUN --format vlm
 
 arXiv 2412.09585, later VisPer-LM; read with its release. Data needs captions (``--data.text_vocab bpe``, in
@@ -23,9 +22,8 @@ vector: that of the teacher's class token, or the mean. With the language model 
 the embedding losses reach projector, task tokens and heads alone, of one block each, so that they cannot
 do the work by themselves.
 
-Reports show the text with what is told, and by layer the cosine of prediction and target. ``encode`` gives
-what the language model makes of image tokens; ``polymask export`` writes the image encoder by itself, and
-with ``--format vlm`` all that answers questions, for ``--base``.
+Reports show texts with what is told, and the cosine of prediction and target by layer. ``encode`` gives what
+the language model makes of image tokens. ``--format vlm`` is all that answers questions, for ``--base``.
 
 Shapes: B samples, K tokens of a sequence, D width of the language model, Q queries of a head, which are the N
 patches of an image or one, T width of a target.
@@ -73,9 +71,7 @@ class OLAVLM(ImageLanguageModel):
         depth_layers: layers, from 1, that predict embeddings of depth.
         seg_layers: of segmentation.
         gen_layers: of image generation.
-        depth_weight: of all losses of depth.
-        seg_weight: of segmentation.
-        gen_weight: of image generation.
+        embedding_weight: of each loss of embeddings.
         match_weight: of ``match_objective`` within these.
         embedding_share: of the run in which they count; behind it the next token alone does.
         task_tokens: of each teacher in the sequence.
@@ -85,8 +81,7 @@ class OLAVLM(ImageLanguageModel):
         image_block: block of the encoder whose output is seen, from the last, -1 (paper: -2).
         prompt: words in front of the image.
         with_images: False trains on texts alone, as if samples had no image.
-        train_language: train the language model (paper: in the later stage).
-        train_encoder: train the image encoder.
+        train_language: train the language model (paper: in the later stages).
         base: folder of a run of this system, or of its export ``vlm``, to begin with: image encoder,
             projector, task tokens and language model.
     """
@@ -109,9 +104,7 @@ class OLAVLM(ImageLanguageModel):
         depth_layers: tuple[Count, ...] = (18, 20),
         seg_layers: tuple[Count, ...] = (10, 18),
         gen_layers: tuple[Count, ...] = (12, 20),
-        depth_weight: NotNegative = 0.5,
-        seg_weight: NotNegative = 0.5,
-        gen_weight: NotNegative = 0.5,
+        embedding_weight: NotNegative = 0.5,
         match_weight: NotNegative = 0.3,
         embedding_share: Share = 1.0,
         task_tokens: Count = 8,
@@ -122,7 +115,6 @@ class OLAVLM(ImageLanguageModel):
         prompt: str = "",
         with_images: bool = True,
         train_language: bool = False,
-        train_encoder: bool = False,
         base: str | None = None,
     ) -> None:
         super().__init__(
@@ -138,8 +130,8 @@ class OLAVLM(ImageLanguageModel):
         self.depth_target, self.seg_target, self.gen_target = depth_target, seg_target, gen_target
         self.objective, self.count, self.text_to_heads = objective, task_tokens, text_to_heads
         self.layers = {"gen": gen_layers, "depth": depth_layers, "seg": seg_layers}
-        self.weights = {"gen": gen_weight, "depth": depth_weight, "seg": seg_weight}
-        self.match_weight, self.embedding_share = match_weight, embedding_share
+        self.embedding_weight, self.match_weight = embedding_weight, match_weight
+        self.embedding_share = embedding_share
         if not isinstance(match_objective, Matching):
             raise UserError(
                 f"ola-vlm tells embeddings of a batch apart, which {type(match_objective).__name__} does "
@@ -157,26 +149,26 @@ class OLAVLM(ImageLanguageModel):
         if base is not None:
             begin_with(self, base)
         self.require_room(task_tokens * len(self.task_tokens))
-        self.freeze(train_encoder, train_language)
+        self.freeze(train_language)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         tokens = self.tokenizer(batch)
         sequence = self.sequence(tokens, self.has_image(batch), self.text(batch))
         states = self.states(sequence)
         losses = {"next token": self.text_objective(*self.next_token(batch, sequence, states[-1]))}
-        share = float(step.progress < self.embedding_share)
+        weight = self.embedding_weight * self.counted(step)
         for name, target in self.targets():
             known_BQ, wanted_BQT = self.wanted(name, target, batch, tokens)
             for layer in self.layers[name]:
                 predicted_BQT = self.predict(name, layer, sequence, states)
                 near, match = self.compare(name, predicted_BQT, wanted_BQT, known_BQ)
                 loss = near + self.match_weight * match
-                losses[f"{name} {layer}"] = share * self.weights[name] * loss
+                losses[f"{name} {layer}"] = weight * loss
         return losses
 
     def fed(self, name: str) -> Tensor:
         """Those of image generation as they are, of others the means of groups."""
-        x_QD = self.task_tokens[name]
+        x_QD: Tensor = self.task_tokens[name]
         return x_QD if name == "gen" else x_QD.unflatten(0, (self.count, -1)).mean(1)
 
     def targets(self) -> Iterator[tuple[str, Any]]:
@@ -189,11 +181,10 @@ class OLAVLM(ImageLanguageModel):
     @torch.no_grad()
     def wanted(self, name: str, target: Any, batch: Batch, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Which embeddings are known, bool ``[B, Q]``, and what they are, ``[B, Q, T]``, 0 where unknown."""
-        values = target(batch, tokens)
-        if name == "gen":
-            whole = target.look(batch, tokens)[0] if hasattr(target, "look") else None
-            lead = None if whole is None else whole.prefix
-            values = values.mean(1, keepdim=True) if lead is None else lead[:, :1]
+        shows = name == "gen" and hasattr(target, "look")  # a class token too
+        found = target.look(batch, tokens)[0] if shows else Tokens(target(batch, tokens), tokens.position)
+        values = found.values if name != "gen" else found.values.mean(1, keepdim=True)
+        values = values if found.prefix is None else found.prefix[:, :1]
         known = values.isfinite().all(-1) & self.has_image(batch)[:, None]
         return known, torch.where(known[..., None], values, 0)
 
@@ -201,7 +192,8 @@ class OLAVLM(ImageLanguageModel):
         """What a head tells of the embeddings of a teacher, ``[B, Q, T]``."""
         x_BKD = states[layer - 1]
         own = x_BKD[:, sequence.spans[name]].mean(1, keepdim=True)
-        queries = own if name == "gen" else self.task_tokens[name].expand(len(x_BKD), -1, -1).to(x_BKD.dtype)
+        learned: Tensor = self.task_tokens[name]
+        queries = own if name == "gen" else learned.expand(len(x_BKD), -1, -1).to(x_BKD.dtype)
         seen = sequence.within("prompt", "image", name, *["text"] * self.text_to_heads)
         predicted: Tensor = self.heads[f"{name}-{layer}"](queries, x_BKD, seen)
         return predicted
@@ -215,10 +207,12 @@ class OLAVLM(ImageLanguageModel):
         one, other = (x.flatten(1)[:, None] for x in (shown, wanted_BQT.detach()))
         return near, self.matches[name](one, other, Mask(known_BQ.any(1, keepdim=True)))
 
+    def counted(self, step: Step) -> float:
+        """1 where embeddings count, else 0."""
+        return float(self.embedding_share == 1 or step.progress < self.embedding_share)
+
     def schedule(self, step: Step) -> Mapping[str, float]:
-        if self.embedding_share == 1 or not self.heads:
-            return {}
-        return {"embedding losses": float(step.progress < self.embedding_share)}
+        return {"embedding losses": self.counted(step)} if self.heads else {}
 
     @torch.no_grad()
     def preview(self, batch: Batch, step: Step) -> Preview:
@@ -226,14 +220,9 @@ class OLAVLM(ImageLanguageModel):
         sequence = self.sequence(tokens, self.has_image(batch), self.text(batch))
         states = self.states(sequence)
         logits_BLC, _, asked = self.next_token(batch, sequence, states[-1])
-        media: dict[str, Any] = {}
-        inverse: Any = getattr(self.tokenizer, "inverse", None)
-        if inverse is not None:
-            media["image"] = inverse(tokens.values)
         shown: Any = self.text_tokenizer
-        media["text, and what is told"] = shown.compared(
-            self.text(batch), asked.hidden, logits_BLC.argmax(-1)
-        )
+        told = shown.compared(self.text(batch), asked.hidden, logits_BLC.argmax(-1))
+        media = {"image": batch[self.tokenizer.key], "text, and what is told": told}
         lines: dict[str, Tensor] = {}
         for name, target in self.targets():
             known_BQ, wanted_BQT = self.wanted(name, target, batch, tokens)
@@ -244,8 +233,6 @@ class OLAVLM(ImageLanguageModel):
                 lines[name][layer] = Mask(known_BQ).mean(alike)
         return Preview(media, {"cosine of prediction and target, by layer": lines} if lines else {})
 
-    # -------------------------------------------------------------------------------------- set up
-
     def _check(self, name: str, target: Target) -> None:
         """Refuse a teacher that does not go with the rest."""
         depth = functional.depth(self.text_encoder)
@@ -253,11 +240,6 @@ class OLAVLM(ImageLanguageModel):
             raise UserError(
                 f"{name}_layers={self.layers[name]}: the language model has layers 1 to {depth}, choose some "
                 f"of them, or --{name}_target none"
-            )
-        if target.dim < 2:
-            raise UserError(
-                f"heads end in a norm over the width of a target, and that of {type(target).__name__} is "
-                f"{target.dim}: use --{name}_target vision/teacher, or another of several numbers"
             )
         if name != "gen" and self.sites % self.count:
             raise UserError(
@@ -299,13 +281,11 @@ def ola_vlm(
     maps = {"depth": "value_map", "seg": "label_map"}
     slots: dict[str, Any] = {}
     for name in teachers:
-        if name == "gen":
-            stage(f"{name}-teacher", "vision/supervised", **common)
-        else:
-            target = {"name": "vision/map", "layer": maps[name]}
-            told = {"target": target, "objective": "core/mse", "masking": {"name": "core/random"}}
-            stage(f"{name}-teacher", "vision/simmim", **told, **common)
-        run = relative_to_run(f"{name}-teacher")
+        system, told = "vision/supervised", dict[str, Any]()
+        if name != "gen":
+            system, target = "vision/simmim", {"name": "vision/map", "layer": maps[name]}
+            told = {"target": target, "objective": "core/mse", "masking": "core/random"}
+        run = relative_to_run(stage(f"{name}-teacher", system, **told, **common).folder.name)
         slots[f"{name}_target"] = {"name": "vision/teacher", "run": run, "layers": (-1,)}
     none = dict.fromkeys(f"{name}_target" for name in TEACHERS)
     begin: dict[str, Any] = {"init": relative_to_run("encoder")}
