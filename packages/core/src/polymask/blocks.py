@@ -90,15 +90,19 @@ class CrossAttention(nn.Module):
         dim: width of queries and of the output.
         heads: attention heads.
         context_dim: width of keys and values before they are projected; ``dim`` by default.
+        head_dim: width of a head; by default heads share ``dim``.
     """
 
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+    def __init__(
+        self, dim: int, heads: int, context_dim: int | None = None, head_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.heads, width = heads, context_dim or dim
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(width, dim, bias=False)
-        self.v = nn.Linear(width, dim)
-        self.proj = nn.Linear(dim, dim)
+        inner = dim if head_dim is None else heads * head_dim
+        self.q = nn.Linear(dim, inner)
+        self.k = nn.Linear(width, inner, bias=False)
+        self.v = nn.Linear(width, inner)
+        self.proj = nn.Linear(inner, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """``[B, M, dim]`` and twice ``[B, N, context_dim]`` to ``[B, M, dim]``."""
@@ -119,12 +123,15 @@ class CrossBlock(nn.Module):
         heads: attention heads.
         context_dim: width of the tokens attended to, which are taken as they are.
         mlp_ratio: width between the two layers, in widths of the block.
+        head_dim: width of a head; by default heads share ``dim``.
     """
 
-    def __init__(self, dim: int, heads: int, context_dim: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self, dim: int, heads: int, context_dim: int, mlp_ratio: float = 4.0, head_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = CrossAttention(dim, heads, context_dim)
+        self.attn = CrossAttention(dim, heads, context_dim, head_dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, mlp_ratio)
 

@@ -44,6 +44,7 @@ class TokenIds(nn.Module):
         mask_id: id that stands in place of hidden tokens.
         pad_id: id that fills up a sequence.
         special_ids: ids that are no content (start, end, padding, mask...) and are never hidden.
+        start_id: id that begins a text, None where there is none.
         tokenizer_file: the vocabulary of the data, to show words by.
     """
 
@@ -59,11 +60,13 @@ class TokenIds(nn.Module):
         mask_id: Fact[Whole] = 4,
         pad_id: Fact[Whole] = 0,
         special_ids: Fact[Sequence[int]] = (0, 1, 2, 3, 4),
+        start_id: Fact[int | None] = None,
         tokenizer_file: Fact[str | None] = None,
     ) -> None:
         super().__init__()
         self.vocabulary, self.length, self.tokenizer_file = vocabulary, length, tokenizer_file
         self.mask_id, self.pad_id, self.special_ids = mask_id, pad_id, tuple(special_ids)
+        self.start_id = start_id
         if not all(0 <= i < vocabulary for i in (mask_id, pad_id, *self.special_ids)):
             raise UserError(
                 f"a vocabulary of {vocabulary} has no ids {(mask_id, pad_id, *self.special_ids)}: give the "

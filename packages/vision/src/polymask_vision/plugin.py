@@ -252,6 +252,12 @@ def polymask_register_targets() -> Iterable[Part]:
             modality="pose",
             tags=frozenset({"classes"}),
         ),
+        Part(
+            name="map",
+            target="polymask_vision.map_target:Map",
+            summary="values or classes of the pixels of each patch, where the data knows them",
+            modality="image",
+        ),
     ]
 
 
@@ -411,6 +417,13 @@ def polymask_register_datasets() -> Iterable[Part]:
             paper="https://pypi.org/project/python-avatars",
             modality="image",
             needs="pip install 'polymask-vision[persons]'",
+        ),
+        Part(
+            name="scenes",
+            target="polymask_vision.datasets.scenes:scenes",
+            prepare=IMAGES,
+            summary="drawn things, near and far, with depth, classes, captions and questions",
+            modality="image",
         ),
         Part(
             name="earth",
@@ -647,6 +660,30 @@ def polymask_register_systems() -> Iterable[Part]:
                 "match_objective": "core/sdm",
             },
             tags=frozenset({"relative"}),
+        ),
+        Part(
+            name="ola-vlm",
+            target="polymask_vision.systems.ola_vlm:OLAVLM",
+            presets=presets.OLA_VLM,
+            summary="a language model of images whose layers predict what frozen teachers make of them",
+            suits="images with captions or questions, and teachers that know more of images than texts tell",
+            paper="2024, arXiv 2412.09585",
+            modality="image",
+            needs="pip install 'polymask-vision[language]'",
+            defaults={
+                "tokenizer": "vision/patches",
+                "encoder": "vision/vit",
+                "text_tokenizer": "language/tokens",
+                "text_encoder": "language/causal",
+                "text_encoder.dropout": 0.0,
+                "objective": "core/smooth-l1",
+                "match_objective": "core/infonce",
+                "match_objective.learned": True,
+                "match_objective.symmetric": False,
+                "match_objective.temperature": 0.1353352832366127,  # a scale of exp(2)
+                "text_objective": "core/cross-entropy",
+            },
+            tags=frozenset({"relative", "fixed"}),
         ),
         Part(
             name="maskalign",
@@ -1172,6 +1209,19 @@ def polymask_register_evaluations() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="answers",
+            target="polymask_vision.answers:Answers",
+            summary="answers that are right, by what was asked, with the image and without",
+            modality="image",
+        ),
+        Part(
+            name="layer-embeddings",
+            target="polymask_vision.layer_embeddings:LayerEmbeddings",
+            summary="how well a linear map of each layer of a language model tells a teacher's embeddings",
+            paper="2024, arXiv 2412.09585",
+            modality="image",
+        ),
+        Part(
             name="other-view",
             target="polymask_vision.other_view:OtherView",
             summary="loss with the other picture of a sample, with that of another one, and with none",
@@ -1224,6 +1274,13 @@ def polymask_register_recipes() -> Iterable[Part]:
             target="polymask_vision.systems.maskunet:maskunet",
             summary="train a denoiser, then masks over its weights by sample and time",
             paper="Wang et al. 2025, arXiv 2505.03097",
+            modality="image",
+        ),
+        Part(
+            name="ola-vlm",
+            target="polymask_vision.systems.ola_vlm:ola_vlm",
+            summary="train an image encoder, teachers and a language model, then all of them in two stages",
+            paper="2024, arXiv 2412.09585",
             modality="image",
         ),
         Part(

@@ -755,6 +755,74 @@ GA_DMS: Presets = {
     },
 }
 
+OLA_VLM: Presets = {
+    # pre-training of the release (scripts/train/pretrain.sh), models of the sizes of its own: CLIP-ViT-L/14
+    # of 336 pixels and Llama 3 8B, whose weights --init and --text_encoder.pretrained name. Teachers are
+    # given by --depth_target, --seg_target and --gen_target
+    "paper": {
+        "data.size": 336,
+        "data.text_vocab": "bpe",
+        "data.text_vocab_size": 128256,
+        "data.text_length": 1024,
+        "tokenizer.patch_size": 14,
+        "encoder.dim": 1024,
+        "encoder.depth": 24,
+        "encoder.heads": 16,
+        "image_block": -2,
+        "text_encoder.architecture": "llama",
+        "text_encoder.dim": 4096,
+        "text_encoder.depth": 32,
+        "text_encoder.heads": 32,
+        "text_encoder.kv_heads": 8,
+        "text_encoder.mlp_ratio": 3.5,
+        "text_encoder.tied": False,
+        "text_encoder.length": 2048,
+        "epochs": 1,
+        "warmup_epochs": 0.03,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+    },
+    # the language model begins with nothing, so it is trained
+    "small": {
+        **_SMALL,
+        "tokenizer.patch_size": 8,
+        "data.text_vocab": "bpe",
+        "data.text_vocab_size": 1024,
+        "text_encoder.dim": 96,
+        "text_encoder.depth": 4,
+        "text_encoder.heads": 4,
+        "text_encoder.length": 128,
+        "train_language": True,
+        "depth_layers": (2, 3),
+        "seg_layers": (2, 3),
+        "gen_layers": (2, 3),
+        "task_tokens": 4,
+        "steps": 1500,
+        "batch_size": 32,
+        "clip": 1.0,
+    },
+    "tiny": {
+        **_TINY,
+        "data.text_vocab": "bpe",
+        "data.text_vocab_size": 512,
+        "text_encoder.dim": 32,
+        "text_encoder.depth": 2,
+        "text_encoder.heads": 2,
+        "text_encoder.length": 256,
+        "depth_target": "vision/hog",
+        "seg_target": "vision/dct",
+        "gen_target": "vision/pixels",
+        "depth_layers": (1, 2),
+        "seg_layers": (1,),
+        "gen_layers": (2,),
+        "task_tokens": 4,
+        "heads": 2,
+        "head_dim": 8,
+    },
+}
+
 UMD: Presets = {
     # B/4 on ImageNet of 64 pixels, ae_i1k.py of the release; warm-up is 5 % of the epochs
     "paper": {

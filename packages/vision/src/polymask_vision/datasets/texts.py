@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +19,10 @@ TOKENIZER = "language/tokens"
 
 IDENTITY, PLANTED = "identity", "planted"
 """Entries of samples: which captions say the same, int64 ``[]``; which words are false, bool ``[L]``."""
+
+RESPONSE, TOPIC, HAS_IMAGE = "response", "topic", "has_image"
+"""Entries of samples: which words are a response to the others, bool ``[L]``; to a question about what, int64
+``[]``, -1 for none; whether there is an image, bool ``[]``."""
 
 
 @runtime_checkable
@@ -44,13 +49,35 @@ class Planted(Protocol):
         """From which character to which, and None of a caption that is true."""
 
 
+@runtime_checkable
+class Answered(Protocol):
+    """Images with questions about them and answers; some samples may be texts alone.
+
+    Attributes:
+        topics: what questions are about.
+    """
+
+    topics: Sequence[str]
+
+    def response(self, index: int) -> tuple[int, int]:
+        """From which character to which the text of an image answers the rest."""
+
+    def topic(self, index: int) -> int:
+        """Number of what is asked; -1 where nothing is."""
+
+    def has_image(self, index: int) -> bool:
+        """Whether the text is about an image, and not about itself."""
+
+
 class Captions:
     """The words of captions, as entries ``text`` and ``word`` of samples, int64 ``[L]``.
 
     Of several captions of one sample, training draws one each time it is read, else the first is taken.
 
     Samples also hold ``identity``, int64 ``[]``, one number for captions that say the same; and where
-    captions were made false on purpose ``planted``, bool ``[L]``, True on the words that are.
+    captions were made false on purpose ``planted``, bool ``[L]``, True on the words that are. Where texts are
+    questions and answers they hold ``response``, bool ``[L]``, True on the answer and on the end of the text,
+    ``topic`` and ``has_image``.
 
     Args:
         found: what a reader found.
@@ -90,6 +117,8 @@ class Captions:
         self.texts: Texts = tokenizer.of_texts(
             every, train, vocab=vocab, vocab_size=vocab_size, length=length
         )
+        # -1 is no id: without a token that ends texts, none is learned
+        self._end = -1 if self.texts.facts["end_id"] is None else int(self.texts.facts["end_id"])
         self._every, self._numbers = Names(every), {text: i for i, text in enumerate(every)}
 
     def __len__(self) -> int:
@@ -104,6 +133,11 @@ class Captions:
             where = source.planted(number)
             false = torch.zeros_like(words["text"], dtype=torch.bool)
             words[PLANTED] = false if where is None else self.texts.within(which, *where)
+        if isinstance(source, Answered):
+            answer = self.texts.within(which, *source.response(number))
+            words[RESPONSE] = answer | (words["text"] == self._end)
+            words[TOPIC] = torch.tensor(source.topic(number))
+            words[HAS_IMAGE] = torch.tensor(source.has_image(number))
         return words
 
     def describe(self) -> dict[str, str]:
