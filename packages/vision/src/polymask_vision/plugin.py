@@ -667,7 +667,7 @@ def polymask_register_systems() -> Iterable[Part]:
             presets=presets.OLA_VLM,
             summary="a language model of images whose layers predict what frozen teachers make of them",
             suits="images with captions or questions, and teachers that know more of images than texts tell",
-            paper="2024, arXiv 2412.09585",
+            paper="Jain et al. 2024, arXiv 2412.09585",
             modality="image",
             needs="pip install 'polymask-vision[language]'",
             defaults={
@@ -1051,9 +1051,9 @@ def polymask_register_systems() -> Iterable[Part]:
             name="masked-feature",
             target="polymask_vision.systems.masked_feature:MaskedFeature",
             presets=presets.MASKED_FEATURE,
-            summary="adapt a segmentation network to another domain, cells of its features hidden and rebuilt",
+            summary="adapt a segmentation network to another domain, some of its features hidden and rebuilt",
             suits="segmenting images of a look that nobody labelled, beside labelled ones of another look",
-            paper="2025, arXiv 2509.13801",
+            paper="Zhou et al. 2025, arXiv 2509.13801",
             modality="image",
             defaults={
                 "tokenizer": "vision/patches",
@@ -1192,7 +1192,7 @@ def polymask_register_evaluations() -> Iterable[Part]:
         Part(
             name="segmentation",
             target="polymask_vision.segmentation:Segmentation",
-            summary="mean IoU and accuracy of pixels by the run's own decoder, of the target and of the source",
+            summary="mean IoU and accuracy of pixels by the run's own decoder, of target and source",
             modality="image",
         ),
         Part(
@@ -1218,7 +1218,7 @@ def polymask_register_evaluations() -> Iterable[Part]:
             name="layer-embeddings",
             target="polymask_vision.layer_embeddings:LayerEmbeddings",
             summary="how well a linear map of each layer of a language model tells a teacher's embeddings",
-            paper="2024, arXiv 2412.09585",
+            paper="Jain et al. 2024, arXiv 2412.09585",
             modality="image",
         ),
         Part(
@@ -1280,7 +1280,7 @@ def polymask_register_recipes() -> Iterable[Part]:
             name="ola-vlm",
             target="polymask_vision.systems.ola_vlm:ola_vlm",
             summary="train an image encoder, teachers and a language model, then all of them in two stages",
-            paper="2024, arXiv 2412.09585",
+            paper="Jain et al. 2024, arXiv 2412.09585",
             modality="image",
         ),
         Part(

@@ -449,6 +449,9 @@ TGM: Presets = {
         "decoder_dim": 24,
         "decoder_depth": 2,
         "decoder_heads": 2,
+    },
+}
+
 POSE_TOKENIZER: Presets = {
     # configuration of PCT's release; what a batch was is not known
     "paper": {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
