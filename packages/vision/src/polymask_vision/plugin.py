@@ -903,8 +903,6 @@ def polymask_register_systems() -> Iterable[Part]:
             tags=frozenset({"relative", "fixed"}),
         ),
         Part(
-        ),
-        Part(
             name="pose-tokenizer",
             target="polymask_vision.systems.pose_tokenizer:PoseTokenizer",
             presets=presets.POSE_TOKENIZER,
