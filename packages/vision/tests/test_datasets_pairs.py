@@ -75,6 +75,9 @@ def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "one" / "left" / "a.png", 1)
     with pytest.raises(UserError, match="there is left, and no folder .*right.* --data.second"):
         open_data(f"vision/pairs:{tmp_path / 'one'}")
+    (tmp_path / "one" / "right").symlink_to(tmp_path / "one" / "left")
+    with pytest.raises(UserError, match="left and right are one folder"):
+        open_data(f"vision/pairs:{tmp_path / 'one'}")
     save(tmp_path / "two" / "a.png", 1)
     with pytest.raises(UserError, match="no pairs NAME_1 and NAME_2 .*a.png: its name ends in neither"):
         open_data(f"vision/pairs:{tmp_path / 'two'}")

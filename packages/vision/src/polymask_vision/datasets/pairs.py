@@ -45,6 +45,11 @@ def pairs(*, source: str, first: str = "left", second: str = "right", test: Shar
             "pictures: say where they are, --data.second NAME"
         )
     here, there = (root / first, root / second) if apart else (root, root)
+    if apart and here.resolve() == there.resolve():
+        raise UserError(
+            f"pairs:{source}: {first} and {second} are one folder, and each picture would be paired with "
+            "itself: give --data.second another"
+        )
     found = read_folder(
         str(here),
         ENDINGS,
