@@ -97,6 +97,11 @@ def test_a_smaller_share_lies_within_a_larger() -> None:
         some_of(names, 2)
 
 
+def test_an_augmentation_that_bends_the_image_is_refused() -> None:
+    with pytest.raises(UserError, match="away from their boxes"):
+        open_data("vision/placed-objects", augment="rand-augment")
+
+
 # ------------------------------------------------------------------------------------ COCO's files
 
 
