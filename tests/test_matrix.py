@@ -25,7 +25,7 @@ SYSTEMS = REGISTRY.parts("systems")
 
 LEAVE_OUT = (
     *("mae", "colormae", "hpm", "dmjd", "ijepa", "dmt-jepa", "data2vec2", "cae", "lut", "maskalign"),
-    *("hybrid-distillation", "croco"),
+    *("hybrid-distillation", "croco", "mom"),
 )
 OWN_SCORES = ("vision/ga-dms",)
 """They hide words of captions, whatever masking, by scores of their own."""

@@ -215,6 +215,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "area": 100.0,
         "budget": 0.6,
     },
+    # Panariello et al. 2024, kitti.sh of the release
+    "vision/mom paper": {
+        "lr": 5e-5,
+        "batch": 16,
+        "epochs": 150,
+        "betas": (0.9, 0.999),
+        "decay": 2e-5,
+        "data.size": (375, 1242),
+        "tokenizer.size": 120,
+        "tokenizer.patch_size": 15,
+        "warm_up": (10 / 150, 20 / 150),
+    },
     # Pirvu et al. 2025: frames and networks of the release; nothing of the training was published
     "vision/phg-mae paper": {"data.size": (540, 960), "encoder.width": 32},
     "vision/phg-mae paper-student": {"data.size": (540, 960), "encoder.width": 10},

@@ -13,21 +13,12 @@ from torch import Tensor
 
 from polymask import UserError
 from polymask.data import collate, open_data
-from polymask.testing import check_part
 from polymask_vision.boxes import boxes_of, distances_of, moved, some_of
 from polymask_vision.datasets.place import Prepared
 from polymask_vision.datasets.prepare import Preparation
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 AUGMENTS = ("none", "flip", "crop", "crop-flip", "shift-flip", "three-augment", "crop-jitter")
-
-
-@pytest.mark.parametrize("name", ["boxes", "placed-objects", "motorcycle-boxes"])
-def test_readers_keep_the_promises_of_data_sets(name: str) -> None:
-    if name == "motorcycle-boxes":
-        pytest.importorskip("skimage")
-    found = check_part(f"vision/{name}", kind="datasets")
-    assert found and not [result for result in found if result.outcome != "passed"]
 
 
 # ------------------------------------------------------------------------------------- geometry
@@ -104,6 +95,11 @@ def test_a_smaller_share_lies_within_a_larger() -> None:
     assert not (shares[0] & ~shares[1]).any()
     with pytest.raises(UserError, match="labelled=2"):
         some_of(names, 2)
+
+
+def test_an_augmentation_that_bends_the_image_is_refused() -> None:
+    with pytest.raises(UserError, match="away from their boxes"):
+        open_data("vision/placed-objects", augment="rand-augment")
 
 
 # ------------------------------------------------------------------------------------ COCO's files

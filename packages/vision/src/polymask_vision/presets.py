@@ -1201,8 +1201,8 @@ MOM: Presets = {
     },
     "tiny": {
         **_MOM,
-        "tokenizer.size": 16,
-        "tokenizer.patch_size": 2,
+        "tokenizer.size": 32,
+        "tokenizer.patch_size": 4,
         **_VIT_TINY,
         "model": "convnext_atto",
         "arguments": {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)},

@@ -133,16 +133,16 @@ def test_token_and_cell_of_one_number_are_of_one_place() -> None:
 
 def test_targets_are_pixels_in_the_unit_range_of_the_image_before_its_colours_changed() -> None:
     system, batch = make(), batch_of(1, 1)
-    batch["boxes"] = torch.tensor([[[8.0, 16.0, 24.0, 32.0]]]).expand(2, 1, 4)  # crops of 16: pixel by pixel
+    batch["boxes"] = torch.tensor([[[8.0, 16.0, 40.0, 48.0]]]).expand(2, 1, 4)  # crops of 32: pixel by pixel
     clean = torch.rand(2, 3, 64, 64)
     batch["clean"] = (clean - system.regions.mean) / system.regions.std
     objects = system.regions(batch, system.tokenizer)
-    torch.testing.assert_close(objects.batch["image"], clean[..., 16:32, 8:24], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(objects.batch["image"], clean[..., 16:48, 8:40], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(system.target(objects.batch, objects.crops), objects.crops.values)
     without = {name: x for name, x in batch.items() if name != "clean"}
     seen = system.regions(without, system.tokenizer)
     assert torch.equal(seen.tokens.values, objects.tokens.values)  # features are of what is augmented
-    expected = (batch["image"] * system.regions.std + system.regions.mean).clamp(0, 1)[..., 16:32, 8:24]
+    expected = (batch["image"] * system.regions.std + system.regions.mean).clamp(0, 1)[..., 16:48, 8:40]
     torch.testing.assert_close(seen.batch["image"], expected, rtol=1e-4, atol=1e-5)
 
 

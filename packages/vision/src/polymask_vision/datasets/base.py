@@ -117,6 +117,10 @@ class ImageDataset(FileDataset[Images]):
         ways = (augment, other_augment or augment)[:views]
         self.preparations = [Preparation(augment=way, **kept) for way in ways]
         self.preparation = self.preparations[0]
+        if isinstance(found.train.source, Boxed) and augment == "rand-augment":
+            raise UserError(
+                "augment='rand-augment' would move objects away from their boxes: choose crop-flip"
+            )
         if ways == ("none", "none") and not paired:
             warnings.warn(
                 "views=2 with augment='none': both views of an image are the same; choose an augment "
