@@ -26,6 +26,7 @@ HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
 DATA |= {"plan": "made-up-plans", "video": "moving-digits", "vision/mom": "placed-objects"}
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
+DATA |= {"vision/masked-feature": "drawn-domains"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "placed-objects": ("--data.count", "40"),
@@ -34,9 +35,10 @@ MORE = {
 }
 """Options of data that would take long to make, or need to be told."""
 UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/mom")
+UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/masked-feature")
 """Systems whose data have no classes to probe."""
-HELPERS = ("openbeats-tokenizer", "masked-pdpp")
-"""Systems that make labels for others, or plans, and have no encoder to export."""
+HELPERS = ("openbeats-tokenizer", "masked-pdpp", "masked-feature")
+"""Systems that make labels for others, plans or segmentations, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
 """Systems that hide nothing to look at, or weights, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]

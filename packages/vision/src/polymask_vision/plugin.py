@@ -450,7 +450,7 @@ def polymask_register_datasets() -> Iterable[Part]:
         Part(
             name="drawn-domains",
             target="polymask_vision.datasets.two_domains:TwoDomains",
-            summary="drawn scenes in even colours with labels, and on dark stripes without, built in",
+            summary="drawn scenes in even colours with labels, and on stripes without, built in",
             modality="image",
             defaults={
                 "source_data": "vision/drawn-scenes",

@@ -6,6 +6,7 @@ of a map.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -57,7 +58,10 @@ class Rebuilder(nn.Module):
         self.grid = (grid[0], grid[1])
         self.embed = nn.Linear(channels[-1], dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(depth)))
+        norm = functools.partial(nn.LayerNorm, eps=1e-5)
+        self.blocks = nn.Sequential(
+            *(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        )
         self.norm = nn.LayerNorm(dim)
         self.project = nn.ModuleList(
             _projection(dim, width, each) for width, each in zip(channels, times, strict=True)

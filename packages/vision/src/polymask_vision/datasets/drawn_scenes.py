@@ -31,9 +31,9 @@ def drawn_scenes(
 ) -> Splits[Scenes]:
     """Scenes of four discs, squares and triangles on a ground, with the class of each pixel.
 
-    The ``plain`` look has even colours on a light ground. The ``striped`` one has a dark ground with stripes of
-    any direction, less contrast, colours of which red and blue are exchanged in part, and noise: the same kinds
-    of scenes, so that a network trained on the one look can be adapted to the other (``drawn-domains``).
+    The ``plain`` look has even colours on a light ground. The ``striped`` one has a darker ground with stripes
+    of any direction, less contrast, colours of which red and blue are exchanged in part, and noise: the same
+    kinds of scenes, so that a network trained on the one look can be adapted to the other (``drawn-domains``).
 
     Args:
         look: how scenes are drawn.
@@ -86,7 +86,7 @@ def draw(look: str, count: int, pixels: int, seed: int) -> tuple[Tensor, Tensor]
     if look == "striped":
         angle, wave = uniform(0, torch.pi)[:, None, None], uniform(4, 12)[:, None, None]
         stripes = (wave * torch.pi * (angle.cos() * x_HW + angle.sin() * y_HW)).sin().sign()[:, None]
-        image = uniform(0.1, 0.3, 3)[..., None, None] + 0.08 * stripes
+        image = uniform(0.35, 0.6, 3)[..., None, None] + 0.08 * stripes
     labels = torch.zeros(count, pixels, pixels, dtype=torch.uint8)
     for _ in range(THINGS):
         kind = torch.randint(len(HUES), (count,), generator=chance)
@@ -98,7 +98,7 @@ def draw(look: str, count: int, pixels: int, seed: int) -> tuple[Tensor, Tensor]
         inside = torch.stack([disc, square, triangle], dim=1)[torch.arange(count), kind]
         colour = torch.tensor(HUES)[kind] + uniform(-0.25, 0.25, 3)
         if look == "striped":
-            colour = 0.2 + 0.5 * torch.lerp(colour, colour.flip(1), 0.35)
+            colour = 0.15 + 0.6 * torch.lerp(colour, colour.flip(1), 0.2)
         image = torch.where(inside[:, None], colour[..., None, None], image)
         labels = torch.where(inside, (kind + 1).to(torch.uint8)[:, None, None], labels)
     if look == "striped":

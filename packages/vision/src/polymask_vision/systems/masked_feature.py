@@ -10,7 +10,7 @@ small Transformer from the rest, and classified by the same decoder. The encoder
     polymask pretrain vision/masked-feature --preset paper --data two-domains \\
         --data.source_data segmentation:GTA --data.target_data segmentation:CITYSCAPES
     polymask evaluate RUN vision/segmentation
-    polymask export RUN
+    polymask export RUN --format segmenter
 
 The first takes minutes on two cores. Cells are the tokens of vision/patches: 16 x 16 in the paper, each the same
 place on every feature map that the decoder reads. The Rebuilder is used in training alone: what ``evaluate`` and
@@ -246,7 +246,7 @@ class MaskedFeature(System):
         def write(facts: Mapping[str, Any], out: Path) -> None:
             save_segmenter(self.network, out, {name: facts[name] for name in known if name in facts})
 
-        return {"safetensors": write}
+        return {"segmenter": write}
 
     # ---------------------------------------------------------------------------------------- to look at
 
