@@ -368,6 +368,13 @@ def polymask_register_datasets() -> Iterable[Part]:
             needs="pip install 'polymask-vision[video]'",
         ),
         Part(
+            name="curved-text",
+            target="polymask_vision.datasets.curved_text:curved_text",
+            prepare=IMAGES,
+            summary="drawn lines of text along arcs, many of them neighbours, with the outline of each",
+            modality="image",
+        ),
+        Part(
             name="moving-digits",
             target="polymask_vision.datasets.moving_digits:moving_digits",
             prepare=VIDEO,
@@ -791,6 +798,16 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="mayor",
+            target="polymask_vision.systems.mayor:MAYOR",
+            presets=presets.MAYOR,
+            summary="find lines of text, and draw the mask of each by layers that see all of its box",
+            suits="outlines of instances that lie close together, such as curved lines of text",
+            paper="Qin et al. 2021, arXiv 2109.03426",
+            modality="image",
+            defaults={"objective": "core/dice"},
+        ),
+        Part(
             name="maskgit",
             target="polymask.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
@@ -909,6 +926,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             summary="tasks told by one pass, by random subsets of layers, and by the mean of many of them",
             paper="Pirvu et al. 2025, arXiv 2510.10068",
             modality="image",
+        ),
+        Part(
+            name="instances",
+            target="polymask_vision.instances:Instances",
+            summary="how well masks fit instances and leave neighbours out, and instances found, by polygons",
+            modality="image",
+            needs="pip install 'polymask-vision[instances]'",
         ),
         Part(
             name="text-retrieval",

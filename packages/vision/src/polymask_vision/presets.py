@@ -830,6 +830,72 @@ COMET: Presets = {
     "tiny": _COMET_TINY,
 }
 
+_MAYOR_SMALL: Options = {
+    "model": "resnet10t",
+    "levels": (1,),
+    "arguments": {"channels": (32, 48, 64, 64), "stem_width": 16},
+    "width": 32,
+    "boxes": "given",
+    "margin": 0.1,
+    "depth": 1,
+    "reduced": 8,
+    "hidden": 64,
+    "steps": 1000,
+    "batch_size": 16,
+    "lr": 2e-3,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.01,
+}
+
+MAYOR: Presets = {
+    # ours, as nothing was published but the idea: sizes of Mask R-CNN, and training that AdamW is used to
+    "paper": {
+        "data.size": 800,
+        "data.augment": "crop-flip",
+        "data.crop_scale": (0.3, 1.0),
+        "model": "resnet50",
+        "pretrained": True,
+        "head": "mlp",
+        "roi": 14,
+        "hidden": 1024,
+        "assignment": "adaptive",
+        "target": "instance",
+        "boxes": "proposed",
+        "epochs": 100,
+        "warmup_epochs": 1,
+        "batch_size": 16,
+        "lr": 1e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+        "clip": 1.0,
+    },
+    # boxes are given, so that masks alone are compared; a shallow trunk, as a deep one sees the whole box
+    "small": _MAYOR_SMALL,
+    "small-proposals": {
+        **_MAYOR_SMALL,
+        "levels": (1, 2, 3),
+        "boxes": "proposed",
+        "anchors": 64,
+        "before": 100,
+        "after": 50,
+        "rois": 32,
+        "box_dim": 64,
+    },
+    "tiny": {
+        "model": "resnet10t",
+        "levels": (1, 2),
+        "arguments": {"channels": (8, 8, 8, 8), "stem_width": 8},
+        "width": 8,
+        "boxes": "given",
+        "roi": 4,
+        "depth": 1,
+        "reduced": 4,
+        "hidden": 16,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 UNET: Presets = {
     "small": {"width": 16},
     "tiny": {"width": 4, "levels": 2, "dilations": (1, 2)},
