@@ -129,7 +129,7 @@ def mask_nms(masks_BPn: Tensor, score_BP: Tensor, overlap: float) -> Tensor:
 
 
 def outlined(image_BCHW: Tensor, masks_BRHW: Tensor) -> Tensor:
-    """Images with the border of each mask in it, in the colours that are the brightest and darkest of each."""
+    """Images with the border of each mask in them, in the brightest and darkest values of each."""
     inner = -F.max_pool2d(-masks_BRHW.float(), 3, 1, 1)
     line = (masks_BRHW & (inner < 1)).any(1, keepdim=True)
     ends = [one(image_BCHW.flatten(1), dim=1)[:, None, None] for one in (torch.amax, torch.amin)]

@@ -48,8 +48,8 @@ class Segments(Protocol):
 class Instances:
     """Masks of instances, of boxes that are given, and instances found.
 
-    Masks are compared at the pixels of the image, at a probability of 0.5: their intersection over union with
-    the instance, and the leak, the share of what is marked of the pixels that neighbours have in the box.
+    Masks are compared at the pixels of the image, at a probability of 0.5: their intersection over union
+    with the instance, and the leak, the share of what is marked of the pixels that neighbours have in the box.
     Crowded instances are those of whose box neighbours have a tenth or more; instances alone have no neighbour
     there. Figures are means over the instances of an image, intervals over images. Boxes are moved as in
     training, the same ones for every row.
@@ -90,7 +90,10 @@ class Instances:
         found: dict[tuple[str, str], list[float]] = {}
         counts: dict[str, Tensor] = {}
         with evaluating(run.system) as one, evaluating(run.untrained()) as two:
-            rows: dict[str, Any] = {TRAINED: implementing(one, Segments), UNTRAINED: implementing(two, Segments)}
+            rows: dict[str, Any] = {
+                TRAINED: implementing(one, Segments),
+                UNTRAINED: implementing(two, Segments),
+            }
             device = next(one.parameters()).device
             for batch in batches(samples, index, batch_size=self.batch_size):
                 seen = {name: x.to(device) for name, x in batch.items()}
@@ -98,7 +101,9 @@ class Instances:
                 for name, system in rows.items():
                     drawn = system.given(seen, step)
                     size = tuple(seen["image"].shape[2:])
-                    boxes = paste(torch.ones_like(drawn.masks).flatten(0, 1), drawn.frames.flatten(0, 1), size)
+                    boxes = paste(
+                        torch.ones_like(drawn.masks).flatten(0, 1), drawn.frames.flatten(0, 1), size
+                    )
                     boxes = boxes.unflatten(0, valid.shape) > 0.5
                     truth = in_image(polygons, valid, size)
                     said = {name: drawn.pasted(size) > 0.5}
@@ -106,7 +111,9 @@ class Instances:
                         for metric, values in fits(masks, truth, boxes, valid).items():
                             found.setdefault((row, metric), []).extend(values)
                     if system.finds:
-                        got = matched(system.detect(seen, step, score=self.score), polygons, valid, size, self)
+                        got = matched(
+                            system.detect(seen, step, score=self.score), polygons, valid, size, self
+                        )
                         counts[name] = counts.get(name, 0) + got
         for (row, metric), values in found.items():
             if values:

@@ -18,8 +18,8 @@ Head = Literal["mlp", "deconv", "deconv-wide", "deconv-coordinates"]
 class MaskHead(nn.Module):
     """Features of boxes to logits of a mask twice as fine.
 
-    ``"mlp"`` is the head of MAYOR as we rebuild it: a convolution of 1 x 1 to few channels and two layers over
-    all places at once, so that every cell of the mask sees the whole box, and by weights of its own. The
+    ``"mlp"`` is the head of MAYOR as we rebuild it: a convolution of 1 x 1 to few channels and two layers
+    over all places at once, so that every cell of the mask sees the whole box, and by weights of its own. The
     others see no further than their convolutions reach: ``"deconv"`` is that of Mask R-CNN (He et al. 2017);
     ``"deconv-wide"`` has, between, two convolutions of 1 x 1 of such a width that it has as many weights as
     ``"mlp"``; ``"deconv-coordinates"`` is told where in the box each place is (Liu et al. 2018, CoordConv,

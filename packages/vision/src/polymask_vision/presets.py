@@ -859,7 +859,7 @@ MAYOR: Presets = {
         "roi": 14,
         "hidden": 1024,
         "assignment": "adaptive",
-        "target": "instance",
+        "learn": "instance",
         "boxes": "proposed",
         "epochs": 100,
         "warmup_epochs": 1,

@@ -90,7 +90,9 @@ class ProposalNetwork(nn.Module):
             owner_BA = adaptive_assignment(self.places, self.levels, boxes_BG4, valid_BG, least=self.least)
         else:
             owner_BA = overlap_assignment(self.places, boxes_BG4, valid_BG)
-        positive_BA, negative_BA = draw.sample(owner_BA >= 0, owner_BA == NEGATIVE, self.anchors, 0.5, ANCHORS)
+        positive_BA, negative_BA = draw.sample(
+            owner_BA >= 0, owner_BA == NEGATIVE, self.anchors, 0.5, ANCHORS
+        )
         score_BA = F.binary_cross_entropy_with_logits(logit_BA, positive_BA.float(), reduction="none")
         wanted_BA4 = _encoded(self.coder, _owned(boxes_BG4, owner_BA), self.places.expand_as(change_BA4))
         fit_BA = F.smooth_l1_loss(change_BA4, wanted_BA4, beta=1 / 9, reduction="none").sum(-1)
@@ -167,7 +169,7 @@ class BoxHead(nn.Module):
     def choose(
         self, proposals_BP4: Tensor, real_BP: Tensor, boxes_BG4: Tensor, valid_BG: Tensor, draw: Draw
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """RoIs to learn from, positive ones first: ``[B, R, 4]``, the instance of each or -1, and if it counts.
+        """RoIs to learn from, positive ones first: ``[B, R, 4]``, their instances or -1, which of them count.
 
         Instances are proposals too (Mask R-CNN), so that there are positive ones from the first step. They
         come last: what is drawn of an image must not depend on how many the others have.

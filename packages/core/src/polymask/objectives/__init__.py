@@ -98,7 +98,7 @@ class BinaryCrossEntropy(SiteMean):
 
 
 class Dice(SiteMean):
-    """One minus the overlap of a site's prediction and answer: each site is one object, not D separate numbers.
+    """One minus the overlap of a site's prediction and answer: a site is one object, not D separate numbers.
 
     ``1 - (2 sum p t + e) / (sum p^2 + sum t^2 + e)`` with p the sigmoid of the logits (Milletari et al. 2016,
     V-Net, arXiv 1606.04797): 0 where they agree, 1 where they are disjoint, whatever the size of the object.

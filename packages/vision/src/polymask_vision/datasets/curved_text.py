@@ -19,20 +19,20 @@ from polymask.data import Splits, whole
 from polymask.types import Count, Share, Whole
 from polymask_vision.boxes import BOXES, POLYGONS
 
-WORDS = (
-    "about after again always answer before began being better between both bring build call came carry change "
-    "city close color could country course cover cross does door down draw early earth every example face "
-    "family farm father feel field figure first follow food form found four friend from give good great group "
-    "grow hand hard have head hear help here high home horse hour house idea island keep kind know land large "
-    "last late learn leave letter life light line list little live long look make many mark mean might mile "
-    "money more morning mother mountain move music name near need never night north notice number often open "
-    "order other page paper part people picture place plain plant play point port press question quick rain "
-    "reach read right river road rock room round school science second seem sentence serve ship short show side "
-    "simple sing size slow small song sound south space spell stand start state stay step still stop story "
-    "street study table take talk teach tell thing think thought three time together town travel tree true turn "
-    "under unit until usual voice vowel walk want warm watch water wheel where which while white whole wind "
-    "wonder wood word work world would write year young"
-).split()
+WORDS = """
+about after again always answer before began being better between both bring build call came carry
+change city close color could country course cover cross does door down draw early earth every example
+face family farm father feel field figure first follow food form found four friend from give good great
+group grow hand hard have head hear help here high home horse hour house idea island keep kind know land
+large last late learn leave letter life light line list little live long look make many mark mean might
+mile money more morning mother mountain move music name near need never night north notice number often
+open order other page paper part people picture place plain plant play point port press question quick
+rain reach read right river road rock room round school science second seem sentence serve ship short
+show side simple sing size slow small song sound south space spell stand start state stay step still
+stop story street study table take talk teach tell thing think thought three time together town travel
+tree true turn under unit until usual voice vowel walk want warm watch water wheel where which while
+white whole wind wonder wood word work world would write year young
+""".split()  # noqa: SIM905  a list of them would have a line each
 """What lines are made of."""
 
 VERTICES = 16
@@ -49,7 +49,7 @@ def curved_text(
     seed: Whole = 0,
     test: Share = 0.2,
 ) -> Splits[CurvedText]:
-    """Images of text along arcs, drawn when they are asked for, with a polygon for each line.
+    """Images of text along arcs, with a polygon for each line, drawn when they are asked for.
 
     The glyphs are real, of the scalable font that Pillow brings along; lines, arcs and colours are made up,
     a fixed function of the seed and the number of an image. In part of the images lines are neighbours on
@@ -70,8 +70,8 @@ def curved_text(
             raise UserError(f"{name} takes two numbers of pixels, 0 < low <= high, got {low}, {high}")
     if 2 * height[1] + gap[1] > pixels / 2:
         raise UserError(
-            f"neighbouring lines of {height[1]:g} pixels do not fit into images of {pixels}: give --data.pixels "
-            f"{math.ceil(4 * height[1] + 2 * gap[1])} or more, or a smaller --data.height"
+            f"neighbouring lines of {height[1]:g} pixels do not fit into images of {pixels}: give "
+            f"--data.pixels {math.ceil(4 * height[1] + 2 * gap[1])} or more, or a smaller --data.height"
         )
     if not 0 <= test < 1 or round(test * count) == count:
         raise UserError(f"test must be a share of the images that leaves some to train on, got {test}")
@@ -119,7 +119,7 @@ class CurvedText:
         return self._get(index)[0]
 
     def objects(self, index: int) -> dict[str, Tensor]:
-        """Outlines of the lines, ``[lines, 16, 2]``, along the top as it is read and back, and their boxes."""
+        """Outlines of the lines, ``[lines, 16, 2]``, along the top from the first letter on, and boxes."""
         outline = self._get(index)[1]
         return {BOXES: torch.cat([outline.amin(1), outline.amax(1)], dim=-1), POLYGONS: outline}
 
@@ -178,7 +178,10 @@ class Arc:
         angle = torch.atan2(dx.expand(side, -1), -dy.expand(-1, side)) - self.middle
         angle = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
         sign = -1 if self.turned else 1
-        across, down = sign * angle * self.radius / self.length * 2, -sign * (far - self.radius) / self.height * 2
+        across, down = (
+            sign * angle * self.radius / self.length * 2,
+            -sign * (far - self.radius) / self.height * 2,
+        )
         grid = torch.stack([across, down], dim=-1)[None]
         return F.grid_sample(strip[None, None], grid, align_corners=False)[0, 0]
 

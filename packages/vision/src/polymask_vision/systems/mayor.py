@@ -1,33 +1,33 @@
-"""MAYOR: Mask is All You Need, Mask R-CNN for Dense and Arbitrary-Shaped Scene Text (Qin et al. 2021).
+"""MAYOR: Mask is All You Need, Mask R-CNN for dense text of any shape (Qin et al. 2021, arXiv 2109.03426).
 
-Find lines of text with Mask R-CNN, but draw the mask of a box by layers that see all of it at once, teach them
-the shape of the whole instance that the box is of, and give every instance enough anchors, however long it is.
+Find lines of text with Mask R-CNN, but draw the mask of a box by layers that see all of it at once, teach
+them the shape of the whole instance that the box is of, and give every instance enough anchors.
 
     polymask pretrain vision/mayor --preset small --data curved-text
     polymask pretrain vision/mayor --preset small-proposals --data curved-text
     polymask evaluate RUN vision/instances
 
-arXiv 2109.03426. A *mask* is an instance mask here, what is predicted: nothing of the input is hidden.
+A *mask* is an instance mask here, what is predicted: nothing of the input is hidden.
 
-The text could not be read beyond the abstract, and no code was published. From the abstract are the three
-ideas: a mask head of an MLP, targets of whole instances, adaptive assignment of anchors. All that has a number,
-and the form of each, is our reconstruction from them and from Mask R-CNN (He et al. 2017): the sizes of the
-head (:class:`polymask_vision.mask_heads.MaskHead`), the overlap as its loss (``core/dice``; Mask R-CNN has
-``core/binary-cross-entropy``), the rule of assignment (:func:`polymask_vision.assignment.adaptive_assignment`),
-one square anchor per place, all weights 1, the optimiser, and what is done with masks in the end.
+The text could not be read beyond the abstract, and no code was published. From the abstract are three ideas:
+a mask head of an MLP, targets of whole instances, adaptive assignment of anchors. All that has a number, and
+the form of each, is our reconstruction from them and from Mask R-CNN (He et al. 2017): the sizes of the head
+(:class:`polymask_vision.mask_heads.MaskHead`), the overlap as its loss (``core/dice``; Mask R-CNN has
+``core/binary-cross-entropy``), the rule of assignment
+(:func:`polymask_vision.assignment.adaptive_assignment`), one square anchor per place, all weights 1, the
+optimiser, and what is done with masks in the end.
 
-The target of a box is its own instance, drawn from that polygon alone: neighbours are ground (``--target
-instance``); ``--target text`` tells text from ground, whosever it is, which is what the paper leaves behind.
-Boxes without a pixel of their instance are left out. ``--margin`` widens the box that is looked at and drawn
-in, so that a box which cuts an instance can still learn its whole shape. Weights of the backbone are drawn
-anew unless ``--pretrained true`` asks timm for its own.
+A box learns its own instance, drawn from that polygon alone: neighbours are ground. ``--learn text`` tells
+text from ground, whosever it is, which is what the paper leaves behind. Boxes without a pixel of their
+instance do not count. ``--margin`` widens the box that is looked at and drawn in, so that a box which cuts an
+instance can still learn its whole shape.
 
-Boxes are ``proposed`` and trained end to end, or ``given``: those of the instances, each side moved at random,
-at test too, so that no prior of the centre solves the task. Losses of anchors and boxes are a mean over the
-images, so that all count alike; that of masks is one over boxes.
+Boxes are ``proposed`` and trained end to end, or ``given``: those of the instances, each side moved at
+random, at test too, so that no prior of the centre solves the task. Losses of anchors and boxes are a mean
+over images, so that all count alike; that of masks is one over boxes.
 
-Shapes: B images, G instances of an image, V vertices of a polygon, R boxes, D width of the pyramid, m side of a
-mask, H rows and W columns of pixels.
+Shapes: B images, G instances of an image, V vertices of a polygon, R boxes, D width of the pyramid, m side of
+a mask, H rows and W columns of pixels.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class MAYOR(System):
         boxes: ``"proposed"`` by a network that is trained along, or ``"given"``.
         jitter: how far each side of a given box is moved at most, as a share of the box.
         margin: what is added to each side of a box before its mask is drawn, as a share of the box.
-        target: a box learns its own ``"instance"``, or what is ``"text"``.
+        learn: a box learns its own ``"instance"``, or what is ``"text"``.
         head: ``"mlp"``, ``"deconv"``, ``"deconv-wide"`` (as many weights) or ``"deconv-coordinates"``.
         roi: rows and columns of features of a box; masks have twice as many.
         depth: convolutions before the head.
@@ -82,7 +82,7 @@ class MAYOR(System):
         anchors: anchors scored in each image.
         before: proposals of each map before those that overlap are left out.
         after: proposals of each image.
-        rois: proposals of each image that boxes and masks are learned from, a quarter of them of text at most.
+        rois: proposals of each image that are learned from, a quarter of them of text at most.
         box_dim: width of the head of boxes.
         size: image height and width, from the data.
         channels: image channels, from the data.
@@ -103,7 +103,7 @@ class MAYOR(System):
         boxes: Literal["proposed", "given"] = "proposed",
         jitter: Share = 0.1,
         margin: NotNegative = 0.0,
-        target: Literal["instance", "text"] = "instance",
+        learn: Literal["instance", "text"] = "instance",
         head: Head = "mlp",
         roi: Count = 14,
         depth: Count = 4,
@@ -122,16 +122,10 @@ class MAYOR(System):
         channels: Fact[Count] = 3,
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ("boxes", boxes, ("proposed", "given")),
-            ("target", target, ("instance", "text")),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r}: choose {known[0]!r} or {known[1]!r}")
         if jitter >= 0.5:
             raise UserError(f"jitter={jitter} would let boxes vanish: give less than 0.5")
         self.objective, self.size, self.channels = objective, (size[0], size[1]), channels
-        self.jitter, self.margin, self.target, self.roi = jitter, margin, target, roi
+        self.jitter, self.margin, self.learn, self.roi = jitter, margin, learn, roi
         backbone = Levels(
             model=model,
             size=self.size,
@@ -141,9 +135,7 @@ class MAYOR(System):
             arguments=arguments,
         )
         self.pyramid = FeaturePyramid(backbone, width)
-        self.mask_head = MaskHead(
-            dim=width, roi=roi, kind=head, depth=depth, reduced=reduced, hidden=hidden
-        )
+        self.mask_head = MaskHead(dim=width, roi=roi, kind=head, depth=depth, reduced=reduced, hidden=hidden)
         self.finds = boxes == "proposed"
         self.proposals: ProposalNetwork | None = None
         self.box_head: BoxHead | None = None
@@ -161,9 +153,7 @@ class MAYOR(System):
                 before=before,
                 after=after,
             )
-            self.box_head = BoxHead(
-                width=width, strides=strides, size=self.size, dim=box_dim, boxes=rois
-            )
+            self.box_head = BoxHead(width=width, strides=strides, size=self.size, dim=box_dim, boxes=rois)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         maps = self.pyramid(batch[IMAGE])
@@ -212,9 +202,7 @@ class MAYOR(System):
         return logits.unflatten(0, frames_BR4.shape[:2])
 
     @torch.no_grad()
-    def truth(
-        self, polygons_BGV2: Tensor, valid_BG: Tensor, frames_BR4: Tensor, owner_BR: Tensor
-    ) -> Tensor:
+    def truth(self, polygons_BGV2: Tensor, valid_BG: Tensor, frames_BR4: Tensor, owner_BR: Tensor) -> Tensor:
         """What is to be drawn in boxes: bool ``[B, R, m, m]``.
 
         Args:
@@ -224,7 +212,7 @@ class MAYOR(System):
             owner_BR: the instance of each, or -1.
         """
         frames, cells = frames_BR4.flatten(0, 1), self.mask_head.cells
-        if self.target == "instance":
+        if self.learn == "instance":
             own = owner_BR.clamp(min=0)[..., None, None].expand(-1, -1, *polygons_BGV2.shape[2:])
             found = rasterise(polygons_BGV2.gather(1, own).flatten(0, 1), frames, cells)
             return found.unflatten(0, owner_BR.shape)
