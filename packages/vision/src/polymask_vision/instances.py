@@ -48,11 +48,11 @@ class Segments(Protocol):
 class Instances:
     """Masks of instances, of boxes that are given, and instances found.
 
-    Masks are compared at the pixels of the image, at a probability of 0.5: their intersection over union
-    with the instance, and the leak, the share of what is marked of the pixels that neighbours have in the box.
-    Crowded instances are those of whose box neighbours have a tenth or more; instances alone have no neighbour
-    there. Figures are means over the instances of an image, intervals over images. Boxes are moved as in
-    training, the same ones for every row.
+    Masks are compared at the pixels of the image, at a probability of 0.5: their intersection over union with
+    the instance, and the leak, the share that is marked of the pixels which neighbours have in the box.
+    Crowded instances are those of whose box neighbours have a tenth or more; instances alone have no
+    neighbour there. Figures are means over the instances of an image, intervals over images. Boxes are moved
+    as in training, the same ones for every row.
 
     Of systems that find instances by themselves the outline of each mask is compared with the outlines of the
     data: precision, recall and their harmonic mean over all images, where each detection, the most probable

@@ -925,6 +925,69 @@ PHG_MAE: Presets = {
     },
 }
 
+# crops of 8 x 8 cells; half are hidden
+_MOM: Options = {"encoder.class_token": False, "betas": (0.9, 0.999)}
+MOM: Presets = {
+    # kitti.sh of the release. Its encoder is the end of a pre-trained ViT-B. It accumulates batches of 4 four
+    # times and clips gradients by value; its cosine starts again after every epoch, ours is one
+    "paper": {
+        **_MOM,
+        "data.size": (375, 1242),
+        "tokenizer.size": 120,
+        "tokenizer.patch_size": 15,
+        "encoder.dim": 768,
+        "encoder.depth": 6,
+        "encoder.heads": 12,
+        "encoder.positions": "learned",
+        "pretrained": True,
+        "warm_up": (10 / 150, 20 / 150),
+        "epochs": 150,
+        "batch_size": 16,
+        "lr": 5e-5,
+        "min_lr": 1e-6,
+        "weight_decay": 2e-5,
+    },
+    # for images of 64 to 128 pixels
+    "small": {
+        **_MOM,
+        "tokenizer.size": 32,
+        "tokenizer.patch_size": 4,
+        **_VIT_SMALL,
+        "model": "convnext_atto",
+        "arguments": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 128)},
+        "levels": (0, 1, 2),
+        "pyramid_dim": 32,
+        "small": 4.0,
+        "warm_up": (0.05, 0.15),
+        "head_dim": 128,
+        "decoder_dim": 64,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "steps": 1000,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+    },
+    "tiny": {
+        **_MOM,
+        "tokenizer.size": 16,
+        "tokenizer.patch_size": 2,
+        **_VIT_TINY,
+        "model": "convnext_atto",
+        "arguments": {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)},
+        "levels": (0, 1),
+        "pyramid_dim": 8,
+        "small": 0.0,
+        "object_heads": 2,
+        "head_dim": 16,
+        "decoder_dim": 32,
+        "decoder_depth": 2,
+        "decoder_heads": 2,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 # stages with strides of 4 pixels, so that any subset of patches of 4 can be encoded
 _RESNET_STAGE: Options = {"model": "resnet18", "stage": 1}
 LAYER_MASKED: Presets = {

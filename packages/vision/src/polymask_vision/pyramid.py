@@ -28,7 +28,7 @@ class Levels(nn.Module):
 
     Args:
         model: name in timm, of a model that has ``features_only``.
-        size: image height and width in pixels.
+        size: image height and width in pixels, which it is tried with; None for any that the model takes.
         channels: image channels.
         levels: which maps of the model, from 0; all by default.
         pretrained: load the weights that timm has.
@@ -42,7 +42,7 @@ class Levels(nn.Module):
         self,
         *,
         model: str,
-        size: tuple[int, int],
+        size: tuple[int, int] | None = None,
         channels: int = 3,
         levels: Sequence[int] | None = None,
         pretrained: bool = False,
@@ -54,14 +54,15 @@ class Levels(nn.Module):
             options["out_indices"] = tuple(levels)
         try:
             self.net: Any = _features_of(model, size, options)
-            found = self._reach(channels, size)
+            if size is not None:
+                self._try(channels, size)
         except Exception as error:  # timm raises all kinds of errors
             raise UserError(
-                f"timm gives no feature maps of {model!r} for images of {size[0]} x {size[1]} pixels with "
-                f"{options} ({type(error).__name__}: {error}): choose another model, size or levels"
+                f"timm gives no feature maps of {model!r} for images of {size or 'any size'} with {options} "
+                f"({type(error).__name__}: {error}): choose another model, size or levels"
             ) from error
+        self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.net.feature_info.reduction())
-        self.channels: tuple[int, ...] = tuple(each.shape[1] for each in found)
 
     def _maps(self, picture_BCHW: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.net(picture_BCHW)
@@ -70,26 +71,22 @@ class Levels(nn.Module):
             maps = [each.permute(0, 3, 1, 2) for each in maps]
         return maps
 
-    def _reach(self, channels: int, size: tuple[int, int]) -> list[Tensor]:
-        """Maps of one image; weights that do not reach them are not trained."""
+    @torch.no_grad()
+    def _try(self, channels: int, size: tuple[int, int]) -> None:
         training = self.net.training
-        self.net.eval()  # a norm over one place of a batch of one has no variance
-        with torch.enable_grad():
-            maps = self._maps(torch.zeros(1, channels, *size))
-            total = torch.stack([each.sum() for each in maps]).sum()
-            reached = torch.autograd.grad(total, list(self.net.parameters()), allow_unused=True)
+        self.net.eval()  # a norm over one place of one image has no variance, and no average is to move
+        self._maps(torch.zeros(1, channels, *size))
         self.net.train(training)
-        for parameter, gradient in zip(self.net.parameters(), reached, strict=True):
-            parameter.requires_grad_(parameter.requires_grad and gradient is not None)
-        return maps
 
     def forward(self, picture_BCHW: Tensor) -> list[Tensor]:
         """Images to one map ``[B, channels[k], H / strides[k], W / strides[k]]`` per level, rounded up."""
         return self._maps(picture_BCHW)
 
 
-def _features_of(model: str, size: tuple[int, int], options: dict[str, Any]) -> Any:
+def _features_of(model: str, size: tuple[int, int] | None, options: dict[str, Any]) -> Any:
     """A model for images of this size, which models that take any size do not ask for."""
+    if size is None:
+        return timm.create_model(model, features_only=True, **options)
     try:
         return timm.create_model(model, features_only=True, img_size=size, **options)
     except TypeError as error:
@@ -133,16 +130,15 @@ def join_levels(maps: Sequence[Tensor], level: int) -> Tensor:
         maps: of the levels, the finest first.
         level: the one whose size is taken; its stride is that of the result.
     """
-    rows, columns = maps[level].shape[2:]
-    same = [
-        each
-        if each.shape[2:] == (rows, columns)
-        else F.interpolate(
-            each, (rows, columns), mode="bilinear", antialias=each.shape[2] > rows, align_corners=False
-        )
-        for each in maps
-    ]
-    return torch.cat(same, dim=1)
+    size = maps[level].shape[2:]
+    return torch.cat([each if each.shape[2:] == size else _resized(each, size) for each in maps], dim=1)
+
+
+def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    # the filter against aliasing knows no bfloat16 on CPUs
+    shrinks = x.shape[2] > size[0]
+    wide = F.interpolate(x.float(), size, mode="bilinear", antialias=shrinks, align_corners=False)
+    return wide.to(x.dtype)
 
 
 def region_features(
@@ -179,4 +175,4 @@ def region_features(
         wanted = 2 ** (4 + (side / 224).clamp_min(1e-6).log2() + 1e-6).floor()
         for each, stride in zip(features[1:], strides[1:], strict=True):
             found = torch.where((wanted >= stride)[:, None, None, None], each, found)
-    return found.to(maps[0].dtype).unflatten(0, (b, n))
+    return found.to(maps[0].dtype).reshape(b, n, -1, *size)

@@ -13,6 +13,7 @@ from torch import Tensor
 from polymask import UserError
 from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
 from polymask.types import Count
+from polymask_vision.boxes import Boxed, moved
 from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
 from polymask_vision.datasets.maps import Mapped, layer_facts
 from polymask_vision.datasets.memory import Arrays, Ready
@@ -36,8 +37,9 @@ class ImageDataset(FileDataset[Images]):
 
     Of data with a class or a value at each pixel, samples hold these too, see :class:`Mapped`, under the same
     crop as the image; ``map_classes`` are names of the classes. Of pairs, see :class:`Paired`, samples hold
-    the second picture as ``"other"``, augmented for itself, whatever ``views`` is. With ``text_vocab``,
-    samples of data with captions hold their words too, see :class:`Captions`.
+    the second picture as ``"other"``, augmented for itself, whatever ``views`` is. Of data with boxes, see
+    :class:`Boxed`, they hold these, moved like the image. With ``text_vocab``, samples of data with captions
+    hold their words too, see :class:`Captions`.
 
     Args:
         found: what the reader found.
@@ -174,7 +176,11 @@ class ImageDataset(FileDataset[Images]):
                 maps = source.maps(number)
         if wrong := [x.shape[-2:] for x in maps.values() if x.shape[-2:] != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
-        first, maps = self.preparation.with_maps(image, maps, augment)
+        prepared = self.preparation.prepare(image, maps, augment)
+        first, maps = prepared.image, prepared.maps
+        if isinstance(source, Boxed):
+            with reading(reason):
+                maps |= moved(source.objects(number), prepared, self.preparation.size)
         if self.words is not None:
             maps |= self.words.entries(source, number)
         if len(self.keys) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from polymask import UserError
+from polymask_vision.datasets.place import Place, Prepared
 from polymask_vision.datasets.rand_augment import RandAugment
 
 Augment = Literal[
@@ -27,6 +29,10 @@ IMAGENET_GREY = ((0.459,), (0.226,))
 
 PAD = 4
 """Pixels that are reflected around an image before it is cropped anywhere."""
+
+
+COLOURED = ("three-augment", "crop-jitter")
+"""Augmentations that change colours, and of which it is known where each pixel was."""
 
 
 class Preparation:
@@ -108,12 +114,17 @@ class Preparation:
 
         With ``augment``, chance comes from torch's global generator.
         """
-        return self.with_maps(image, {}, augment)[0]
+        return self.prepare(image, {}, augment).image
 
     def with_maps(
         self, image: Tensor, maps: Mapping[str, Tensor], augment: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The same, with maps ``[h, w]`` or ``[C, h, w]`` of its pixels, scaled, cropped, flipped alike."""
+        prepared = self.prepare(image, maps, augment)
+        return prepared.image, prepared.maps
+
+    def prepare(self, image: Tensor, maps: Mapping[str, Tensor], augment: bool = False) -> Prepared:
+        """The same, with where the pixels went."""
         if image.is_floating_point():
             image = image.clamp(0, 1)
         # a crop of whole pixels takes maps of any type as they are in float64
@@ -129,27 +140,40 @@ class Preparation:
             image = self._crop.transform(image, part)
             top, left, height, width = (part[name] for name in ("top", "left", "height", "width"))
             rest = [nearest(x[..., top : top + height, left : left + width], self.size) for x in planes[1:]]
+            scale = self.size[0] / height, self.size[1] / width
+            place = Place(scale, (top * scale[0], left * scale[1]))
         elif chosen in ("shift-flip", "three-augment"):
-            planes = self._resize(planes)
+            planes, scale = self._resize(planes)
             part = self._anywhere.make_params(planes[:1])
             image, *rest = (self._anywhere.transform(x, part) for x in planes)
+            place = Place(scale, (part["top"] - PAD, part["left"] - PAD))
         elif chosen == "crop-jitter":
             low, high = self.crop_scale
             side = (low + (high - low) * torch.rand(1).item()) ** -0.5
-            planes = self._resize(planes, (round(side * self.size[0]), round(side * self.size[1])))
+            planes, scale = self._resize(planes, (round(side * self.size[0]), round(side * self.size[1])))
             top, left = (
                 int(torch.randint(there - wanted + 1, ()))
                 for there, wanted in zip(planes[0].shape[-2:], self.size, strict=True)
             )
             image, *rest = (F.crop(x, top, left, *self.size) for x in planes)
-            image = self._light(image)
+            place = Place(scale, (top, left))
         else:
-            image, *rest = (F.center_crop(x, list(self.size)) for x in self._resize(planes))
+            planes, scale = self._resize(planes)
+            image, *rest = (F.center_crop(x, list(self.size)) for x in planes)
+            # torchvision rounds half a pixel to an even number
+            top, left = (
+                round((there - wanted) / 2)
+                for there, wanted in zip(planes[0].shape[-2:], self.size, strict=True)
+            )
+            place = Place(scale, (top, left))
         # as v2.RandomHorizontalFlip draws
         if chosen not in ("none", "crop", "crop-jitter") and torch.rand(1) < 0.5:
             image, *rest = (x.flip(-1) for x in (image, *rest))
-        if chosen == "three-augment":
-            image = self._one_of(self._jitter(image))
+            place = dataclasses.replace(place, mirror=self.size[1])
+        clean = None
+        if chosen in COLOURED:
+            clean = self._normalised(image)
+            image = self._light(image) if chosen == "crop-jitter" else self._one_of(self._jitter(image))
         erase = None
         if chosen == "rand-augment" and self._random is not None:
             image, erase = self._random.change(image), self._random.erase
@@ -158,7 +182,7 @@ class Preparation:
             for name, x in zip(maps, rest, strict=True)
         }
         normalised = self._normalised(image)
-        return (normalised if erase is None else erase(normalised)), kept
+        return Prepared(normalised if erase is None else erase(normalised), kept, place, clean)
 
     def _normalised(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
@@ -171,15 +195,17 @@ class Preparation:
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
-    def _resize(self, planes: Sequence[Tensor], cover: tuple[int, int] | None = None) -> list[Tensor]:
-        """An image and maps of its pixels, scaled to cover a size, by default that which is wanted."""
+    def _resize(
+        self, planes: Sequence[Tensor], cover: tuple[int, int] | None = None
+    ) -> tuple[list[Tensor], tuple[float, float]]:
+        """An image and maps of its pixels, scaled to cover a size, by default that wanted; how much."""
         (h, w), (rows, columns) = planes[0].shape[-2:], cover or self.size
         scale = max(rows / h, columns / w)
         size = (max(round(h * scale), rows), max(round(w * scale), columns))
         if size == (h, w):
-            return list(planes)
+            return list(planes), (1.0, 1.0)
         image = F.resize(planes[0], list(size), InterpolationMode.BICUBIC, antialias=True)
-        return [image, *(nearest(x, size) for x in planes[1:])]
+        return [image, *(nearest(x, size) for x in planes[1:])], (size[0] / h, size[1] / w)
 
 
 def normalisation(

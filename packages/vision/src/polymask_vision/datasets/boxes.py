@@ -1,0 +1,195 @@
+"""Folders of images with boxes of objects, in the layout of COCO."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from polymask import UserError
+from polymask.data import BadSample, Splits
+from polymask.data.folders import read_folder
+from polymask.types import Count, Share
+from polymask_vision.boxes import BOXES, DISTANCE, POLYGONS, some_of
+from polymask_vision.datasets.decode import ENDINGS, fault
+from polymask_vision.datasets.folder import Files
+
+Annotation = Mapping[str, Any]
+
+
+def boxes(
+    *,
+    source: str,
+    images: str = "images",
+    annotations: str = "annotations.json",
+    vertices: Count = 16,
+    labelled: Share = 1.0,
+    test: Share = 0.1,
+) -> Splits[BoxedFiles]:
+    """Images and boxes of the objects in them, from files as COCO's: ``images/a.jpg``, ``annotations.json``.
+
+    The file lists ``images`` (``id``, ``file_name`` below the folder of images) and ``annotations``
+    (``image_id``, ``bbox`` as left, top, width and height in pixels). Where annotations have a ``distance``,
+    samples hold it; where any has a ``segmentation`` of polygons, they hold the largest of each object, and
+    objects without one have their box. Crowds (``iscrowd``) are left out. Folders below that of the images
+    are splits as in ``folder``. Samples are cropped to one size like the image: say one of its shape
+    (``--data.size``).
+
+    Images without a box, or not listed, and damaged ones are left out and listed in ``skipped``.
+
+    Args:
+        source: the folder with both (``boxes:PATH``).
+        images: the folder of images in it.
+        annotations: the file of annotations in it, or a folder of several.
+        vertices: of a polygon; one of more is thinned out evenly.
+        labelled: share of the training images whose distances are known; the others keep their boxes.
+        test: share of the images to hold out where there is no folder for it.
+    """
+    root = Path(source).expanduser()
+    where = root / annotations
+    if not where.exists() or not (root / images).is_dir():
+        missing = f"file {where}" if not where.exists() else f"folder {root / images}"
+        raise UserError(
+            f"boxes:{source}: there is no {missing}: say where images and annotations are, --data.images and "
+            "--data.annotations"
+        )
+    found = _read(sorted(where.glob("*.json")) if where.is_dir() else [where])
+    looked = read_folder(
+        str(root / images),
+        ENDINGS,
+        "images with boxes",
+        lambda path: _look(path, found, path.relative_to(root / images).as_posix()),
+    )
+    files = BoxedFiles(looked.root, looked.names, looked.looks, vertices)
+    splits = looked.splits(files, test)
+    chosen = some_of(splits.train.names(), labelled)
+    files.unknown = frozenset(splits.train.index[~chosen].tolist())
+    return splits
+
+
+def example_source(folder: Path) -> str:
+    """Squares and triangles, large ones near."""
+    (folder / "images").mkdir()
+    listed: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    for i in range(8):
+        picture = Image.new("RGB", (32, 24), (20 * i, 80, 120))
+        side = 4 + i
+        corners = [(2, 3), (2 + side, 3), (2, 3 + side)]
+        ImageDraw.Draw(picture).polygon(corners, fill=(255, 200, 30 * i))
+        picture.paste((250, 20, 30), (18, 6, 18 + side, 6 + side))
+        picture.save(folder / "images" / f"{i}.png")
+        listed["images"].append({"id": i, "file_name": f"{i}.png"})
+        outline = [float(x) for corner in corners for x in corner]
+        listed["annotations"] += [
+            {"image_id": i, "bbox": [2, 3, side, side], "distance": 40 / side, "segmentation": [outline]},
+            {"image_id": i, "bbox": [18, 6, side, side], "distance": 40 / side},
+        ]
+    (folder / "annotations.json").write_text(json.dumps(listed))
+    return str(folder)
+
+
+class BoxedFiles(Files):
+    """Image files and the objects in each, by number.
+
+    Args:
+        root: the folder that names are relative to.
+        names: of the files.
+        annotations: of each image.
+        vertices: of a polygon.
+    """
+
+    unknown: frozenset[int] = frozenset()
+    """Numbers of images whose distances are withheld."""
+
+    def __init__(
+        self, root: Path, names: Sequence[str], annotations: Sequence[Sequence[Annotation]], vertices: int
+    ) -> None:
+        super().__init__(root, names)
+        self.annotations, self.vertices = annotations, vertices
+        every = [one for some in annotations for one in some]
+        self.outlined = any(isinstance(one.get("segmentation"), list) for one in every)
+
+    def objects(self, index: int) -> dict[str, Tensor]:
+        own = self.annotations[index]
+        box = torch.tensor([one["bbox"] for one in own], dtype=torch.float32)
+        found = {BOXES: torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], dim=1)}
+        away = [math.nan if one.get("distance") is None else float(one["distance"]) for one in own]
+        known = torch.tensor(away, dtype=torch.float32)
+        found[DISTANCE] = known.fill_(math.nan) if index in self.unknown else known
+        if self.outlined:
+            found[POLYGONS] = torch.stack([_outline(one, self.vertices) for one in own])
+        return found
+
+
+def _outline(one: Annotation, vertices: int) -> Tensor:
+    """The largest polygon of an object, or its box: ``[K, 2]``, the last vertex repeated."""
+    given = one.get("segmentation")
+    parts = [torch.tensor(part, dtype=torch.float32).view(-1, 2) for part in given or ()]
+    if parts:
+        outline = max(parts, key=_area)
+    else:
+        x, y, width, height = map(float, one["bbox"])
+        outline = torch.tensor([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
+    count = len(outline)
+    if count > vertices:
+        return outline[torch.arange(vertices) * count // vertices]
+    return outline[torch.arange(vertices).clamp_max(count - 1)]
+
+
+def _area(outline: Tensor) -> float:
+    x, y = outline.unbind(1)
+    return float((x * y.roll(-1) - y * x.roll(-1)).sum().abs())
+
+
+def _read(files: Sequence[Path]) -> dict[str, list[Annotation]]:
+    """Annotations by the name of the image."""
+    found: dict[str, list[Annotation]] = {}
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            names = {each["id"]: str(each["file_name"]) for each in content["images"]}
+            for name in names.values():
+                found.setdefault(name, [])
+            for one in content["annotations"]:
+                if not one.get("iscrowd"):
+                    _require_box(file, one)
+                    found[names[one["image_id"]]].append(one)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file} is no file of annotations as COCO's ({type(error).__name__}: {error}): it needs "
+                "images with id and file_name, annotations with image_id and bbox"
+            ) from error
+    return found
+
+
+def _require_box(file: Path, one: Annotation) -> None:
+    box = one["bbox"]
+    if len(box) != 4 or not all(math.isfinite(x) for x in box) or min(box[2:]) <= 0:
+        raise UserError(
+            f"{file}: the bbox of annotation {one.get('id', '')} of image {one['image_id']} is {box}: give "
+            "left, top, width and height in pixels, the last two above 0"
+        )
+    given = one.get("segmentation")
+    if isinstance(given, list) and any(len(part) < 6 or len(part) % 2 for part in given):
+        raise UserError(
+            f"{file}: a polygon of annotation {one.get('id', '')} of image {one['image_id']} has no three "
+            "vertices of x and y"
+        )
+
+
+def _look(path: Path, annotations: Mapping[str, list[Annotation]], name: str) -> list[Annotation]:
+    """The annotations of an image, by its name in the folder or that of the file alone."""
+    if broken := fault(path):
+        raise BadSample(broken)
+    own = annotations.get(name, annotations.get(path.name))
+    if own is None:
+        raise BadSample("it is not listed in the annotations")
+    if not own:
+        raise BadSample("it has no box")
+    return own
