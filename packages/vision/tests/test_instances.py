@@ -134,7 +134,7 @@ def test_systems_without_masks_are_refused(run: Run) -> None:
 def test_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sys
 
-    for name in ("shapely", "skimage.measure"):
+    for name in ("shapely", "skimage"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"polymask-vision\[instances\]"):
         polygon_overlaps([], [])

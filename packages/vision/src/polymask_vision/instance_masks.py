@@ -36,7 +36,7 @@ class Detections:
         """Masks in images of a size, enlarged, ``[B, R, H, W]``."""
         large = (size[0] * scale, size[1] * scale)
         found = paste(self.masks.flatten(0, 1), self.frames.flatten(0, 1) * scale, large)
-        return found.unflatten(0, self.score.shape)
+        return found.view(*self.score.shape, *large)
 
 
 def instances(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +85,7 @@ def in_image(polygons_BGV2: Tensor, valid_BG: Tensor, size: tuple[int, int], sca
     large = (size[0] * scale, size[1] * scale)
     image = polygons_BGV2.new_tensor([0, 0, size[1], size[0]]).expand(valid_BG.numel(), 4)
     found = rasterise(polygons_BGV2.flatten(0, 1), image, large)
-    return found.unflatten(0, valid_BG.shape) & valid_BG[..., None, None]
+    return found.view(*valid_BG.shape, *large) & valid_BG[..., None, None]
 
 
 def paste(masks_Rmm: Tensor, boxes_R4: Tensor, size: tuple[int, int]) -> Tensor:

@@ -104,7 +104,7 @@ class Instances:
                     boxes = paste(
                         torch.ones_like(drawn.masks).flatten(0, 1), drawn.frames.flatten(0, 1), size
                     )
-                    boxes = boxes.unflatten(0, valid.shape) > 0.5
+                    boxes = boxes.view(*valid.shape, *size) > 0.5
                     truth = in_image(polygons, valid, size)
                     said = {name: drawn.pasted(size) > 0.5}
                     for row, masks in (said if name == UNTRAINED else {**said, WHOLE: boxes}).items():
@@ -191,11 +191,12 @@ def hits(overlaps: np.ndarray[Any, Any], least: float) -> int:
 def outline_of(mask: Tensor) -> np.ndarray[Any, Any] | None:
     """The longest outline of a mask ``[H, W]`` of probabilities at 0.5: x and y in pixels; None of none."""
     try:
-        from skimage.measure import find_contours
+        from skimage import measure
     except ImportError as error:
         raise missing() from error
     # a border of nothing closes what reaches the edge of the image
-    contours = find_contours(np.pad(mask.numpy(), 1), 0.5)
+    find: Any = measure.find_contours
+    contours = find(np.pad(mask.numpy(), 1), 0.5)
     if not contours:
         return None
     longest = max(contours, key=len)

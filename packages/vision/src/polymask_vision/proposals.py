@@ -280,15 +280,14 @@ def _owned(boxes_BG4: Tensor, owner_BA: Tensor) -> Tensor:
 
 def _encoded(coder: BoxCoder, wanted: Tensor, given: Tensor) -> Tensor:
     """Changes that lead from one box to another, finite for boxes without area too."""
-    low, high = wanted[..., :2], wanted[..., 2:]
-    wanted = torch.cat([low, torch.maximum(high, low + 1e-3)], dim=-1)
-    start, stop = given[..., :2], given[..., 2:]
-    given = torch.cat([start, torch.maximum(stop, start + 1e-3)], dim=-1)
-    return coder.encode_single(wanted.reshape(-1, 4), given.reshape(-1, 4)).view_as(wanted)
+    two = (torch.cat([x[..., :2], torch.maximum(x[..., 2:], x[..., :2] + 1e-3)], -1) for x in (wanted, given))
+    changes: Tensor = coder.encode_single(*(x.reshape(-1, 4) for x in two))
+    return changes.view_as(wanted)
 
 
 def _decoded(coder: BoxCoder, changes: Tensor, given: Tensor) -> Tensor:
-    return coder.decode_single(changes.reshape(-1, 4), given.reshape(-1, 4)).view_as(given)
+    boxes: Tensor = coder.decode_single(changes.reshape(-1, 4), given.reshape(-1, 4))
+    return boxes.view_as(given)
 
 
 def _mean(x_BP: Tensor, counted_BP: Tensor) -> Tensor:

@@ -165,9 +165,11 @@ class MAYOR(System):
             owner_BR = owner_BR.masked_fill(~valid_BG, -1)
         else:
             draw = Draw(step, sample_ids(batch))
-            said = self.proposals(self.coarser(maps))
-            losses["anchor"], losses["anchor_box"] = self.proposals.losses(*said, boxes_BG4, valid_BG, draw)
-            found = self.proposals.propose(*said)
+            logit_BA, change_BA4 = self.proposals(self.coarser(maps))
+            losses["anchor"], losses["anchor_box"] = self.proposals.losses(
+                logit_BA, change_BA4, boxes_BG4, valid_BG, draw
+            )
+            found = self.proposals.propose(logit_BA, change_BA4)
             chosen = self.box_head.choose(*found, boxes_BG4, valid_BG, draw)
             losses["class"], losses["box"] = self.box_head.losses(maps, *chosen, boxes_BG4)
             rois_BR4, owner_BR = (x[:, : max(self.box_head.boxes // 4, 1)] for x in chosen[:2])
@@ -199,7 +201,7 @@ class MAYOR(System):
         """Logits of the cells of boxes, ``[B, R, m, m]``."""
         features = region_features(maps, self.pyramid.strides, frames_BR4, (self.roi, self.roi))
         logits: Tensor = self.mask_head(features.flatten(0, 1))
-        return logits.unflatten(0, frames_BR4.shape[:2])
+        return logits.view(*frames_BR4.shape[:2], *self.mask_head.cells)
 
     @torch.no_grad()
     def truth(self, polygons_BGV2: Tensor, valid_BG: Tensor, frames_BR4: Tensor, owner_BR: Tensor) -> Tensor:
@@ -215,13 +217,12 @@ class MAYOR(System):
         if self.learn == "instance":
             own = owner_BR.clamp(min=0)[..., None, None].expand(-1, -1, *polygons_BGV2.shape[2:])
             found = rasterise(polygons_BGV2.gather(1, own).flatten(0, 1), frames, cells)
-            return found.unflatten(0, owner_BR.shape)
+            return found.view(*owner_BR.shape, *cells)
         union = torch.zeros(len(frames), *cells, dtype=torch.bool, device=frames.device)
         for polygon_BV2, valid_B in zip(polygons_BGV2.unbind(1), valid_BG.unbind(1), strict=True):
-            each = polygon_BV2.repeat_interleave(owner_BR.shape[1], dim=0)
-            there = valid_B.repeat_interleave(owner_BR.shape[1])
+            each, there = (x.repeat_interleave(owner_BR.shape[1], dim=0) for x in (polygon_BV2, valid_B))
             union |= rasterise(each, frames, cells) & there[:, None, None]
-        return union.unflatten(0, owner_BR.shape)
+        return union.view(*owner_BR.shape, *cells)
 
     @torch.no_grad()
     def detect(
