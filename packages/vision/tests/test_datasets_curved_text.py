@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
 from polymask import UserError
 from polymask_vision.datasets.base import ImageDataset
 from polymask_vision.datasets.curved_text import Arc, arcs, curved_text
+from polymask_vision.datasets.text_strips import printed, printed_lines
 from polymask_vision.instance_masks import in_image
 
 COUNT, SIDE = 24, 64
@@ -69,6 +74,31 @@ def test_lines_are_neighbours_or_alone():
     assert intruded > COUNT / 2
 
 
+def test_printed_lines_are_those_of_the_page_and_others_to_test_on():
+    pytest.importorskip("skimage")
+    lines = printed_lines()
+    assert len(lines) == 6 and all(8 < line.height < 30 and line.width > 150 for line in lines)
+    ink = [np.array(line) / 255 for line in lines]
+    assert all(0.1 < one.mean() < 0.45 and one[:, 0].any() and one[:, -1].any() for one in ink)
+    chance = random.Random(0)
+    strip = printed(lines[:1], chance, 40.0, 8.0)
+    assert strip.shape == (8, 40) and 0.05 < strip.mean() < 0.5
+    splits = drawn(count=6, test=0.5, glyphs="printed")
+    held, first, second = splits.train.source.strips
+    assert held == len(splits.test) == 3
+    assert [len(one.args[0]) for one in (first, second)] == [2, 4]
+    for number, which in ((2, first), (3, second)):
+        calls = []
+        splits.train.source.strips = (held, *(partial(seen, calls, one) for one in (first, second)))
+        splits.train.source.read(number)
+        assert calls and all(one is which for one in calls)
+
+
+def seen(calls, strip, *arguments):
+    calls.append(strip)
+    return strip(*arguments)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_straight_strip_becomes_the_line_within_its_outline(turned):
     """Its left half is ink: so is the first half of the line, from the first letter on."""
@@ -87,8 +117,6 @@ def test_a_straight_strip_becomes_the_line_within_its_outline(turned):
 
 
 def test_all_lines_fit_however_large():
-    import random
-
     for seed in range(30):
         for arc in arcs(random.Random(seed), 40, True, (8.0, 9.0), (1.0, 2.0)):
             assert (arc.outline() >= 0).all() and (arc.outline() <= 40).all()

@@ -128,4 +128,5 @@ def test_detections_are_pasted_image_by_image() -> None:
     masks, frames = torch.rand(2, 3, 4, 4), torch.tensor([2.0, 1.0, 10.0, 13.0]).expand(2, 3, 4)
     found = Detections(frames, torch.ones(2, 3), masks, frames)
     assert torch.equal(found.pasted((16, 12))[1, 2], paste(masks[1, 2:], frames[1, 2:], (16, 12))[0])
-    assert found.pasted((16, 12), 2).shape == (2, 3, 32, 24)
+    large = paste(masks[1, 2:], 2 * frames[1, 2:], (32, 24))[0]
+    assert torch.equal(found.pasted((16, 12), 2)[1, 2], large)

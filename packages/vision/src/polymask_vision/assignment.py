@@ -55,7 +55,8 @@ def adaptive_assignment(
     overlap_BGC = overlap_BGA.gather(-1, chosen_BGC)
     overlap_BGC, best = overlap_BGC.sort(dim=-1, descending=True, stable=True)
     chosen_BGC = chosen_BGC.gather(-1, best)
-    enough_BGC = overlap_BGC >= overlap_BGC.mean(-1, keepdim=True) + overlap_BGC.std(-1, keepdim=True)
+    bound_BG1 = overlap_BGC.mean(-1, keepdim=True) + overlap_BGC.std(-1, keepdim=True)
+    enough_BGC = (overlap_BGC >= bound_BG1) & (overlap_BGC > 0)  # of a tiny instance all may be 0
     left_BGC = valid_BG[..., None].expand_as(enough_BGC)
     held_BA = torch.full(apart_BGA.shape[::2], NEGATIVE, device=anchors_A4.device)
     for _ in range(chosen_BGC.shape[-1]):

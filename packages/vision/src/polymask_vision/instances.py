@@ -56,7 +56,7 @@ class Instances:
 
     Of systems that find instances by themselves the outline of each mask is compared with the outlines of the
     data: precision, recall and their harmonic mean over all images, where each detection, the most probable
-    first, finds the instance that it overlaps most if that is not found yet, from an intersection over union
+    first, finds the instance that it overlaps most of those not found yet, from an intersection over union
     of polygons (shapely) on. There are no intervals of these.
 
     Args:

@@ -107,6 +107,18 @@ def test_boxes_without_a_pixel_of_their_instance_do_not_count(batch: Batch) -> N
     assert system(none, STEP)["mask"] == 0
 
 
+def test_padding_is_no_box_of_text_either(batch: Batch) -> None:
+    """Its box, without extent at the corner of the image, lies within text here."""
+    corner = {name: x[:2].clone() for name, x in batch.items()}
+    corner["polygons"][:, 0] = torch.tensor([[-9.0, -9.0], [20.0, -9.0], [20.0, 20.0], [-9.0, 20.0]]).repeat(
+        4, 1
+    )[:16]
+    longer = {name: torch.nn.functional.pad(x, (0, 0, 0, 2)) for name, x in corner.items() if name == "boxes"}
+    longer["polygons"] = torch.nn.functional.pad(corner["polygons"], (0, 0, 0, 0, 0, 2))
+    system = make(learn="text")
+    assert torch.equal(system({**corner, **longer}, STEP)["mask"], system(corner, STEP)["mask"])
+
+
 def test_given_boxes_are_moved_a_little_at_random(batch: Batch) -> None:
     _, boxes, valid = instances(batch)
     assert torch.equal(make(jitter=0.0).jittered(batch, STEP), boxes)
@@ -189,7 +201,9 @@ def test_losses_of_a_batch_are_those_of_its_images(batch: Batch) -> None:
 
 
 def test_detections_are_of_each_image_and_their_masks_do_not_overlap(batch: Batch) -> None:
-    system = make(**PROPOSED)
+    system = make(**PROPOSED, margin=0.5)
+    with torch.no_grad():  # masks that fill boxes twice as wide as those that were found
+        system.mask_head.decoder[-1].bias.fill_(5.0)
     found = system.detect(batch, STEP, score=0.0, overlap=0.4)
     masks = found.pasted((SIDE, SIDE)) > 0.5
     assert masks.shape == (4, 10, SIDE, SIDE) and (found.score > 0).sum(1).min() >= 1
@@ -264,3 +278,12 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], match: str) -> None:
 def test_data_without_outlines_are_refused(batch: Batch) -> None:
     with pytest.raises(UserError, match="curved-text"):
         make()({name: x for name, x in batch.items() if name in ("image", "id")}, STEP)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("learn", ["instance", "text"])
+def test_it_compiles_in_one_graph_where_boxes_are_given(batch: Batch, learn: str) -> None:
+    torch._dynamo.reset()
+    system = make(learn=learn)
+    compiled = torch.compile(system, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(batch, STEP)["mask"], system(batch, STEP)["mask"])

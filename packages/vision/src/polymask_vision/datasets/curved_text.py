@@ -6,34 +6,18 @@ import functools
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from polymask import UserError
 from polymask.data import Splits, whole
 from polymask.types import Count, Share, Whole
 from polymask_vision.boxes import BOXES, POLYGONS
-
-WORDS = """
-about after again always answer before began being better between both bring build call came carry
-change city close color could country course cover cross does door down draw early earth every example
-face family farm father feel field figure first follow food form found four friend from give good great
-group grow hand hard have head hear help here high home horse hour house idea island keep kind know land
-large last late learn leave letter life light line list little live long look make many mark mean might
-mile money more morning mother mountain move music name near need never night north notice number often
-open order other page paper part people picture place plain plant play point port press question quick
-rain reach read right river road rock room round school science second seem sentence serve ship short
-show side simple sing size slow small song sound south space spell stand start state stay step still
-stop story street study table take talk teach tell thing think thought three time together town travel
-tree true turn under unit until usual voice vowel walk want warm watch water wheel where which while
-white whole wind wonder wood word work world would write year young
-""".split()  # noqa: SIM905  a list of them would have a line each
-"""What lines are made of."""
+from polymask_vision.datasets.text_strips import Strip, drawn, printed, printed_lines
 
 VERTICES = 16
 """Of an outline, half of them along each side of a line."""
@@ -46,15 +30,15 @@ def curved_text(
     dense: Share = 0.5,
     height: Sequence[float] = (9.0, 14.0),
     gap: Sequence[float] = (1.0, 2.0),
+    glyphs: Literal["font", "printed"] = "font",
     seed: Whole = 0,
     test: Share = 0.2,
 ) -> Splits[CurvedText]:
     """Images of text along arcs, with a polygon for each line, drawn when they are asked for.
 
-    The glyphs are real, of the scalable font that Pillow brings along; lines, arcs and colours are made up,
-    a fixed function of the seed and the number of an image. In part of the images lines are neighbours on
-    circles of one centre, as in ``curved`` print: the box of one holds parts of others. In the rest a line
-    stands alone. What is found on these is about mechanisms.
+    The glyphs are real; lines, arcs and colours are made up, a fixed function of the seed and the number of
+    an image. In part of the images lines are neighbours on circles of one centre: the box of one holds parts
+    of others. In the rest a line stands alone. What is found on these is about mechanisms.
 
     Args:
         count: how many images.
@@ -62,6 +46,8 @@ def curved_text(
         dense: share of images of neighbouring lines.
         height: smallest and largest height of a line in pixels.
         gap: smallest and largest distance of neighbouring lines in pixels.
+        glyphs: of Pillow's scalable ``"font"``, or of a ``"printed"`` page, a photograph of scikit-image: six
+            lines, the last two of which are for images to test on.
         seed: of all that is drawn.
         test: share of the images to hold out.
     """
@@ -75,9 +61,14 @@ def curved_text(
         )
     if not 0 <= test < 1 or round(test * count) == count:
         raise UserError(f"test must be a share of the images that leaves some to train on, got {test}")
-    source = CurvedText(count, pixels, dense, _two(height, "height"), _two(gap, "gap"), seed)
+    held = round(test * count)
+    strips: list[Strip] = [drawn, drawn]
+    if glyphs == "printed":
+        lines = printed_lines()
+        strips = [functools.partial(printed, lines[-2:]), functools.partial(printed, lines[:-2])]
+    source = CurvedText(count, pixels, dense, _two(height, "height"), _two(gap, "gap"), seed, (held, *strips))
     every = whole(source)
-    is_test = torch.arange(count) < round(test * count)
+    is_test = torch.arange(count) < held
     return Splits(
         train=every.at(~is_test), test=every.at(is_test), suggested={"mean": (0.5,) * 3, "std": (0.25,) * 3}
     )
@@ -93,6 +84,8 @@ class CurvedText:
         height: smallest and largest, of a line.
         gap: smallest and largest, between neighbours.
         seed: of all that is drawn.
+        strips: how many images are to test on, the first ones, and what makes straight lines for them and for
+            the others.
     """
 
     def __init__(
@@ -103,9 +96,10 @@ class CurvedText:
         height: tuple[float, float],
         gap: tuple[float, float],
         seed: int,
+        strips: tuple[int, Strip, Strip],
     ) -> None:
         self.count, self.pixels, self.dense = count, pixels, dense
-        self.height, self.gap, self.seed = height, gap, seed
+        self.height, self.gap, self.seed, self.strips = height, gap, seed, strips
         self.drawn: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -125,16 +119,18 @@ class CurvedText:
 
     def _get(self, index: int) -> tuple[Tensor, Tensor]:
         if index not in self.drawn:
-            self.drawn[index] = self._draw(random.Random(f"{self.seed} {index}"))
+            self.drawn[index] = self._draw(random.Random(f"{self.seed} {index}"), index)
         return self.drawn[index]
 
-    def _draw(self, chance: random.Random) -> tuple[Tensor, Tensor]:
+    def _draw(self, chance: random.Random, index: int) -> tuple[Tensor, Tensor]:
+        held, *strips = self.strips
+        strip = strips[index >= held]
         side = self.pixels
         lines = arcs(chance, side, chance.random() < self.dense, self.height, self.gap)
         ground, ink = _colours(chance)
         image = _ground(chance, side, ground)
         for arc in lines:
-            share = arc.ink(_strip(chance, arc.length, arc.height), side)
+            share = arc.ink(strip(chance, arc.length, arc.height), side)
             image = torch.lerp(image, ink, share)
         noise = torch.from_numpy(np.random.default_rng(chance.getrandbits(32)).normal(0, 0.02, image.shape))
         image = (image + noise).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -217,28 +213,6 @@ def arcs(
             return found
     tall = min(height[0], side / 4)
     return [Arc(side / 2, 2.5 * side, 2.0 * side, 0.0, side / 2, tall, False)]
-
-
-def _strip(chance: random.Random, length: float, height: float) -> Tensor:
-    """A straight line of text that fills its width, ``[h, w]`` in [0, 1], as large as it will be seen."""
-    font = _font(max(round(height * 0.95), 4))
-    text = chance.choice(WORDS)
-    while font.getlength(text) < length * 0.9:
-        text = f"{text} {chance.choice(WORDS)}"
-    if chance.random() < 0.3:
-        text = text.upper()
-    left, top, right, bottom = font.getbbox(text)
-    strip = Image.new("L", (max(round(right - left), 1), max(round(bottom - top), 1)))
-    ImageDraw.Draw(strip).text((-left, -top), text, fill=255, font=font)
-    # letters are cut where the line ends, and no more squeezed than the last word asks for
-    strip = strip.crop((0, 0, min(strip.width, round(length * 1.15)), strip.height))
-    strip = strip.resize((max(round(length), 1), max(round(height), 1)), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(strip)).float() / 255
-
-
-@functools.cache
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size=size)
 
 
 def _colours(chance: random.Random) -> tuple[Tensor, Tensor]:
