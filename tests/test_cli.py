@@ -27,10 +27,12 @@ DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shape
 DATA |= {"plan": "made-up-plans", "video": "moving-digits", "vision/mom": "placed-objects"}
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
 DATA |= {"vision/masked-feature": "drawn-domains"}
+DATA |= {"vision/mayor": "curved-text"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "placed-objects": ("--data.count", "40"),
     "persons": ("--data.count", "60", "--data.pixels", "16"),
+    "curved-text": ("--data.count", "60", "--data.pixels", "48", "--data.height", "[6,8]"),
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""
@@ -39,6 +41,10 @@ UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/ma
 """Systems whose data have no classes to probe."""
 HELPERS = ("openbeats-tokenizer", "masked-pdpp", "masked-feature")
 """Systems that make labels for others, plans or segmentations, and have no encoder to export."""
+UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/mayor")
+"""Systems whose data have no classes to probe."""
+HELPERS = ("openbeats-tokenizer", "masked-pdpp", "mayor")
+"""Systems that make labels for others, plans or masks, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
 """Systems that hide nothing to look at, or weights, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
@@ -141,7 +147,8 @@ def test_help_lists_the_data_that_goes_with_a_system(call, words):
 def test_a_run_from_end_to_end(call, system):
     part = default_registry().find("systems", system)
     modality = part.modality.partition("+")[0]
-    patch = () if modality != "image" else HOSTED if "host" in part.defaults else PATCH
+    cut = HOSTED if "host" in part.defaults else PATCH if "tokenizer" in part.defaults else ()
+    patch = cut if modality == "image" else ()
     data = DATA.get(system, DATA[modality])
     tiny = [*(data if word == "digits" else word for word in TINY), *MORE.get(data, ())]
     if data.startswith("layers:"):

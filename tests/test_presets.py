@@ -230,6 +230,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Pirvu et al. 2025: frames and networks of the release; nothing of the training was published
     "vision/phg-mae paper": {"data.size": (540, 960), "encoder.width": 32},
     "vision/phg-mae paper-student": {"data.size": (540, 960), "encoder.width": 10},
+    # Qin et al. 2021: nothing of the training was published that could be read; sizes of Mask R-CNN
+    "vision/mayor paper": {
+        "boxes": "proposed",
+        "assignment": "adaptive",
+        "learn": "instance",
+        "head": "mlp",
+        "roi": 14,
+        "model": "resnet50",
+        "width": 256,
+        "anchors": 256,
+        "rois": 512,
+    },
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

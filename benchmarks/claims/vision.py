@@ -55,6 +55,23 @@ LAYERS = {
 }
 ALL_LAYERS = {"masking.whole": 1.0, "reconstruction_weight": 0.0}
 
+# Boxes are given: heads and losses alone differ
+LINES = {
+    "system": "vision/mayor",
+    "data": {"name": "vision/curved-text", "count": 1500},
+    "preset": "small",
+    "steps": 400,
+}
+BCE = {"objective": "core/binary-cross-entropy"}
+HEADS = {
+    "deconv, bce": {"head": "deconv", **BCE},
+    "deconv, dice": {"head": "deconv"},
+    "deconv of as many weights, dice": {"head": "deconv-wide"},
+    "deconv with coordinates, dice": {"head": "deconv-coordinates"},
+    "mlp, bce": BCE,
+    "mlp, dice": {},
+}
+
 V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
 """Teacher of video, one for all seeds."""
 
@@ -403,5 +420,25 @@ CLAIMS: dict[str, Claim] = {
         evaluation="vision/mask-ensemble",
         measure="climate consistency",
         runs="vision/phg-mae",
+    ),
+    "vision/mayor": Claim(
+        text="A mask head that sees all of a box at once tells an instance from its neighbours better than "
+        "one of convolutions (MAYOR, arXiv 2109.03426, as rebuilt from its abstract); instances crowded by "
+        "others, of drawn lines of text in given boxes",
+        config=LINES,
+        variants=HEADS,
+        about=("mlp, bce", "mlp, dice"),
+        evaluation="vision/instances",
+        measure="mask IoU, crowded",
+    ),
+    "vision/mayor-leak": Claim(
+        text="It marks less of the neighbours (MAYOR, arXiv 2109.03426, as rebuilt)",
+        config=LINES,
+        variants=HEADS,
+        about=("mlp, bce", "mlp, dice"),
+        evaluation="vision/instances",
+        measure="leak, crowded",
+        lower=True,
+        runs="vision/mayor",
     ),
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polymask import Mask, UserError
-from polymask.objectives import L1, MSE, BinaryCrossEntropy, Cosine, CrossEntropy, SiteMean, SmoothL1
+from polymask.objectives import L1, MSE, BinaryCrossEntropy, Cosine, CrossEntropy, Dice, SiteMean, SmoothL1
 
 REGRESSION: dict[str, SiteMean] = {
     "mse": MSE(),
@@ -18,6 +18,7 @@ REGRESSION: dict[str, SiteMean] = {
 ALL: dict[str, SiteMean] = {
     **REGRESSION,
     "binary-cross-entropy": BinaryCrossEntropy(),
+    "dice": Dice(),
     "cross-entropy": CrossEntropy(),
 }
 HIDDEN = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 0, 1]]).bool()
@@ -56,6 +57,38 @@ def test_closed_forms() -> None:
     p = logits.sigmoid()
     entropy = -(answers * p.log() + (1 - answers) * (1 - p).log()).mean()
     assert float(BinaryCrossEntropy()(logits, answers)) == pytest.approx(float(entropy))
+
+
+def test_dice_is_of_whole_objects() -> None:
+    """0 at the answer, 1 beside it, the same for objects of any size, and no cell is scored by itself."""
+    answer = torch.zeros(1, 1, 16)
+    answer[..., :4] = 1
+    sure = (answer - 0.5) * 200
+    dice, cells = Dice(), BinaryCrossEntropy()
+    assert float(dice(sure, answer)) == 0 and float(dice(-sure, answer)) == pytest.approx(1, abs=1e-4)
+    empty = torch.zeros(1, 1, 16)
+    assert float(dice(empty - 100, empty)) == 0  # nothing there, nothing said
+
+    def scores(size: int, answers: int, said: int) -> tuple[float, float]:
+        t, p = torch.zeros(1, 1, size), torch.full((1, 1, size), 0.01)
+        t[..., :answers], p[..., :said] = 1, 0.9
+        return float(Dice(smooth=1e-9)(p.logit(), t)), float(cells(p.logit(), t))
+
+    small, large, wide = scores(64, 8, 4), scores(256, 32, 16), scores(512, 32, 16)
+    assert small[0] == pytest.approx(large[0], rel=1e-5)
+    assert wide[0] == pytest.approx(large[0], rel=0.01) and wide[1] < 0.6 * large[1]
+
+    logits = torch.zeros(1, 1, 16)
+    other = torch.zeros(1, 1, 16)
+    other[..., 8:12] = 2
+    found = {}
+    for name, loss in (("dice", dice), ("cells", cells)):
+        for k, start in enumerate((logits, logits + other)):
+            x = start.clone().requires_grad_()
+            loss(x, answer).backward()
+            assert x.grad is not None
+            found[name, k] = x.grad[0, 0, 15].item()
+    assert found["dice", 0] != pytest.approx(found["dice", 1]) and found["cells", 0] == found["cells", 1]
 
 
 def test_huber_of_nothing_against_unit_noise() -> None:

@@ -191,6 +191,13 @@ def polymask_register_objectives() -> Iterable[Part]:
             tags=frozenset({"logits"}),
         ),
         Part(
+            name="dice",
+            target="polymask.objectives:Dice",
+            summary="overlap of what is predicted at a site and its answer, as one object",
+            paper="Milletari et al. 2016, arXiv 1606.04797",
+            tags=frozenset({"logits"}),
+        ),
+        Part(
             name="infonce",
             target="polymask.objectives.matching:Matching",
             summary="which target of the batch is that of a prediction, by softmax of cosines",

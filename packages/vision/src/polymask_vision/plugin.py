@@ -481,6 +481,13 @@ def polymask_register_datasets() -> Iterable[Part]:
             needs="pip install 'polymask-vision[video]'",
         ),
         Part(
+            name="curved-text",
+            target="polymask_vision.datasets.curved_text:curved_text",
+            prepare=IMAGES,
+            summary="drawn lines of text along arcs, many of them neighbours, with the outline of each",
+            modality="image",
+        ),
+        Part(
             name="moving-digits",
             target="polymask_vision.datasets.moving_digits:moving_digits",
             prepare=VIDEO,
@@ -1024,6 +1031,16 @@ def polymask_register_systems() -> Iterable[Part]:
             },
         ),
         Part(
+            name="mayor",
+            target="polymask_vision.systems.mayor:MAYOR",
+            presets=presets.MAYOR,
+            summary="find lines of text, and draw the mask of each by layers that see all of its box",
+            suits="outlines of instances that lie close together, such as curved lines of text",
+            paper="Qin et al. 2021, arXiv 2109.03426",
+            modality="image",
+            defaults={"objective": "core/dice"},
+        ),
+        Part(
             name="mom",
             target="polymask_vision.systems.mom:MoM",
             presets=presets.MOM,
@@ -1192,6 +1209,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             target="polymask_vision.segmentation:Segmentation",
             summary="mean IoU and accuracy of pixels by the run's own decoder, of target and source",
             modality="image",
+        ),
+        Part(
+            name="instances",
+            target="polymask_vision.instances:Instances",
+            summary="how well masks fit instances and leave neighbours out, and instances found, by polygons",
+            modality="image",
+            needs="pip install 'polymask-vision[instances]'",
         ),
         Part(
             name="text-retrieval",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.types import Positive
 
 
 class SiteMean:
@@ -94,6 +95,27 @@ class BinaryCrossEntropy(SiteMean):
         """Logits and answers, ``[B, N, D]`` each, to float32 ``[B, N]``."""
         x, y = _pair(prediction, target)
         return F.binary_cross_entropy_with_logits(x, y, reduction="none").mean(dim=-1)
+
+
+class Dice(SiteMean):
+    """One minus the overlap of a site's prediction and answer: a site is one object, not D separate numbers.
+
+    ``1 - (2 sum p t + e) / (sum p^2 + sum t^2 + e)`` with p the sigmoid of the logits (Milletari et al. 2016,
+    V-Net, arXiv 1606.04797): 0 where they agree, 1 where they are disjoint, whatever the size of the object.
+
+    Args:
+        smooth: e, which decides where both are empty.
+    """
+
+    def __init__(self, *, smooth: Positive = 1e-4) -> None:
+        self.smooth = smooth
+
+    def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Logits and answers, ``[B, N, D]`` each, to float32 ``[B, N]``."""
+        x, t = _pair(prediction, target)
+        p = x.sigmoid()
+        overlap = 2 * (p * t).sum(dim=-1) + self.smooth
+        return 1 - overlap / (p.square().sum(dim=-1) + t.square().sum(dim=-1) + self.smooth)
 
 
 class CrossEntropy(SiteMean):
