@@ -81,7 +81,7 @@ class RunGuide(Guide):
 
         super().__init__()
         dual: Any = Run.open(folder).system
-        if not hasattr(dual, "maps") or not hasattr(dual, "embed_text"):
+        if not hasattr(dual, "project") or not hasattr(dual, "embed_text"):
             raise UserError(
                 f"the run {folder} does not match patches with captions: use one of vision/dual, as polymask "
                 "recipe vision/tgm trains it"
@@ -101,7 +101,8 @@ class RunGuide(Guide):
                 f"the run {self.folder} was trained on clips of {expected} (frames, channels, height, width), "
                 f"and these are of {tuple(video.shape[1:])}: use the same data options"
             )
-        maps: Tensor = self.dual.maps({key: video})
+        patches = self.dual.project({key: video})
+        maps: Tensor = patches.values.view(len(video), *patches.grid, -1)
         return maps
 
     def text(self, batch: Batch) -> Tensor:
