@@ -66,7 +66,9 @@ def captioned(video: Tensor, colour: int | None = None) -> Batch:
 
 
 def hidden(score: Tensor, tokens: Tokens, **options: Any) -> Tensor:
-    request = Request(torch.arange(len(score)), score.shape[1], Step(1, 10, 0), score=score[..., 0], grid=tokens.grid)
+    request = Request(
+        torch.arange(len(score)), score.shape[1], Step(1, 10, 0), score=score[..., 0], grid=tokens.grid
+    )
     return TopScore(per_axis=0, **options)(request).hidden
 
 
@@ -76,10 +78,12 @@ def test_what_the_caption_says_is_hidden_and_what_another_says_is_not() -> None:
         batch = captioned(clips(), colour)
         tokens = tokenizer(batch)
         mask = hidden(similarity(ByColour())(batch, tokens), tokens, ratio=1 / 16)
-        shown = tokenizer.inverse((mask[..., None] * tokens.values))
+        shown = tokenizer.inverse(mask[..., None] * tokens.values)
         # one tubelet of 4 x 4 pixels at each time: the square of that colour
         assert (mask.view(6, 4, 16).sum(2) == 1).all()
-        assert (shown.sum((0, 1, 3, 4)) / 16 / 8 / 6)[colour] > 1 and shown.sum((0, 1, 3, 4)).argmax() == colour
+        assert (shown.sum((0, 1, 3, 4)) / 16 / 8 / 6)[colour] > 1 and shown.sum(
+            (0, 1, 3, 4)
+        ).argmax() == colour
         least = hidden(similarity(ByColour())(batch, tokens), tokens, ratio=0.5, largest=False)
         assert not (mask & least).any()
 
@@ -122,9 +126,10 @@ def test_motion_is_the_mean_difference_of_frames_and_still_ground_has_none() -> 
     assert not found[:, 1].any()
     # times 0 and 1: both the change to frame 1, columns 0 and 2; then columns 1 and 3, and 2 and 4
     torch.testing.assert_close(found[:, 0], torch.tensor([[2 / 4, 0.0], [3 / 8, 1 / 8]]))
+    one = Tubelets(frames=1, size=8, channels=3, patch_size=4, tubelet=1)
+    still = {"video": video[:, :1]}
     with pytest.raises(UserError, match="compares frames"):
-        one = Tubelets(frames=1, size=8, channels=3, patch_size=4, tubelet=1)
-        Motion()({"video": video[:, :1]}, one({"video": video[:, :1]}))
+        Motion()(still, one(still))
 
 
 def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
@@ -154,7 +159,10 @@ def test_text_guides_the_masks_of_other_systems() -> None:
     system: Any = build("vision/mae", facts={"frames": 4, "size": 16, "channels": 3}, **options)
     batch = system.example(4)
     assert set(batch) >= {"video", "text"}
-    one, other = (system.masks({**batch, "text": x}, Step(1, 10, 0))["mask"].mask for x in (batch["text"], batch["text"] + 1))
+    one, other = (
+        system.masks({**batch, "text": x}, Step(1, 10, 0))["mask"].mask
+        for x in (batch["text"], batch["text"] + 1)
+    )
     assert (one.hidden != other.hidden).any() and (one.hidden.view(4, 2, 16).sum(2) == 8).all()
 
 
@@ -202,7 +210,9 @@ def test_patches_of_a_clip_take_the_way_of_its_class_token(clip: Path) -> None:
             torch.testing.assert_close(guide.text(batch), theirs)  # type: ignore[operator]
 
 
-def test_without_transformers_the_message_says_how_to_install_it(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_message_says_how_to_install_it(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"polymask-vision\[transformers\]"):
         TextSimilarity(guide=f"transformers:{clip}")
@@ -214,5 +224,7 @@ def test_heat_goes_from_dark_to_bright_in_each_sample() -> None:
     shown = heat(score, tokens)
     low, high = tokens.values.aminmax()
     for row in range(2):
-        assert (shown[row, score[row].argmax()] == high).all() and (shown[row, score[row].argmin()] == low).all()
+        assert (shown[row, score[row].argmax()] == high).all() and (
+            shown[row, score[row].argmin()] == low
+        ).all()
     assert heat(torch.zeros_like(score), tokens).isfinite().all()

@@ -421,6 +421,8 @@ TGM: Presets = {
         "tokenizer.patch_size": 16,
         **_VIT_B,
         "encoder.class_token": False,
+        # 117 of the 196 patches of each slot
+        "masking.ratio": 117 / 196,
         "guide": "transformers:openai/clip-vit-base-patch32",
         "score.guide": "transformers:openai/clip-vit-base-patch32",
         "epochs": 200,

@@ -123,10 +123,17 @@ def test_patches_come_to_match_the_caption_where_it_is_so_and_not_another_captio
         optimiser.step()
     system.eval()
     batch, where = scenes(60, seed=1000)
-    other = {**batch, "text": torch.where((batch["text"] > 4) & (batch["text"] < 8), 5 + (batch["text"] - 4) % 3, batch["text"])}
+    other = {
+        **batch,
+        "text": torch.where(
+            (batch["text"] > 4) & (batch["text"] < 8), 5 + (batch["text"] - 4) % 3, batch["text"]
+        ),
+    }
     with torch.no_grad():
         patches = system.project(batch).values
-        right, wrong = (F.cosine_similarity(patches, system.embed_text(x)[:, None], dim=-1) for x in (batch, other))
+        right, wrong = (
+            F.cosine_similarity(patches, system.embed_text(x)[:, None], dim=-1) for x in (batch, other)
+        )
     for likeness, low, high in ((right, 0.9, 1.0), (wrong, 0.0, 0.1)):
         best = likeness.view(60, 4, 16).argmax(2, keepdim=True)
         assert low <= where.flatten(2).gather(2, best).float().mean() <= high

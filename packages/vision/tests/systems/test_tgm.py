@@ -75,7 +75,9 @@ def test_both_losses_by_hand() -> None:
     for row in range(6):
         # each clip alone
         hidden = mask.hidden[row]
-        errors.append((system.predict(_row(tokens, row), _row_mask(mask, row))[0] - target[row, hidden]).square())
+        errors.append(
+            (system.predict(_row(tokens, row), _row_mask(mask, row))[0] - target[row, hidden]).square()
+        )
         x = system.encoder.embed(tokens.values[row : row + 1, ~hidden])
         seen.append(system.encoder(x, tokens.position[row : row + 1, ~hidden]).mean(1))
     torch.testing.assert_close(losses["reconstruction"], torch.cat(errors).mean())
@@ -115,7 +117,9 @@ def test_gradient_of_the_match_reaches_the_encoder_and_neither_decoder_nor_guide
     def reached(name: str) -> set[str]:
         system = make()
         system(clips(), STEP)[name].backward()
-        found = {n.partition(".")[0] for n, p in system.named_parameters() if p.grad is not None and p.grad.any()}
+        found = {
+            n.partition(".")[0] for n, p in system.named_parameters() if p.grad is not None and p.grad.any()
+        }
         assert not any(p.requires_grad for part in (system.guide, system.score) for p in part.parameters())
         return found
 

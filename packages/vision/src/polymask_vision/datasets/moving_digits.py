@@ -141,7 +141,11 @@ class MovingDigits:
         if "direction" not in self.told:
             return [f"a {what} over a photograph", f"a photograph behind a {what}", f"the {what} moves"]
         way = list(DIRECTIONS)[self.direction[index]]
-        return [f"a {what} moving {way}", f"a photograph behind a {what} that goes {way}", f"{way} goes the {what}"]
+        return [
+            f"a {what} moving {way}",
+            f"a photograph behind a {what} that goes {way}",
+            f"{way} goes the {what}",
+        ]
 
     def frames(self, index: int, times: Sequence[float]) -> list[Tensor]:
         which, top, left = self.ground[index].tolist()
