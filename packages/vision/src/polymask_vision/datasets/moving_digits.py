@@ -73,9 +73,9 @@ def moving_digits(
     if not set(told) <= set(facts):
         raise UserError(f"told={list(told)}: captions can tell of {', '.join(facts)}")
     found = digits()
-    assert found.train.labels is not None and found.test.labels is not None
     every = torch.empty(len(found.train.source), dtype=torch.int64)
     for split in (found.train, found.test):
+        assert split.labels is not None
         every[split.index] = split.labels
     source = MovingDigits(found.train.source.images, every, coloured, told)
     classes = {"digit": every, "direction": source.direction, "colour": source.colour}[label]

@@ -88,7 +88,7 @@ class VideoDataset(FileDataset[Clips]):
             self.words = Captions(found, text_vocab, vocab_size=text_vocab_size, length=text_length)
             found = self.words.found
         super().__init__(found, limit=limit)
-        self.texts = self.words and self.words.texts
+        self.texts = None if self.words is None else self.words.texts
         if channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 or 3, got {channels}")
         if augment == "rand-augment":

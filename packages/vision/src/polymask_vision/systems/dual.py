@@ -13,8 +13,8 @@ For LiT, FOLDER holds a BERT in the layout of transformers, such as a sentence e
 Each patch of each frame is encoded by itself, a clip stands for the mean of its patches, and a caption for
 that of its words. So the cosine of a patch with a caption is about that patch (BagNet: Brendel and Bethge
 2019, arXiv 1904.00760). Were patches to attend to one another, as CLIP's do, the ground would come to speak
-for the object that it surrounds: on moving digits, in 120 steps, patches of the digit scored below all
-others. The price is that only what a patch can show is matched, colours and strokes rather than whole things:
+for the object that it surrounds: on moving digits, in 120 steps, 93 % of the digit lay in the 60 % of least
+score. The price is that only what a patch can show is matched, colours and strokes rather than whole things:
 choose patches of a size that fits.
 
 Shapes: B clips, N patches, C encoder width, D width of what is matched, L words of a caption.
