@@ -46,6 +46,9 @@ UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/ma
 HELPERS = ("openbeats-tokenizer", "masked-pdpp", "mayor")
 """Systems that make labels for others, plans or masks, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
+HELPERS = ("openbeats-tokenizer", "masked-pdpp")
+"""Systems that make labels for others, or plans, and have no encoder to export."""
+UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "dual")
 """Systems that hide nothing to look at, or weights, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
 PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]

@@ -58,7 +58,12 @@ REFUSED = {
         for system in (*PADDED, "vision/ga-dms")
         for masking in ("core/frequency", "core/multi-block", "core/tube", "core/tube-blocks")
     },
-    ("vision/salt", "core/multi-block"): "of rows and columns",
+    **{(f"vision/{system}", "core/multi-block"): "of rows and columns" for system in ("salt", "tgm")},
+    # scores of clips, where the default is patches of images
+    **{
+        ("vision/mae", f"vision/{score}"): "use --tokenizer vision/tubelets"
+        for score in ("motion", "text-similarity")
+    },
     **{(system, "core/partition"): "needs samples of equal size" for system in (*PADDED, "vision/ga-dms")},
     **{
         (system, masking): "grid, and these"

@@ -99,6 +99,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Li et al. 2025: 240,000 steps of both stages, of which 40,000 are the teacher's
     "vision/mae paper-v-pixel": {**SALT, "steps": 40_000},
     "vision/salt paper": {**SALT, "steps": 200_000, "predictor_depth": 12},
+    # Fan et al. 2024; batch, warm-up, last rate, crops and decoder are those of VideoMAE
+    "vision/tgm paper": {
+        "rate": (1.5e-4, 256),
+        "last": 1e-5 / (4 * 1.5e-4),
+        "batch": 1024,
+        "epochs": 200,
+        "warmup": 40,
+        "crop": (0.66**2, 1.0),
+        "masking.ratio": 117 / 196,
+        "betas": MASKED,
+        "decay": 0.05,
+    },
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
     # GA-DMS, appendix A.1; CLIP's ViT-B/16 and the text tower beside it

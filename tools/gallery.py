@@ -45,7 +45,10 @@ SPECIAL: Mapping[str, Any] = {
     "language/sparsepo": {"name": "language/sentiment"},
     "vision/ga-dms": {"name": "vision/persons", "count": 40, "pixels": 128},
 }
-OPTIONS: Mapping[str, Any] = {"vision/salt": {"teacher": "untrained"}}
+OPTIONS: Mapping[str, Any] = {
+    "vision/salt": {"teacher": "untrained"},
+    "vision/tgm": {"guide": "random", "score.guide": "random"},
+}
 """Of systems that cannot do without them."""
 
 

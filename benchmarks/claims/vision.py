@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ HEADS = {
 V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
 """Teacher of video, one for all seeds."""
 
+TOLD = {
+    True: {"name": "vision/moving-digits", "coloured": True},
+    False: {"name": "vision/moving-digits", "coloured": True, "told": ["colour", "direction"]},
+}
+"""Digits that move, by whether their captions tell which they are."""
+
+DUAL = {told: Path("runs", f"evidence-vision-tgm-guide-{'told' if told else 'untold'}") for told in TOLD}
+"""What tells TGM where its captions are, one for all seeds."""
+
 CODES = Path("runs", "evidence-vision-codes.safetensors")
 """Codebook of patches, one for all seeds."""
 
@@ -99,6 +109,35 @@ def pixel_teacher(folder: Path) -> dict[str, Any]:
     options = {"system": "vision/mae", "preset": "small-v-pixel", "steps": 200}
     trained({"data": "vision/moving-digits", **options}, V_PIXEL, "all")
     return {}
+
+
+def guide(told: bool) -> Callable[[Path], Mapping[str, Any]]:
+    """Train an encoder of patches and one of captions that share a space."""
+
+    def prepare(folder: Path) -> Mapping[str, Any]:
+        config = {"system": "vision/dual", "data": TOLD[told], "preset": "small"}
+        trained(config, DUAL[told].with_name("evidence-vision-tgm-guide"), "told" if told else "untold")
+        return {}
+
+    return prepare
+
+
+def hidden_by(told: bool, *maskings: str) -> dict[str, dict[str, Any]]:
+    """Variants of TGM by what is hidden, each without and with the contrast to captions."""
+    share, guided = (
+        {"ratio": 0.6, "per_axis": 0},
+        {"name": "vision/text-similarity", "guide": str(DUAL[told])},
+    )
+    tube = {"name": "core/tube", "masking": {"name": "core/random", "ratio": 0.9}}
+    found: dict[str, dict[str, Any]] = {
+        "tube": {"masking": tube, "score": None},
+        "random": {"masking": {"name": "core/random", "ratio": 0.6}, "score": None},
+        "motion": {"masking": {"name": "core/top-score", **share}, "score": "vision/motion"},
+        "bottom": {"masking": {"name": "core/top-score", **share, "largest": False}, "score": guided},
+        "top": {"masking": {"name": "core/top-score", **share}, "score": guided},
+    }
+    alone = {name: {**found[name], "match_weight": 0.0} for name in maskings}
+    return alone | {f"{name}, contrast": {**found[name], "guide": str(DUAL[told])} for name in maskings}
 
 
 def two_teachers(folder: Path) -> dict[str, Any]:
@@ -286,6 +325,26 @@ CLAIMS: dict[str, Claim] = {
         measure="linear",
         may_differ=("steps",),
         prepare=pixel_teacher,
+    ),
+    "vision/tgm": Claim(
+        text="Contrast of visible parts with captions raises a linear probe whatever is hidden, and by more "
+        "than what is hidden does: tubes, random, what moves, or what captions match best or least (TGM, "
+        "arXiv 2408.00759, by linear probes); made-up clips whose captions name the label, so that the "
+        "contrast is supervision: see vision/tgm-untold",
+        config={"system": "vision/tgm", "data": TOLD[True], "preset": "small", "steps": 300},
+        variants=hidden_by(True, "tube", "random", "motion", "bottom", "top"),
+        about=("tube, contrast", "top, contrast"),
+        measure="linear",
+        prepare=guide(True),
+    ),
+    "vision/tgm-untold": Claim(
+        text="The same of a label that captions do not tell: they name colour and direction of a digit, and "
+        "not which it is (TGM, arXiv 2408.00759, whose captions were written without labels)",
+        config={"system": "vision/tgm", "data": TOLD[False], "preset": "small", "steps": 300},
+        variants=hidden_by(False, "tube", "top"),
+        about=("tube, contrast", "top, contrast"),
+        measure="linear",
+        prepare=guide(False),
     ),
     "vision/lut": Claim(
         text="Predicting another view from the mean of the visible tokens teaches a masked autoencoder more "

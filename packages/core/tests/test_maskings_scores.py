@@ -50,6 +50,43 @@ def test_part_of_the_hidden_are_hardest_and_the_rest_uniform() -> None:
     assert ((rate - p).abs() < 5 * math.sqrt(p * (1 - p) / rows)).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_slice_along_an_axis_hides_its_own_highest(axis: int) -> None:
+    grid, score = (3, 4, 5), noise(7, 60)
+    score = (score.view(7, *grid) + 9 * torch.arange(3.0)[:, None, None]).flatten(1)  # one slice is above all
+    mask = TopScore(ratio=0.6, per_axis=axis)(ask(score, grid=grid))
+    hidden, scores = (x.view(7, *grid).movedim(axis + 1, 1).flatten(2) for x in (mask.hidden, score))
+    count = round(0.6 * 60 / grid[axis])
+    order = scores.argsort(dim=2, descending=True)
+    expected = torch.zeros_like(hidden).scatter(2, order[..., :count], True)
+    assert torch.equal(hidden, expected) and mask.count == count * grid[axis]
+    lowest = TopScore(ratio=0.6, per_axis=axis, largest=False)(ask(score, grid=grid)).hidden
+    assert torch.equal(lowest, TopScore(ratio=0.6, per_axis=axis)(ask(-score, grid=grid)).hidden)
+
+
+def test_equal_scores_of_a_slice_are_chosen_among_at_random_by_sample() -> None:
+    flat = torch.zeros(2000, 4 * 9)
+    hidden = TopScore(ratio=4 / 9, per_axis=0)(ask(flat, grid=(4, 9))).hidden.view(-1, 4, 9)
+    assert (hidden.sum(2) == 4).all()
+    assert ((hidden.double().mean(0) - 4 / 9).abs() < 5 * math.sqrt(20 / 81 / 2000)).all()
+    assert (hidden[:, 0] != hidden[:, 1]).any(1).double().mean() > 0.95  # not the same in all slices
+
+
+def test_part_of_each_slice_is_hard_and_the_rest_random() -> None:
+    score = torch.arange(10.0).repeat(2000, 3)
+    hidden = TopScore(ratio=0.5, hard=0.6, per_axis=0)(ask(score, grid=(3, 10))).hidden.view(-1, 3, 10)
+    assert (hidden.sum(2) == 5).all() and hidden[..., 7:].all()
+    assert ((hidden[..., :7].double().mean((0, 1)) - 2 / 7).abs() < 0.03).all()
+
+
+def test_slices_need_a_whole_grid_that_has_them() -> None:
+    for given in ({}, {"grid": (12,)}, {"grid": (3, 4), "valid": torch.ones(2, 12, dtype=torch.bool)}):
+        with pytest.raises(UserError, match="per_axis 1 needs tokens on a grid"):
+            TopScore(per_axis=1)(ask(noise(2, 12), **given))
+    with pytest.raises(UserError, match="from 0"):
+        TopScore(per_axis=-1)
+
+
 def test_without_hard_sites_it_is_random_to_the_bit() -> None:
     request = ask(noise(64, 50))
     for ratio in (0.3, 0.75):

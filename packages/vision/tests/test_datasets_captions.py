@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from polymask import Registry, UserError
 from polymask.data import collate, open_data
-from polymask_vision.datasets import persons, stamps, texts
+from polymask_vision.datasets import animated_emoji, moving_digits, persons, stamps, texts
 
 WORDS = {"text_vocab": "bpe", "text_vocab_size": 320}
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -69,7 +70,7 @@ def test_rows_of_no_use_are_left_out_and_named(tmp_path: Path) -> None:
     assert told(data) == {"red.png": "one", "green.png": "", "blue.png": "four five", "grey.png": ""}
     assert dict(data.skipped) == {
         "captions.csv, line 3": "another caption of red.png; its first is used",
-        "captions.csv, line 4": "there is no image nosuch.png that can be used",
+        "captions.csv, line 4": "there is no file nosuch.png that can be used",
         "captions.csv, line 5": "it lacks a file or a caption",
     }
     with pytest.warns(UserWarning, match="5 left out"):
@@ -217,3 +218,69 @@ def test_persons_that_cannot_be_are_refused() -> None:
         persons.persons(count=10**6)
     with pytest.raises(UserError, match="leaves some to train on"):
         persons.persons(count=10, test=1.0)
+
+
+def test_captions_of_moving_digits_tell_what_is_so_and_no_more_than_asked() -> None:
+    every: Any = open_data("vision/moving-digits", coloured=True)
+    source = every.splits["train"].source
+    for number in range(0, 1797, 200):
+        digit, way = (
+            moving_digits.WORDS[source.digit[number]],
+            list(moving_digits.DIRECTIONS)[source.direction[number]],
+        )
+        colour = list(moving_digits.COLOURS)[source.colour[number]]
+        said = source.wordings(number)
+        assert len(set(said)) == 3 and all(f"{colour} {digit}" in x and way in x for x in said)
+        assert said[0] == source.caption(number) == f"a {colour} {digit} moving {way}"
+    assert set(torch.cat([every.labels(name) for name in ("train", "test")]).tolist()) == set(range(10))
+    some = open_data("vision/moving-digits", coloured=True, told=["colour"]).splits["train"].source
+    text = " ".join(" ".join(some.wordings(number)) for number in range(1797))
+    assert not any(word in text.split() for word in (*moving_digits.WORDS, "left", "right", "up", "down"))
+    assert "red" in text and "red" not in open_data("vision/moving-digits").splits["train"].source.caption(0)
+    for options in ({"label": "colour"}, {"told": ["size"]}):
+        with pytest.raises(UserError, match="colour"):
+            open_data("vision/moving-digits", **options)
+
+
+def test_digits_have_the_colour_that_is_told() -> None:
+    data: Any = open_data("vision/moving-digits", coloured=True, label="colour", limit=200)
+    source, means = data.splits["train"].source, {}
+    source.grounds.zero_()
+    for place in range(100):
+        clip, name = (
+            data.to_image(data.split("train")[place]["video"]),
+            data.classes[data.labels("train")[place]],
+        )
+        means.setdefault(name, []).append(clip.amax((0, 2, 3)))
+    high = {name: (torch.stack(each).mean(0) > 0.5).tolist() for name, each in means.items()}
+    assert high["red"] == [True, False, False] and high["blue"] == [False, False, True]
+    assert high["yellow"] == [True, True, False] and high["purple"] == [True, False, True]
+
+
+def test_of_several_captions_training_draws_one_and_others_have_the_first(tmp_path: Path) -> None:
+    pytest.importorskip("polymask_language")
+    videos = pytest.importorskip("polymask_vision.datasets.videos")
+    rows = ["file,caption"]
+    for i in range(6):
+        videos.write(tmp_path / f"{i}.mkv", np.full((4, 16, 16, 3), 30 * i, np.uint8), rate=4)
+        rows += [f"{i}.mkv,first {i}", f"{i}.mkv,second {i}", f"{i}.mkv,third {i}"][: i + 1]
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    data: Any = open_data(f"vision/videos:{tmp_path}", frames=2, test=0.0, **WORDS)
+    assert not data.skipped and data.captions("train") == [f"first {i}" for i in range(6)]
+    plain, drawn = data.split("train"), data.split("train", augment=True)
+    torch.manual_seed(0)
+    for place, count in ((0, 1), (1, 2), (5, 3)):
+        first = plain[place]
+        assert first["text"].tolist() == plain[place]["text"].tolist()
+        seen = [int(drawn[place]["identity"]) for _ in range(60)]
+        assert len(set(seen)) == count and int(first["identity"]) in seen
+        assert max(seen.count(x) for x in seen) < 60 / count + 15
+        assert torch.equal(drawn[place]["video"], first["video"])
+    batch = collate([plain[0], drawn[3]])
+    assert batch["text"].shape[0] == 2 and "text" in data.provides and "captions" in data.describe()
+
+
+def test_animated_emoji_are_captioned_by_their_names(tmp_path: Path) -> None:
+    data: Any = open_data(f"vision/animated-emoji:{animated_emoji.example_source(tmp_path)}")
+    captions = [*data.captions("train"), *data.captions("test")]
+    assert sorted(captions) == [f"thing {x}" for x in "abcdefghijkl"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask_vision.targets import DCT, HOG, Pixels
-from polymask_vision.tokenizers import Patches
+from polymask_vision.tokenizers import Patches, Tubelets
 
 
 def tokens(values: Tensor) -> Tokens:
@@ -34,6 +34,30 @@ def test_predicting_zero_costs_n_minus_one_of_n() -> None:
 def test_a_flat_patch_is_zero_and_finite() -> None:
     target = Pixels(in_dim=16, patch_norm=True)({}, tokens(torch.full((1, 2, 16), 7.0)))
     assert torch.equal(target, torch.zeros(1, 2, 16))
+
+
+def test_each_channel_of_a_tubelet_is_normalised_by_itself() -> None:
+    """By hand from a clip: mean and unbiased deviation over frames, rows and columns of one channel."""
+    torch.manual_seed(0)
+    scales = torch.tensor([1.0, 30.0, 900.0])[:, None, None]
+    video = torch.randn(2, 4, 3, 8, 8) * scales + scales
+    tokenizer = Tubelets(frames=4, size=8, channels=3, patch_size=4, tubelet=2)
+    seen = tokenizer({"video": video})
+    target = Pixels(in_dim=96, patch_norm=True, by_channel=True, channels=3)
+    found = tokenizer.inverse(target({}, seen))
+    block = video[:, 2:, 1, 4:, :4]
+    mean, std = block.mean((1, 2, 3), keepdim=True), block.flatten(1).std(1).view(2, 1, 1, 1)
+    torch.testing.assert_close(found[:, 2:, 1, 4:, :4], (block - mean) / std, rtol=1e-4, atol=1e-4)
+    # whoever predicts zero pays (n - 1) / n, n the numbers of a channel
+    torch.testing.assert_close(target({}, seen).square().mean(), torch.tensor(31 / 32), rtol=1e-4, atol=0)
+    back, _ = target.invert(target({}, seen), seen)
+    torch.testing.assert_close(back, seen.values, rtol=1e-4, atol=1e-3)
+    whole = Pixels(in_dim=96, patch_norm=True)({}, seen)
+    assert (whole - target({}, seen)).abs().mean() > 0.1
+    with pytest.raises(UserError, match="patch_norm true"):
+        Pixels(by_channel=True)
+    with pytest.raises(UserError, match="not made of 3 channels"):
+        Pixels(in_dim=16, patch_norm=True, by_channel=True)
 
 
 @pytest.mark.parametrize("patch_norm", [True, False])

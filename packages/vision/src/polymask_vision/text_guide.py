@@ -1,4 +1,4 @@
-"""Frozen pairs of an image and a text encoder that share a space: where in a clip is what its caption says?"""
+"""Frozen image and text encoders that share a space: where in a clip is what its caption says?"""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def open_guide(
     """A guide by name.
 
     Args:
-        name: folder of a finished run of vision/dual; ``transformers:NAME``, a CLIP of the Hugging Face hub or
-            of a folder in its layout; or :data:`RANDOM`, to try things out.
+        name: folder of a finished run of vision/dual; ``transformers:NAME``, a CLIP of the Hugging Face hub
+            or of a folder in its layout; or :data:`RANDOM`, to try things out.
         channels: of frames.
         mean: per channel, what was subtracted from values in [0, 1]; None if they are given as they are.
         std: per channel, what they were divided by.
@@ -81,7 +81,7 @@ class RunGuide(Guide):
 
         super().__init__()
         dual: Any = Run.open(folder).system
-        if not hasattr(dual, "maps") or not hasattr(dual, "embed_text"):
+        if not hasattr(dual, "project") or not hasattr(dual, "embed_text"):
             raise UserError(
                 f"the run {folder} does not match patches with captions: use one of vision/dual, as polymask "
                 "recipe vision/tgm trains it"
@@ -98,10 +98,11 @@ class RunGuide(Guide):
         key, expected = self.dual.tokenizer.key, getattr(self.dual.tokenizer, "shape", None)
         if video.shape[1:] != expected:
             raise UserError(
-                f"the run {self.folder} was trained on clips of {expected} (frames, channels, height, width), "
+                f"the run {self.folder} was trained on clips of {expected} (frames, channels, height, width) "
                 f"and these are of {tuple(video.shape[1:])}: use the same data options"
             )
-        maps: Tensor = self.dual.maps({key: video})
+        patches = self.dual.project({key: video})
+        maps: Tensor = patches.values.view(len(video), *patches.grid, -1)
         return maps
 
     def text(self, batch: Batch) -> Tensor:
@@ -152,9 +153,7 @@ class CLIPGuide(Guide):
         mean, std, own_mean, own_std = self.statistics
         x = ((x * std + mean - own_mean) / own_std).expand(-1, 3, -1, -1)
         vision = self.model.vision_model
-        patches = self.model.visual_projection(
-            vision.post_layernorm(vision(x).last_hidden_state[:, 1:])
-        )
+        patches = self.model.visual_projection(vision.post_layernorm(vision(x).last_hidden_state[:, 1:]))
         maps: Tensor = patches.view(b, t, self.side, self.side, -1)
         return maps
 

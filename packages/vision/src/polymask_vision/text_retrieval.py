@@ -85,7 +85,9 @@ class TextRetrieval:
         """Images and texts ``[n, D]``, and what each is a caption of, int64 ``[n]``."""
         asked: EmbedsPairs | None = implementing(system, EmbedsPairs)
         if asked is None:
-            raise UserError(f"{run.name} embeds no images beside captions: this is for vision/ga-dms")
+            raise UserError(
+                f"{run.name} embeds no images beside captions: this is for vision/ga-dms or vision/dual"
+            )
         images, captions, names = [], [], []
         for batch in batches(system, run.data, self.limit, self.batch_size, self.split, whole=True):
             images.append(asked.embed_image(batch).float().cpu())

@@ -46,9 +46,9 @@ class Motion(nn.Module):
 class TextSimilarity(nn.Module):
     """Cosine of each patch of a clip with the clip's caption, by a frozen image and text encoder (TGM).
 
-    Its map of each frame is resized to the grid of the tubelets, bilinearly, and averaged over the frames of a
-    tubelet; Fan et al. 2024 (arXiv 2408.00759) were not found to say how they do either. The map is of the
-    frames as the system sees them, cropped and flipped.
+    Its map of each frame is resized to the grid of the tubelets, bilinearly, and averaged over the frames of
+    a tubelet; what was read of Fan et al. 2024 (arXiv 2408.00759) says neither. The map is of the frames as
+    the system sees them, cropped and flipped.
 
     Args:
         guide: folder of a finished run of vision/dual; ``transformers:NAME`` for a CLIP, with

@@ -69,7 +69,7 @@ class TopScore(Ranking):
         self.per_axis = per_axis
 
     def unit(self, request: Request) -> int:
-        """As many sites as there are slices: one of each is hidden or kept together with those of the rest."""
+        """As many sites as there are slices: one of each is hidden or kept with those of the others."""
         return 1 if self.per_axis is None else self._sides(request)[1]
 
     def rank(self, request: Request) -> Tensor:

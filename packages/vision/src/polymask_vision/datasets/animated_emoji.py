@@ -37,7 +37,9 @@ SKINS = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 def animated_emoji(*, source: str | None = None, skin: bool = True, test: Share = 0.2) -> Splits[Animations]:
     """477 animated emoji of 256 x 256 pixels, one to five seconds each, on white, in 7 categories of Unicode.
 
-    Their names in Unicode are captions, whatever their skin. They are Microsoft's, taken from npm's package ``@lobehub/fluent-emoji-anim-1`` (165 MB, MIT), with names
+    Their names in Unicode, which tell no skin, are captions.
+
+    They are Microsoft's, taken from npm's package ``@lobehub/fluent-emoji-anim-1`` (165 MB, MIT), with names
     and categories of ``unicode-emoji-json`` (MIT), fetched once with ``npm pack``. Emoji of the first package
     that stand still are left out. What differs in skin, sex and direction alone stays on one side.
 

@@ -1,4 +1,4 @@
-"""Captions of images in a folder: a table or list of all of them, or a text beside each."""
+"""Captions of files in a folder: a table or list of all of them, or a text beside each."""
 
 from __future__ import annotations
 
@@ -17,54 +17,57 @@ FILE, CAPTION = ("file", "file_name", "filename", "image"), ("caption", "text")
 """What columns are called, by whom they are usual with."""
 
 
-def read_captions(root: Path, names: Sequence[str], skipped: Skipped) -> tuple[list[str] | None, Skipped]:
-    """The caption of each image, empty where there is none; and what was left out.
+def read_captions(
+    root: Path, names: Sequence[str], skipped: Skipped, *, several: bool = False
+) -> tuple[list[list[str]] | None, Skipped]:
+    """The captions of each file, and what was left out.
 
     Args:
         root: the folder.
-        names: of the images, below it.
+        names: of the files, below it.
         skipped: what the folder's reader left out, captions among it.
+        several: keep all captions of a file, of several rows of a table; else the first.
 
     Returns:
         No captions where the folder has none; and what was left out, without files that captions are in, and
-        with rows that are of no use, such as second captions of one image.
+        with rows that are of no use, such as second captions where these are not kept.
 
     Raises:
         UserError: a table has no column of files, or none of captions.
     """
     table = next((name for name in TABLES if (root / name).is_file()), None)
     if table is not None:
-        found, broken = _of_table(root / table, set(names))
+        found, broken = _of_table(root / table, set(names), several)
         kept = [(name, why) for name, why in skipped if name != table]
-        return [found.get(name, "") for name in names], sorted([*kept, *broken])
+        return [found.get(name, []) for name in names], sorted([*kept, *broken])
     texts = {name for name, _ in skipped if name.endswith(".txt")}
     beside = {name: text for name in names if (text := str(PurePosixPath(name).with_suffix(".txt"))) in texts}
     if not beside:
         return None, skipped
-    captions, broken = dict[str, str](), []
+    captions, broken = dict[str, list[str]](), []
     for name, text in beside.items():
         try:
-            captions[name] = " ".join((root / text).read_text(encoding="utf-8-sig").split())
+            captions[name] = [" ".join((root / text).read_text(encoding="utf-8-sig").split())]
         except (OSError, UnicodeDecodeError) as error:
             broken.append((text, f"cannot be read: {error}"))
     used = set(beside.values())
     kept = [(name, why) for name, why in skipped if name not in used]
-    return [captions.get(name, "") for name in names], sorted([*kept, *broken])
+    return [captions.get(name, []) for name in names], sorted([*kept, *broken])
 
 
-def _of_table(path: Path, names: set[str]) -> tuple[dict[str, str], Skipped]:
-    """The first caption of each image, and rows that are of no use."""
-    found, broken = dict[str, str](), []
+def _of_table(path: Path, names: set[str], several: bool) -> tuple[dict[str, list[str]], Skipped]:
+    """The captions of each file, and rows that are of no use."""
+    found, broken = dict[str, list[str]](), []
     read = _csv if path.suffix == ".csv" else _jsonl
     try:
         for line, row in read(path):
             try:
                 name, caption = _pair(row)
                 if name not in names:
-                    raise BadSample(f"there is no image {name} that can be used")
-                if name in found:
+                    raise BadSample(f"there is no file {name} that can be used")
+                if name in found and not several:
                     raise BadSample(f"another caption of {name}; its first is used")
-                found[name] = caption
+                found.setdefault(name, []).append(caption)
             except BadSample as error:
                 broken.append((f"{path.name}, line {line}", str(error)))
     except UnicodeDecodeError as error:

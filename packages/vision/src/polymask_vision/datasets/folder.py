@@ -38,7 +38,7 @@ def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
     captions, skipped = read_captions(found.root, found.names, found.skipped)
     files = Files(found.root, found.names)
     if captions is not None:
-        files = CaptionedFiles(found.root, found.names, captions)
+        files = CaptionedFiles(found.root, found.names, ["".join(own[:1]) for own in captions])
     return dataclasses.replace(found, skipped=skipped).splits(files, test)
 
 

@@ -73,9 +73,9 @@ def moving_digits(
     if not set(told) <= set(facts):
         raise UserError(f"told={list(told)}: captions can tell of {', '.join(facts)}")
     found = digits()
-    assert found.train.labels is not None and found.test.labels is not None
     every = torch.empty(len(found.train.source), dtype=torch.int64)
     for split in (found.train, found.test):
+        assert split.labels is not None
         every[split.index] = split.labels
     source = MovingDigits(found.train.source.images, every, coloured, told)
     classes = {"digit": every, "direction": source.direction, "colour": source.colour}[label]
@@ -141,7 +141,11 @@ class MovingDigits:
         if "direction" not in self.told:
             return [f"a {what} over a photograph", f"a photograph behind a {what}", f"the {what} moves"]
         way = list(DIRECTIONS)[self.direction[index]]
-        return [f"a {what} moving {way}", f"a photograph behind a {what} that goes {way}", f"{way} goes the {what}"]
+        return [
+            f"a {what} moving {way}",
+            f"a photograph behind a {what} that goes {way}",
+            f"{way} goes the {what}",
+        ]
 
     def frames(self, index: int, times: Sequence[float]) -> list[Tensor]:
         which, top, left = self.ground[index].tolist()

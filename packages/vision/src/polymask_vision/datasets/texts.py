@@ -1,4 +1,4 @@
-"""Captions of images: where readers keep them, and their words as entries of samples."""
+"""Captions of images and clips: where readers keep them, and their words as entries of samples."""
 
 from __future__ import annotations
 

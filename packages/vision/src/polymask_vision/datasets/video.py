@@ -39,8 +39,8 @@ class VideoDataset(FileDataset[Clips]):
     """What a reader of video found, as samples ``{"video": float32 [T, C, H, W]}``, normalised.
 
     All frames of a clip are cropped, flipped and coloured alike. With ``text_vocab``, samples of data with
-    captions hold the words of one of them too, see :class:`Captions`. Clips that are the same each time they are
-    read, not augmented and with ``rate`` unset, are kept in memory, up to a gigabyte.
+    captions hold the words of one of them too, see :class:`Captions`. Clips that are the same each time they
+    are read, not augmented and with ``rate`` unset, are kept in memory, up to a gigabyte.
 
     Args:
         found: what the reader found.
@@ -56,8 +56,8 @@ class VideoDataset(FileDataset[Clips]):
         augment: random augmentation in training: ``"flip"`` (which turns directions around), ``"crop"``,
             ``"crop-flip"``, ``"shift-flip"``, ``"three-augment"``, ``"crop-jitter"`` or ``"none"``.
         crop_scale: areas of ``crop``, ``crop-flip`` and ``crop-jitter``, as shares of the frame.
-        text_vocab: have the words of captions as ids of a vocabulary, see images; it needs polymask-language.
-            Clips without a caption are left out.
+        text_vocab: have the words of captions as ids of a vocabulary, as of images; it needs
+            polymask-language. Clips without a caption are left out.
         text_vocab_size: ids of a trained vocabulary, at most.
         text_length: maximum number of tokens of a caption, with those at both ends; longer ones are cut.
         limit: maximum number of clips per split.
@@ -88,7 +88,7 @@ class VideoDataset(FileDataset[Clips]):
             self.words = Captions(found, text_vocab, vocab_size=text_vocab_size, length=text_length)
             found = self.words.found
         super().__init__(found, limit=limit)
-        self.texts = self.words and self.words.texts
+        self.texts = None if self.words is None else self.words.texts
         if channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 or 3, got {channels}")
         if augment == "rand-augment":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from polymask.data import BadSample, Splits, reading
 from polymask.data.folders import read_folder
 from polymask.data.splits import Names
 from polymask.types import Share
+from polymask_vision.datasets.caption_files import read_captions
 from polymask_vision.datasets.decode import Raw, reason
 
 ENDINGS = (
@@ -34,12 +36,19 @@ def videos(*, source: str, test: Share = 0.1) -> Splits[Files]:
     listed in ``skipped``; damage that shows only on decoding does not stop training: another clip of the
     class stands in.
 
+    Captions are read as of images, and all rows of a clip in ``captions.csv`` or ``captions.jsonl`` are
+    captions of it.
+
     Args:
         source: the folder (``videos:PATH``).
         test: share of each class to hold out where there is no folder for it.
     """
     found = read_folder(source, ENDINGS, "videos", _seconds)
-    return found.splits(Files(found.root, found.names, found.looks), test)
+    captions, skipped = read_captions(found.root, found.names, found.skipped, several=True)
+    files = Files(found.root, found.names, found.looks)
+    if captions is not None:
+        files = CaptionedFiles(found.root, found.names, found.looks, captions)
+    return dataclasses.replace(found, skipped=skipped).splits(files, test)
 
 
 def example_source(folder: Path) -> str:
@@ -106,6 +115,31 @@ class Files:
                 raise BadSample(f"it ends after {end:.1f} of {length:.1f} seconds")
             shown += shown[-1:] * missing
             return [np.rot90(x.to_ndarray(format="rgb24"), round(x.rotation / 90)) for x in shown]
+
+
+class CaptionedFiles(Files):
+    """Video files with captions, by number.
+
+    Args:
+        root: the folder that names are relative to.
+        names: of the files.
+        lengths: of each in seconds.
+        captions: of each, none or several.
+    """
+
+    def __init__(
+        self, root: Path, names: Sequence[str], lengths: Sequence[float], captions: Sequence[Sequence[str]]
+    ) -> None:
+        super().__init__(root, names, lengths)
+        self.captions = captions
+
+    def caption(self, index: int) -> str:
+        """The first; empty where there is none."""
+        return "".join(self.captions[index][:1])
+
+    def wordings(self, index: int) -> Sequence[str]:
+        """All of one."""
+        return self.captions[index]
 
 
 def _shown(container: av.container.InputContainer, times: Sequence[float]) -> list[av.VideoFrame]:

@@ -5,8 +5,7 @@ reconstruct them from the others as VideoMAE does; and draw the mean of the visi
 
     pip install 'polymask-vision[language]'
     polymask recipe vision/tgm --data moving-digits --data.coloured true
-    polymask pretrain vision/tgm --preset small --data moving-digits --data.coloured true \\
-        --guide RUN --score.guide RUN
+    polymask pretrain vision/tgm --preset small --data moving-digits --guide RUN --score.guide RUN
 
 The recipe trains the guide, vision/dual, where the paper has CLIP (``transformers:NAME`` takes one), then the
 masked autoencoder. Data have captions (``--data.text_vocab``, in all presets); of several of one clip, one is
@@ -18,9 +17,9 @@ one linear map on each side of the contrast; its temperature, learned from 0.07 
 ways. Both losses weigh 1, as published. ``--match_weight 0`` is the masked autoencoder alone. What the paper
 compares with:
 
-    --masking core/tube --masking.masking.ratio 0.9 --score null             VideoMAE
-    --score vision/motion                                                    motion-guided, by differences of frames
-    --masking.largest false                                                  what matches least
+    --masking core/tube --masking.masking.ratio 0.9 --score null    VideoMAE
+    --score vision/motion                                           motion-guided, by differences of frames
+    --masking.largest false                                         what matches least
 
 Predicting zero costs (n - 1) / n for the n numbers of a channel of a tubelet: learning starts below 1. The
 contrast starts at the logarithm of the batch size, and stays there if one of its sides collapses.
@@ -62,7 +61,8 @@ class TGM(System):
         score: evidence per token for the masking (paper: likeness with the caption); None for maskings that
             go by none.
         guide: whose embedding of captions is matched: folder of a finished run of vision/dual;
-            ``transformers:NAME`` for a CLIP, with ``--data.text_vocab NAME``; or ``random``, to try things out.
+            ``transformers:NAME`` for a CLIP, with ``--data.text_vocab NAME``; or ``random``, to try things
+            out.
         match_weight: weight of the match (paper: 1); with 0 captions are not read but by the score.
         dim: width of what is matched.
         decoder_dim: width of the decoder (VideoMAE: 384).
@@ -109,13 +109,13 @@ class TGM(System):
             return
         if guide is None:
             raise UserError(
-                "tgm matches clips with embedded captions: give --guide FOLDER, a run of vision/dual as polymask "
-                "recipe vision/tgm trains it; or --match_weight 0 to do without"
+                "tgm matches clips with embedded captions: give --guide FOLDER, a run of vision/dual as "
+                "polymask recipe vision/tgm trains it; or --match_weight 0 to do without"
             )
         if not isinstance(match_objective, Matching):
             raise UserError(
-                f"tgm matches clips and captions of a batch, which {type(match_objective).__name__} does not: "
-                "use --match_objective core/infonce or core/sdm"
+                f"tgm matches clips and captions of a batch, which {type(match_objective).__name__} does "
+                "not: use --match_objective core/infonce or core/sdm"
             )
         self.match_objective = match_objective
         opened: Any = open_guide(guide, channels=channels, mean=mean, std=std, text=text)
@@ -149,8 +149,8 @@ class TGM(System):
         """Captions, ``[B, D]``; gradient reaches their linear map, and not the guide."""
         if TEXT not in batch:
             raise UserError(
-                "tgm matches clips with captions, and those of this data have none: use data that has captions, "
-                "with --data.text_vocab bpe; or --match_weight 0"
+                "tgm matches clips with captions, and those of this data have none: use data that has "
+                "captions, with --data.text_vocab bpe; or --match_weight 0"
             )
         assert self.guide is not None
         guide: Any = self.guide.module
