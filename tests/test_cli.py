@@ -24,17 +24,18 @@ TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
-DATA |= {"plan": "made-up-plans", "video": "moving-digits"}
+DATA |= {"plan": "made-up-plans", "video": "moving-digits", "pose": "camera-poses"}
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
+    "camera-poses": ("--data.windows", "40", "--data.test_windows", "20"),
     "persons": ("--data.count", "60", "--data.pixels", "16"),
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""
 UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae")
 """Systems whose data have no classes to probe."""
-HELPERS = ("openbeats-tokenizer", "masked-pdpp")
+HELPERS = ("openbeats-tokenizer", "pose-tokenizer", "masked-pdpp")
 """Systems that make labels for others, or plans, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
 """Systems that hide nothing to look at, or weights, of no sample."""

@@ -85,7 +85,6 @@ class PoseCoder(nn.Module):
         self.to_joints, self.narrow = nn.Linear(tokens, joints), nn.Linear(dim, decoder_dim)
         self.decoder = nn.Sequential(*(MixerBlock(joints, decoder_dim, *size) for _ in range(decoder_depth)))
         self.last, self.head = nn.LayerNorm(decoder_dim), nn.Linear(decoder_dim, 2)
-        initialise(self)
         nn.init.normal_(self.unseen, std=0.02)
 
     def points(self, joints: Tensor, shown: Tensor) -> Tensor:
