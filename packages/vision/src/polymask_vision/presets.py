@@ -398,9 +398,10 @@ POSE_TOKENIZER: Presets = {
         "depth": 2,
         "token_hidden": 32,
         "channel_hidden": 128,
+        "commitment": 1.0,
         "steps": 600,
         "batch_size": 16,
-        "lr": 3e-3,
+        "lr": 5e-3,
     },
     "tiny": {
         "codes": 16,

@@ -25,6 +25,8 @@ TINY = {
     "channel_hidden": 16,
 }
 STEP = Step(6, 10, seed=1)
+SIZE = {"token_hidden": 16, "channel_hidden": 32, "commitment": 1.0}
+"""Of what learns in a hundred steps; under PCT's commitment, 15, that takes several times as long."""
 
 
 def make(**options: Any) -> Any:
@@ -139,33 +141,34 @@ def test_tokens_of_persons_are_refused() -> None:
 
 @pytest.mark.slow
 def test_poses_are_read_off_their_codes_far_better_than_guessed_and_hidden_joints_too() -> None:
-    source = camera_poses(windows=120, test_windows=40, noise=0.0, missing=0.1).train.source
-    poses = [source.poses(i, 2) for i in range(160)]
+    source = camera_poses(windows=64, test_windows=16, noise=0.0, missing=0.1).train.source
+    # two of the eight times
+    poses = [[x[:, ::4] for x in source.poses(i, 2)] for i in range(80)]
     batch = {"pose": torch.stack([p for p, _ in poses]), SEEN: torch.stack([s for _, s in poses]).long()}
-    facts = {"frames": 8, "persons": 3, "joints": 17, "views": 2}
+    facts = {"frames": 2, "persons": 3, "joints": 17, "views": 2}
     errors = {}
     for tokens_each in (8, 1):
         torch.manual_seed(0)
         system: Any = build(
             "vision/pose-tokenizer",
             facts=facts,
-            **(TINY | {"codes": 32, "pose_tokens": tokens_each, "dim": 32, "decoder_dim": 16}),
+            **(TINY | {"codes": 32, "pose_tokens": tokens_each, "dim": 32, "decoder_dim": 16} | SIZE),
         )
         assert isinstance(system, PoseTokenizer)
-        optimiser = torch.optim.AdamW(system.parameters(), 5e-3)
-        for index in range(150):
-            rows = torch.randperm(120, generator=torch.Generator().manual_seed(index))[:6]
+        optimiser = torch.optim.AdamW(system.parameters(), 1e-2)
+        for index in range(100):
+            rows = torch.randperm(64, generator=torch.Generator().manual_seed(index))[:16]
             optimiser.zero_grad()
-            step = Step(index, 150)
+            step = Step(index, 100)
             part = {**{key: value[rows] for key, value in batch.items()}, "id": rows}
             torch.autograd.backward(list(system(part, step).values()))
             optimiser.step()
             system.after_step(step)
         system.eval()
-        held = {**{key: value[120:] for key, value in batch.items()}, "id": torch.arange(120, 160)}
+        held = {**{key: value[64:] for key, value in batch.items()}, "id": torch.arange(64, 80)}
         tokens = system.tokenizer(held)
-        mask = system.draw(tokens, held, Step(150, 150))
-        train = system.tokenizer({key: value[:120] for key, value in batch.items()})
+        mask = system.draw(tokens, held, Step(100, 100))
+        train = system.tokenizer({key: value[:64] for key, value in batch.items()})
         joints, real = train.values.view(-1, 17, 2), train.real.view(-1, 17, 1)
         mean = torch.where(real, joints, 0).sum(0) / real.sum(0)
         with torch.no_grad():
