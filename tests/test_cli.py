@@ -25,12 +25,14 @@ PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
 DATA |= {"plan": "made-up-plans", "video": "moving-digits", "vision/mom": "placed-objects"}
+DATA |= {"plan": "made-up-plans", "video": "moving-digits", "pose": "camera-poses"}
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
 DATA |= {"vision/masked-feature": "drawn-domains"}
 DATA |= {"vision/mayor": "curved-text"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "placed-objects": ("--data.count", "40"),
+    "camera-poses": ("--data.windows", "40", "--data.test_windows", "20"),
     "persons": ("--data.count", "60", "--data.pixels", "16"),
     "curved-text": ("--data.count", "60", "--data.pixels", "48", "--data.height", "[6,8]"),
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
@@ -47,6 +49,7 @@ HELPERS = ("openbeats-tokenizer", "masked-pdpp", "mayor")
 """Systems that make labels for others, plans or masks, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
 HELPERS = ("openbeats-tokenizer", "masked-pdpp")
+HELPERS = ("openbeats-tokenizer", "pose-tokenizer", "masked-pdpp")
 """Systems that make labels for others, or plans, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "dual")
 """Systems that hide nothing to look at, or weights, of no sample."""

@@ -162,6 +162,11 @@ REFUSED = {
     ("pointcloud/humanmac", "core/top-score"): "has no option --score",
     # its sites are a few layers, which a sample may lack
     **{("vision/phg-mae", masking): "on a grid" for masking in ("core/block", "core/color", "vision/block")},
+    # their sites are persons, or joints, of whom some are not seen
+    **{
+        (f"vision/{system}", "core/top-score"): "has no option --score"
+        for system in ("previps", "pose-tokenizer")
+    },
     ("vision/phg-mae", "core/frequency"): "form a grid without padding",
     **{
         ("vision/phg-mae", masking): "form a grid without padding"

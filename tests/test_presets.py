@@ -113,6 +113,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     # Mo and Yun 2024, configuration of the release for ViT-B/16
     "vision/dmt-jepa paper": {**JEPA, "epochs": 600, "predictor_depth": 6},
+    # Geng et al. 2023, configurations of the release; what a batch is could not be found
+    "vision/pose-tokenizer paper": {
+        "lr": 1e-2,
+        "epochs": 50,
+        "decay": 0.15,
+        "codes": 2048,
+        "pose_tokens": 34,
+    },
+    # Hamoud et al. 2025, by an unofficial implementation, whose optimiser is another
+    "vision/previps paper": {"epochs": 50, "decay": 1e-5, "encoder.depth": 6, "encoder.dim": 256},
     # GA-DMS, appendix A.1; CLIP's ViT-B/16 and the text tower beside it
     "vision/ga-dms paper": {
         "lr": 1e-4,

@@ -34,6 +34,7 @@ DATA = {
     "text": ["language/glosses", "--data.vocab_size", "512", "--data.limit", "300"],
     "points": ["pointcloud/shapes", "--data.points", "128", "--data.limit", "60"],
     "plan": ["language/made-up-plans", "--data.limit", "60"],
+    "pose": ["vision/camera-poses", "--data.limit", "60"],
     "motion": ["pointcloud/skeletons", "--data.limit", "60"],
 }
 TIMES = {"seconds", "samples_per_second", "data_wait"}

@@ -37,6 +37,7 @@ DATA: Mapping[str, Any] = {
     "points": {"name": "pointcloud/shapes"},
     "plan": {"name": "language/made-up-plans", "plans": 200, "test_plans": 20},
     "video": "vision/moving-digits",
+    "pose": {"name": "vision/camera-poses", "windows": 40, "test_windows": 20},
     "motion": {"name": "pointcloud/mocap", "test_windows": 5},
 }
 SPECIAL: Mapping[str, Any] = {

@@ -71,6 +71,13 @@ HEADS = {
     "deconv with coordinates, dice": {"head": "deconv-coordinates"},
     "mlp, bce": BCE,
     "mlp, dice": {},
+# Tests are by other cameras than those of training
+ROOMS = {"data": {"name": "vision/camera-poses", "windows": 800, "test_windows": 400}}
+MASKED_ALONE = {
+    "video_tokenizer": None,
+    "video_encoder": None,
+    "match_weight": 0.0,
+    "geometry_weight": 0.0,
 }
 
 V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
@@ -138,6 +145,10 @@ def hidden_by(told: bool, *maskings: str) -> dict[str, dict[str, Any]]:
     }
     alone = {name: {**found[name], "match_weight": 0.0} for name in maskings}
     return alone | {f"{name}, contrast": {**found[name], "guide": str(DUAL[told])} for name in maskings}
+def pose_codes(folder: Path) -> dict[str, Any]:
+    """Train a tokenizer of poses, whose codes are predicted; one for all seeds."""
+    tokenizer = trained({**ROOMS, "system": "vision/pose-tokenizer", "preset": "small"}, folder, "tokenizer")
+    return dict.fromkeys(("tokenizer.run", "target.run"), str(tokenizer.folder))
 
 
 def two_teachers(folder: Path) -> dict[str, Any]:
@@ -396,6 +407,21 @@ CLAIMS: dict[str, Claim] = {
         evaluation="vision/distance",
         measure="AbsRel, occluded",
         lower=True,
+    "vision/previps": Claim(
+        text="With few labels, activities seen by new cameras are told better where clips and poses of all "
+        "cameras were matched, with agreement of their geometry and masked poses, than by masked poses alone "
+        "(PreViPS, arXiv 2502.13883); stick figures that are made up, five labelled windows of each activity",
+        config={**ROOMS, "system": "vision/previps", "preset": "small", "steps": 250},
+        variants={
+            "masked poses alone": MASKED_ALONE,
+            "no geometry": {"geometry_weight": 0.0},
+            "no mask": {"masking": None},
+            "previps": {},
+        },
+        about=("previps",),
+        measure="linear",
+        probe={"labels_per_class": 5},
+        prepare=pose_codes,
     ),
     "vision/cae": Claim(
         text="Aligning predicted latents with those that the encoder makes of the hidden patches teaches "

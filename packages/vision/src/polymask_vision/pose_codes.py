@@ -80,12 +80,11 @@ class PoseCoder(nn.Module):
         self.embed, self.unseen = nn.Linear(2, dim), nn.Parameter(torch.empty(dim))
         size = (token_hidden, channel_hidden)
         self.encoder = nn.Sequential(*(MixerBlock(joints, dim, *size) for _ in range(depth)))
-        self.norm, self.to_tokens = nn.LayerNorm(dim), nn.Linear(joints, tokens)
+        self.to_tokens = nn.Linear(joints, tokens)
         self.codebook = EMACodebook(codes=codes, dim=dim, decay=decay)
         self.to_joints, self.narrow = nn.Linear(tokens, joints), nn.Linear(dim, decoder_dim)
         self.decoder = nn.Sequential(*(MixerBlock(joints, decoder_dim, *size) for _ in range(decoder_depth)))
-        self.last, self.head = nn.LayerNorm(decoder_dim), nn.Linear(decoder_dim, 2)
-        initialise(self)
+        self.head = nn.Linear(decoder_dim, 2)
         nn.init.normal_(self.unseen, std=0.02)
 
     def points(self, joints: Tensor, shown: Tensor) -> Tensor:
@@ -96,13 +95,14 @@ class PoseCoder(nn.Module):
             shown: bool ``[R, joints]``; one learned vector stands for each other joint.
         """
         x = torch.where(shown[..., None], self.embed(joints), self.unseen)
-        x = self.norm(self.encoder(x))
+        # no norms at the ends: behind them poses, which differ by little, are all alike for long
+        x = self.encoder(x)
         return self.to_tokens(x.transpose(1, 2)).transpose(1, 2).float()  # type: ignore[no-any-return]
 
     def decode(self, vectors: Tensor) -> Tensor:
         """Vectors of codes ``[R, tokens, dim]`` to joints in a box, ``[R, joints, 2]``."""
         x = self.narrow(self.to_joints(vectors.transpose(1, 2)).transpose(1, 2))
-        joints: Tensor = self.head(self.last(self.decoder(x)))
+        joints: Tensor = self.head(self.decoder(x))
         return joints
 
     def forward(self, joints: Tensor, shown: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Figures:
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor]) -> Figures:
-        """Persons of a batch: ``pose``, float ``[..., joints, 2]``, and :data:`SEEN`, without which all are."""
+        """Persons of ``pose``, float ``[..., joints, 2]``, and :data:`SEEN`, without which all are seen."""
         pose = batch[Poses.key]
         seen = batch[SEEN] > 0 if SEEN in batch else torch.ones_like(pose[..., 0], dtype=torch.bool)
         low = torch.where(seen[..., None], pose, torch.inf).amin(-2, keepdim=True)

@@ -471,9 +471,10 @@ POSE_TOKENIZER: Presets = {
         "depth": 2,
         "token_hidden": 32,
         "channel_hidden": 128,
+        "commitment": 1.0,
         "steps": 600,
         "batch_size": 16,
-        "lr": 3e-3,
+        "lr": 5e-3,
     },
     "tiny": {
         "codes": 16,
@@ -490,8 +491,8 @@ POSE_TOKENIZER: Presets = {
 }
 
 PREVIPS: Presets = {
-    # sizes and training of an unofficial implementation, which trains by SGD at 0.01: another optimiser, of
-    # which the rate does not carry over. Cameras are the same in all its windows
+    # sizes and training of an unofficial implementation, which trains by SGD at 0.01: another optimiser,
+    # whose rate does not carry over, so this one is ours. Cameras are the same in all its windows
     "paper": {
         "data.size": 224,
         "tokenizer.run": "random:2048x34",
@@ -505,6 +506,7 @@ PREVIPS: Presets = {
         "video_encoder.heads": 6,
         "view_code": True,
         "epochs": 50,
+        "lr": 1e-4,
         "weight_decay": 1e-5,
     },
     "small": {

@@ -8,7 +8,7 @@ some joints were not seen.
 Joints lie in the box of their person. A mixer over joints makes as many vectors as there are codes; gradient
 passes the choice straight through, and codes are moving averages of what chose them. A masking hides joints
 (PCT: 20 %), for which one learned vector stands, and which are to be read off the codes like the others. The
-mean pose costs about 0.1 by the smooth error of PCT; next to it stands how far vectors are from their codes.
+mean pose costs about 0.03 by the smooth error of PCT; beside it stands how far vectors are from their codes.
 
 PCT mixes in features of the image too, and names poses of a bottom-up or top-down detector; that PreViPS
 leaves them out could not be verified. Codes that nothing chooses begin anew, which PCT does not say.
@@ -56,7 +56,8 @@ class PoseTokenizer(System):
         token_hidden: width of the MLPs across joints.
         channel_hidden: width of the MLPs across channels.
         decay: weight of a code's past at each step.
-        commitment: weight of the mean square of what a vector and its code differ by.
+        commitment: weight of the mean square of what a vector and its code differ by (PCT: 15; under less,
+            as in the preset ``small``, poses begin to differ sooner).
     """
 
     def __init__(
