@@ -26,9 +26,11 @@ HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
 DATA |= {"plan": "made-up-plans", "video": "moving-digits"}
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
+DATA |= {"vision/ola-vlm": "scenes"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "persons": ("--data.count", "60", "--data.pixels", "16"),
+    "scenes": ("--data.count", "60", "--data.pixels", "8"),
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""
@@ -36,8 +38,8 @@ UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae")
 """Systems whose data have no classes to probe."""
 HELPERS = ("openbeats-tokenizer", "masked-pdpp")
 """Systems that make labels for others, or plans, and have no encoder to export."""
-UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
-"""Systems that hide nothing to look at, or weights, of no sample."""
+UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "ola-vlm")
+"""Systems that hide nothing to look at, or weights or terms of the loss, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
 PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]
 
