@@ -180,7 +180,8 @@ class Target(Protocol):
     """What is to be predicted at each token: a function of the unmasked input, no gradient.
 
     ``dim`` is the width of the answer. A target that a prediction can be turned back from has
-    ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used.
+    ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used. One of
+    entries that no tokenizer reads has ``example(n, seed=0) -> Batch``, random samples of them.
     """
 
     dim: int

@@ -176,11 +176,11 @@ class System(nn.Module):
         return functional.encode(self.tokenizer, self.backbone, batch)
 
     def example(self, n: int, seed: int = 0) -> Batch:
-        """``n`` random samples, by default those of its tokenizers; global generators stay untouched."""
+        """``n`` random samples, by default what tokenizers and targets read; global generators untouched."""
         batch: Batch = {}
         for name in (*vars(self), *self._modules):
-            if slot_kind(name) == "tokenizers":
-                batch |= getattr(self, name).example(n, seed)
+            if slot_kind(name) in ("tokenizers", "targets"):
+                batch |= getattr(getattr(self, name), "example", lambda n, seed: {})(n, seed)
         return batch
 
     def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:

@@ -166,7 +166,10 @@ class Subject:
 
     def batch(self, n: int = 4, seed: int = 0) -> Batch:
         """Random input with ids that are not the rows' numbers."""
-        return with_ids(self.tokenizer.example(n, seed), n, seed)
+        entries = self.tokenizer.example(n, seed)
+        if self.part.kind == "targets" and hasattr(self.made, "example"):
+            entries |= self.made.example(n, seed)
+        return with_ids(entries, n, seed)
 
     def tokens(self, n: int = 4, seed: int = 0) -> Tokens:
         """The same as tokens."""
