@@ -29,12 +29,14 @@ DATA |= {"plan": "made-up-plans", "video": "moving-digits", "pose": "camera-pose
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
 DATA |= {"vision/masked-feature": "drawn-domains"}
 DATA |= {"vision/mayor": "curved-text"}
+DATA |= {"vision/ola-vlm": "scenes"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "placed-objects": ("--data.count", "40"),
     "camera-poses": ("--data.windows", "40", "--data.test_windows", "20"),
     "persons": ("--data.count", "60", "--data.pixels", "16"),
     "curved-text": ("--data.count", "60", "--data.pixels", "48", "--data.height", "[6,8]"),
+    "scenes": ("--data.count", "60", "--data.pixels", "8"),
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""
@@ -53,6 +55,10 @@ HELPERS = ("openbeats-tokenizer", "pose-tokenizer", "masked-pdpp")
 """Systems that make labels for others, or plans, and have no encoder to export."""
 UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "dual")
 """Systems that hide nothing to look at, or weights, of no sample."""
+HELPERS = ("openbeats-tokenizer", "masked-pdpp")
+"""Systems that make labels for others, or plans, and have no encoder to export."""
+UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "ola-vlm")
+"""Systems that hide nothing to look at, or weights or terms of the loss, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
 PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]
 

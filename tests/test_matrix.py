@@ -92,7 +92,17 @@ REFUSED = {
     },
     **{
         ("vision/maskalign", f"vision/{target}"): "hides by score, and this system computes none"
-        for target in ("pixels", "dct", "hog", "variance", "entropy", "attention", "codes", "relations")
+        for target in (
+            "pixels",
+            "dct",
+            "hog",
+            "variance",
+            "entropy",
+            "attention",
+            "codes",
+            "relations",
+            "map",
+        )
     },
     **{
         (f"vision/{system}", f"vision/{encoder}"): "predicts codes by their embedding"

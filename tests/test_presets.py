@@ -133,6 +133,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "decay": 4e-5,
         "text_encoder.depth": 12,
     },
+    # OLA-VLM, scripts/train/pretrain.sh of the release: one epoch of captions, the language model frozen
+    "vision/ola-vlm paper": {
+        "lr": 1e-3,
+        "batch": 256,
+        "epochs": 1,
+        "warmup": 0.03,
+        "betas": ADAM,
+        "decay": 0.0,
+        "image_block": -2,
+        "text_encoder.depth": 32,
+    },
     # Baevski et al. 2022, configuration of the release: 16 images on each of 16 devices
     "vision/data2vec2 paper": {
         **DATA2VEC,

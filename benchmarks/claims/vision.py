@@ -182,6 +182,37 @@ def detector(folder: Path) -> dict[str, Any]:
     return {"detector": str(trained(config, folder, "detector").folder)}
 
 
+SCENES = {
+    "data": {"name": "vision/scenes", "count": 6000, "text_vocab": "bpe", "text_vocab_size": 1024},
+    "preset": "small",
+    "tokenizer.patch_size": 8,
+}
+
+TEACHERS_OF_SCENES = {
+    f"{name}_target": {
+        "name": "vision/teacher",
+        "run": f"runs/evidence-vision-ola-vlm-{name}-teacher",
+        "layers": [-1],
+    }
+    for name in ("depth", "seg", "gen")
+}
+"""One each for all seeds, as :func:`teachers_of_scenes` trains them."""
+
+
+def teachers_of_scenes(folder: Path) -> dict[str, Any]:
+    """Train teachers, the image encoder by masking, and a language model on the texts, one for all seeds."""
+    common = {**SCENES, "steps": 600}
+    encoder = trained({**common, "system": "vision/mae"}, folder, "encoder")
+    trained({**common, "system": "vision/supervised"}, folder, "gen-teacher")
+    for name, layer in (("depth", "value_map"), ("seg", "label_map")):
+        target = {"name": "vision/map", "layer": layer}
+        told = {"target": target, "objective": "core/mse", "masking": "core/random"}
+        trained({**common, **told, "system": "vision/simmim"}, folder, f"{name}-teacher")
+    words = {"system": "vision/ola-vlm", "with_images": False, "steps": 300}
+    language = trained({**common, **words}, folder, "language")
+    return {"init": str(encoder.folder), "base": str(language.folder)}
+
+
 CLAIMS: dict[str, Claim] = {
     "vision/masking": Claim(
         text="Masks from green noise, or in blocks, teach a masked autoencoder more than random ones "
@@ -422,6 +453,20 @@ CLAIMS: dict[str, Claim] = {
         measure="linear",
         probe={"labels_per_class": 5},
         prepare=pose_codes,
+    "vision/ola-vlm": Claim(
+        text="A language model of images answers more questions where some of its layers also predict what "
+        "teachers of depth, segmentation and whole images make of them (OLA-VLM, arXiv 2412.09585); drawn "
+        "scenes, embeddings count in the first 60 % of the steps and the next token alone behind, answers "
+        "without heads and teachers",
+        config={**SCENES, "system": "vision/ola-vlm", "steps": 600, "embedding_share": 0.6},
+        variants={"next token": {}, "ola-vlm": TEACHERS_OF_SCENES},
+        about=("ola-vlm",),
+        evaluation=[
+            "vision/answers",
+            {"name": "vision/layer-embeddings", "target": TEACHERS_OF_SCENES["depth_target"]},
+        ],
+        measure="accuracy",
+        prepare=teachers_of_scenes,
     ),
     "vision/cae": Claim(
         text="Aligning predicted latents with those that the encoder makes of the hidden patches teaches "

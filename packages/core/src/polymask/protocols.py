@@ -183,6 +183,8 @@ class Target(Protocol):
     ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used. One that
     reads entries of the batch which tokenizers do not give, such as captions, has ``example(n, seed)`` that
     gives random ones, for tests.
+    ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used. One of
+    entries that no tokenizer reads has ``example(n, seed=0) -> Batch``, random samples of them.
     """
 
     dim: int

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Tokens, UserError
+from polymask import Batch, Tokens, UserError
 from polymask.types import Count, Fact, Whole
 from polymask_vision.datasets.maps import LABELS, VALUES
 from polymask_vision.tokenizers import patches_of
@@ -22,6 +22,7 @@ class Map(nn.Module):
     Args:
         layer: entry of the batch: ``value_map``, float ``[B, H, W]``, NaN unknown; or ``label_map``, int64,
             -1 unknown.
+        size: height and width of images in pixels, from the tokenizer.
         patch_size: side of a patch in pixels, from the tokenizer.
         map_classes: how many classes label maps have, from the data.
         cells: along each side of a patch.
@@ -31,6 +32,7 @@ class Map(nn.Module):
         self,
         *,
         layer: str = VALUES,
+        size: Fact[Count | tuple[Count, Count]] = 224,
         patch_size: Fact[Count] = 16,
         map_classes: Fact[Whole] = 0,
         cells: Count = 2,
@@ -41,6 +43,7 @@ class Map(nn.Module):
         self.layer, self.classes = layer, map_classes if layer == LABELS else 0
         if layer == LABELS and not map_classes:
             raise UserError(f"layer={layer}: images of this data have no classes of pixels, use {VALUES}")
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
         self.patch_size, self.cells = patch_size, cells
         self.dim = cells**2 * max(self.classes, 1)
 
@@ -63,3 +66,11 @@ class Map(nn.Module):
         total = F.avg_pool2d(torch.where(known[:, None], values, 0.0), size)
         means = total / F.avg_pool2d(real, size)  # 0 / 0 is NaN
         return patches_of(means, self.cells)
+
+    def example(self, n: int, seed: int = 0) -> Batch:
+        """Random maps of ``n`` images."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = n, *self.size
+        if self.classes:
+            return {self.layer: torch.randint(self.classes, shape, generator=generator)}
+        return {self.layer: torch.randn(shape, generator=generator)}

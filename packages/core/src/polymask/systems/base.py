@@ -185,6 +185,11 @@ class System(nn.Module):
             part = getattr(self, name)
             if slot_kind(name) in ("tokenizers", "targets") and hasattr(part, "example"):
                 batch |= part.example(n, seed)
+        """``n`` random samples, by default what tokenizers and targets read; global generators untouched."""
+        batch: Batch = {}
+        for name in (*vars(self), *self._modules):
+            if slot_kind(name) in ("tokenizers", "targets"):
+                batch |= getattr(getattr(self, name), "example", lambda n, seed: {})(n, seed)
         return batch
 
     def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
