@@ -24,12 +24,10 @@ TINY = ("--preset", "tiny", "--data", "digits", "--data.limit", "40", "--workers
 PATCH = ("--tokenizer.patch_size", "2")
 HOSTED = ("--host.tokenizer.patch_size", "2")
 DATA = {"image": "digits", "audio": "words", "text": "glosses", "points": "shapes", "motion": "skeletons"}
-DATA |= {"plan": "made-up-plans", "video": "moving-digits", "vision/mom": "placed-objects"}
 DATA |= {"plan": "made-up-plans", "video": "moving-digits", "pose": "camera-poses"}
 DATA |= {"language/sparsepo": "sentiment", "vision/ga-dms": "persons", "vision/phg-mae": "layers:layered"}
+DATA |= {"vision/mom": "placed-objects", "vision/mayor": "curved-text", "vision/ola-vlm": "scenes"}
 DATA |= {"vision/masked-feature": "drawn-domains"}
-DATA |= {"vision/mayor": "curved-text"}
-DATA |= {"vision/ola-vlm": "scenes"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "placed-objects": ("--data.count", "40"),
@@ -40,24 +38,14 @@ MORE = {
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""
-UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/mom")
-UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/masked-feature")
+UNLABELLED = (
+    *("language/sparsepo", "vision/ga-dms", "vision/phg-mae"),
+    *("vision/mom", "vision/masked-feature", "vision/mayor"),
+)
 """Systems whose data have no classes to probe."""
-HELPERS = ("openbeats-tokenizer", "masked-pdpp", "masked-feature")
-"""Systems that make labels for others, plans or segmentations, and have no encoder to export."""
-UNLABELLED = ("language/sparsepo", "vision/ga-dms", "vision/phg-mae", "vision/mayor")
-"""Systems whose data have no classes to probe."""
-HELPERS = ("openbeats-tokenizer", "masked-pdpp", "mayor")
-"""Systems that make labels for others, plans or masks, and have no encoder to export."""
-UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet")
-HELPERS = ("openbeats-tokenizer", "masked-pdpp")
-HELPERS = ("openbeats-tokenizer", "pose-tokenizer", "masked-pdpp")
-"""Systems that make labels for others, or plans, and have no encoder to export."""
-UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "dual")
-"""Systems that hide nothing to look at, or weights, of no sample."""
-HELPERS = ("openbeats-tokenizer", "masked-pdpp")
-"""Systems that make labels for others, or plans, and have no encoder to export."""
-UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "ola-vlm")
+HELPERS = ("openbeats-tokenizer", "pose-tokenizer", "masked-pdpp", "masked-feature", "mayor")
+"""Systems that make labels for others, plans, segmentations or masks, and have no encoder to export."""
+UNMASKED = (*HELPERS, "supervised", "r-amt", "maskunet", "dual", "ola-vlm")
 """Systems that hide nothing to look at, or weights or terms of the loss, of no sample."""
 SYSTEMS = [part.full_name for part in default_registry().parts("systems")]
 PARTS = [(kind, part.full_name) for kind in KINDS for part in default_registry().parts(kind)]

@@ -71,6 +71,8 @@ HEADS = {
     "deconv with coordinates, dice": {"head": "deconv-coordinates"},
     "mlp, bce": BCE,
     "mlp, dice": {},
+}
+
 # Tests are by other cameras than those of training
 ROOMS = {"data": {"name": "vision/camera-poses", "windows": 800, "test_windows": 400}}
 MASKED_ALONE = {
@@ -145,6 +147,8 @@ def hidden_by(told: bool, *maskings: str) -> dict[str, dict[str, Any]]:
     }
     alone = {name: {**found[name], "match_weight": 0.0} for name in maskings}
     return alone | {f"{name}, contrast": {**found[name], "guide": str(DUAL[told])} for name in maskings}
+
+
 def pose_codes(folder: Path) -> dict[str, Any]:
     """Train a tokenizer of poses, whose codes are predicted; one for all seeds."""
     tokenizer = trained({**ROOMS, "system": "vision/pose-tokenizer", "preset": "small"}, folder, "tokenizer")
@@ -438,6 +442,7 @@ CLAIMS: dict[str, Claim] = {
         evaluation="vision/distance",
         measure="AbsRel, occluded",
         lower=True,
+    ),
     "vision/previps": Claim(
         text="With few labels, activities seen by new cameras are told better where clips and poses of all "
         "cameras were matched, with agreement of their geometry and masked poses, than by masked poses alone "
@@ -453,6 +458,7 @@ CLAIMS: dict[str, Claim] = {
         measure="linear",
         probe={"labels_per_class": 5},
         prepare=pose_codes,
+    ),
     "vision/ola-vlm": Claim(
         text="A language model of images answers more questions where some of its layers also predict what "
         "teachers of depth, segmentation and whole images make of them (OLA-VLM, arXiv 2412.09585); drawn "

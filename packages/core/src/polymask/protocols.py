@@ -180,9 +180,6 @@ class Target(Protocol):
     """What is to be predicted at each token: a function of the unmasked input, no gradient.
 
     ``dim`` is the width of the answer. A target that a prediction can be turned back from has
-    ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used. One that
-    reads entries of the batch which tokenizers do not give, such as captions, has ``example(n, seed)`` that
-    gives random ones, for tests.
     ``invert(prediction, tokens) -> (values [B, N, C], note)``; the note names the statistics used. One of
     entries that no tokenizer reads has ``example(n, seed=0) -> Batch``, random samples of them.
     """

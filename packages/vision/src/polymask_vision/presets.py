@@ -1128,6 +1128,11 @@ MASKED_FEATURE: Presets = {
         "decoder_dim": 16,
         "dilations": (1, 2),
         "width": 32,
+        "steps": 10,
+        "batch_size": 8,
+    },
+}
+
 _MAYOR_SMALL: Options = {
     "model": "resnet10t",
     "levels": (1,),

@@ -176,15 +176,6 @@ class System(nn.Module):
         return functional.encode(self.tokenizer, self.backbone, batch)
 
     def example(self, n: int, seed: int = 0) -> Batch:
-        """``n`` random samples, by default those of its tokenizers; global generators stay untouched.
-
-        A target that reads what no tokenizer gives, such as captions, adds it by an ``example`` of its own.
-        """
-        batch: Batch = {}
-        for name in (*vars(self), *self._modules):
-            part = getattr(self, name)
-            if slot_kind(name) in ("tokenizers", "targets") and hasattr(part, "example"):
-                batch |= part.example(n, seed)
         """``n`` random samples, by default what tokenizers and targets read; global generators untouched."""
         batch: Batch = {}
         for name in (*vars(self), *self._modules):

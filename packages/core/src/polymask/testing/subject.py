@@ -170,11 +170,6 @@ class Subject:
         if self.part.kind == "targets" and hasattr(self.made, "example"):
             batch |= self.made.example(n, seed)
         return with_ids(batch, n, seed)
-        """Random input with ids that are not the rows' numbers."""
-        entries = self.tokenizer.example(n, seed)
-        if self.part.kind == "targets" and hasattr(self.made, "example"):
-            entries |= self.made.example(n, seed)
-        return with_ids(entries, n, seed)
 
     def tokens(self, n: int = 4, seed: int = 0) -> Tokens:
         """The same as tokens."""
