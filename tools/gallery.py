@@ -45,6 +45,7 @@ SPECIAL: Mapping[str, Any] = {
     "pointcloud/geomae": {"name": "pointcloud/scenes"},
     "language/sparsepo": {"name": "language/sentiment"},
     "vision/ga-dms": {"name": "vision/persons", "count": 40, "pixels": 128},
+    "vision/mom": {"name": "vision/placed-objects", "count": 40, "pixels": 128},
 }
 OPTIONS: Mapping[str, Any] = {
     "vision/salt": {"teacher": "untrained"},
