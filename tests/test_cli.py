@@ -30,6 +30,7 @@ DATA |= {"vision/masked-feature": "drawn-domains"}
 """Data of each modality, and of systems that need others: built in, but for layers."""
 MORE = {
     "persons": ("--data.count", "60", "--data.pixels", "16"),
+    "drawn-domains": ("--levels", "[0]"),  # as fine as patches of 2 pixels
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""
