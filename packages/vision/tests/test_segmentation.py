@@ -1,4 +1,4 @@
-"""Segmentation by a run's own decoder: equal to torchmetrics, of both domains, by labels that no sample has."""
+"""Segmentation by a run's own decoder: equal to torchmetrics, by labels that no sample has."""
 
 from __future__ import annotations
 

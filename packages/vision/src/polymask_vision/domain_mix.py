@@ -158,7 +158,7 @@ def _turned(x: Tensor, turn: Tensor) -> Tensor:
     """Colours whose hue moves by a share of the circle, ``[B, 1, 1, 1]``; value and saturation stay."""
     value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     span = value - low
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
     safe = torch.where(span > 0, span, 1.0)
     hue = torch.where(
         value == red,

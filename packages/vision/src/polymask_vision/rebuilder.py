@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ class Rebuilder(nn.Module):
         self.grid = (grid[0], grid[1])
         self.embed = nn.Linear(channels[-1], dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
-        norm = functools.partial(nn.LayerNorm, eps=1e-5)
+        norm: Any = functools.partial(nn.LayerNorm, eps=1e-5)
         self.blocks = nn.Sequential(
             *(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         )
@@ -88,7 +89,7 @@ class Rebuilder(nn.Module):
         z_BND = self.embed(last.flatten(2).transpose(1, 2))
         z_BND = mask.fill(z_BND, self.mask_token) + self.position.to(z_BND.dtype)
         h_BND: Tensor = self.norm(self.blocks(z_BND))
-        h_BDhw = h_BND.transpose(1, 2).unflatten(2, self.grid)
+        h_BDhw = h_BND.transpose(1, 2).reshape(len(h_BND), -1, *self.grid)
         return [project(h_BDhw) for project in self.project]
 
 
@@ -122,7 +123,7 @@ def times_of(size: tuple[int, int], grid: tuple[int, int]) -> int:
         raise UserError(
             f"{grid[0]} x {grid[1]} cells cannot hide the same places of a feature map of {size[0]} x "
             f"{size[1]}, which must be as large, or 2, 4, 8 times: give another --tokenizer.patch_size, the "
-            "side of a cell, another --data.size or --levels, or a finer last map (--arguments.output_stride 8)"
+            "side of a cell, another --data.size or --levels, or a finer last map by --arguments.output_stride"
         )
     return times
 

@@ -122,7 +122,8 @@ class MaskedFeature(System):
         if fill == "zeros" and predict == "features":
             raise UserError("zeros rebuild nothing that could be like features: give --predict classes")
         channels, size = tokenizer.channels, tokenizer.size
-        self.tokenizer, self.masking = tokenizer, masking
+        self.tokenizer: Patches = tokenizer
+        self.masking = masking
         self.network = Segmenter(
             size=size,
             channels=channels,
@@ -228,8 +229,9 @@ class MaskedFeature(System):
     @property
     def backbone(self) -> Encoder:
         """The backbone of the network, whose weights ``--init`` takes."""
-        found: Any = self.network.encoder
-        return found
+        network: Any = self.network
+        encoder: Encoder = network.encoder
+        return encoder
 
     def encode(self, batch: Batch) -> Tokens:
         """The last feature map, each place a token."""
@@ -240,11 +242,7 @@ class MaskedFeature(System):
 
     def exports(self) -> dict[str, Callable[[Mapping[str, Any], Path], None]]:
         """Formats of ``polymask export``: the whole network, see :mod:`polymask_vision.segmenter`."""
-
-        def write(facts: Mapping[str, Any], out: Path) -> None:
-            save_segmenter(self.network, out, facts)
-
-        return {"segmenter": write}
+        return {"segmenter": lambda facts, out: save_segmenter(self.network, out, facts)}
 
     # ---------------------------------------------------------------------------------------- to look at
 
