@@ -123,7 +123,7 @@ def times_of(size: tuple[int, int], grid: tuple[int, int]) -> int:
         raise UserError(
             f"{grid[0]} x {grid[1]} cells cannot hide the same places of a feature map of {size[0]} x "
             f"{size[1]}, which must be as large, or 2, 4, 8 times: give another --tokenizer.patch_size, the "
-            "side of a cell, another --data.size or --levels, or a finer last map by --arguments.output_stride"
+            "side of a cell, another --data.size or --levels, or a finer map by --arguments.output_stride"
         )
     return times
 
