@@ -35,6 +35,7 @@ MORE = {
     "persons": ("--data.count", "60", "--data.pixels", "16"),
     "curved-text": ("--data.count", "60", "--data.pixels", "48", "--data.height", "[6,8]"),
     "scenes": ("--data.count", "60", "--data.pixels", "8"),
+    "drawn-domains": ("--levels", "[0]"),  # as fine as patches of 2 pixels
     "layers:layered": ("--data.tasks", "object", "--data.classes.object", "2"),
 }
 """Options of data that would take long to make, or need to be told."""

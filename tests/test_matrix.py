@@ -120,6 +120,7 @@ REFUSED = {
     },
     ("vision/layer-masking", "core/top-score"): "has no option --score",
     ("vision/maskgit", "core/top-score"): "has no option --score",
+    ("vision/masked-feature", "core/top-score"): "has no option --score",
     ("vision/recap", "core/top-score"): "has no option --host.score",
     **{
         ("vision/hybrid-distillation", f"vision/{encoder}"): "matches relations within blocks"

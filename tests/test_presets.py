@@ -47,6 +47,19 @@ DATA2VEC = {"views": 8, "layers": 8, "final_momentum": 0.99999, "betas": (0.9, 0
 AUDIO = {"rate": (2e-4, 512), "batch": 512, "epochs": 32, "warmup": 3}
 SPEECH = {"steps": 400_000, "warmup": 32_000, "betas": (0.9, 0.98), "decay": 0.01}
 
+ADAPTED = {
+    "data.source_data.size": 512,
+    "tokenizer.patch_size": 512 // 16,
+    "rate": (6e-5, 2),
+    "batch": 2,
+    "steps": 40_000,
+    "warmup": 1500,
+    "betas": ADAM,
+    "decay": 0.01,
+    "decoder_rate": 10.0,
+    "rebuilder_rate": 2e-4 / 6e-5,
+}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     # He et al. 2021, PRETRAIN.md
     "vision/mae paper": {**MAE, "decay": 0.05},
@@ -275,6 +288,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "anchors": 256,
         "rois": 512,
     },
+    # 2025, arXiv 2509.13801, in DACS and DAFormer of the release of DAFormer; the Rebuilder's rate is 2e-4
+    "vision/masked-feature paper": {
+        **ADAPTED,
+        "model": "resnet101",
+        "decoder": "deeplab",
+        "arguments": {"output_stride": 8},
+    },
+    "vision/masked-feature paper-daformer": {**ADAPTED, "momentum": 0.999, "ignore_rows": (15, 120)},
     # Choi et al. 2024 leaves training to the host
     "vision/mto paper": {**SIMMIM, "last": 0.1, "clip": 5.0},
     "vision/mto paper-mae": MAE,

@@ -80,6 +80,12 @@ MASKED_ALONE = {
     "video_encoder": None,
     "match_weight": 0.0,
     "geometry_weight": 0.0,
+# Tiles of shaded relief with climates, and of satellite images without
+DOMAINS = {
+    "system": "vision/masked-feature",
+    "data": "vision/earth-domains",
+    "preset": "small",
+    "steps": 300,
 }
 
 V_PIXEL = Path("runs", "evidence-vision-salt-teacher")
@@ -546,6 +552,20 @@ CLAIMS: dict[str, Claim] = {
         about=("hidden at random",),
         evaluation="vision/mask-ensemble",
         measure="climate mIoU",
+    ),
+    "vision/masked-feature": Claim(
+        text="Features of the target of which cells are hidden, rebuilt and classified by the decoder adapt "
+        "a network better than DACS alone, and than hiding them without rebuilding (arXiv 2509.13801)",
+        config=DOMAINS,
+        variants={
+            "DACS": {"rebuilt_weight": 0.0},
+            "hidden, not rebuilt": {"fill": "zeros"},
+            "like the teacher's features": {"predict": "features"},
+            "rebuilt": {},
+        },
+        about=("rebuilt",),
+        evaluation={"name": "vision/segmentation", "by_class": False},
+        measure="target mIoU",
     ),
     "vision/phg-mae-consistency": Claim(
         text="Its ensemble says more often the same of an image that changes a little "

@@ -1,4 +1,4 @@
-"""Two domains in one data set: what a sample holds, what it never holds, how pairs are drawn; drawn scenes."""
+"""Two domains in one data set: what a sample holds, and what never, how pairs are drawn; drawn scenes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from polymask_vision.datasets.drawn_scenes import draw, drawn_scenes
 
 
 def drawn(**options: Any) -> Any:
-    given = {"source_data.count": 40, "source_data.pixels": 16, "target_data.count": 60, "target_data.pixels": 16}
+    given = {
+        "source_data.count": 40,
+        "source_data.pixels": 16,
+        "target_data.count": 60,
+        "target_data.pixels": 16,
+    }
     return open_data("drawn-domains", **{**given, **options})
 
 
@@ -31,6 +36,8 @@ def test_a_sample_holds_the_source_with_labels_and_an_image_of_the_target_alone(
     again = data.split("train")[33]
     assert torch.equal(again["image"], data.source.split("train")[3]["image"])
     assert data.provides["pixel_classes"] == 4 and data.provides["samples"] == 45
+    few = drawn(limit=5).split("train")
+    assert len(few) == 5 and torch.equal(few[1]["other"], data.split("train")[9]["other"])
 
 
 def test_training_draws_the_target_by_the_generator() -> None:
@@ -77,8 +84,11 @@ def test_two_data_sets_by_name(tmp_path: Path) -> None:
 
 def test_domains_of_the_earth_are_two_renderings_divided_alike(tmp_path: Path) -> None:
     planet = earth.example_source(tmp_path)
-    options = {f"{name}.{key}": x for name in ("source_data", "target_data") for key, x in
-               {"source": planet, "tile": 32, "stride": 64}.items()}
+    options = {
+        f"{name}.{key}": x
+        for name in ("source_data", "target_data")
+        for key, x in {"source": planet, "tile": 32, "stride": 64}.items()
+    }
     data: Any = build("vision/earth-domains", "datasets", **options)
     source, target = (each.splits for each in (data.source, data.target))
     for name in ("train", "test"):
@@ -89,7 +99,9 @@ def test_domains_of_the_earth_are_two_renderings_divided_alike(tmp_path: Path) -
 
 def test_drawn_scenes_are_fixed_and_their_looks_differ() -> None:
     plain, labels = draw("plain", 60, 32, 0)
-    assert torch.equal(plain, draw("plain", 60, 32, 0)[0]) and not torch.equal(plain, draw("plain", 60, 32, 1)[0])
+    assert torch.equal(plain, draw("plain", 60, 32, 0)[0]) and not torch.equal(
+        plain, draw("plain", 60, 32, 1)[0]
+    )
     striped, others = draw("striped", 60, 32, 0)
     assert labels.unique().tolist() == [0, 1, 2, 3]
     for label in (labels, others):

@@ -1064,8 +1064,8 @@ COMET: Presets = {
     "tiny": _COMET_TINY,
 }
 
-# of the release of DAFormer, whose rate falls in a line: cosine is the nearest here. Frames of GTA are brought to
-# 1280 x 720 and of Cityscapes to 1024 x 512 there before they are cropped
+# of the release of DAFormer, whose rate falls in a line: cosine is the nearest here. Frames of GTA are
+# brought to 1280 x 720 and of Cityscapes to 1024 x 512 there before they are cropped
 _ADAPTED: Options = {
     "data.source_data.size": 512,
     "data.source_data.augment": "crop-flip",

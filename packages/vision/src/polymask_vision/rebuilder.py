@@ -1,7 +1,6 @@
 """Hides cells of feature maps and rebuilds them from the rest (masked feature modelling, arXiv 2509.13801).
 
-Shapes: B images, N cells in rows and columns, D width of the Rebuilder, C width of a map, h rows and w columns
-of a map.
+Shapes: B images, N cells, D width of the Rebuilder, C width of a map, h rows and w columns of a map.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -24,10 +24,10 @@ from polymask.positions import coordinates, sincos
 class Rebuilder(nn.Module):
     """A small Transformer on a grid of cells, each of which covers a square of every feature map.
 
-    The last map is embedded and brought to the grid, each cell from its own middle. Hidden cells get a mask token
-    there, and all go through the blocks. From each cell a few transposed convolutions make the places of every
-    map that it covers; they replace what the maps hold in hidden cells, visible ones stay as they are. What
-    replaces them is normed over channels, what stays is not, as in the release.
+    The last map is embedded and brought to the grid, each cell from its own middle. Hidden cells get a mask
+    token there, and all go through the blocks. From each cell a few transposed convolutions make the places
+    of every map that it covers; they replace what the maps hold in hidden cells, visible ones stay as they
+    are. What replaces them is normed over channels, what stays is not, as in the release.
 
     Args:
         channels: width of each map, the finest first.
@@ -58,7 +58,7 @@ class Rebuilder(nn.Module):
         self.grid = (grid[0], grid[1])
         self.embed = nn.Linear(channels[-1], dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
-        norm = functools.partial(nn.LayerNorm, eps=1e-5)
+        norm: Any = functools.partial(nn.LayerNorm, eps=1e-5)
         self.blocks = nn.Sequential(
             *(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         )
@@ -89,13 +89,11 @@ class Rebuilder(nn.Module):
         z_BND = self.embed(last.flatten(2).transpose(1, 2))
         z_BND = mask.fill(z_BND, self.mask_token) + self.position.to(z_BND.dtype)
         h_BND: Tensor = self.norm(self.blocks(z_BND))
-        h_BDhw = h_BND.transpose(1, 2).unflatten(2, self.grid)
+        h_BDhw = h_BND.transpose(1, 2).reshape(len(h_BND), -1, *self.grid)
         return [project(h_BDhw) for project in self.project]
 
 
-def patch(
-    maps: Sequence[Tensor], other: Sequence[Tensor], mask: Mask, grid: tuple[int, int]
-) -> list[Tensor]:
+def patch(maps: Sequence[Tensor], other: Sequence[Tensor], mask: Mask, grid: tuple[int, int]) -> list[Tensor]:
     """Maps with others in their hidden cells, the same cells on every map.
 
     Args:
@@ -123,9 +121,9 @@ def times_of(size: tuple[int, int], grid: tuple[int, int]) -> int:
     times = size[0] // grid[0]
     if size != (grid[0] * times, grid[1] * times) or times < 1 or times & (times - 1):
         raise UserError(
-            f"{grid[0]} x {grid[1]} cells cannot hide the same places of a feature map of {size[0]} x {size[1]}, "
-            "which must be as large, or 2, 4, 8 times: give another --tokenizer.patch_size, the side of a cell, "
-            "another --data.size or --levels, or a finer last map (--arguments.output_stride 8)"
+            f"{grid[0]} x {grid[1]} cells cannot hide the same places of a feature map of {size[0]} x "
+            f"{size[1]}, which must be as large, or 2, 4, 8 times: give another --tokenizer.patch_size, the "
+            "side of a cell, another --data.size or --levels, or a finer map by --arguments.output_stride"
         )
     return times
 

@@ -26,9 +26,9 @@ class Segmentation:
     """Accuracy and mean intersection over union of the pixels of test images, by the run's own decoder.
 
     Nothing is fitted. Of data of two domains both are measured, the target by labels that training never had;
-    a domain without labels is left out. Beside the trained network stand the same untrained, and the class that
-    is most frequent in the test images. The mean is over classes that occur in them, and intervals are over
-    images.
+    a domain without labels is left out. Beside the trained network stand the same untrained, and the class
+    that is most frequent in the test images. The mean is over classes that occur in them, and intervals are
+    over images.
 
     Args:
         images: maximum number of images of each domain, evenly spaced.
@@ -42,8 +42,8 @@ class Segmentation:
     def __call__(self, run: Run) -> Iterator[Measurement]:
         if not hasattr(run.system, "segment"):
             raise UserError(
-                f"{type(run.system).__name__} segments no images by itself: give a run of vision/masked-feature, "
-                "or measure its features with vision/dense"
+                f"{type(run.system).__name__} segments no images by itself: give a run of "
+                "vision/masked-feature, or measure its features with vision/dense"
             )
         names = getattr(run.data, "map_classes", None) if self.by_class else None
         domains = {name: getattr(run.data, name, None) for name in ("target", "source")}

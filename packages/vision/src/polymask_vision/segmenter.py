@@ -29,8 +29,9 @@ CONFIG = "segmenter.json"
 class DAFormerDecoder(nn.Module):
     """The decoder of DAFormer (Hoyer et al. 2021, arXiv 2111.14887).
 
-    Each map is brought to one width at each of its pixels and to the size of the finest. Convolutions of several
-    dilations, separable but for the first, read all of them side by side, and one of 3 x 3 fuses what they give.
+    Each map is brought to one width at each of its pixels and to the size of the finest. Convolutions of
+    several dilations, separable but for the first, read all of them side by side, and one of 3 x 3 fuses what
+    they give.
 
     Args:
         channels: width of each map, the finest first.
@@ -60,7 +61,7 @@ class DAFormerDecoder(nn.Module):
 
 
 class DeepLabDecoder(nn.Module):
-    """The decoder of DeepLab v2 (Chen et al. 2016, arXiv 1606.00915): the sum of dilated convolutions of a map.
+    """The decoder of DeepLab v2 (Chen et al. 2016, arXiv 1606.00915): dilated convolutions, summed.
 
     Args:
         channels: width of each map; the last one is read.
@@ -98,7 +99,8 @@ class Segmenter(nn.Module):
         arguments: of timm's model, e.g. ``{output_stride: 8}``.
         decoder: ``"daformer"`` reads all maps, ``"deeplab"`` the last.
         dim: width of the decoder of DAFormer.
-        dilations: of its convolutions; by default 1, 6, 12 and 18 of DAFormer, and 6, 12, 18 and 24 of DeepLab.
+        dilations: of its convolutions; by default 1, 6, 12 and 18 of DAFormer, and 6, 12, 18 and 24 of
+            DeepLab.
         dropout: of the decoder of DAFormer.
     """
 
@@ -177,9 +179,10 @@ def save_segmenter(network: Segmenter, out: Path, about: Mapping[str, Any]) -> N
     Args:
         network: the network.
         out: folder to write into.
-        about: what else to say, such as the ``mean`` and ``std`` of images and the names of the classes.
+        about: facts of the data, of which ``mean``, ``std`` and ``range`` are kept.
     """
-    save_json({"network": network.options, **about}, out / CONFIG)
+    known = {name: about[name] for name in ("mean", "std", "range") if name in about}
+    save_json({"network": network.options, **known}, out / CONFIG)
     save_state(network.state_dict(), out / WEIGHTS)
 
 

@@ -37,7 +37,7 @@ ENCODERS = {
     "masks": "from polymask_vision.weights import apply_masks\n\n"
     "apply_masks(encoder, FOLDER)  # of the base, whose hidden weights are then 0",
     "segmenter": "from polymask_vision.segmenter import load_segmenter\n\n"
-    "logits = load_segmenter(FOLDER)(images)  # of each pixel; images normalised by mean and std of segmenter.json",
+    "network = load_segmenter(FOLDER)  # images, normalised as segmenter.json says, to logits of each pixel",
     "transformers": "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(FOLDER)",
 }
 """How an encoder is loaded, by format."""

@@ -31,9 +31,10 @@ def drawn_scenes(
 ) -> Splits[Scenes]:
     """Scenes of four discs, squares and triangles on a ground, with the class of each pixel.
 
-    The ``plain`` look has even colours on a light ground. The ``striped`` one has a darker ground with stripes
-    of any direction, less contrast, colours of which red and blue are exchanged in part, and noise: the same
-    kinds of scenes, so that a network trained on the one look can be adapted to the other (``drawn-domains``).
+    The ``plain`` look has even colours on a light ground. The ``striped`` one has a darker ground with
+    stripes of any direction, less contrast, colours of which red and blue are exchanged in part, and noise:
+    the same kinds of scenes, so that a network trained on the one look can be adapted to the other
+    (``drawn-domains``).
 
     Args:
         look: how scenes are drawn.

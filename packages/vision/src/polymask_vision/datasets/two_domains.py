@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import Dataset, Samples, SplitName, describe
+from polymask.data import Dataset, Samples, SplitName, describe, evenly
 from polymask.types import Count
 from polymask_vision.datasets.maps import LABELS
 from polymask_vision.views import OTHER
@@ -21,15 +21,16 @@ ALIKE = ("size", "channels", "mean", "std", "range")
 class TwoDomains:
     """Samples ``image`` and ``label_map`` of a source, and ``other``, an image of a target.
 
-    The two are sets of their own (GTA and Cityscapes), or two renderings of one (``earth-domains``). No label of
-    the target is in any sample; evaluations read them from the target itself, where it has some. In training a
-    target image is drawn at random for each source image, from torch's global generator; else sample i holds
-    image i of both, the smaller set from its beginning again.
+    The two are sets of their own (GTA and Cityscapes), or two renderings of one (``earth-domains``). No label
+    of the target is in any sample; evaluations read them from the target itself, where it has some. In
+    training a target image is drawn at random for each source image, from torch's global generator; else
+    sample i holds image i of both, the smaller set from its beginning again.
 
     Args:
         source_data: images with a ``label_map``, such as ``segmentation:FOLDER``.
         target_data: images of the same size, channels and normalisation, with or without label maps.
         pixel_classes: number of classes of pixels; by default that of the names which the source has.
+        limit: maximum number of samples per split.
 
     Raises:
         UserError: the source has no label maps, nobody knows how many classes there are, or the two are of
@@ -37,14 +38,19 @@ class TwoDomains:
     """
 
     def __init__(
-        self, *, source_data: Dataset, target_data: Dataset, pixel_classes: Count | None = None
+        self,
+        *,
+        source_data: Dataset,
+        target_data: Dataset,
+        pixel_classes: Count | None = None,
+        limit: Count | None = None,
     ) -> None:
-        self.source, self.target = source_data, target_data
+        self.source, self.target, self.limit = source_data, target_data, limit
         sample = source_data.split("train")[0]
         if LABELS not in sample:
             raise UserError(
-                f"source_data needs a class at each pixel, and its samples have {', '.join(sample)} alone: give "
-                f"data whose samples have {LABELS!r}, as those of vision/segmentation"
+                f"source_data needs a class at each pixel, and its samples have {', '.join(sample)} alone: "
+                f"give data whose samples have {LABELS!r}, as those of vision/segmentation"
             )
         ours, theirs = source_data.provides, target_data.provides
         for name in ALIKE:
@@ -57,8 +63,8 @@ class TwoDomains:
         names: Sequence[str] | None = getattr(source_data, "map_classes", None)
         if names is None and pixel_classes is None:
             raise UserError(
-                "the source does not name the classes of its pixels: give their number, --data.pixel_classes, or "
-                "their names (--data.source_data.labels of vision/segmentation)"
+                "the source does not name the classes of its pixels: give their number, "
+                "--data.pixel_classes, or their names (--data.source_data.labels of vision/segmentation)"
             )
         self.map_classes = names
         self.key, self.classes = source_data.key, source_data.classes
@@ -71,12 +77,16 @@ class TwoDomains:
 
     def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         both = [data.split(name, augment=augment) for data in (self.source, self.target)]
-        return Drawn(both[0], both[1], self.key, self.target.key, augment)
+        index = evenly(max(map(len, both)), self.limit)
+        return Drawn(both[0], both[1], index, (self.key, self.target.key), augment)
 
     def labels(self, name: SplitName) -> Tensor | None:
         """Of the source image of each sample."""
         found = self.source.labels(name)
-        return None if found is None else found[torch.arange(len(self.split(name))) % len(found)]
+        if found is None:
+            return None
+        n = max(len(data.split(name)) for data in (self.source, self.target))
+        return found[torch.tensor(evenly(n, self.limit)) % len(found)]
 
     def to_image(self, x: Tensor) -> Tensor:
         return self.source.to_image(x)
@@ -93,23 +103,24 @@ class Drawn:
     Args:
         source: samples with labels.
         target: samples of which the image alone is taken.
-        key: entry of the image of the source.
-        other_key: that of the target.
+        index: their numbers; of the smaller set, counted from its beginning again.
+        keys: entries of the image of the source and of that of the target.
         random: draw the target at random, rather than by number.
     """
 
-    def __init__(self, source: Samples, target: Samples, key: str, other_key: str, random: bool) -> None:
+    def __init__(
+        self, source: Samples, target: Samples, index: Sequence[int], keys: tuple[str, str], random: bool
+    ) -> None:
         self.source, self.target = source, target
-        self.key, self.other_key, self.random = key, other_key, random
+        self.index, self.keys, self.random = index, keys, random
 
     def __len__(self) -> int:
-        return max(len(self.source), len(self.target))
+        return len(self.index)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        n = len(self.target)
-        other = int(torch.randint(n, ())) if self.random else index % n
-        sample = self.source[index % len(self.source)]
-        return {self.key: sample[self.key], LABELS: sample[LABELS], OTHER: self.target[other][self.other_key]}
+        number, n = self.index[index], len(self.target)
+        other = int(torch.randint(n, ())) if self.random else number % n
+        sample, (key, other_key) = self.source[number % len(self.source)], self.keys
+        return {key: sample[key], LABELS: sample[LABELS], OTHER: self.target[other][other_key]}

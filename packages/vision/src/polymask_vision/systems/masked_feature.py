@@ -1,28 +1,26 @@
-"""Masked feature modelling enhances adaptive segmentation (2025, arXiv 2509.13801; later masked representation
-modelling): unsupervised domain adaptation in which cells of the encoder's features are hidden.
+"""Masked feature modelling for unsupervised domain adaptation of segmentation (2025, arXiv 2509.13801).
 
-A segmentation network learns from labelled source images, from target images that have other classes pasted in
-and the labels of an EMA teacher, and from target images of whose features some cells are hidden, rebuilt by a
-small Transformer from the rest, and classified by the same decoder. The encoder always sees whole images.
+A segmentation network learns from labelled source images, from target images on which other classes are
+pasted, with labels of an EMA teacher, and from target images of whose features some cells are hidden, rebuilt
+by a small Transformer from the rest and classified by the same decoder. The encoder always sees whole images.
 
     polymask pretrain vision/masked-feature --preset small --data drawn-domains
     polymask pretrain vision/masked-feature --preset small --data earth-domains
-    polymask pretrain vision/masked-feature --preset paper --data two-domains \\
-        --data.source_data segmentation:GTA --data.target_data segmentation:CITYSCAPES
     polymask evaluate RUN vision/segmentation
     polymask export RUN --format segmenter
 
-The first takes minutes on two cores. Cells are the tokens of vision/patches: 16 x 16 in the paper, each the same
-place on every feature map that the decoder reads. The Rebuilder is used in training alone: what ``evaluate`` and
-``export`` take is the network without it. ``--rebuilt_weight 0`` is DACS (Tranheden et al. 2020, arXiv
-2007.08702) as the release of DAFormer trains it; ``--fill zeros`` hides without rebuilding.
+Each takes minutes on two cores; ``two-domains`` takes images of one's own. Cells are the tokens of
+vision/patches: 16 x 16 in the paper, the same places on every feature map that the decoder reads. The
+Rebuilder serves training alone: what is evaluated and exported is the network without it. DACS (Tranheden et
+al. 2020, arXiv 2007.08702), as the release of DAFormer trains it, is ``--rebuilt_weight 0``; ``--fill zeros``
+hides without rebuilding.
 
-The released code is the Rebuilder alone; it is followed here, as is DACS in that release: the teacher follows
-from the step on, never its batch norms, which go by the batch while the system trains; one weight for all pseudo-
-labels of a batch, the share of pixels that the teacher is sure of; means over all pixels, unknown ones counted.
-Ours, as the training was not released: the Rebuilder's pass is on target images as they are, at full weight from
-the first step, and updates batch norms as any other pass does. Rare class sampling and the distance to ImageNet
-features of DAFormer are not here.
+The paper (its later version calls this masked representation modelling) has released the Rebuilder alone,
+which is followed here, as is DACS in that other release: batch norms of the teacher go by the batch; one
+weight for all pseudo-labels of a batch, the share of pixels that the teacher is sure of; means over all
+pixels, unknown ones counted. Ours is the rest: the Rebuilder's pass is on target images as they are, at full
+weight from the first step, and updates batch norms as any other pass does; how features are compared in the
+ablation. Rare class sampling and DAFormer's distance to ImageNet features are not here.
 
 Shapes: B images, C channels, H rows and W columns of pixels, K classes, N cells.
 """
@@ -35,16 +33,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, distributed
 from polymask.positions import coordinates
 from polymask.protocols import Encoder, Masking, sample_ids
-from polymask.teachers import EMATeacher
 from polymask.types import Count, Fact, NotNegative, Share, Whole
 from polymask_vision.datasets.maps import LABELS
-from polymask_vision.domain_mix import augment, half_of_classes
+from polymask_vision.domain_mix import BatchTeacher, augment, half_of_classes, pixel_loss, require_domains
 from polymask_vision.rebuilder import Rebuilder, over, patch, times_of
 from polymask_vision.segmenter import Kind, Segmenter, enlarge, save_segmenter
 from polymask_vision.tokenizers import Patches
@@ -68,9 +64,11 @@ class MaskedFeature(System):
         decoder_dim: width of DAFormer's.
         dilations: of the decoder's convolutions; by default those of its paper.
         dropout: of channels before DAFormer's classifier.
-        fill: what hidden cells hold for the decoder: features ``"rebuilt"`` from visible cells, or ``"zeros"``.
-        predict: what the rebuilt cells are for: to tell ``"classes"`` through the decoder, in all cells; or to
-            be like the teacher's ``"features"``, normed over channels, in hidden cells (an ablation of the paper).
+        fill: what hidden cells hold for the decoder: features ``"rebuilt"`` from visible cells, or
+            ``"zeros"``.
+        predict: what the rebuilt cells are for: to tell ``"classes"`` through the decoder, in all cells; or
+            to be like the teacher's ``"features"``, normed over channels, in hidden cells (an ablation of the
+            paper).
         rebuilt_weight: of that beside the source; 0 leaves it out.
         width: of the Rebuilder.
         depth: blocks of the Rebuilder.
@@ -119,14 +117,13 @@ class MaskedFeature(System):
                 f"masked-feature hides cells of images, and {type(tokenizer).__name__} makes none: use "
                 "vision/patches"
             )
-        if fill not in ("rebuilt", "zeros"):
-            raise UserError(f"fill={fill!r}: choose 'rebuilt' or 'zeros'")
-        if predict not in ("classes", "features"):
-            raise UserError(f"predict={predict!r}: choose 'classes' or 'features'")
+        if fill not in ("rebuilt", "zeros") or predict not in ("classes", "features"):
+            raise UserError(f"{fill=}, {predict=}: choose 'rebuilt' or 'zeros', 'classes' or 'features'")
         if fill == "zeros" and predict == "features":
-            raise UserError("fill='zeros' rebuilds nothing that could be like features: give --predict classes")
+            raise UserError("zeros rebuild nothing that could be like features: give --predict classes")
         channels, size = tokenizer.channels, tokenizer.size
-        self.tokenizer, self.masking = tokenizer, masking
+        self.tokenizer: Patches = tokenizer
+        self.masking = masking
         self.network = Segmenter(
             size=size,
             channels=channels,
@@ -146,7 +143,11 @@ class MaskedFeature(System):
         for each in self.network.sizes:
             times_of(each, tokenizer.grid)
         if rebuilt_weight and fill == "rebuilt":
-            maps: Any = {"channels": self.network.channels, "sizes": self.network.sizes, "grid": tokenizer.grid}
+            maps: Any = {
+                "channels": self.network.channels,
+                "sizes": self.network.sizes,
+                "grid": tokenizer.grid,
+            }
             self.rebuilder = Rebuilder(**maps, dim=width, depth=depth, heads=heads)
         self.classes, self.sure, self.ignore_rows = pixel_classes, sure, ignore_rows
         self.decoder_rate, self.rebuilder_rate = decoder_rate, rebuilder_rate
@@ -169,7 +170,7 @@ class MaskedFeature(System):
         return losses
 
     def pseudo_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the teacher says of target images, int64 ``[B, H, W]``, and its weight, one but for some rows."""
+        """What the teacher says of target images, int64 ``[B, H, W]``, and its weight, one but for rows."""
         best, label_BHW = self.teacher(batch[OTHER]).float().softmax(1).max(1)
         share = distributed.mean((best >= self.sure).float().mean())
         weight_BHW = share.expand_as(best).clone()
@@ -179,7 +180,7 @@ class MaskedFeature(System):
         return label_BHW, weight_BHW
 
     def mixed(self, batch: Batch, sure: tuple[Tensor, Tensor], step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """Target images with half of the classes of the source on them, augmented; labels and their weights."""
+        """Target images with half of the classes of the source on them, augmented; labels, weights."""
         source, label, ids = batch[self.tokenizer.key], batch[LABELS], sample_ids(batch)
         pasted = half_of_classes(label, ids, self.classes, step, MIX)
         image = torch.where(pasted[:, None], source, batch[OTHER])
@@ -221,16 +222,16 @@ class MaskedFeature(System):
 
     # ------------------------------------------------------------------------------------ what it is for
 
-    def segment(self, image_BCHW: Tensor) -> Tensor:
+    def segment(self, image_BCHW: Tensor) -> Any:
         """Logits ``[B, K, H, W]`` of the pixels of images, of either domain."""
-        logits: Tensor = self.network(image_BCHW)
-        return logits
+        return self.network(image_BCHW)
 
     @property
     def backbone(self) -> Encoder:
         """The backbone of the network, whose weights ``--init`` takes."""
-        found: Any = self.network.encoder
-        return found
+        network: Any = self.network
+        encoder: Encoder = network.encoder
+        return encoder
 
     def encode(self, batch: Batch) -> Tokens:
         """The last feature map, each place a token."""
@@ -241,12 +242,7 @@ class MaskedFeature(System):
 
     def exports(self) -> dict[str, Callable[[Mapping[str, Any], Path], None]]:
         """Formats of ``polymask export``: the whole network, see :mod:`polymask_vision.segmenter`."""
-        known = ("mean", "std", "range")
-
-        def write(facts: Mapping[str, Any], out: Path) -> None:
-            save_segmenter(self.network, out, {name: facts[name] for name in known if name in facts})
-
-        return {"segmenter": write}
+        return {"segmenter": lambda facts, out: save_segmenter(self.network, out, facts)}
 
     # ---------------------------------------------------------------------------------------- to look at
 
@@ -300,45 +296,3 @@ class MaskedFeature(System):
         label_B1HW = label_BHW[:, None]
         colours = 2 * torch.cos(2 * torch.pi * (label_B1HW / self.classes + shift_C11))
         return torch.where(label_B1HW < 0, 0.0, colours)
-
-
-class BatchTeacher(EMATeacher):
-    """An EMA teacher whose batch norms go by the batch in training, as its student's do; dropout stays off."""
-
-    def train(self, mode: bool = True) -> BatchTeacher:
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.train(mode)
-        return self
-
-    def momentum(self, step: Step) -> float:
-        """That of the next step: the release has it follow before a step, never before the first."""
-        return super().momentum(Step(step.index + 1, step.total, step.seed))
-
-
-def pixel_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy, weighted, its mean over all pixels, of which unknown ones cost nothing.
-
-    Args:
-        logits: ``[B, K, H, W]``.
-        label: int64 ``[B, H, W]``, -1 unknown.
-        weight: ``[B, H, W]``; 1 by default.
-    """
-    loss = F.cross_entropy(logits.float(), label, reduction="none", ignore_index=-1)
-    return loss.mean() if weight is None else (weight * loss).mean()
-
-
-def require_domains(batch: Batch) -> Tensor:
-    """The labels of the source, if there are images of a target beside them.
-
-    Raises:
-        UserError: there are not.
-    """
-    if missing := [name for name in (LABELS, OTHER) if name not in batch]:
-        raise UserError(
-            f"masked-feature needs labelled pixels of one domain and images of another, and samples of this data "
-            f"have no {' and no '.join(missing)}: use data of two domains, such as drawn-domains, earth-domains or "
-            "two-domains"
-        )
-    return batch[LABELS]

@@ -1,0 +1,69 @@
+"""Segmentation by a run's own decoder: equal to torchmetrics, by labels that no sample has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from polymask import UserError
+from polymask.data import open_data
+from polymask_vision.segmentation import Segmentation
+
+
+class Network(nn.Module):
+    """Says of each pixel which channel is largest, or the fourth class."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(shift))
+
+    def segment(self, image_BCHW: Tensor) -> Tensor:
+        return torch.cat([self.shift.expand_as(image_BCHW[:, :1]), image_BCHW], dim=1)
+
+
+def run(**options: Any) -> Any:
+    given = {
+        f"{name}_data.{key}": x
+        for name in ("source", "target")
+        for key, x in {"count": 24, "pixels": 16}.items()
+    }
+    data: Any = open_data("drawn-domains", **{**given, **options})
+    return SimpleNamespace(system=Network(0.5), untrained=lambda: Network(-9.0), data=data, name="made up")
+
+
+def test_it_is_the_jaccard_index_of_torchmetrics_in_each_domain() -> None:
+    one = run()
+    one.data.target.splits["test"].source.map_labels[:, :3] = 0
+    found = {(x.row, x.metric): x.value for x in Segmentation(batch_size=4)(one)}
+    for name in ("target", "source"):
+        samples = getattr(one.data, name).split("test")
+        metric = MulticlassJaccardIndex(4, average="macro")
+        each = MulticlassJaccardIndex(4, average="none")
+        for i in range(len(samples)):
+            said = one.system.segment(samples[i]["image"][None]).argmax(1)[0]
+            metric.update(said[None], samples[i]["label_map"][None])
+            each.update(said[None], samples[i]["label_map"][None])
+        assert found["pre-trained", f"{name} mIoU"] == pytest.approx(metric.compute().item(), abs=1e-6)
+        assert found["pre-trained", f"{name} IoU of disc"] == pytest.approx(
+            each.compute()[1].item(), abs=1e-6
+        )
+        assert found["untrained", f"{name} mIoU"] != found["pre-trained", f"{name} mIoU"]
+        ground = torch.cat([samples[i]["label_map"].flatten() for i in range(len(samples))]) == 0
+        assert found["most frequent class", f"{name} accuracy"] == pytest.approx(ground.float().mean().item())
+
+
+def test_a_domain_without_labels_is_left_out_and_what_segments_nothing_refused() -> None:
+    one = run()
+    one.data.target = SimpleNamespace(split=lambda name: [{"image": torch.zeros(3, 16, 16)}], key="image")
+    assert {x.metric.split()[0] for x in Segmentation(by_class=False)(one)} == {"source"}
+    one.data.source = one.data.target
+    with pytest.raises(UserError, match="no test image of made up has a class at each pixel"):
+        list(Segmentation()(one))
+    one.system = nn.Linear(1, 1)
+    with pytest.raises(UserError, match="Linear segments no images by itself"):
+        list(Segmentation()(one))
