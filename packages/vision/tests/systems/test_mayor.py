@@ -110,9 +110,8 @@ def test_boxes_without_a_pixel_of_their_instance_do_not_count(batch: Batch) -> N
 def test_padding_is_no_box_of_text_either(batch: Batch) -> None:
     """Its box, without extent at the corner of the image, lies within text here."""
     corner = {name: x[:2].clone() for name, x in batch.items()}
-    corner["polygons"][:, 0] = torch.tensor([[-9.0, -9.0], [20.0, -9.0], [20.0, 20.0], [-9.0, 20.0]]).repeat(
-        4, 1
-    )[:16]
+    square = torch.tensor([[-9.0, -9.0], [20.0, -9.0], [20.0, 20.0], [-9.0, 20.0]])
+    corner["polygons"][:, 0] = square[torch.arange(16).clamp(max=3)]
     longer = {name: torch.nn.functional.pad(x, (0, 0, 0, 2)) for name, x in corner.items() if name == "boxes"}
     longer["polygons"] = torch.nn.functional.pad(corner["polygons"], (0, 0, 0, 0, 0, 2))
     system = make(learn="text")
