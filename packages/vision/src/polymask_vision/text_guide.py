@@ -158,10 +158,8 @@ class CLIPGuide(Guide):
         return maps
 
     def text(self, batch: Batch) -> Tensor:
-        valid, ids = valid_of(batch, TEXT), batch[TEXT]
-        mask = torch.ones_like(ids) if valid is None else valid.long()
-        read = self.model.text_model(ids, attention_mask=mask).pooler_output
-        text: Tensor = self.model.text_projection(read)
+        # words see those before them, and the first that ends a caption stands for it: padding says nothing
+        text: Tensor = self.model.text_projection(self.model.text_model(batch[TEXT]).pooler_output)
         return text
 
 

@@ -66,10 +66,11 @@ def test_each_patch_is_encoded_by_itself_and_knows_no_place() -> None:
 
 def test_the_loss_is_infonce_both_ways_and_clips_of_one_caption_share() -> None:
     system, (batch, _) = make(**{"match_objective.learned": False}), scenes(5)
+    # of one identity, whatever they say: of equal captions the loss is the same either way
+    batch["identity"] = torch.tensor([0, 0, 1, 2, 2])
     image, text = (F.normalize(x, dim=1) for x in (system.embed_image(batch), system.embed_text(batch)))
     logits = image @ text.T / 0.07
     same = batch["identity"][:, None] == batch["identity"]
-    assert same.sum() > 5
     q = same / same.sum(1, keepdim=True)
     rows, columns = (-(q * x.log_softmax(1)).sum(1).mean() for x in (logits, logits.T))
     torch.testing.assert_close(system(batch, STEP)["match"], (rows + columns) / 2)
