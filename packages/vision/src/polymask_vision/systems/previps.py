@@ -116,8 +116,7 @@ class PreViPS(System):
         self.video_tokenizer, self.video_encoder = video_tokenizer, video_encoder
         self.objective, self.match_objective = objective, match_objective
         self.geometry_objective = geometry_objective
-        self.match_weight, self.geometry_weight = match_weight, geometry_weight
-        self.mask_weight = mask_weight
+        self.match_weight, self.geometry_weight, self.mask_weight = match_weight, geometry_weight, mask_weight
         width = encoder.out_dim
         self.camera = nn.Parameter(torch.empty(views, encoder.dim)) if view_code else None
         self.pose_map = nn.Linear(width, dim, bias=False) if match_weight else None
