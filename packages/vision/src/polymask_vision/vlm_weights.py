@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,17 @@ KEPT = ("encoder.", "projector.", "task_tokens.", "text_encoder.")
 """Names of weights that answer; heads, what scores them and teachers are not among them."""
 
 
-def save_vlm(system: nn.Module, facts: Mapping[str, Any], out: Path) -> None:
-    """Write these weights, and what is known of the data."""
+VOCABULARY = "tokenizer.json"
+"""What ids mean, in an export."""
+
+
+def save_vlm(system: Any, facts: Mapping[str, Any], out: Path) -> None:
+    """Write these weights, what is known of the data, and the vocabulary of its texts."""
     save_state(kept(system.state_dict()), out / WEIGHTS)
     save_json({"facts": facts}, out / DESCRIPTION)
+    file = system.text_tokenizer.tokenizer_file
+    if file is not None:
+        shutil.copyfile(file, out / VOCABULARY)
 
 
 def kept(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,6 +80,8 @@ def _read(base: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     elif (base / WEIGHTS).is_file() and (base / DESCRIPTION).is_file():
         found = kept(read_state(base / WEIGHTS))
         facts = read_json(base / DESCRIPTION, lambda saved: dict(saved["facts"]), "export it again")
+        if (base / VOCABULARY).is_file():
+            facts["text"] = {**facts.get("text", {}), "tokenizer_file": str(base / VOCABULARY)}
     else:
         found, facts = {}, {}
     if not any(name.startswith("projector.") for name in found):

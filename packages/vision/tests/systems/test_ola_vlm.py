@@ -488,6 +488,20 @@ def test_a_prompt_stands_in_front_of_the_image(run: Run) -> None:
     assert ids[0] == start and len(ids) > 4 and run.facts["text"]["end_id"] not in ids
 
 
+def test_an_export_brings_its_vocabulary_and_is_for_data_of_the_same(run: Run, tmp_path: Path) -> None:
+    export(run, "vlm", tmp_path)
+    own = Path(run.facts["text"]["tokenizer_file"])
+    assert (tmp_path / "tokenizer.json").read_bytes() == own.read_bytes()
+    assert run.config is not None
+    config = {**run.config.plain(), "base": str(tmp_path)}
+    again = Run.create(RunConfig.resolve(config), tmp_path / "again", data=run.data)
+    for name, x in again.system.text_encoder.state_dict().items():  # type: ignore[operator, union-attr]
+        assert torch.equal(x, run.system.text_encoder.state_dict()[name])  # type: ignore[operator, union-attr]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="vocabulary of their own"):
+        Run.create(RunConfig.resolve(config), tmp_path / "again", data=run.data)
+
+
 def test_answers_are_counted_by_topic_with_and_without_the_image(run: Run) -> None:
     found = {(one.row, one.metric): one.value for one in Answers()(run)}
     assert {row for row, _ in found} == {"pre-trained", "pre-trained, without the image", "untrained"}

@@ -169,7 +169,7 @@ class OLAVLM(ImageLanguageModel):
     def fed(self, name: str) -> Tensor:
         """Those of image generation as they are, of others the means of groups."""
         x_QD: Tensor = self.task_tokens[name]
-        return x_QD if name == "gen" else x_QD.unflatten(0, (self.count, -1)).mean(1)
+        return x_QD if name == "gen" else x_QD.view(self.count, -1, x_QD.shape[-1]).mean(1)
 
     def targets(self) -> Iterator[tuple[str, Any]]:
         """The teachers that there are, by name."""
