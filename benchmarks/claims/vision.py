@@ -80,6 +80,8 @@ MASKED_ALONE = {
     "video_encoder": None,
     "match_weight": 0.0,
     "geometry_weight": 0.0,
+}
+
 # Tiles of shaded relief with climates, and of satellite images without
 DOMAINS = {
     "system": "vision/masked-feature",

@@ -1066,7 +1066,6 @@ def polymask_register_systems() -> Iterable[Part]:
             name="masked-feature",
             target="polymask_vision.systems.masked_feature:MaskedFeature",
             presets=presets.MASKED_FEATURE,
-            summary="adapt a segmentation network to another domain, some of its features hidden and rebuilt",
             summary="adapt a segmentation network to another look, cells of its features hidden and rebuilt",
             suits="segmenting images of a look that nobody labelled, beside labelled ones of another look",
             paper="Zhou et al. 2025, arXiv 2509.13801",
@@ -1208,7 +1207,6 @@ def polymask_register_evaluations() -> Iterable[Part]:
         Part(
             name="segmentation",
             target="polymask_vision.segmentation:Segmentation",
-            summary="mean IoU and accuracy of pixels by the run's own decoder, of target and source",
             summary="mean IoU and accuracy of pixels by the run's own decoder, on target and source",
             modality="image",
         ),
