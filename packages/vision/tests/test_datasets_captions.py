@@ -137,7 +137,7 @@ def test_data_without_captions_and_an_environment_without_language_are_told(
             open_data(f"vision/stamps:{tmp_path / 'stamps'}", **WORDS, **PLAIN)
     pytest.importorskip("polymask_language")
     shutil.rmtree(tmp_path / "stamps")
-    with pytest.raises(UserError, match="these images have none"):
+    with pytest.raises(UserError, match="these data have none: give a folder with captions.csv"):
         open_data(f"vision/folder:{tmp_path}", **WORDS, **PLAIN)
 
 

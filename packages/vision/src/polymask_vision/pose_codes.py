@@ -271,14 +271,25 @@ def open_coder(run: str | None, joints: int, slot: str) -> PoseCoder:
         numbers = run.removeprefix(RANDOM).split("x")
         if len(numbers) != 2 or not all(n.isdigit() and int(n) for n in numbers):
             raise UserError(f"run={run!r}: random:KxM takes K codes, M for each pose, such as random:64x8")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return PoseCoder(joints=joints, tokens=int(numbers[1]), codes=int(numbers[0]), dim=16, depth=1)
+        return _random_coder(joints, tokens=int(numbers[1]), codes=int(numbers[0]))
     coder = getattr(Run.open(run).system, "coder", None)
     if not isinstance(coder, PoseCoder):
         raise UserError(f"{run} is no run of vision/pose-tokenizer: polymask pretrain vision/pose-tokenizer")
     if coder.joints != joints:
         raise UserError(f"{run} names poses of {coder.joints} joints, and these have {joints}")
+    return coder
+
+
+@torch.no_grad()
+def _random_coder(joints: int, tokens: int, codes: int) -> PoseCoder:
+    """One that is not learned, whose codes are what it makes of random poses."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        coder = PoseCoder(joints=joints, tokens=tokens, codes=codes, dim=16, depth=1)
+        poses = torch.rand(codes, joints, 2) - 0.5
+    points = coder.points(poses, torch.ones(codes, joints, dtype=torch.bool))
+    number = torch.arange(codes)
+    coder.codebook.book.copy_(points[number, number % tokens])
     return coder
 
 
