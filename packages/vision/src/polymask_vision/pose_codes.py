@@ -136,7 +136,8 @@ class _Coded(Frozen):
 class PoseTokens(_Coded):
     """Persons at times as vectors of their codes, in the order view, time, person.
 
-    A token is the vectors of all codes of a pose side by side; who is not seen is padding.
+    A token is the vectors of all codes of a pose side by side, the book brought to mean 0 and deviation 1;
+    who is not seen is padding.
 
     Args:
         run: folder of a finished run of ``vision/pose-tokenizer``. ``random:KxM`` takes an untrained one of K
@@ -175,7 +176,10 @@ class PoseTokens(_Coded):
     def forward(self, batch: Mapping[str, Tensor]) -> Tokens:
         """``pose`` float ``[B, V, T, P, joints, 2]`` and ``pose_seen`` to tokens ``[B, V T P, D]``."""
         figures = Figures.of(batch)
-        values = self.coder.vectors(self.codes(figures)).flatten(-2)
+        book = self.coder.codebook.book
+        # codes lie as close together as their training left them, and encoders want numbers of a size about 1
+        scaled = (book - book.mean(0)) / book.std().clamp(min=1e-6)
+        values = scaled[self.codes(figures)].flatten(-2)
         if self.box:
             values = torch.cat([values, figures.box], dim=-1)
         place = coordinates(tuple(values.shape[1:4])).to(values.device)

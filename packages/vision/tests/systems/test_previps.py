@@ -266,9 +266,9 @@ def test_codes_are_learned_from_context() -> None:
             "id": torch.arange(n),
         }
 
-    for index in range(80):
+    for index in range(120):
         optimiser.zero_grad()
-        system(alternating(32), Step(index, 80))["masked"].backward()
+        system(alternating(32), Step(index, 120))["masked"].backward()
         optimiser.step()
     system.eval()
     batch = alternating(200)
