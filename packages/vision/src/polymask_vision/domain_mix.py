@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from polymask import Batch, Step, UserError
+from polymask.maskings import ranks
 from polymask.teachers import EMATeacher
 from polymask_vision.datasets.maps import LABELS
 from polymask_vision.views import OTHER
@@ -45,8 +46,7 @@ def half_of_classes(label_BHW: Tensor, ids: Tensor, classes: int, step: Step, st
     every = torch.arange(classes + 1, device=number.device)
     there = (number.flatten() == every[:, None]).any(1)
     keys = step.bits(ids, classes + 1, stream + CLASSES).masked_fill(~there, torch.iinfo(torch.int64).max)
-    rank = keys.argsort(1).argsort(1)
-    chosen_BK = (rank < (there.sum() + 1) // 2) & there
+    chosen_BK = (ranks(keys) < (there.sum() + 1) // 2) & there
     return chosen_BK.gather(1, number.flatten(1)).view_as(number)
 
 

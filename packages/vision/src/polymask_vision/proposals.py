@@ -21,6 +21,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from polymask import Step, UserError
+from polymask.maskings import ranks
 from polymask_vision.assignment import NEGATIVE, adaptive_assignment, overlap_assignment
 from polymask_vision.pyramid import region_features
 
@@ -233,8 +234,7 @@ class Draw:
         noise = self.step.noise(self.ids, positive.shape[1], stream)
 
         def first(those: Tensor, most: Tensor | int) -> Tensor:
-            rank = noise.masked_fill(~those, 2).argsort(1).argsort(1)
-            return those & (rank < most)
+            return those & (ranks(noise.masked_fill(~those, 2)) < most)
 
         chosen = first(positive, int(share * count))
         return chosen, first(negative, count - chosen.sum(1, keepdim=True))

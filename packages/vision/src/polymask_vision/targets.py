@@ -71,7 +71,7 @@ class Pixels(nn.Module):
             var, mean = torch.var_mean(values, dim=-1, keepdim=True)
             return mean, (var + 1e-6).sqrt()
         # the numbers of a token are in the order frame, row, column, channel
-        by_channel = values.unflatten(-1, (-1, self.groups))
+        by_channel = values.reshape(*values.shape[:-1], -1, self.groups)
         var, mean = torch.var_mean(by_channel, dim=-2, keepdim=True)
         std = (var + 1e-6).sqrt()
         return mean.expand_as(by_channel).flatten(-2), std.expand_as(by_channel).flatten(-2)

@@ -127,11 +127,11 @@ class CLIPGuide(Guide):
         try:
             from transformers import AutoImageProcessor, CLIPModel
 
-            self.model: Any
-            self.model, loading = CLIPModel.from_pretrained(name, output_loading_info=True)
+            clip: Any = CLIPModel
+            self.model, loading = clip.from_pretrained(name, output_loading_info=True)
             require_whole(name, loading["missing_keys"])
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == "transformers"
+            missing = getattr(error, "name", None) == "transformers"
             hint = "; pip install 'polymask-vision[transformers]'" if missing else ""
             raise UserError(f"transformers cannot load CLIP from {name!r}: {error}{hint}") from error
         if channels not in (1, 3):
@@ -174,7 +174,7 @@ class RandomGuide(Guide):
 
     def maps(self, video: Tensor) -> Tensor:
         found: Tensor = self.patches(video.flatten(0, 1).float())
-        return found.unflatten(0, video.shape[:2]).movedim(2, -1)
+        return found.view(*video.shape[:2], *found.shape[1:]).movedim(2, -1)
 
     def text(self, batch: Batch) -> Tensor:
         valid, ids = valid_of(batch, TEXT), batch[TEXT]

@@ -94,7 +94,8 @@ class TextSimilarity(nn.Module):
         caption = guide.text(dict(batch)).float()[:, None, None, None]
         likeness = F.cosine_similarity(guide.maps(video).float(), caption, dim=-1)
         resized = F.interpolate(likeness, plane, mode="bilinear", antialias=True)
-        return resized.unflatten(1, (slots, -1)).mean(2).flatten(1)[..., None]
+        by_slot = resized.view(len(resized), slots, -1, *plane)
+        return by_slot.mean(2).flatten(1)[..., None]
 
     def example(self, n: int, seed: int = 0) -> Batch:
         """Entries of captions, which no tokenizer of clips gives."""

@@ -1,5 +1,6 @@
 """Maskings for any grid or set of sites."""
 
+from polymask.maskings._choose import ranks
 from polymask.maskings.bernoulli import Bernoulli
 from polymask.maskings.block import Block
 from polymask.maskings.color import Color
@@ -36,4 +37,5 @@ __all__ = [
     "TopScore",
     "Tube",
     "TubeBlocks",
+    "ranks",
 ]

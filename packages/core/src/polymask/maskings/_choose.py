@@ -99,6 +99,13 @@ def unique_keys(bits: Tensor, rank: Tensor | None = None, room: int = 0) -> Tens
     return (ordered << 32) | (bits & (0x100000000 - (1 << low))) | site
 
 
+def ranks(keys: Tensor) -> Tensor:
+    """The place of each number within its row, int64 ``[B, N]``: 0 for the least."""
+    order = keys.argsort(dim=1)
+    place = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place)
+
+
 def hide_last(keys: Tensor, count: int) -> Mask:
     """Hide the ``count`` sites of largest key in each row of distinct integers ``[B, N]``."""
     visible = keys.shape[1] - count

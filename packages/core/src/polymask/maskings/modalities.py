@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import check_ratio, unique_keys
+from polymask.maskings._choose import check_ratio, ranks, unique_keys
 from polymask.protocols import Request
 from polymask.types import Share, Whole
 
@@ -75,5 +75,5 @@ class Modalities:
     def _uniform(self, request: Request, real: Tensor, chance: Tensor) -> Tensor:
         """1 to n sites, all numbers alike, in random order; what is not valid comes last."""
         keys = unique_keys(request.step.bits(request.ids, request.sites, request.stream))
-        place = keys.masked_fill(~real, torch.iinfo(torch.int64).max).argsort(dim=1).argsort(dim=1)
+        place = ranks(keys.masked_fill(~real, torch.iinfo(torch.int64).max))
         return place < 1 + (chance * real.sum(dim=1, keepdim=True)).floor()

@@ -16,6 +16,7 @@ from polymask.maskings._choose import (
     hidden_counts,
     hide_last,
     hide_last_valid,
+    ranks,
     share,
     unique_keys,
 )
@@ -111,7 +112,7 @@ class TopScore(Ranking):
         sites = before * behind
         top = hide_last(slice_rows(keys), share(hard, hidden_count(self.ratio, sites, self.rounding)))
         ranked = slice_rows(rest)
-        place = torch.where(top.hidden, ranked + ABOVE, ranked).argsort(1).argsort(1)
+        place = ranks(torch.where(top.hidden, ranked + ABOVE, ranked))
         place = place.view(-1, slices, before, behind).transpose(1, 2)
         return (place * slices + torch.arange(slices, device=place.device)[:, None]).flatten(1)
 

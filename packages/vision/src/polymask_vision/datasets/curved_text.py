@@ -62,11 +62,11 @@ def curved_text(
     if not 0 <= test < 1 or round(test * count) == count:
         raise UserError(f"test must be a share of the images that leaves some to train on, got {test}")
     held = round(test * count)
-    strips: list[Strip] = [drawn, drawn]
+    strips: tuple[int, Strip, Strip] = (held, drawn, drawn)
     if glyphs == "printed":
         lines = printed_lines()
-        strips = [functools.partial(printed, lines[-2:]), functools.partial(printed, lines[:-2])]
-    source = CurvedText(count, pixels, dense, _two(height, "height"), _two(gap, "gap"), seed, (held, *strips))
+        strips = (held, functools.partial(printed, lines[-2:]), functools.partial(printed, lines[:-2]))
+    source = CurvedText(count, pixels, dense, _two(height, "height"), _two(gap, "gap"), seed, strips)
     every = whole(source)
     is_test = torch.arange(count) < held
     return Splits(

@@ -71,8 +71,10 @@ def printed_lines() -> list[Image.Image]:
         raise UserError(
             "the printed page is scikit-image's: pip install 'polymask-vision[instances]'"
         ) from error
-    page = data.page().astype(float)
-    ink = np.clip((filters.threshold_local(page, 51) - page - 8) / 60, 0, 1)
+    photograph: Any = data.page
+    threshold: Any = filters.threshold_local
+    page = photograph().astype(float)
+    ink = np.clip((threshold(page, 51) - page - 8) / 60, 0, 1)
     # rows without ink lie between lines; the lines below are of a margin, slanted
     full = np.diff(((ink > 0.3).sum(1) > 6).astype(int), prepend=0, append=0)
     ends = zip(np.flatnonzero(full == 1), np.flatnonzero(full == -1), strict=True)
