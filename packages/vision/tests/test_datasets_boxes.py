@@ -164,17 +164,28 @@ def test_folders_of_splits_and_several_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "message"),
+    ("wrong", "message"),
     [
-        ({"image_id": 100, "bbox": [1, 1, 0, 3]}, "bbox of annotation .* of image 100"),
-        ({"image_id": 100, "bbox": [1, 1, 2, 3], "segmentation": [[1, 2, 3, 4]]}, "three vertices"),
-        ({"image_id": 9, "bbox": [1, 1, 2, 3]}, "no file of annotations as COCO's"),
-        ({"image_id": 100}, "image_id and bbox"),
+        ({"bbox": [1, 1, 0, 3], "id": 7}, "bbox of annotation 7 is [1, 1, 0, 3]"),
+        ({"bbox": [1, 1, 2]}, "bbox of an annotation"),
+        ({"bbox": "far"}, "bbox of an annotation is far"),
+        ({}, "bbox of an annotation is None"),
+        ({"bbox": [1, 1, 2, 3], "segmentation": [[1, 2, 3, 4]]}, "three vertices"),
+        ({"bbox": [1, 1, 2, 3], "segmentation": [1, 2]}, "three vertices"),
     ],
 )
-def test_broken_annotations_are_refused(tmp_path: Path, annotation: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        open_data(write(tmp_path, [annotation]))
+def test_an_annotation_that_makes_no_sense_costs_its_image_and_no_other(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    right = [{"image_id": 100 + i, "bbox": [1, 1, 3, 3]} for i in range(3)]
+    data: Any = open_data(write(tmp_path, [*right, {"image_id": 101, **wrong}]), **PLAIN)
+    skipped = dict(data.skipped)
+    assert set(read(data)) == {"0.png", "2.png"} and message in skipped["1.png"]
+
+
+def test_annotations_of_images_that_are_not_listed_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file of annotations as COCO's"):
+        open_data(write(tmp_path, [{"image_id": 9, "bbox": [1, 1, 2, 3]}]))
 
 
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:

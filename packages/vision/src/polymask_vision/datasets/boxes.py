@@ -41,7 +41,8 @@ def boxes(
     are splits as in ``folder``. Samples are cropped to one size like the image: say one of its shape
     (``--data.size``).
 
-    Images without a box, or not listed, and damaged ones are left out and listed in ``skipped``.
+    Images without a box, not listed, damaged, or with an annotation that makes no sense are left out and
+    listed in ``skipped``.
 
     Args:
         source: the folder with both (``boxes:PATH``).
@@ -158,29 +159,30 @@ def _read(files: Sequence[Path]) -> dict[str, list[Annotation]]:
                 found.setdefault(name, [])
             for one in content["annotations"]:
                 if not one.get("iscrowd"):
-                    _require_box(file, one)
                     found[names[one["image_id"]]].append(one)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file} is no file of annotations as COCO's ({type(error).__name__}: {error}): it needs "
-                "images with id and file_name, annotations with image_id and bbox"
+                "images with id and file_name, and annotations with image_id"
             ) from error
     return found
 
 
-def _require_box(file: Path, one: Annotation) -> None:
-    box = one["bbox"]
-    if len(box) != 4 or not all(math.isfinite(x) for x in box) or min(box[2:]) <= 0:
-        raise UserError(
-            f"{file}: the bbox of annotation {one.get('id', '')} of image {one['image_id']} is {box}: give "
-            "left, top, width and height in pixels, the last two above 0"
-        )
-    given = one.get("segmentation")
-    if isinstance(given, list) and any(len(part) < 6 or len(part) % 2 for part in given):
-        raise UserError(
-            f"{file}: a polygon of annotation {one.get('id', '')} of image {one['image_id']} has no three "
-            "vertices of x and y"
-        )
+def _fault_of(one: Annotation) -> str | None:
+    """What is wrong with an annotation."""
+    box, given = one.get("bbox"), one.get("segmentation")
+    name = f"annotation {one['id']}" if "id" in one else "an annotation"
+    if not _numbers(box) or len(box) != 4 or min(box[2:]) <= 0:
+        return f"the bbox of {name} is {box}, not left, top, width and height, the last two above 0"
+    if isinstance(given, list) and not all(
+        _numbers(part) and len(part) >= 6 and len(part) % 2 == 0 for part in given
+    ):
+        return f"a polygon of {name} has no three vertices of x and y"
+    return None
+
+
+def _numbers(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in given)
 
 
 def _look(path: Path, annotations: Mapping[str, list[Annotation]], name: str) -> list[Annotation]:
@@ -192,4 +194,7 @@ def _look(path: Path, annotations: Mapping[str, list[Annotation]], name: str) ->
         raise BadSample("it is not listed in the annotations")
     if not own:
         raise BadSample("it has no box")
+    for one in own:
+        if wrong := _fault_of(one):
+            raise BadSample(wrong)
     return own
