@@ -113,8 +113,9 @@ def test_options_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             # A system, and an evaluation of a run, have options of their own.
             own = {"pretrain": 2, "compare": 2, "look": 2, "evaluate": 3}.get(words[0], 1)
             named = words[:own] if "/" in words[own - 1] else words[:1]
-            if "--data" in words:  # whose options the help has too
-                named = [*named, *words[words.index("--data") :][:2]]
+            for place, word in enumerate(words):  # the help has options of data that is named
+                if re.fullmatch(r"--data(\.\w+_data)?", word):
+                    named = [*named, *words[place : place + 2]]
             assert main([*named, "--help"]) == 0
             if words[0] == "generate" and "--masking" in words:  # of whose options look tells
                 assert main(["look", words[words.index("--masking") + 1], "--help"]) == 0

@@ -881,7 +881,7 @@ def polymask_register_systems() -> Iterable[Part]:
                 "match_objective": "core/infonce",
                 "match_objective.learned": True,
             },
-            tags=frozenset({"relative"}),
+            tags=frozenset({"relative", "fixed"}),
         ),
         Part(
             name="tgm",

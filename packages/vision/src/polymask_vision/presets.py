@@ -415,7 +415,7 @@ TGM: Presets = {
         "data.rate": 7.5,
         "data.augment": "crop",
         # sides of 1, .875, .75 and .66, of which any between are drawn here
-        "data.crop_scale": (0.4356, 1.0),
+        "data.crop_scale": (0.66**2, 1.0),
         "data.text_vocab": "openai/clip-vit-base-patch32",
         "data.text_length": 77,
         "tokenizer.patch_size": 16,

@@ -68,7 +68,7 @@ def check_encoder_tells_the_truth(subject: Subject) -> None:
 
 @check("encoders")
 def check_encoder_leaks_nothing_hidden(subject: Subject) -> None:
-    """Features stay bit-equal when hidden input changes, whether it is left out or filled in."""
+    """Features stay the same when hidden input changes, whether it is left out or filled in."""
     encoder, tokens = subject.make(), subject.tokens()
     mask = some(tokens)
     changed = dataclasses.replace(tokens, values=mask.fill(tokens.values, other(tokens.values)))
@@ -95,8 +95,10 @@ def check_encoder_leaks_nothing_hidden(subject: Subject) -> None:
             before = encode(tokens)
         with seeded(1):
             after = encode(changed)
+        # to rounding: some matrix products go by where in memory their operands lie
+        scale = float(before.abs().amax())
         require(
-            torch.equal(before, after),
+            torch.allclose(before, after, rtol=0, atol=1e-5 * scale),
             f"hidden tokens {way}: changing them changes the features of visible ones",
         )
 

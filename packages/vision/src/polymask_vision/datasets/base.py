@@ -144,7 +144,8 @@ class ImageDataset(FileDataset[Images]):
         known = ("size", "channels", "mean", "std", "range")
         self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
         self.map_classes = source.map_classes if isinstance(source := found.train.source, Mapped) else None
-        self.provides["map_classes"] = len(self.map_classes or ())
+        if self.map_classes:
+            self.provides["map_classes"] = len(self.map_classes)
 
     def captions(self, name: SplitName) -> list[str] | None:
         """A few words about each sample of a split; None where there are none."""
