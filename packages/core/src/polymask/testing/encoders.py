@@ -96,7 +96,7 @@ def check_encoder_leaks_nothing_hidden(subject: Subject) -> None:
         with seeded(1):
             after = encode(changed)
         # to rounding: some matrix products go by where in memory their operands lie
-        scale = float(before.abs().amax())
+        scale = float(before.detach().abs().amax())
         require(
             torch.allclose(before, after, rtol=0, atol=1e-5 * scale),
             f"hidden tokens {way}: changing them changes the features of visible ones",
