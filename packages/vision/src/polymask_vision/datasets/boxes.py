@@ -170,7 +170,8 @@ def _read(files: Sequence[Path]) -> dict[str, list[Annotation]]:
 
 def _fault_of(one: Annotation) -> str | None:
     """What is wrong with an annotation."""
-    box, given = one.get("bbox"), one.get("segmentation")
+    box: Any = one.get("bbox")
+    given = one.get("segmentation")
     name = f"annotation {one['id']}" if "id" in one else "an annotation"
     if not _numbers(box) or len(box) != 4 or min(box[2:]) <= 0:
         return f"the bbox of {name} is {box}, not left, top, width and height, the last two above 0"
