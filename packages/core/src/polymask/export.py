@@ -126,7 +126,13 @@ def export(
     features = _features(system, {**known, **(facts or {})})
     if head and hasattr(system, "classifier"):
         features = _classifier(system, features, _names(run, system))
-    available = {**_exporters(features), **getattr(system, "exports", dict)()}
+    own: Mapping[str, Exporter] = getattr(system, "exports", dict)()
+    available = {**_exporters(features), **own}
+    if own and format not in own and built_from(features.encoder) is None:
+        raise UserError(
+            f"the encoder of {type(system).__name__} is no part that is built by itself: export the system, "
+            f"--format {' or '.join(own)}"
+        )
     if format not in available:
         encoder, choices = type(features.encoder).__name__, " or ".join(available)
         if isinstance(features, Classifier) and format in _exporters(_features(system, {})):

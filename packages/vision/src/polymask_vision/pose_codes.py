@@ -292,8 +292,7 @@ def _random_coder(joints: int, tokens: int, codes: int) -> PoseCoder:
         coder = PoseCoder(joints=joints, tokens=tokens, codes=codes, dim=16, depth=1)
         poses = torch.rand(codes, joints, 2) - 0.5
     points = coder.points(poses, torch.ones(codes, joints, dtype=torch.bool))
-    number = torch.arange(codes)
-    coder.codebook.book.copy_(points[number, number % tokens])
+    coder.codebook.book.copy_(points[torch.arange(codes), torch.arange(codes) % tokens])
     return coder
 
 

@@ -208,6 +208,12 @@ def test_the_exported_network_is_that_of_the_baseline_in_every_operation(tmp_pat
     assert torch.equal(system.segment(image), before)
 
 
+def test_whoever_exports_the_backbone_is_told_how_to_export_the_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--format segmenter"):
+        export(make(), "safetensors", tmp_path / "out", facts=FACTS)
+    assert not (tmp_path / "out").exists()
+
+
 # ----------------------------------------------------------------------------------------- the networks
 
 
