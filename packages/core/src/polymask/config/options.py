@@ -198,6 +198,12 @@ def inspect_options(source: Callable[..., Any]) -> dict[str, Option]:
     }
 
 
+def generation_options(generate: Callable[..., Any]) -> dict[str, Option]:
+    """Options of a system's own of its method ``generate``."""
+    given = ("batch", "step", "mask")
+    return {name: option for name, option in inspect_options(generate).items() if name not in given}
+
+
 def arguments_in(docstring: str) -> dict[str, str]:
     """What the section ``Args`` of a docstring says of each argument."""
     found: dict[str, str] = {}

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from polymask.config.options import inspect_options
-from polymask.data import Dataset, collate, evenly
+from polymask.config.options import generation_options
+from polymask.data import Dataset, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import (
     Extractor,
+    batches,
     encoder_features,
     evaluating,
     extract,
@@ -73,7 +74,7 @@ class FrechetDistance:
         maker: Generates | None = implementing(run.system, Generates)
         if maker is None:
             raise UserError(f"{type(run.system).__name__} generates nothing whose distance could be taken")
-        known = [name for name in inspect_options(maker.generate) if name not in ("batch", "step", "mask")]
+        known = generation_options(maker.generate)
         if unknown := {name for budget in self.budgets for name in budget} - set(known):
             raise UserError(
                 f"budgets: {', '.join(sorted(unknown))} is no option of generation by "
@@ -105,14 +106,11 @@ class FrechetDistance:
     ) -> Tensor:
         """Features ``[n, D]`` of what a system generates, of the classes of the held-out samples."""
         maker, samples = implementing(system, Generates), data.split("test")
-        labels, places, found = labels_for(system, data, "test"), evenly(len(samples), n), list[Tensor]()
+        labels, found = labels_for(system, data, "test"), list[Tensor]()
         with evaluating(system):
             device = next(system.parameters()).device
-            for start in range(0, n, self.batch_size):
-                index = places[start : start + self.batch_size]
-                batch = collate([samples[i] for i in index])
-                batch = with_labels({**batch, "id": torch.tensor(index)}, labels)
-                here = {key: value.to(device) for key, value in batch.items()}
+            for batch in batches(samples, evenly(len(samples), n), batch_size=self.batch_size):
+                here = {key: value.to(device) for key, value in with_labels(batch, labels).items()}
                 made = maker.generate(here, Step(0, 1, self.seed), None, **budget).samples
                 found.append(look(made).float().cpu())
                 require_finite("a generated sample", found[-1])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.objectives.matching import unit
 from polymask.types import NotNegative
 
 
@@ -43,7 +43,7 @@ class Cyclic:
         real_BN = torch.ones(shape[:2], dtype=torch.bool, device=prediction.device)
         if mask is not None:
             real_BN = mask.hidden > 0
-        one, other = (_unit(x, real_BN) for x in (prediction, target))
+        one, other = (unit(torch.where(real_BN[..., None], x, 0)) for x in (prediction, target))
         with torch.autocast(one.device.type, enabled=False):
             across_BNN, own_BNN, its_BNN = (
                 x @ y.transpose(1, 2) for x, y in ((one, other), (one, one), (other, other))
@@ -52,9 +52,3 @@ class Cyclic:
             within_B = (own_BNN - its_BNN).square().sum((1, 2))
         loss_B = self.cross * cross_B + self.within * within_B
         return Mask(real_BN.any(1)).mean(loss_B)
-
-
-def _unit(x: Tensor, real: Tensor) -> Tensor:
-    """Rows of length 1, 0 where they are not real, in float32 (float64 stays)."""
-    x = torch.where(real[..., None], x.to(torch.promote_types(x.dtype, torch.float32)), 0)
-    return F.normalize(x, dim=-1)

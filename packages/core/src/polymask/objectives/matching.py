@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import distributed
+from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.protocols import Objective
 from polymask.types import Positive
 
 HIGHEST = 100.0
@@ -70,7 +72,7 @@ class Matching(nn.Module):
         real = torch.ones(shape[:2], dtype=torch.bool, device=prediction.device)
         if mask is not None:
             real = mask.hidden > 0
-        one, other = (_unit(torch.where(real[..., None], x, 0).flatten(0, 1)) for x in (prediction, target))
+        one, other = (unit(torch.where(real[..., None], x, 0).flatten(0, 1)) for x in (prediction, target))
         real = real.flatten()
         names = None if identity is None else identity.flatten()
         if torch.is_grad_enabled():  # evaluations run in one process alone
@@ -102,6 +104,22 @@ class Matching(nn.Module):
         return self.log_scale.float().exp().clamp(max=HIGHEST)
 
 
-def _unit(x: Tensor) -> Tensor:
+def require_matching(what: str, objective: Objective, choices: str = "core/infonce or core/sdm") -> Matching:
+    """An objective that matches the samples of a batch.
+
+    Args:
+        what: who matches what, for the message.
+        objective: what was given.
+        choices: what to give.
+
+    Raises:
+        UserError: it scores each sample by itself.
+    """
+    if not isinstance(objective, Matching):
+        raise UserError(f"{what}, which {type(objective).__name__} does not: use --match_objective {choices}")
+    return objective
+
+
+def unit(x: Tensor) -> Tensor:
     """Rows of length 1, in float32 (float64 stays)."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)

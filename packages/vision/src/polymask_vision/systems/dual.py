@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Losses, Preview, Step, System, Tokens, UserError, functional
-from polymask.objectives.matching import Matching
+from polymask import Batch, Losses, Preview, Step, System, Tokens, functional
+from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Objective, Tokenizer
 from polymask.teachers import Frozen
 from polymask.types import Count
@@ -63,13 +63,9 @@ class Dual(System):
         dim: Count = 512,
     ) -> None:
         super().__init__()
-        if not isinstance(match_objective, Matching):
-            raise UserError(
-                f"dual matches clips and captions of a batch, which {type(match_objective).__name__} does "
-                "not: use --match_objective core/infonce or core/sdm"
-            )
+        matching = require_matching("dual matches clips and captions of a batch", match_objective)
         self.tokenizer, self.encoder = tokenizer, encoder
-        self.text_tokenizer, self.match_objective, self.dim = text_tokenizer, match_objective, dim
+        self.text_tokenizer, self.match_objective, self.dim = text_tokenizer, matching, dim
         text: Any = text_encoder
         self.text_encoder: Any = Frozen(text) if lock_text else text
         self.locked = lock_text

@@ -50,7 +50,7 @@ from polymask import (
     sample_ids,
 )
 from polymask.corruption import STREAM, corrupt, maskable
-from polymask.objectives.matching import Matching
+from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.types import Count, Fact, NotNegative, Share, Whole
 from polymask_vision.datasets.texts import IDENTITY, words_of
@@ -111,11 +111,9 @@ class GADMS(System):
         self.tokenizer, self.encoder = tokenizer, encoder
         self.text_tokenizer, self.text_encoder = text_tokenizer, text_encoder
         self.masking, self.noise_masking, self.objective = masking, noise_masking, objective
-        if not isinstance(match_objective, Matching):
-            raise UserError(
-                f"ga-dms matches images and captions of a batch, which {type(match_objective).__name__} does "
-                "not: use --match_objective core/sdm or core/infonce"
-            )
+        matching = require_matching(
+            "ga-dms matches images and captions of a batch", match_objective, "core/sdm or core/infonce"
+        )
         if not hasattr(text_encoder, "attending"):
             raise UserError(
                 f"ga-dms scores words by attention, which {type(text_encoder).__name__} does not show: use "
@@ -123,7 +121,7 @@ class GADMS(System):
             )
         if evidence not in EVIDENCE:
             raise UserError(f"evidence={evidence!r}: choose one of {', '.join(EVIDENCE)}")
-        self.match_objective, self.evidence = match_objective, evidence
+        self.match_objective, self.evidence = matching, evidence
         self.last_blocks, self.prior = last_blocks, prior
         self.words_weight, self.shares = words_weight, tuple(shares)
         words = text_tokenizer.provides

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, Tokens, UserError, functional
 from polymask.config import relative_to_run
-from polymask.objectives.matching import Matching
+from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, NotNegative, Share
@@ -132,18 +132,16 @@ class OLAVLM(ImageLanguageModel):
         self.layers = {"gen": gen_layers, "depth": depth_layers, "seg": seg_layers}
         self.embedding_weight, self.match_weight = embedding_weight, match_weight
         self.embedding_share = embedding_share
-        if not isinstance(match_objective, Matching):
-            raise UserError(
-                f"ola-vlm tells embeddings of a batch apart, which {type(match_objective).__name__} does "
-                "not: use --match_objective core/infonce"
-            )
+        matching = require_matching(
+            "ola-vlm tells embeddings of a batch apart", match_objective, "core/infonce"
+        )
         width = self.text_encoder.dim
         self.heads, self.matches = nn.ModuleDict(), nn.ModuleDict()
         for name, target in self.targets():
             self._check(name, target)
             rows = task_tokens if name == "gen" else self.sites
             self.task_tokens[name] = nn.Parameter(torch.randn(rows, width))
-            self.matches[name] = copy.deepcopy(match_objective)
+            self.matches[name] = copy.deepcopy(matching)
             for layer in self.layers[name]:
                 self.heads[f"{name}-{layer}"] = PerceiverHead(width, target.dim, heads, head_dim)
         if base is not None:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.config import relative_to_run
 from polymask.data import valid_of
-from polymask.objectives.matching import Matching
+from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, Fact, NotNegative, Share, Whole
@@ -94,11 +94,7 @@ class PreViPS(System):
         super().__init__()
         if (video_tokenizer is None) != (video_encoder is None):
             raise UserError("a clip needs a tokenizer and an encoder: give both or neither")
-        if not isinstance(match_objective, Matching):
-            raise UserError(
-                f"previps matches views of a batch, which {type(match_objective).__name__} does not: use "
-                "--match_objective core/infonce or core/sdm"
-            )
+        matching = require_matching("previps matches views of a batch", match_objective)
         if not match_weight and (geometry_weight or video_encoder is not None):
             raise UserError(
                 "without matching, geometric terms are least where all is equal, and clips teach nothing: "
@@ -114,7 +110,7 @@ class PreViPS(System):
             raise UserError("the poses of one view match nothing: add clips, or set --match_weight 0")
         self.tokenizer, self.encoder, self.masking, self.target = tokenizer, encoder, masking, target
         self.video_tokenizer, self.video_encoder = video_tokenizer, video_encoder
-        self.objective, self.match_objective = objective, match_objective
+        self.objective, self.match_objective = objective, matching
         self.geometry_objective = geometry_objective
         self.match_weight, self.geometry_weight, self.mask_weight = match_weight, geometry_weight, mask_weight
         width = encoder.out_dim

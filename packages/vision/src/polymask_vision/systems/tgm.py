@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.config import relative_to_run
 from polymask.decoders import LightDecoder
-from polymask.objectives.matching import Matching
+from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.teachers import Frozen
@@ -112,12 +112,7 @@ class TGM(System):
                 "tgm matches clips with embedded captions: give --guide FOLDER, a run of vision/dual as "
                 "polymask recipe vision/tgm trains it; or --match_weight 0 to do without"
             )
-        if not isinstance(match_objective, Matching):
-            raise UserError(
-                f"tgm matches clips and captions of a batch, which {type(match_objective).__name__} does "
-                "not: use --match_objective core/infonce or core/sdm"
-            )
-        self.match_objective = match_objective
+        self.match_objective = require_matching("tgm matches clips and captions of a batch", match_objective)
         opened: Any = open_guide(guide, channels=channels, mean=mean, std=std, text=text)
         self.guide = Frozen(opened)
         self.clip_map = nn.Linear(encoder.out_dim, dim)

@@ -10,7 +10,7 @@ from polymask.cli.terminal import print_json, say, warn_broken
 from polymask.cli.verbs.probe import JSON
 from polymask.config import UNSET, Option, PartConfig, Source, resolve_part
 from polymask.config.layers import COMMAND
-from polymask.config.options import Options, inspect_options, table
+from polymask.config.options import Options, generation_options, table
 from polymask.errors import UserError
 from polymask.registry import default_registry
 from polymask.types import Count
@@ -49,8 +49,7 @@ def run(argv: list[str]) -> int:
 
     opened = Run.open(command.words[0])
     maker = generation.generator_of(opened.system, registry)
-    own = inspect_options(maker.generate)
-    known: Options = OPTIONS | {k: v for k, v in own.items() if k not in ("batch", "step", "mask")}
+    known: Options = OPTIONS | generation_options(maker.generate)
     if wants_help:
         tree = PartConfig(None, known)
         print(help_text("polymask generate RUN", __doc__ or "", EXAMPLE, tree, table(OUT, JSON)))
