@@ -234,6 +234,14 @@ def test_a_budget_differs_where_that_is_asked_for(tmp_path):
     assert [config["batch_size"] for config in read] == [8, 4]
 
 
+def test_seeds_of_one_variant_have_a_mean_with_its_interval(tmp_path):
+    found = compare(CONFIG, {"all": {}}, tmp_path, **run.keywords)
+    seeds = [value["kNN"] for value in found.values["all"]]
+    assert len(seeds) == 2 and found.mean("all", "kNN").mean == pytest.approx(sum(seeds) / 2)
+    assert [table[0][0] for table in found.tables()] == ["variant"]
+    assert "minus" not in (tmp_path / "comparison.html").read_text()
+
+
 def test_data_without_labels_compares_losses(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "labelled", lambda data: False)
     result = compare(CONFIG, VARIANTS, tmp_path / "out", seeds=1, progress=False)

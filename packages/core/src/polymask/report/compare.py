@@ -59,7 +59,8 @@ def compare(
     Args:
         config: what all runs share, as in a run's ``config.yaml``: ``system``, ``preset``,
             ``data``, slots, options.
-        variants: what each variant changes, by label; the first is what others are compared to:
+        variants: what each variant changes, by label (one alone tells how much its seeds differ); the first
+            is what others are compared to:
             ``{"core/random": {"masking": "core/random"}, "block": {"masking": {"name":
             "core/block", "ratio": 0.5}}}``, or ``{"mae": {"system": "vision/mae"}, ...}``.
         out: folder of the comparison: a run folder per variant and seed, ``comparison.json``,

@@ -167,7 +167,9 @@ class Comparison:
         return f"{found.mean:+.3f}{spread}{seen}"
 
     def tables(self) -> list[list[list[str]]]:
-        """Means, differences and, where there are curves, differences at equal budgets, as text."""
+        """Means; of several variants, differences and, where there are curves, those at equal budgets."""
+        if len(self.variants) == 1:
+            return [self.rows()]
         found = [self.rows(), self.differences()]
         return found if self.curves is None else [*found, self.curves.table(self.first)]
 

@@ -20,8 +20,10 @@ def configurations(
     Raises:
         UserError: they are not, or one cannot be.
     """
-    if len(variants) < 2 or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError("a comparison needs two variants or more, and different seeds")
+    if not variants or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError("a comparison needs variants, and different seeds")
+    if len(variants) == len(seeds) == 1:
+        raise UserError("a comparison needs two variants or more, or two seeds of one")
     whole: dict[str, RunConfig] = {}
     budgets: dict[str, dict[str, Any]] = {}
     for label, change in variants.items():

@@ -215,8 +215,9 @@ class MetricLogger(pl.Callback):
             else f"{' and '.join(constant)} was exactly 0 in the last {self._steps} steps"
         )
         warnings.warn(
-            f"{what}: no site was scored and nothing learned. Mask more, or give longer samples or larger "
-            "batches; polymask look shows what is masked",
+            f"{what}, and taught nothing. Where no site was scored, mask more, or give longer samples or "
+            "larger batches (polymask look shows what is masked); a term that counts only what a teacher is "
+            "sure of may begin later",
             stacklevel=2,
         )
 
