@@ -14,6 +14,7 @@ from torch import Tensor
 from polymask import UserError
 from polymask.data import collate, open_data
 from polymask_vision.boxes import boxes_of, distances_of, moved, some_of
+from polymask_vision.datasets.digits import digits
 from polymask_vision.datasets.place import Prepared
 from polymask_vision.datasets.prepare import Preparation
 
@@ -203,17 +204,37 @@ def test_placed_digits_are_small_where_they_are_far_away_and_the_nearest_is_on_t
         one = samples[i]
         side = one["boxes"][:, 2:] - one["boxes"][:, :2]
         assert torch.equal(side[:, 0], side[:, 1]) and 1 <= len(side) <= 4
-        assert ((side[:, 0] - 32 / one["distance"]).abs() <= 0.5).all()
-        assert (one["distance"] >= 1).all() and (one["distance"] <= 4).all()
+        # a 0 is 32 pixels wide at distance 1, a 9 half of that
+        size = side[:, 0] * one["distance"] / 32
+        assert (size <= 1 + 0.5 / side[:, 0]).all() and (size >= 0.5 - 0.5 / side[:, 0]).all()
+        assert (one["distance"] >= 1).all() and (one["distance"] <= 3).all()
         assert one["distance"].diff().le(0).all()  # from far to near, as they were painted
         left, top, right, bottom = one["boxes"][-1].int().tolist()
         assert one["image"][:, top:bottom, left:right].amax() > 0.3  # the nearest is not covered
     draws = [samples[i]["distance"] for i in range(60)]
-    assert torch.cat(draws).log().std() == pytest.approx(1.386 / 12**0.5, rel=0.2)
+    assert torch.cat(draws).log().std() == pytest.approx(1.0986 / 12**0.5, rel=0.2)
     assert torch.equal(samples[3]["image"], samples[3]["image"]) and data.provides["size"] == (64, 64)
     few: Any = open_data("vision/placed-objects", count=60, labelled=0.05, **PLAIN).split("train")
     assert sum(bool(few[i]["distance"].isfinite().any()) for i in range(60)) == 3
     assert all(few[i]["boxes"].isfinite().all() for i in range(60))
+
+
+def test_a_digit_is_known_by_its_looks_to_be_large_or_small() -> None:
+    source: Any = open_data("vision/placed-objects", count=200, objects=(1, 1)).splits["train"].source  # type: ignore[attr-defined]
+    for sizes, split in zip(source.sizes, (digits().train, digits().test), strict=True):
+        labels = torch.as_tensor(split.labels)
+        assert sizes[labels == 0].unique() == 1 and sizes[labels == 9].unique() == 0.5
+        assert torch.stack([sizes, labels]).corrcoef()[0, 1] < -0.99
+    drawn = [source.objects(i) for i in range(200)]
+    told = torch.cat([one["distance"] for one in drawn])
+    side = torch.cat([one["boxes"][:, 2] - one["boxes"][:, 0] for one in drawn])
+    logs = torch.stack([told.log(), side.log()])
+    assert -0.9 < float(logs.corrcoef()[0, 1]) < -0.6  # the box tells part of the distance
+    source.sizes = [torch.full_like(sizes, size) for sizes, size in zip(source.sizes, (1, 0.5), strict=True)]
+    for numbers, width in ((range(200), 32), (range(200, 240), 16)):
+        for one in map(source.objects, numbers):
+            side = one["boxes"][:, 2] - one["boxes"][:, 0]
+            torch.testing.assert_close(side, width / one["distance"], rtol=0, atol=0.51)
 
 
 def test_held_out_digits_lie_on_other_parts_of_the_photographs() -> None:

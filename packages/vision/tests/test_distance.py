@@ -104,10 +104,12 @@ def test_a_system_that_knows_is_a_tenth_off_and_rivals_go_by_the_boxes() -> None
         assert found[TRAINED, f"within 1.25{condition}"] == 1
     truth = torch.cat([run.data.split("test")[i]["distance"] for i in range(8)])
     assert found[TRAINED, "RMSE"] == pytest.approx(float((truth * 0.1).square().mean().sqrt()), rel=1e-4)
-    # digits are as wide as they are near
-    assert found[SIZE, "AbsRel"] < 0.05 < found[SIZE, "AbsRel, jittered"] < found[CONSTANT, "AbsRel"]
+    # digits are wider where they are nearer, each by a size of its own
+    assert found[SIZE, "AbsRel"] < 0.7 * found[CONSTANT, "AbsRel"]
+    # what covers an object leaves its box as it is
+    assert found[SIZE, "AbsRel, occluded"] == found[SIZE, "AbsRel"] != found[SIZE, "AbsRel, jittered"]
     rivals = Rivals.of(run, None, 16)
-    assert rivals.slope == pytest.approx(-1, abs=0.1)
+    assert -1 < rivals.slope < -0.4
     train = run.data.split("train")
     every = torch.cat([train[i]["distance"] for i in range(len(train))])
     assert rivals.median == pytest.approx(float(every.median()))

@@ -382,7 +382,7 @@ def polymask_register_datasets() -> Iterable[Part]:
             name="placed-objects",
             target="polymask_vision.datasets.placed_objects:placed_objects",
             prepare=IMAGES,
-            summary="made-up images of digits in boxes, small ones far away, built in",
+            summary="made-up images of digits in boxes, smaller where they are further away, built in",
             modality="image",
         ),
         Part(

@@ -1,4 +1,4 @@
-"""Digits pasted on photographs, small ones far away: made up, with nothing to fetch."""
+"""Digits pasted on photographs, the smaller the further away: made up, with nothing to fetch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from polymask.types import Count, Share
 from polymask_vision.boxes import BOXES, DISTANCE, some_of
 from polymask_vision.datasets.digits import digits
 
-NEAR, FAR = 1.0, 4.0
+NEAR, FAR = 1.0, 3.0
 """Smallest and largest distance."""
+
+SMALLEST = 0.5
+"""Size of a 9, where a 0 has size 1: as a person is smaller than a car at the same distance."""
 
 MOST_HIDDEN = 0.6
 """Share of a box that nearer ones may cover."""
@@ -29,12 +32,14 @@ GROUND = 0.7
 def placed_objects(
     *, count: Count = 2000, pixels: Count = 64, objects: tuple[Count, Count] = (2, 5), labelled: Share = 1.0
 ) -> Splits[PlacedObjects]:
-    """Colour images of a few digits on photographs, each in a box, with its ``distance`` in [1, 4].
+    """Colour images of a few digits on photographs, each in a box, with its ``distance`` in [1, 3].
 
-    A digit at distance 1 is half as wide as the image, at 4 an eighth: its side is inverse to its distance,
-    whose logarithm is uniform. Nearer ones cover those behind them. Digits are scikit-learn's, of hands of
-    their own in the test split, the grounds crops of its two photographs at half of their brightness, of
-    other columns in the test split. All of this is a fixed function of the number of the image.
+    A 0 at distance 1 is half as wide as the image, a 9 a quarter, with equal ratios between: how near a digit
+    is shows in its size for those who see which digit it is, and not in its box alone. Sides are inverse to
+    distances, whose logarithm is uniform. Nearer ones cover those behind them. Digits are scikit-learn's, of
+    hands of their own in the test split, the grounds crops of its two photographs at half of their
+    brightness, of other columns in the test split. All of this is a fixed function of the number of the
+    image.
 
     Args:
         count: training images; a fifth as many are held out.
@@ -49,8 +54,10 @@ def placed_objects(
         raise UserError(f"objects={least},{most}: give the smaller number first")
     held = max(count // 5, 1)
     found = digits()
-    given = [found.train.source.images[split.index][:, 0] for split in (found.train, found.test)]
-    source = PlacedObjects(given, (count, held), pixels, (least, most))
+    halves = found.train, found.test
+    given = [split.source.images[split.index][:, 0] for split in halves]
+    sizes = [SMALLEST ** (torch.as_tensor(split.labels) / 9) for split in halves]
+    source = PlacedObjects(given, sizes, (count, held), pixels, (least, most))
     every = torch.arange(count + held)
     splits = Splits(train=Split(source, every[:count]), test=Split(source, every[count:]))
     chosen = some_of(splits.train.names(), labelled)
@@ -63,6 +70,7 @@ class PlacedObjects:
 
     Args:
         digits: of training and held-out images, uint8 ``[n, 8, 8]`` each.
+        sizes: of the same digits, float ``[n]`` each; 1 is half as wide as the image at distance 1.
         counts: training and held-out images.
         pixels: side of an image.
         objects: how many are pasted, at least and at most.
@@ -72,11 +80,16 @@ class PlacedObjects:
     """Numbers of images whose distances are withheld."""
 
     def __init__(
-        self, digits: list[Tensor], counts: tuple[int, int], pixels: int, objects: tuple[int, int]
+        self,
+        digits: list[Tensor],
+        sizes: list[Tensor],
+        counts: tuple[int, int],
+        pixels: int,
+        objects: tuple[int, int],
     ) -> None:
         # opaque where a stroke is; scikit-learn's digits fill only part of their 8 x 8 pixels
         self.digits = [each.float() / each.amax() for each in digits]
-        self.counts, self.pixels, self.number = counts, pixels, objects
+        self.sizes, self.counts, self.pixels, self.number = sizes, counts, pixels, objects
         grounds = np.stack(load_sample_images().images)
         self.grounds = torch.from_numpy(grounds).permute(0, 3, 1, 2).float() / 2
 
@@ -103,12 +116,13 @@ class PlacedObjects:
         image = self._ground(index, torch.rand(3, generator=chance))
         owner = torch.full((p, p), -1)  # which object is nearest at each pixel
         boxes = []
-        known = self.digits[index >= self.counts[0]]
+        known, sizes = self.digits[index >= self.counts[0]], self.sizes[index >= self.counts[0]]
         for k, (draw, distance) in enumerate(zip(draws, away.tolist(), strict=True)):
-            side = max(round(p / 2 / distance), 2)
+            which = int(draw[3] * len(known))
+            side = max(round(p / 2 * float(sizes[which]) / distance), 2)
             top, left = (int(share * (p - side + 1)) for share in draw[1:3].tolist())
-            digit = known[int(draw[3] * len(known))]
-            opacity = F.interpolate(digit[None, None], (side, side), mode="bilinear", align_corners=False)[0]
+            digit = known[which][None, None]
+            opacity = F.interpolate(digit, (side, side), mode="bilinear", align_corners=False)[0]
             colour = 255 * (0.4 + 0.6 * draw[4:7])[:, None, None]
             part = image[:, top : top + side, left : left + side]
             part.copy_(torch.lerp(part, colour.expand_as(part), opacity.expand_as(part)))
