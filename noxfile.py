@@ -23,9 +23,12 @@ PACKAGES = {
 
 each_package = nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "types", "docs", "build", "light", "alone", "together"]
+nox.options.sessions = ["build", "lint", "together", "types", "docs", "light", "alone"]
+# while one installs, collects tests or waits for its last one, the other has the cores
+nox.options.parallel = 2
+nox.options.allow_parallel = True
 nox.options.error_on_missing_interpreters = True
 
 
@@ -76,7 +79,7 @@ def test(session: nox.Session, *arguments: str, **env: str) -> None:
             "-n",
             "auto",
             "--maxprocesses",
-            "8",
+            "4",
             "--dist",
             "worksteal",
             *arguments,

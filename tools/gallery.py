@@ -28,7 +28,7 @@ from polymask.report.look import MaskSheet, mask_sheet, usual_tokenizer
 
 SAMPLES, VIEWS, WIDTH = 4, 3, 560
 
-FEWER: Mapping[str, int] = {"text": 2, "vision/ga-dms": 2}
+FEWER: Mapping[str, int] = {"text": 2, "vision/ga-dms": 2, "vision/previps": 2}
 """Samples of a modality, or of a part, of which so many as of others could not be read on a phone."""
 
 DATA: Mapping[str, Any] = {
@@ -46,22 +46,37 @@ SPECIAL: Mapping[str, Any] = {
     "language/sparsepo": {"name": "language/sentiment"},
     "vision/ga-dms": {"name": "vision/persons", "count": 40, "pixels": 128},
     "vision/mom": {"name": "vision/placed-objects", "count": 40, "pixels": 128},
+    "vision/masked-feature": "vision/drawn-domains",
+    "vision/phg-mae": {"name": "vision/earth-layers", "labelled": 1.0},
 }
 OPTIONS: Mapping[str, Any] = {
     "vision/salt": {"teacher": "untrained"},
     "vision/tgm": {"guide": "random", "score.guide": "random"},
+    "vision/comet": {"tokenizer.patch_size": 4, "detector": "untrained"},
+    "vision/layer-masking": {"host.tokenizer.patch_size": 4},
+    "vision/maskalign": {"target.model": "test_vit", "target.pretrained": False, "fusion": "sum"},
+    "vision/hybrid-distillation": {
+        "target.model": "test_vit",
+        "target.pretrained": False,
+        "relation_target.model": "test_vit",
+        "relation_target.pretrained": False,
+        "relation_target.layers": (-2,),
+        "relation_weights": (1.0,),
+        "relation_heads": "mean",
+    },
+    "vision/previps": {"tokenizer.run": "random:64x8", "target.run": "random:64x8"},
 }
 """Of systems that cannot do without them."""
 
 
 def photographs(folder: Path) -> dict[str, Any]:
-    """Square halves of two photographs, as a data set."""
+    """Square halves of two photographs, each a class, as a data set."""
     for split in ("train", "test"):
-        (folder / split).mkdir()
         for number, photo in enumerate(load_sample_images().images):
             side = photo.shape[0]
+            (folder / split / str(number)).mkdir(parents=True)
             for left in (0, photo.shape[1] - side):
-                file = folder / split / f"{number}-{left}.png"
+                file = folder / split / str(number) / f"{left}.png"
                 matplotlib.image.imsave(file, photo[:, left : left + side])
     return {"name": "vision/folder", "source": str(folder), "size": 112}
 

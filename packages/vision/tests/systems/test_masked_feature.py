@@ -243,8 +243,9 @@ def test_paper_presets_fit_their_backbones() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UserError, match="4 x 4 cells cannot hide the same places of a feature map of 2 x 2"):
         make(levels=(0, 1, 2))
-    with pytest.raises(UserError, match="no label_map and no other: use data of two domains"):
-        make()({"image": torch.zeros(2, 3, 16, 16)}, STEP)
+    for ask in (make(), make().masks):
+        with pytest.raises(UserError, match="no label_map and no other: use data of two domains"):
+            ask({"image": torch.zeros(2, 3, 16, 16)}, STEP)
     with pytest.raises(UserError, match="rebuild nothing that could be like features"):
         make(fill="zeros", predict="features")
     with pytest.raises(UserError, match="not divisible by 3 heads"):

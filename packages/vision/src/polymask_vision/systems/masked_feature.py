@@ -255,6 +255,7 @@ class MaskedFeature(System):
     def masks(self, batch: Batch, step: Step) -> dict[str, MaskView]:
         if not self.rebuilt_weight:
             return {}
+        require_domains(batch)
         other = {**batch, self.tokenizer.key: batch[OTHER]}
         tokens = self.tokenizer(other)
         return {"features of the target": MaskView(self.draw(tokens, batch, step), tokens, other)}
