@@ -26,8 +26,7 @@ each_package = nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["build", "lint", "together", "types", "docs", "light", "alone"]
-# while one installs, collects tests or waits for its last one, the other has the cores
-nox.options.parallel = 2
+nox.options.parallel = "auto"
 nox.options.allow_parallel = True
 nox.options.error_on_missing_interpreters = True
 
@@ -68,23 +67,12 @@ def groups(*packages: str) -> list[str]:
 
 
 def test(session: nox.Session, *arguments: str, **env: str) -> None:
-    """Run pytest, quietly, in a process per core of one thread each, and with broken plugins an error.
+    """Run pytest, quietly, each process of one thread, and with broken plugins an error.
 
     Where an environment forbids bytecode, hundreds of processes would each compile torch's sources.
     """
     session.run(
-        *(
-            "pytest",
-            "-q",
-            "-n",
-            "auto",
-            "--maxprocesses",
-            "4",
-            "--dist",
-            "worksteal",
-            *arguments,
-            *session.posargs,
-        ),
+        *("pytest", "-q", *arguments, *session.posargs),
         env={"OMP_NUM_THREADS": "1", "POLYMASK_STRICT": "1", "PYTHONDONTWRITEBYTECODE": "", **env},
     )
 
@@ -98,7 +86,10 @@ def build(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 @each_package
 def alone(session: nox.Session, package: str) -> None:
-    """A package's own tests, with nothing installed but it, at the lowest versions that it declares."""
+    """A package's own tests, with nothing installed but it, at the lowest versions that it declares.
+
+    In one process, since importing takes longer than most tests do; other sessions run beside it.
+    """
     ours = tuple(f"{declared['project']['name']}>" for declared in PACKAGES.values())
     lowest = [requirement for requirement in requirements(package) if not requirement.startswith(ours)]
     # without pyproject.toml's constraints
@@ -112,7 +103,8 @@ def together(session: nox.Session) -> None:
     """All tests with all packages, at the versions held: their own tests, and those of one with another."""
     session.install(*all_wheels(), "--group", "test", *groups(*PACKAGES))
     cache = Path(session.virtualenv.location) / "inductor"
-    test(session, TORCHINDUCTOR_CACHE_DIR=str(cache))
+    processes = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+    test(session, *processes, TORCHINDUCTOR_CACHE_DIR=str(cache))
 
 
 @nox.session(requires=["build"])
