@@ -52,7 +52,7 @@ CLAIMS: dict[str, Claim] = {
     "vision/umd": Claim(
         text="One network that denoises and completes knows more of images than one that only denoises "
         "(UMD, arXiv 2406.17688); beside it, how near to images comes what they generate",
-        config={**FASHION, "system": "vision/umd", "steps": 1000},
+        config={**FASHION, "system": "vision/umd", "steps": 500},
         variants={
             "denoising alone": {"clean_share": 0.0, "noisy_masking": None},
             "umd": {},
@@ -66,7 +66,7 @@ CLAIMS: dict[str, Claim] = {
         text="Weights of a frozen denoiser switched off by sample and time bring what it generates nearer to "
         "images (MaskUNet, arXiv 2505.03097); a denoiser that was trained for 1,000 steps",
         # weights whose logit is 20 are on, whatever is learned: the denoiser as it is
-        config={**FASHION, "system": "vision/maskunet", "steps": 1000},
+        config={**FASHION, "system": "vision/maskunet", "steps": 300},
         variants={
             "denoiser": {"start": 20.0},
             "same masks for all": {"reference_init": True},
@@ -81,7 +81,7 @@ CLAIMS: dict[str, Claim] = {
     "vision/recap": Claim(
         text="At the cost of 8 full steps, 8 more light ones that reuse keys and values bring images nearer "
         "to real ones (ReCAP, arXiv 2505.19089)",
-        config={**FASHION, "system": "vision/recap", "steps": 2000},
+        config={**FASHION, "system": "vision/recap", "steps": 1000},
         within=("pre-trained", "steps 16, plain 0.0, light 1", "steps 16, plain 1.0"),
         about=("steps 16, plain 0.0, light 1",),
         measure=DISTANCE,
