@@ -246,11 +246,11 @@ CLAIMS: dict[str, Claim] = {
     "vision/data2vec2": Claim(
         text="Several masked views of a sample for one pass of the teacher teach more in the same time than "
         "one view each (data2vec 2.0, arXiv 2212.07525); as many rows go through the student",
-        config={**CURVES, "system": "vision/data2vec2"},
-        rows=dict.fromkeys(("one view", "four views"), 256),
+        config={**CURVES, "system": "vision/data2vec2", "steps": 300, "probe_every": 50},
+        rows=dict.fromkeys(("one view", "four views"), 128),
         variants={
-            "one view": {"views": 1, "batch_size": 256},
-            "four views": {"views": 4, "batch_size": 64},
+            "one view": {"views": 1, "batch_size": 128},
+            "four views": {"views": 4, "batch_size": 32},
         },
         about=("four views",),
         may_differ=("batch_size",),
