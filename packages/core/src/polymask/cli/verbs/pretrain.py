@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from polymask.cli.help import about, data_for, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import say, warn_broken
+from polymask.cli.terminal import print_result, say, warn_broken
 from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConfig, Source, resolve_system
-from polymask.config.layers import COMMAND, TRAINING
+from polymask.config.layers import TRAINING
 from polymask.errors import UserError
 from polymask.files import writing
 from polymask.registry import Registry, default_registry
@@ -68,7 +68,7 @@ def sources_of(command: Command, file: str | Path | None, resume: bool = False) 
     """A configuration file and the command line over it; the first word is the system."""
     system = {"system": command.words[0]} if command.words else {}
     below = [Source.of_file(file, resume=resume)] if file is not None else []
-    return [*below, Source(COMMAND, {**system, **command.options(after="the system")}, text=True)]
+    return [*below, command.source(after="the system", beside=system)]
 
 
 def require_data(resolved: Resolved, registry: Registry) -> PartConfig:
@@ -135,10 +135,8 @@ def _conclude(run: Run, report: bool) -> None:
     except UserError as error:
         print(f"no probe: {error}")
     else:
-        from rich.console import Console
-
         say("probing the encoder, the same encoder untrained, and the raw input")
-        Console().print(probe(run).table())
+        print_result(probe(run), as_json=False)
     if report:
         from polymask.report import write_report
 
