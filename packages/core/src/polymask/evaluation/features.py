@@ -190,13 +190,19 @@ def extract(
 
 
 def batches(
-    samples: Samples, index: Sequence[int] | None = None, *, batch_size: int = 256, workers: int = 0
+    samples: Samples,
+    index: Sequence[int] | None = None,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    drop_last: bool = False,
 ) -> DataLoader[dict[str, Tensor]]:
     """Batches of the samples at some places, in order; the places are under ``"id"``."""
     return DataLoader(
         Picked(samples, range(len(samples)) if index is None else index),
         batch_size=batch_size,
         num_workers=workers,
+        drop_last=drop_last,
         collate_fn=collate,
         # of its own: a loader otherwise draws its workers' seed from the global one
         generator=torch.Generator().manual_seed(0),

@@ -12,7 +12,7 @@ from polymask.errors import UserError
 from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
 from polymask.evaluation.measurements import Measurement
-from polymask.evaluation.probe import measure
+from polymask.evaluation.probe import probe
 from polymask.types import Count
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ class MultiLabelProbe:
         known: defaultdict[str, Known] = defaultdict(dict)
         for name, tests in self.sets.items():
             found = [
-                measure(
+                probe(
                     run,
-                    _open(run, {**data, **options}),
-                    **self.settings,
+                    data=_open(run, {**data, **options}),
                     known=known[options.get("name", data["name"])],
+                    **self.settings,
                 )
                 for options in tests
             ]
