@@ -59,8 +59,7 @@ class Stage:
     @functools.cached_property
     def data(self) -> Dataset:
         """The data of the recipe, opened."""
-        given = {"name": self.given} if isinstance(self.given, str) else dict(self.given)
-        data: Dataset = build(given.pop("name"), "datasets", registry=self._registry, **given)
+        data: Dataset = build(self.given, "datasets", registry=self._registry)
         return data
 
     def __call__(self, name: str, system: str, **options: Any) -> Run:

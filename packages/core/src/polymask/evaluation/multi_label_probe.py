@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polymask.config import RUN, build
-from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
@@ -70,7 +69,7 @@ class MultiLabelProbe:
             found = [
                 probe(
                     run,
-                    data=_open(run, {**data, **options}),
+                    data=build({**data, **options}, "datasets", facts={RUN: run.folder}),
                     known=known[options.get("name", data["name"])],
                     **self.settings,
                 )
@@ -81,8 +80,3 @@ class MultiLabelProbe:
                 yield Measurement(
                     rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high
                 )
-
-
-def _open(run: Run, options: dict[str, Any]) -> Dataset:
-    data: Dataset = build(options.pop("name"), "datasets", facts={RUN: run.folder}, **options)
-    return data

@@ -54,14 +54,15 @@ def run(argv: list[str]) -> int:
         return 0
     require_data(resolved, registry)
     config = RunConfig.of(resolved)
-    if folder:
-        return _train(config, Path(folder), resume is not None, report)
-    own = default_folder(config)
+    from polymask.run import Run
+
+    where = Path(folder) if folder else default_folder(config)
     try:
-        return _train(config, own, False, report)
+        return _train(Run.create(config, where), resume is not None, report)
     finally:
-        with contextlib.suppress(OSError):
-            own.rmdir()  # which only an empty one allows: nothing was trained
+        if not folder:
+            with contextlib.suppress(OSError):
+                where.rmdir()  # which only an empty one allows: nothing was trained
 
 
 def sources_of(command: Command, file: str | Path | None, resume: bool = False) -> list[Source]:
@@ -104,20 +105,18 @@ def default_folder(config: RunConfig) -> Path:
     return folder
 
 
-def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
+def _train(run: Run, resume: bool, report: bool) -> int:
     from polymask.distributed import rank
-    from polymask.run import Run
     from polymask.training import fit
     from polymask.training.sanity_check import sanity_check
 
-    run = Run.create(config, folder)
-    sanity_check(run.name, run.system, run.data, config.training.seed)
+    sanity_check(run.name, run.system, run.data, run.training.seed)
     if rank() == 0:
-        assert config.data is not None
+        assert run.config is not None and run.config.data is not None
         if run.initial is not None:
             say(str(run.initial))
-        say(f"{'resuming' if resume else 'training'} {run.name} on {config.data.name} in {folder}")
-    os.environ[FOLDER] = str(folder)
+        say(f"{'resuming' if resume else 'training'} {run.name} on {run.config.data.name} in {run.folder}")
+    os.environ[FOLDER] = str(run.folder)
     try:
         fit(run, resume=resume)
     finally:
