@@ -84,13 +84,7 @@ def warn_broken(registry: Registry) -> Registry:
 
 
 class Arguments(argparse.ArgumentParser):
-    """A verb's fixed arguments: types and defaults in the help, one message per error.
-
-    Args:
-        verb: the verb.
-        text: docstring of the verb's module.
-        example: a command line that works.
-    """
+    """A verb's fixed arguments: types and defaults in the help, one message per error."""
 
     def __init__(self, verb: str, text: str | None, example: str) -> None:
         super().__init__(
