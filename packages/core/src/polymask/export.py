@@ -67,11 +67,8 @@ class Classifier(Features):
     """A tokenizer, an encoder and the classifier on it that was trained on labels.
 
     Args:
-        tokenizer: cuts an input into tokens.
-        encoder: encodes them.
         pool: how features become one vector, see :class:`polymask.systems.supervised.Supervised`.
         names: of the classes.
-        facts: what is known about the data.
     """
 
     def __init__(

@@ -117,16 +117,7 @@ def run_recipe(
     registry: Registry | None = None,
     progress: bool = True,
 ) -> Stage:
-    """Run a recipe by name, or what is left of it.
-
-    Args:
-        recipe: its name.
-        data: a data set's name, or a mapping with a ``name``.
-        folder: of the recipe.
-        options: of the recipe.
-        shared: options of every stage.
-        registry: where to look names up; the installed plugins by default.
-        progress: say on stderr what is trained.
+    """Run a recipe by name with some options, or what is left of it; the rest is as :class:`Stage` has it.
 
     Returns:
         The stages that were run.
