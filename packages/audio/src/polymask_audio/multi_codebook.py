@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -122,6 +123,7 @@ def load(path: str | Path) -> Units:
     """Codebooks of either kind from disk, as :func:`polymask.codebooks.load` reads them."""
 
     def book(**tensors: Tensor) -> Codebook:
-        return MultiCodebook(**tensors) if "weight" in tensors else Codebook(**tensors)
+        kind: Callable[..., Codebook] = MultiCodebook if "weight" in tensors else Codebook
+        return kind(**tensors)
 
     return codebooks.load(path, book)
