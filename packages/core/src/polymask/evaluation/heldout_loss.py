@@ -88,9 +88,8 @@ def batches(
     # samples often lie in order of class; batches are to be alike
     order = torch.randperm(len(spaced), generator=torch.Generator().manual_seed(0)).tolist()
     index, drop_last = [spaced[i] for i in order], not whole and len(spaced) > batch_size
-    device = next(system.parameters()).device
     for batch in features.batches(samples, index, batch_size=batch_size, drop_last=drop_last):
-        yield with_labels({key: value.to(device) for key, value in batch.items()}, labels)
+        yield with_labels(features.on_device(batch, system), labels)
 
 
 def numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
