@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.codebooks import MultiCodebook, fit, nearest, refine
+from polymask.codebooks import Codebook, Units, fit, nearest
 from polymask.data import open_data
 from polymask_audio.features import Features, open_features
 from polymask_audio.fitting import Learner, fit_multi, gather
+from polymask_audio.multi_codebook import MultiCodebook, load, refine
 
 
 def vectors(n: int, seed: int = 0) -> Tensor:
@@ -53,7 +56,7 @@ def test_a_search_never_raises_the_error_and_mostly_lowers_it(n: int, k: int) ->
 
 def test_a_bad_search_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a beam of one the search is greedy and often worse than where it began."""
-    monkeypatch.setattr("polymask.codebooks.beam", lambda k: 1)
+    monkeypatch.setattr("polymask_audio.multi_codebook.beam", lambda k: 1)
     torch.manual_seed(0)
     x, centers = torch.randn(300, 4), torch.randn(4, 8, 4)
     ids = torch.randint(8, (300, 4))
@@ -97,7 +100,7 @@ def test_vectors_come_in_any_shape_and_part_by_part(monkeypatch: pytest.MonkeyPa
     )
     whole = book(x)
     assert whole.shape == (3, 7, 4)
-    monkeypatch.setattr("polymask.codebooks.chunk", lambda *_: 2)
+    monkeypatch.setattr("polymask_audio.multi_codebook.chunk", lambda *_: 2)
     assert torch.equal(book(x), whole)
 
 
@@ -225,3 +228,12 @@ def test_every_layer_is_gathered_in_step() -> None:
     first, second = gather(Two(1, 100.0), open_data("words", limit=8), most=10**9)
     assert torch.equal(2 * first, second)
     assert len(first) > 100
+
+
+def test_codebooks_that_are_searched_together_come_back_as_such(tmp_path: Path) -> None:
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    book = MultiCodebook(draw(2, 4, 3), draw(3), draw(3).abs() + 0.1, draw(8, 3), draw(8))
+    found = load(Units("mfcc", (None,), (book,)).save(tmp_path / "units.safetensors")).books[0]
+    x = draw(500, 3)
+    assert type(found) is MultiCodebook and torch.equal(found(x), book(x))
+    assert not torch.equal(found(x), Codebook(book.centers, book.mean, book.std)(x))

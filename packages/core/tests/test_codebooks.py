@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from polymask import UserError
-from polymask.codebooks import Codebook, MultiCodebook, Units, fit, load, nearest
+from polymask.codebooks import Codebook, Units, fit, load, nearest
 
 
 def vectors(n: int, seed: int = 0) -> Tensor:
@@ -107,15 +106,6 @@ def test_files_come_back_whole(tmp_path: Path) -> None:
     for mine, other in zip(found.books, books, strict=True):
         assert torch.equal(mine(x), other(x))
     assert load(Units("mfcc", (None,), books[:1]).save(path)).features == "mfcc"
-
-
-def test_codebooks_that_are_searched_together_come_back_as_such(tmp_path: Path) -> None:
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
-    book = MultiCodebook(draw(2, 4, 3), draw(3), draw(3).abs() + 0.1, draw(8, 3), draw(8))
-    found = load(Units("mfcc", (None,), (book,)).save(tmp_path / "units.safetensors")).books[0]
-    x = draw(500, 3)
-    assert type(found) is MultiCodebook and torch.equal(found(x), book(x))
-    assert not torch.equal(found(x), Codebook(book.centers, book.mean, book.std)(x))
 
 
 def test_a_run_elsewhere_keeps_its_place(tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ from polymask.diffusion import (
     clean_of,
     ddim_states,
     ddim_step,
-    ddpm_step,
     noise_of,
-    posterior,
     signal_levels,
     times_of,
 )
@@ -103,26 +101,25 @@ def test_ddim_keeps_the_distribution_at_each_time(eta) -> None:
     assert (rest * clean).mean().abs() < 0.01
 
 
-def test_posterior_is_that_of_two_gaussians() -> None:
+def test_ddim_of_eta_1_draws_from_the_posterior_of_two_gaussians() -> None:
     """Bayes by hand: N(x'; sqrt(b) x0, 1 - b) times N(x; sqrt(a / b) x', 1 - a / b), over x'."""
     signal = signal_levels(1000).double()
     a, b = signal[500].item(), signal[499].item()
     x0, x = 0.7, -1.3
     precision = 1 / (1 - b) + (a / b) / (1 - a / b)
     mean = (b**0.5 * x0 / (1 - b) + (a / b) ** 0.5 * x / (1 - a / b)) / precision
-    found = posterior(torch.tensor([x]), torch.tensor([x0]), signal[500], signal[499])
-    assert found[0].item() == pytest.approx(mean, rel=1e-5)
-    assert found[1].item() == pytest.approx(1 / precision, rel=1e-5)
+    later, data, fresh = (torch.tensor([value]).double() for value in (x, x0, 1.0))
+    least, most = (
+        ddim_step(later, data, signal[500], signal[499], chance, eta=1.0) for chance in (0 * fresh, fresh)
+    )
+    assert least.item() == pytest.approx(mean, rel=1e-5)
+    assert (most - least).item() ** 2 == pytest.approx(1 / precision, rel=1e-5)
 
 
-def test_ddpm_is_ddim_of_eta_1_and_ends_at_the_data() -> None:
+def test_a_step_of_chance_to_time_0_ends_at_the_data() -> None:
     clean, fresh, signal = normal(0), normal(2), signal_levels(1000).double()
     noisy = add_noise(clean, normal(1), signal[500])
-    torch.testing.assert_close(
-        ddpm_step(noisy, clean, signal[500], signal[480], fresh),
-        ddim_step(noisy, clean, signal[500], signal[480], fresh, eta=1.0),
-    )
-    torch.testing.assert_close(ddpm_step(noisy, clean, signal[500], signal[0], fresh), clean)
+    torch.testing.assert_close(ddim_step(noisy, clean, signal[500], signal[0], fresh, eta=1.0), clean)
 
 
 def test_times_go_from_noise_to_data() -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.codebooks import Codebook, MultiCodebook, Units, refine
+from polymask.codebooks import Codebook, Units
 from polymask.data import Dataset, collate
 from polymask_audio.features import Features, open_features
+from polymask_audio.multi_codebook import MultiCodebook, refine
 
 
 def fit_multi(

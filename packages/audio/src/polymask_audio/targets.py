@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.codebooks import Codebook, load, nearest
+from polymask.codebooks import Codebook, nearest
 from polymask.types import Count, Fact
 from polymask_audio.features import Features, Mel, open_features, take
+from polymask_audio.multi_codebook import load
 
 SLACK = 5
 """Frames by which features may end before or behind the tokens."""

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from polymask import Mask, Step, Tokens, UserError, build
-from polymask.codebooks import MultiCodebook, Units, load
+from polymask.codebooks import Units
 from polymask.data import collate
 from polymask.recipes import run_recipe
 from polymask_audio.fitting import fit_multi
 from polymask_audio.mixing import Mixing, Mixture
+from polymask_audio.multi_codebook import MultiCodebook, load
 from polymask_audio.systems.spear import SPEAR
 
 STEP = Step(3, 10, seed=1)

@@ -142,39 +142,6 @@ class CrossBlock(nn.Module):
         return out
 
 
-class MemoryBlock(Block):
-    """A block that attends to other tokens too, between its attention and its network, after norms of both.
-
-    Other than those of the base, weights are ``norm3``, ``norm_memory`` and ``cross``.
-
-    Args:
-        dim: width, of the other tokens too.
-        heads: attention heads.
-        mlp_ratio: width between the two layers, in widths of the block.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
-        super().__init__(dim, heads, mlp_ratio)
-        self.norm3, self.norm_memory = (nn.LayerNorm(dim, eps=1e-6) for _ in range(2))
-        self.cross = CrossAttention(dim, heads)
-
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        context: Tensor | None = None,
-        memory: Tensor | None = None,
-    ) -> Tensor:
-        """As :meth:`Block.forward`; without ``memory [B, L, dim]`` the same as that."""
-        own = self.norm1(x)
-        x = x + self.attn(own, own if context is None else self.norm1(context), attn_mask)
-        if memory is not None:
-            memory = self.norm_memory(memory)
-            x = x + self.cross(self.norm3(x), memory, memory)
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
-
-
 class MLP(nn.Module):
     """Two layers, ``ratio`` times as wide between them."""
 

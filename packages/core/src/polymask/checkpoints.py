@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,24 @@ def system_weights(checkpoint: Checkpoint, system: System) -> dict[str, Tensor]:
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    wanted = system.state_dict()
-    found = [f"{name} only in the checkpoint" for name in saved.keys() - wanted.keys()]
-    found += [f"{name} only in the system" for name in wanted.keys() - saved.keys()]
-    found += [
-        f"{name} {list(saved[name].shape)} in the checkpoint, {list(wanted[name].shape)} in the system"
-        for name in saved.keys() & wanted.keys()
-        if saved[name].shape != wanted[name].shape
-    ]
-    if found:
+    if found := differences(saved, system.state_dict(), "the checkpoint", "the system"):
         other = checkpoint["polymask"].get("system")
         raise UserError(
             f"the checkpoint is of another system ({other}) than {type(system).__name__}, or of one with "
             f"other options; {len(found)} of its weights differ:{some(found)}"
         )
     return saved
+
+
+def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor], here: str, there: str) -> list[str]:
+    """How weights differ in names and shapes, a line each, with what either side is called."""
+    found = [f"{name} only in {here}" for name in one.keys() - other.keys()]
+    found += [f"{name} only in {there}" for name in other.keys() - one.keys()]
+    return found + [
+        f"{name} {list(one[name].shape)} in {here}, {list(other[name].shape)} in {there}"
+        for name in one.keys() & other.keys()
+        if one[name].shape != other[name].shape
+    ]
 
 
 def some(lines: list[str], most: int = 8) -> str:

@@ -32,11 +32,7 @@ Declared = list[tuple[str, Part]]
 
 
 def load_light(module: str, load: Callable[[], object]) -> object:
-    """A plugin, which may import nothing heavy; a test sees to it that those of ours do not.
-
-    Args:
-        module: its name, for messages.
-        load: imports it.
+    """A plugin, imported by ``load``, which may import nothing heavy; a test sees to it for those of ours.
 
     Raises:
         BaseException: whatever it raises.
@@ -58,11 +54,7 @@ def load_light(module: str, load: Callable[[], object]) -> object:
 
 
 def declared(module: str, plugin: object) -> Declared:
-    """The parts of a plugin.
-
-    Args:
-        module: its name, for messages.
-        plugin: the module.
+    """The parts of a plugin, whose module is called ``module`` in messages.
 
     Raises:
         BaseException: whatever it raises; what is wrong with it.
@@ -95,12 +87,7 @@ def declared(module: str, plugin: object) -> Declared:
 
 
 def declared_apart(module: str, load: Callable[[], object], seconds: float) -> tuple[Declared, str, str]:
-    """The same, read in a child process.
-
-    Args:
-        module: name of the plugin's module.
-        load: imports it.
-        seconds: it may take.
+    """The same of what ``load`` imports, read in a child process.
 
     Returns:
         The parts, what is wrong in words, empty where nothing is, and a traceback where there is one.

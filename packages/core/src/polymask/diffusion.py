@@ -84,29 +84,12 @@ def ddim_step(
         signal: level at the time, ``[B]`` or ``[]``, below 1.
         then: level at the earlier time.
         fresh: standard normal, ``[B, ...]``; counts where ``eta`` is above 0.
-        eta: 0 for a path without chance, 1 for the variance of :func:`posterior`.
+        eta: 0 for a path without chance, 1 for a draw from the posterior (Ho et al. 2020).
     """
     a, b = _wide(signal, noisy), _wide(then, noisy)
     spread = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
     towards = (1 - b - spread**2).clamp(min=0).sqrt()
     return b.sqrt() * clean + towards * noise_of(noisy, clean, signal) + spread * fresh
-
-
-def posterior(noisy: Tensor, clean: Tensor, signal: Tensor, then: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``[B, ...]`` and variance of the data at an earlier time, given it later and without noise.
-
-    Arguments as of :func:`ddim_step`. The variance broadcasts to the mean.
-    """
-    a, b = _wide(signal, noisy), _wide(then, noisy)
-    kept = a / b
-    mean = (b.sqrt() * (1 - kept) * clean + kept.sqrt() * (1 - b) * noisy) / (1 - a)
-    return mean, (1 - b) * (1 - kept) / (1 - a)
-
-
-def ddpm_step(noisy: Tensor, clean: Tensor, signal: Tensor, then: Tensor, fresh: Tensor) -> Tensor:
-    """From one time to an earlier one, drawn from :func:`posterior` (Ho et al. 2020)."""
-    mean, variance = posterior(noisy, clean, signal, then)
-    return mean + variance.sqrt() * fresh
 
 
 def ddim_states(

@@ -67,11 +67,8 @@ class Classifier(Features):
     """A tokenizer, an encoder and the classifier on it that was trained on labels.
 
     Args:
-        tokenizer: cuts an input into tokens.
-        encoder: encodes them.
         pool: how features become one vector, see :class:`polymask.systems.supervised.Supervised`.
         names: of the classes.
-        facts: what is known about the data.
     """
 
     def __init__(
@@ -172,10 +169,10 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
             "`polymask export --format safetensors` wrote"
         )
     description = read_description(folder)
-    parts = {}
-    for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
-        options = dict(description[slot])
-        parts[slot] = build(options.pop("name"), kind, registry=registry, **options)
+    parts = {
+        slot: build(description[slot], kind, registry=registry)
+        for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders"))
+    }
     facts, own = description["facts"], description.get("classifier")
     features = Classifier(**parts, facts=facts, **own) if own else Features(**parts, facts=facts)
     try:

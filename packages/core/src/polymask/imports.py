@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from polymask.checkpoints import CHECKPOINT, read_checkpoint, read_state, some, system_weights
+from polymask.checkpoints import CHECKPOINT, differences, read_checkpoint, read_state, some, system_weights
 from polymask.config import RUN, RunConfig, build, built_from, options_of, plain
 from polymask.errors import UserError
 from polymask.files import read_json
@@ -216,8 +216,7 @@ def _of_run(folder: Path) -> Weights:
 
 def _of_export(folder: Path) -> Weights:
     description = read_description(folder)
-    options = dict(description["tokenizer"])
-    tokenizer = build(options.pop("name"), "tokenizers", **options)
+    tokenizer = build(description["tokenizer"], "tokenizers")
     state = read_state(folder / WEIGHTS)
     prefix = "encoder."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -259,15 +258,7 @@ def _require_same_data(theirs: Mapping[str, Any], ours: Mapping[str, Any], data:
 
 
 def _require_fit(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    wanted = encoder.state_dict()
-    found = [f"{name} only in the source" for name in state.keys() - wanted.keys()]
-    found += [f"{name} only in the encoder" for name in wanted.keys() - state.keys()]
-    found += [
-        f"{name} {list(state[name].shape)} in the source, {list(wanted[name].shape)} in the encoder"
-        for name in state.keys() & wanted.keys()
-        if state[name].shape != wanted[name].shape
-    ]
-    if found:
+    if found := differences(state, encoder.state_dict(), "the source", "the encoder"):
         raise UserError(
             f"{source} holds other weights than {type(encoder).__name__} with these options; {len(found)} of "
             f"them differ:{some(found)}"

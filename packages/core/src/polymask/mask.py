@@ -103,15 +103,19 @@ class Mask:
             if self.visible is None:
                 raise ValueError("Mask.keep: rows differ in visible sites; keep Tokens, not a tensor")
             return self._take(x, self._index(), self.visible)
+        real: Tensor | None
         if self.visible is None:
-            return self._keep_ragged(x)
-        index, k = self._index(), self.visible
+            order, real = self._order()
+            index, k = (order + self._rows()).flatten(), order.shape[1]
+        else:
+            index, k = self._index(), self.visible
+            real = None if x.valid is None else self._take(x.valid, index, k)
         return dataclasses.replace(
             x,
             values=self._take(x.values, index, k),
             position=self._take(x.position, index, k),
             ids=None if x.ids is None else self._take(x.ids, index, k),
-            valid=None if x.valid is None else self._take(x.valid, index, k),
+            valid=real,
             grid=None,
         )
 
@@ -208,16 +212,3 @@ class Mask:
         k = int(count.max()) if k is None else k
         order = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         return order, torch.arange(k, device=order.device) < count[:, None]
-
-    def _keep_ragged(self, x: Tokens) -> Tokens:
-        order, real = self._order()
-        index = (order + self._rows()).flatten()
-        k = order.shape[1]
-        return dataclasses.replace(
-            x,
-            values=self._take(x.values, index, k),
-            position=self._take(x.position, index, k),
-            ids=None if x.ids is None else self._take(x.ids, index, k),
-            valid=real,
-            grid=None,
-        )

@@ -45,13 +45,7 @@ class Mixup(nn.Module):
         self.quantiles: Tensor
 
     def forward(self, tokens: Tokens, ids: Tensor, step: Step) -> tuple[Tokens, Tensor]:
-        """The mixed tokens, and how much each sample has of its own, ``[B]`` in [0, 1].
-
-        Args:
-            tokens: of the samples.
-            ids: of the samples.
-            step: the source of chance.
-        """
+        """The mixed tokens, and how much each sample has of its own, ``[B]`` in [0, 1]."""
         assert tokens.grid is not None
         own, other, axes = tokens.values, tokens.values.flip(0), len(tokens.grid)
         noise = step.noise(ids, 2 + axes, STREAM)

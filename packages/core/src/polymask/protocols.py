@@ -52,6 +52,13 @@ class Request:
     position: Tensor | None = None
     stream: int = 0
 
+    @property
+    def real(self) -> Tensor:
+        """Which sites are no padding, bool ``[B, sites]``."""
+        if self.valid is not None:
+            return self.valid
+        return torch.ones(len(self.ids), self.sites, dtype=torch.bool, device=self.ids.device)
+
     @classmethod
     def of(
         cls,

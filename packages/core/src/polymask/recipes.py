@@ -59,8 +59,7 @@ class Stage:
     @functools.cached_property
     def data(self) -> Dataset:
         """The data of the recipe, opened."""
-        given = {"name": self.given} if isinstance(self.given, str) else dict(self.given)
-        data: Dataset = build(given.pop("name"), "datasets", registry=self._registry, **given)
+        data: Dataset = build(self.given, "datasets", registry=self._registry)
         return data
 
     def __call__(self, name: str, system: str, **options: Any) -> Run:
@@ -118,16 +117,7 @@ def run_recipe(
     registry: Registry | None = None,
     progress: bool = True,
 ) -> Stage:
-    """Run a recipe by name, or what is left of it.
-
-    Args:
-        recipe: its name.
-        data: a data set's name, or a mapping with a ``name``.
-        folder: of the recipe.
-        options: of the recipe.
-        shared: options of every stage.
-        registry: where to look names up; the installed plugins by default.
-        progress: say on stderr what is trained.
+    """Run a recipe by name with some options, or what is left of it; the rest is as :class:`Stage` has it.
 
     Returns:
         The stages that were run.

@@ -38,11 +38,6 @@ def test_epochs_become_steps():
     assert make_plan(TrainOptions(epochs=0.001, batch_size=100), 1000).total == 1
 
 
-def test_parts_of_a_batch():
-    plan = make_plan(TrainOptions(batch_size=240, accumulate=3), 1000, world=4)
-    assert plan.part == 20
-
-
 def test_batch_larger_than_the_data_shrinks_with_a_warning():
     options = TrainOptions(batch_size=256, accumulate=2, base_lr=1.0)
     with pytest.warns(UserWarning, match="256 is more than the 50 samples .* batches of 48"):

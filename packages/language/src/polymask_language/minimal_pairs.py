@@ -20,7 +20,7 @@ from polymask import UserError
 from polymask.corruption import maskable
 from polymask.data import collate, evenly
 from polymask.evaluation import Measurement
-from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.features import Picked, evaluating, on_device
 from polymask.evaluation.intervals import accuracy_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
@@ -114,19 +114,18 @@ class MinimalPairs:
         self, system: Any, texts: Sequence[dict[str, Tensor]], run: Run
     ) -> tuple[Tensor, Tensor | None]:
         """Surprise of each text, float64 ``[texts]``, by the system and by frequencies alone."""
-        device = next(system.parameters()).device
         shares = log_shares(run.data.provides.get("statistics_file"))
         # texts of like length together, so that little is padded
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]["text"]))
         nats, rival = torch.empty(2, len(texts), dtype=torch.float64)
         for k, batch in enumerate(DataLoader(Picked(texts, order), self.batch_size, collate_fn=collate)):
             at = order[k * self.batch_size : (k + 1) * self.batch_size]
-            moved = {key: value.to(device) for key, value in batch.items()}
+            moved = on_device(batch, system)
             nats[at] = system.surprise(moved, self.stride).double().nansum(1).cpu()
             if shares is not None:
                 tokens = system.tokenizer(moved)
                 content = maskable(tokens, system.special_ids)
-                rival[at] = torch.where(content, -shares.to(device)[tokens.ids], 0).sum(1).cpu()
+                rival[at] = torch.where(content, -shares.to(tokens.ids.device)[tokens.ids], 0).sum(1).cpu()
         return nats, None if shares is None else rival
 
 

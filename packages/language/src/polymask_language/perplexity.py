@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from polymask import UserError
 from polymask.data import collate, evenly
 from polymask.evaluation import Measurement
-from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.features import Picked, evaluating, on_device
 from polymask.evaluation.intervals import Z
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
@@ -73,7 +73,7 @@ class Perplexity:
         log_share = None if log_share is None else log_share.to(device)
         nats, tokens, rival = [], [], []
         for batch in DataLoader(samples, self.batch_size, collate_fn=collate):
-            moved = {key: value.to(device) for key, value in batch.items()}
+            moved = on_device(batch, system)
             found = system.surprise(moved, self.stride).double()
             counted = ~found.isnan()
             nats.append(torch.where(counted, found, 0).sum(1).cpu())

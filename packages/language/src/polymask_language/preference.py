@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from polymask import Step, UserError
 from polymask.data import collate, evenly
 from polymask.evaluation import Measurement
-from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation.features import Picked, evaluating, on_device
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.types import Count
 from polymask_language.systems.sparsepo import SparsePO
@@ -75,10 +75,9 @@ class Preference:
 
     def _measure(self, system: Any, samples: Picked) -> dict[str, Tensor]:
         """By metric, one number per pair, float64."""
-        device = next(system.parameters()).device
         parts: list[dict[str, Tensor]] = []
         for batch in DataLoader(samples, self.batch_size, collate_fn=collate):
-            terms = system.terms({key: value.to(device) for key, value in batch.items()}, Step())
+            terms = system.terms(on_device(batch, system), Step())
             reward, likelihood = (x.sum(1).double().chunk(2) for x in (terms.reward, terms.likelihood))
             count = terms.scored.sum(1).view(2, -1).sum(0).clamp(min=1)
             weight = (terms.reward_weight + terms.divergence_weight).double() / 2

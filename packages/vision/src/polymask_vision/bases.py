@@ -13,7 +13,7 @@ from polymask.checkpoints import CHECKPOINT
 from polymask.config import RunConfig
 from polymask.data import Dataset
 from polymask.evaluation.classifiers import Linear, fit_linear
-from polymask.evaluation.features import evaluating, extract
+from polymask.evaluation.features import evaluating, extract, on_device
 from polymask.export import load
 from polymask.imports import load_initial
 from polymask.protocols import Encoder
@@ -94,10 +94,9 @@ def fit_classifier(system: Any, data: Dataset, seed: int = 0) -> None:
         raise UserError("a classifier is fitted to labels, and this data has none: choose data with classes")
     index, own = (labels >= 0).nonzero()[:, 0], system.classifier
     with evaluating(system):
-        device = next(system.parameters()).device
 
         def features(batch: dict[str, Tensor]) -> Tensor:
-            pooled: Tensor = own.pooler(system.encode({k: x.to(device) for k, x in batch.items()}))
+            pooled: Tensor = own.pooler(system.encode(on_device(batch, system)))
             return pooled
 
         x = extract({"features": features}, data.split("train"), index.tolist())["features"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polymask import Batch, Tokens, UserError
 from polymask.evaluation import dense
-from polymask.evaluation.features import TokenReader, encoder_tokens, evaluating
+from polymask.evaluation.features import TokenReader, encoder_tokens, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
 from polymask.systems.base import implementing
@@ -82,8 +82,7 @@ class Dense:
             readers: dict[str, TokenReader] = {TRAINED: encoder_tokens(one), UNTRAINED: encoder_tokens(two)}
             tokenizer: Any = getattr(one, "tokenizer", None)
             if tokenizer is not None:
-                device = next(one.parameters()).device
-                readers[RAW] = lambda batch: tokenizer({key: x.to(device) for key, x in batch.items()})
+                readers[RAW] = lambda batch: tokenizer(on_device(batch, one))
             for name, system in ((TRAINED, one), (UNTRAINED, two)):
                 pairs = implementing(system, TwoPictures)
                 if pairs is not None and OTHER in run.data.split("train")[0]:
@@ -96,8 +95,7 @@ def with_both(system: Any) -> TokenReader:
     """Features that a system makes of the first picture of samples, with the second."""
 
     def read(batch: Batch) -> Tokens:
-        device = next(system.parameters()).device
-        tokens: Tokens = system.encode_pair({key: x.to(device) for key, x in batch.items()})
+        tokens: Tokens = system.encode_pair(on_device(batch, system))
         return tokens
 
     return read

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polymask import Batch, Step, UserError
 from polymask.data import evenly
-from polymask.evaluation.features import batches, evaluating
+from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import implementing
@@ -94,9 +94,8 @@ class Instances:
                 TRAINED: implementing(one, Segments),
                 UNTRAINED: implementing(two, Segments),
             }
-            device = next(one.parameters()).device
             for batch in batches(samples, index, batch_size=self.batch_size):
-                seen = {name: x.to(device) for name, x in batch.items()}
+                seen: Any = on_device(batch, one)
                 polygons, _, valid = instances(seen)
                 for name, system in rows.items():
                     drawn = system.given(seen, step)

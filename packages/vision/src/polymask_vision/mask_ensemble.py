@@ -12,7 +12,7 @@ from torch import Tensor
 from polymask import Batch, Mask, Step, UserError
 from polymask.data import evenly
 from polymask.evaluation import dense
-from polymask.evaluation.features import batches, evaluating
+from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.protocols import sample_ids
@@ -78,9 +78,9 @@ class MaskEnsemble:
             layers: Any = one.tokenizer
             rows = {**self._rows(one), UNTRAINED: self._rows(two)[ALL]}
             usual = usual_of(run.data.split("train"), layers, self.batch_size)
-            device, step = next(one.parameters()).device, Step(0, 1, self.seed)
+            step = Step(0, 1, self.seed)
             for batch in batches(samples, index, batch_size=self.batch_size):
-                seen = {name: x.to(device) for name, x in batch.items()}
+                seen = on_device(batch, one)
                 again = self._jittered(seen, layers, step)
                 for row, answers in rows.items():
                     first, second = answers(seen, step, ENSEMBLE), answers(again, step, AGAIN)
@@ -89,7 +89,8 @@ class MaskEnsemble:
                         near = _alike(first[name], second[name], name in layers.class_layers)
                         alike.setdefault((row, name), []).extend(near)
                 for name in layers.tasks:
-                    same = usual[name].to(device)[:, None, None].expand(len(seen["id"]), -1, *layers.size)
+                    ids = seen["id"]
+                    same = usual[name].to(ids.device)[:, None, None].expand(len(ids), -1, *layers.size)
                     kept.setdefault((CONSTANT, name), []).extend(told(layers, seen, name, same))
         for name in layers.tasks:
             classes = name in layers.class_layers

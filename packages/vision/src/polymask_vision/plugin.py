@@ -1079,7 +1079,7 @@ def polymask_register_systems() -> Iterable[Part]:
         ),
         Part(
             name="maskgit",
-            target="polymask.systems.maskgit:MaskGIT",
+            target="polymask_vision.systems.maskgit:MaskGIT",
             presets=presets.MASKGIT,
             summary="predict hidden codes at any ratio, and generate images from none in a few steps",
             suits="generating images from codes in a dozen passes, and completing them",

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from polymask import Batch, Tokens, UserError
 from polymask.blocks import Block, initialise
-from polymask.ema_codebook import EMACodebook
 from polymask.positions import coordinates
 from polymask.run import Run
 from polymask.teachers import Frozen
 from polymask.types import Count, Fact
+from polymask_vision.ema_codebook import EMACodebook
 from polymask_vision.poses import Figures, Poses
 
 RANDOM = "random:"

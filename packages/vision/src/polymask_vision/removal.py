@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Step, Tokens, UserError
 from polymask.data import evenly
-from polymask.evaluation.features import batches, evaluating
+from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.functional import draw_mask
 from polymask.maskings import Random
@@ -79,10 +79,9 @@ class Removal:
         right: dict[str, list[Tensor]] = {name: [] for name in rows}
         same: dict[str, list[Tensor]] = {name: [] for name in rows}
         with evaluating(run.system):
-            device = next(run.system.parameters()).device
             for batch in batches(samples, index, batch_size=self.batch_size):
                 label_B = None if labels is None else labels[batch["id"]]
-                moved = {key: x.to(device) for key, x in batch.items()}
+                moved = on_device(batch, run.system)
                 before, after = self._answers(classifier, system.tokenizer(moved), moved, rows)
                 for name, answer_SB in after.items():
                     same[name].append((answer_SB == before).float())

@@ -12,7 +12,7 @@ from torch import Tensor
 from polymask import Mask, UserError
 from polymask.checkpoints import CHECKPOINT
 from polymask.data import Dataset
-from polymask.evaluation.features import batches, evaluating
+from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.supervision import labels_for
@@ -65,9 +65,9 @@ class Retention:
         labels = labels_for(system, data, "test")
         assert labels is not None
         index = (labels >= 0).nonzero()[:, 0]
-        device, found = next(system.parameters()).device, {row: list[Tensor]() for row in masks}
+        found = {row: list[Tensor]() for row in masks}
         for batch in batches(data.split("test"), index.tolist(), batch_size=self.batch_size):
-            tokens = system.tokenizer({key: value.to(device) for key, value in batch.items()})
+            tokens = system.tokenizer(on_device(batch, system))
             for row, some in masks.items():
                 found[row].append(system.answer(tokens, some).argmax(1).cpu())
         said = {row: torch.cat(parts) for row, parts in found.items()}

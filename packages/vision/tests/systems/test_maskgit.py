@@ -16,9 +16,10 @@ from polymask.codebooks import Codebook, Units
 from polymask.data import open_data
 from polymask.recipes import run_recipe
 from polymask.run import Run
-from polymask.systems import maskgit
-from polymask.systems.maskgit import Decoding, MaskGIT, drawn, left_after
 from polymask_vision.codes import fit_codes
+from polymask_vision.decoding import Decoding, drawn, left_after
+from polymask_vision.systems import maskgit
+from polymask_vision.systems.maskgit import MaskGIT
 
 STEP = Step(index=3, total=10, seed=1)
 PAPER = Decoding(1.0, 4.5, False, "cosine", "up")

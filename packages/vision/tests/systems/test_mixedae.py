@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask import Step, Tokens, UserError, build
-from polymask.objectives.contrast import site_contrast
+from polymask_vision.contrast import site_contrast
 
 TINY = {
     "tokenizer.patch_size": 4,

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from polymask import Batch, Mask, Step, Tokens, UserError, build
-from polymask.systems import maskgit
-from polymask.systems.maskgit import Decoding, MaskGIT, left_after
+from polymask_vision.decoding import Decoding, left_after
+from polymask_vision.systems import maskgit
+from polymask_vision.systems.maskgit import MaskGIT
 from polymask_vision.systems.recap import ReCAP, Reuse, grouped
 
 STEP = Step(index=3, total=10, seed=1)

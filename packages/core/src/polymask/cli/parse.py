@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from polymask.config import Source
+from polymask.config.layers import COMMAND
 from polymask.errors import UserError
 
 
@@ -22,21 +24,25 @@ class Command:
     values: dict[str, str] = field(default_factory=dict)
     flags: set[str] = field(default_factory=set)
 
-    def options(self, after: str) -> dict[str, str]:
+    def source(self, after: str, words: int = 1, beside: Mapping[str, str] | None = None) -> Source:
         """All options, those without a value set to ``"true"``.
 
         Args:
-            after: what the one word there may be is.
+            after: what the words are.
+            words: how many there may be.
+            beside: options that words stand for.
 
         Raises:
             UserError: there are more words.
         """
-        if len(self.words) > 1:
+        if len(self.words) > words:
             raise UserError(
-                f"what is {self.words[1]!r}? after {after} come options, as --name value; a list has no "
+                f"what is {self.words[words]!r}? after {after} come options, as --name value; a list has no "
                 "spaces: --name 1,2"
             )
-        return {**self.values, **dict.fromkeys(self.flags, "true")}
+        return Source(
+            COMMAND, {**(beside or {}), **self.values, **dict.fromkeys(self.flags, "true")}, text=True
+        )
 
     def take(self, name: str) -> str | None:
         """Remove an option and return its value.

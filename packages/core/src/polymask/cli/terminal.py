@@ -40,6 +40,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain(value), indent=2))
 
 
+def print_result(found: Any, as_json: bool) -> None:
+    """Print what was measured, as JSON or as a table."""
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from rich.console import Console
+
+        Console().print(found.table())
+
+
 def show_value(value: Any) -> str:
     """A value as one would give it: ``true``, ``null``, ``[0.9, 0.95]``."""
     if value is None or isinstance(value, bool):
@@ -74,13 +84,7 @@ def warn_broken(registry: Registry) -> Registry:
 
 
 class Arguments(argparse.ArgumentParser):
-    """A verb's fixed arguments: types and defaults in the help, one message per error.
-
-    Args:
-        verb: the verb.
-        text: docstring of the verb's module.
-        example: a command line that works.
-    """
+    """A verb's fixed arguments: types and defaults in the help, one message per error."""
 
     def __init__(self, verb: str, text: str | None, example: str) -> None:
         super().__init__(

@@ -136,15 +136,7 @@ def resolve_part(
 
 @dataclass
 class _Resolver:
-    """Resolves one tree of parts, noting what is wrong with it.
-
-    Args:
-        registry: where names are looked up.
-        name: of what is resolved, for messages.
-        preset: that was chosen, which parts put in place of others take too.
-        inner: preset of all parts in slots.
-        check: whether values are checked.
-    """
+    """Resolves one tree of parts, noting what is wrong with it; arguments as of :func:`resolve_part`."""
 
     registry: Registry
     name: str

@@ -103,7 +103,7 @@ class RunConfig:
 
 
 def build(
-    name: str,
+    name: str | Mapping[str, Any],
     /,
     kind: str = "systems",
     *,
@@ -115,7 +115,8 @@ def build(
     """Build a part by name.
 
     Args:
-        name: ``"vision/mae"``, or ``"mae"`` where that is unique.
+        name: ``"vision/mae"``, or ``"mae"`` where that is unique; or a mapping of options with a ``name``, as
+            :func:`built_from` gives it.
         kind: of the part, as ``polymask list`` names kinds.
         preset: named group of options, e.g. ``"small"``.
         facts: what is known about the data, e.g. ``{"size": (28, 28), "channels": 1}``.
@@ -127,6 +128,9 @@ def build(
         UserError: unknown names or options, or values that a constructor refuses.
     """
     registry = registry or default_registry()
+    if not isinstance(name, str):
+        options = {**name, **options}
+        name = str(options.pop("name"))
     part = registry.find(kind, name)
     resolved = resolve_part(part, Source("arguments", options), registry=registry, preset=preset)
     return resolved.require().build(facts)

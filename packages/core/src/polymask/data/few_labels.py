@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polymask.data.protocols import Dataset, Samples, SplitName
 from polymask.data.splits import FileDataset
+from polymask.data.wrapped import Some
 from polymask.errors import UserError
 from polymask.types import Share, Whole
 
@@ -77,7 +78,7 @@ def _with_train(data: Dataset, index: Tensor) -> Dataset:
 
     def split(name: SplitName, *, augment: bool = False) -> Samples:
         samples = data.split(name, augment=augment)
-        return _Some(samples, index) if name == "train" else samples
+        return Some(samples, index) if name == "train" else samples
 
     def within(read: Callable[[SplitName], Tensor | None]) -> Callable[[SplitName], Tensor | None]:
         def some(name: SplitName) -> Tensor | None:
@@ -90,17 +91,3 @@ def _with_train(data: Dataset, index: Tensor) -> Dataset:
     if hasattr(data, "lengths"):
         changed.lengths = within(data.lengths)
     return changed  # type: ignore[no-any-return]
-
-
-class _Some:
-    """Samples at some places, int64 ``[n]``."""
-
-    def __init__(self, samples: Samples, index: Tensor) -> None:
-        self.samples, self.index = samples, index
-        self.random = getattr(samples, "random", True)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, place: int) -> dict[str, Tensor]:
-        return self.samples[int(self.index[place])]

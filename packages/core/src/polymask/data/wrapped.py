@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from polymask.data.protocols import Dataset, SplitName
+from polymask.data.protocols import Dataset, Samples, SplitName
 from polymask.data.splits import held_out
 from polymask.errors import UserError
 
@@ -70,14 +70,19 @@ def as_dataset(
         numbers = [numbers[0][~held], numbers[0][held]]
         known = [None if known[0] is None else known[0][which] for which in numbers]
         sides *= 2
-    return _Wrapped(key, names, [_Some(*each) for each in zip(sides, numbers, strict=True)], known)
+    return _Wrapped(key, names, [Some(*each) for each in zip(sides, numbers, strict=True)], known, first)
 
 
 class _Wrapped:
     """The data set."""
 
     def __init__(
-        self, key: str, classes: list[str] | None, splits: Sequence[_Some], labels: Sequence[Tensor | None]
+        self,
+        key: str,
+        classes: list[str] | None,
+        splits: Sequence[Some],
+        labels: Sequence[Tensor | None],
+        first: Mapping[str, Tensor],
     ) -> None:
         self.key = key
         self.classes: Sequence[str] | None = classes
@@ -86,12 +91,12 @@ class _Wrapped:
         self._splits = dict(zip(order, splits, strict=True))
         self._labels = dict(zip(order, labels, strict=True))
         self.provides: dict[str, Any] = {"samples": len(splits[0])}
-        x = splits[0].side.first[key]
+        x = first[key]
         if x.dim() == 3:
             self.provides |= {"size": tuple(x.shape[1:]), "channels": x.shape[0]}
             self.provides |= {"mean": (0.0,) * x.shape[0], "std": (1.0,) * x.shape[0]}
 
-    def split(self, name: SplitName, *, augment: bool = False) -> _Some:
+    def split(self, name: SplitName, *, augment: bool = False) -> Some:
         """Samples of a split; ``augment`` changes nothing, as the samples augment themselves, if at all.
 
         Raises:
@@ -112,19 +117,20 @@ class _Wrapped:
         return (x - low) / (high - low).clamp(min=1e-12)
 
 
-class _Some:
-    """Samples of one side by their numbers, int64 ``[n]``."""
+class Some:
+    """Samples at some places, int64 ``[n]``."""
 
-    def __init__(self, side: _Side, numbers: Tensor) -> None:
-        self.side, self.numbers = side, numbers
+    def __init__(self, samples: Samples, index: Tensor) -> None:
+        self.samples, self.index = samples, index
+        self.random = getattr(samples, "random", True)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.index)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        return self.side[int(self.numbers[index])]
+        return self.samples[int(self.index[index])]
 
 
 class _Side:

@@ -2,14 +2,12 @@
 
 from polymask.decoders.convolutional import ConvDecoder
 from polymask.decoders.cross import CrossDecoder, decoder_of
-from polymask.decoders.light import LatentPredictor, LightDecoder, MemoryDecoder, placed
+from polymask.decoders.light import LightDecoder, placed
 
 __all__ = [
     "ConvDecoder",
     "CrossDecoder",
-    "LatentPredictor",
     "LightDecoder",
-    "MemoryDecoder",
     "decoder_of",
     "placed",
 ]

@@ -21,19 +21,9 @@ class CrossDecoder(Decoder):
     """The decoder of CrossMAE (Fu et al. 2024, arXiv 2401.14391): asked sites attend to the encoding alone.
 
     They do not attend to one another, so that an answer does not depend on which others are asked for, and
-    any share of the hidden sites may be decoded.
-
-    Args:
-        in_dim: width of the encoder's output.
-        out_dim: width of the prediction.
-        prefix: tokens of no place that lead the encoder's output; they are attended to as well.
-        grid: lengths of the token axes, or None for free coordinates.
-        dim: width.
-        depth: blocks.
-        heads: attention heads per block.
-        mlp_ratio: width of the feed-forward layers over ``dim``.
-        states: of the encoder that are given, 1 for its output. Of several, each block attends to a learned
-            sum of its own, normalised.
+    any share of the hidden sites may be decoded. Arguments are those of :class:`LightDecoder`, and one more:
+    ``states`` of the encoder that are given, 1 for its output. Of several, each block attends to a learned
+    sum of its own, normalised.
     """
 
     def __init__(
@@ -68,18 +58,7 @@ class CrossDecoder(Decoder):
     def forward(
         self, encoded: Tensor | list[Tensor], mask: Mask, position: Tensor, at: Mask | None = None
     ) -> Tensor:
-        """Predict at hidden sites, or at others.
-
-        Args:
-            encoded: ``[B, prefix + K, in_dim]``, the encoding of the visible tokens, or so many states of it.
-            mask: which of the N sites are hidden.
-            position: ``[B, N, P]`` of all sites.
-            at: the sites to answer at are the hidden ones of this mask; ``mask`` by default.
-
-        Returns:
-            ``[B, M, out_dim]``, the sites asked for in their order. Where rows differ in how many
-            these are, M is the largest number and shorter rows end in padding.
-        """
+        """Predict at hidden sites, or at others; as :meth:`LightDecoder.forward`, or from several states."""
         memory = [encoded] * len(self.blocks) if isinstance(encoded, Tensor) else self._sums(encoded)
         wanted = (mask if at is None else at).invert()
         x = self.mask_token.to(memory[0].dtype)

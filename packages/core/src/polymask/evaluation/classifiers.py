@@ -23,6 +23,9 @@ FOLDS = 5
 FEW = 1000
 """Training samples up to which it is each in turn: so few answers to one part would be a lottery."""
 
+SELECT = 5000
+"""Training samples that it is chosen on at most."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -73,9 +76,9 @@ def knn(
     return Answers(torch.cat(predicted))
 
 
-def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0, select: int = 5000) -> Answers:
+def linear(train: Tensor, labels: Tensor, test: Tensor, *, seed: int = 0) -> Answers:
     """What :func:`fit_linear` says of test samples, float32 ``[m, D]``."""
-    fitted = fit_linear(train, labels, seed=seed, select=select)
+    fitted = fit_linear(train, labels, seed=seed)
     return Answers(fitted.predict(test), fitted.strength, fitted.converged)
 
 
@@ -121,17 +124,16 @@ class Linear:
         return x if self.span is None else x @ self.span.T
 
 
-def fit_linear(train: Tensor, labels: Tensor, *, seed: int = 0, select: int = 5000) -> Linear:
+def fit_linear(train: Tensor, labels: Tensor, *, seed: int = 0) -> Linear:
     """Multinomial logistic regression on standardised features.
 
-    The regularisation is chosen on a fifth of (at most ``select``) training samples, of few samples on each
+    The regularisation is chosen on a fifth of (at most :data:`SELECT`) training samples, of few on each
     fifth in turn, from the same candidates whatever the features; then all training samples are fitted.
 
     Args:
         train: float32 ``[n, D]``.
         labels: int64 ``[n]``.
         seed: of the validation split.
-        select: training samples used to choose the regularisation.
     """
     mean, scale = _standard(train)
     x, y = ((train - mean) * scale).numpy(), labels.numpy()
@@ -142,7 +144,7 @@ def fit_linear(train: Tensor, labels: Tensor, *, seed: int = 0, select: int = 50
         # The weights that solve this lie in the span of the training samples: the same model in n numbers.
         _, _, span = np.linalg.svd(x, full_matrices=False)
         x = x @ span.T
-    strength = _choose(x, y, seed, select)
+    strength = _choose(x, y, seed)
     model = _regression(C=strength)
     return Linear(classes, mean, scale, span, model, strength, converged=_fit(model, x, y))
 
@@ -194,9 +196,9 @@ def _standard(train: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0.0)
 
 
-def _choose(x: np.ndarray, y: np.ndarray, seed: int, select: int) -> float:
+def _choose(x: np.ndarray, y: np.ndarray, seed: int) -> float:
     """The strength that does best on held-out training samples; the stronger of equals."""
-    order = np.random.default_rng(seed).permutation(len(y))[:select]
+    order = np.random.default_rng(seed).permutation(len(y))[:SELECT]
     part = _stratified(y[order])
     splits = [
         (order[part != k], order[part == k])

@@ -59,7 +59,7 @@ def layer_features(system: Encoding, pool: str = "mean") -> dict[str, Extractor]
 
 def encoder_tokens(system: Encoding) -> TokenReader:
     """What a system's encoder makes of every token of the unmasked input."""
-    return lambda batch: system.encode(_moved(batch, system))
+    return lambda batch: system.encode(on_device(batch, system))
 
 
 def layer_tokens(system: Encoding) -> list[TokenReader]:
@@ -78,7 +78,7 @@ def layer_tokens(system: Encoding) -> list[TokenReader]:
     def read(batch: Batch, layer: int) -> Tokens:
         nonlocal last
         if last[0] is not batch:
-            tokens = tokenizer(_moved(batch, system))
+            tokens = tokenizer(on_device(batch, system))
             last = batch, tokens, functional.layers(encoder, tokens)
         _, tokens, outputs = last
         return functional.as_tokens(encoder, outputs[layer], tokens)
@@ -98,9 +98,9 @@ def pooled(read: TokenReader, pool: str) -> Extractor:
     return extract
 
 
-def _moved(batch: Batch, system: Encoding) -> Batch:
-    """A batch where the system is."""
-    device = next((p.device for p in system.parameters()), torch.device("cpu"))
+def on_device(batch: Batch, module: nn.Module) -> Batch:
+    """A batch where a module is."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
@@ -190,13 +190,19 @@ def extract(
 
 
 def batches(
-    samples: Samples, index: Sequence[int] | None = None, *, batch_size: int = 256, workers: int = 0
+    samples: Samples,
+    index: Sequence[int] | None = None,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    drop_last: bool = False,
 ) -> DataLoader[dict[str, Tensor]]:
     """Batches of the samples at some places, in order; the places are under ``"id"``."""
     return DataLoader(
         Picked(samples, range(len(samples)) if index is None else index),
         batch_size=batch_size,
         num_workers=workers,
+        drop_last=drop_last,
         collate_fn=collate,
         # of its own: a loader otherwise draws its workers' seed from the global one
         generator=torch.Generator().manual_seed(0),

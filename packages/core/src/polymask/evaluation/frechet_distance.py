@@ -19,6 +19,7 @@ from polymask.evaluation.features import (
     encoder_features,
     evaluating,
     extract,
+    on_device,
     raw_features,
     require_finite,
 )
@@ -108,9 +109,8 @@ class FrechetDistance:
         maker, samples = implementing(system, Generates), data.split("test")
         labels, found = labels_for(system, data, "test"), list[Tensor]()
         with evaluating(system):
-            device = next(system.parameters()).device
             for batch in batches(samples, evenly(len(samples), n), batch_size=self.batch_size):
-                here = {key: value.to(device) for key, value in with_labels(batch, labels).items()}
+                here = on_device(with_labels(batch, labels), system)
                 made = maker.generate(here, Step(0, 1, self.seed), None, **budget).samples
                 found.append(look(made).float().cpu())
                 require_finite("a generated sample", found[-1])

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from polymask.data import Dataset, SplitName, collate, evenly
+from polymask.data import Dataset, SplitName, evenly
 from polymask.errors import UserError
-from polymask.evaluation.features import Picked, evaluating
+from polymask.evaluation import features
+from polymask.evaluation.features import evaluating
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.protocols import Batch, Masking
@@ -87,12 +87,9 @@ def batches(
     spaced = evenly(len(samples), limit)
     # samples often lie in order of class; batches are to be alike
     order = torch.randperm(len(spaced), generator=torch.Generator().manual_seed(0)).tolist()
-    picked = Picked(samples, [spaced[i] for i in order])
-    device = next(system.parameters()).device
-    for batch in DataLoader(
-        picked, batch_size, collate_fn=collate, drop_last=not whole and len(spaced) > batch_size
-    ):
-        yield with_labels({key: value.to(device) for key, value in batch.items()}, labels)
+    index, drop_last = [spaced[i] for i in order], not whole and len(spaced) > batch_size
+    for batch in features.batches(samples, index, batch_size=batch_size, drop_last=drop_last):
+        yield with_labels(features.on_device(batch, system), labels)
 
 
 def numbered(batches: Iterable[Batch]) -> Iterator[Batch]:

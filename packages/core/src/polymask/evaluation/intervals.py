@@ -61,12 +61,7 @@ def accuracy_interval(correct: Tensor) -> Interval:
 
 
 def pooled_interval(shares: Sequence[Interval], samples: Sequence[int]) -> Interval:
-    """Share of correct answers over several tests of other samples, with Wilson's score interval.
-
-    Args:
-        shares: of each test.
-        samples: of each test.
-    """
+    """Share of correct answers over several tests of other samples, with Wilson's score interval."""
     n = sum(samples)
     share = math.fsum(one.mean * m for one, m in zip(shares, samples, strict=True)) / n
     error = math.hypot(*(one.error * m / n for one, m in zip(shares, samples, strict=True)))

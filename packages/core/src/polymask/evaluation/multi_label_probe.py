@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polymask.config import RUN, build
-from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.features import Known
 from polymask.evaluation.intervals import pooled_interval
 from polymask.evaluation.measurements import Measurement
-from polymask.evaluation.probe import measure
+from polymask.evaluation.probe import probe
 from polymask.types import Count
 
 if TYPE_CHECKING:
@@ -68,11 +67,11 @@ class MultiLabelProbe:
         known: defaultdict[str, Known] = defaultdict(dict)
         for name, tests in self.sets.items():
             found = [
-                measure(
+                probe(
                     run,
-                    _open(run, {**data, **options}),
-                    **self.settings,
+                    data=build({**data, **options}, "datasets", facts={RUN: run.folder}),
                     known=known[options.get("name", data["name"])],
+                    **self.settings,
                 )
                 for options in tests
             ]
@@ -81,8 +80,3 @@ class MultiLabelProbe:
                 yield Measurement(
                     rows[0].features, f"{name} {rows[0].method}", share.mean, share.low, share.high
                 )
-
-
-def _open(run: Run, options: dict[str, Any]) -> Dataset:
-    data: Dataset = build(options.pop("name"), "datasets", facts={RUN: run.folder}, **options)
-    return data

@@ -48,6 +48,8 @@ def probe(
     seed: int = 0,
     batch_size: int = 256,
     workers: int = 0,
+    data: Dataset | None = None,
+    known: Known | None = None,
 ) -> ProbeResult:
     """Probe a run's encoder, the same encoder untrained, and the raw input; write ``probe.json``.
 
@@ -63,53 +65,19 @@ def probe(
         seed: of the draws.
         batch_size: samples per batch.
         workers: processes that read samples.
+        data: probe on other data than the run's, and write nothing.
+        known: features of samples of such data that this run was probed on before, see
+            :func:`polymask.evaluation.features.extract`.
 
     Raises:
         UserError: no labels, fewer labels than asked for, or a diverged run.
     """
     from polymask.run import Run
 
-    trained = Run.open(run) if isinstance(run, str | Path) else run
-    require_writable(trained.folder)
-    result = measure(
-        trained,
-        trained.data,
-        neighbours=neighbours,
-        labels_per_class=labels_per_class,
-        draws=draws,
-        pool=pool,
-        limit=limit,
-        raw=raw,
-        layers=layers,
-        seed=seed,
-        batch_size=batch_size,
-        workers=workers,
-    )
-    write_json(Path(trained.folder) / "probe.json", result.to_json())
-    return result
-
-
-def measure(
-    trained: Run,
-    data: Dataset,
-    *,
-    neighbours: int = 20,
-    labels_per_class: int | None = None,
-    draws: int = 5,
-    pool: str = "mean",
-    limit: int | None = 10_000,
-    raw: bool = True,
-    layers: bool = False,
-    seed: int = 0,
-    batch_size: int = 256,
-    workers: int = 0,
-    known: Known | None = None,
-) -> ProbeResult:
-    """What :func:`probe` finds, on any data that the run's system takes; nothing is written.
-
-    ``known`` holds features of samples that this run was measured on before, of the same kind of data; see
-    :func:`polymask.evaluation.features.extract`.
-    """
+    trained, own = Run.open(run) if isinstance(run, str | Path) else run, data is None
+    if own:
+        require_writable(trained.folder)
+    data = trained.data if data is None else data
     train_labels, test_labels = labels_of(data)
     _warn_unseen(data, train_labels, test_labels)
     picks = draw(train_labels, labels_per_class, draws, limit, seed)
@@ -131,7 +99,7 @@ def measure(
                 (data.split("test"), test_index.tolist()),
             )
         )
-    return evaluate(
+    result = evaluate(
         {name: (train[name], test[name]) for name in rows},
         train_labels[union],
         test_labels[test_index],
@@ -149,6 +117,9 @@ def measure(
             "seed": seed,
         },
     )
+    if own:
+        write_json(trained.folder / "probe.json", result.to_json())
+    return result
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.protocols import Request
 
 Rounding = Literal["nearest", "up"]
 Count = TypeVar("Count", int, Tensor)
@@ -59,11 +60,41 @@ def hidden_counts(ratio: float, valid: Tensor, rounding: Rounding = "nearest") -
     return torch.minimum(share(ratio, n, rounding).clamp(min=1), (n - 1).clamp(min=0))
 
 
-def check_ratio(ratio: float, name: str = "masking ratio") -> float:
+def check_ratio(ratio: float) -> float:
     """The ratio, if it lies strictly between 0 and 1."""
     if not 0 < ratio < 1:
-        raise UserError(f"{name} must lie between 0 and 1, got {ratio}")
+        raise UserError(f"masking ratio must lie between 0 and 1, got {ratio}")
     return ratio
+
+
+def score_of(request: Request, name: str) -> Tensor:
+    """The evidence that a masking of this name goes by.
+
+    Raises:
+        UserError: there is none.
+        ValueError: it is not one number per site.
+    """
+    score = request.score
+    if score is None:
+        raise UserError(
+            f"{name} hides by score, and this system computes none; give it one (--score NAME, where the "
+            "system has that slot) or use core/random"
+        )
+    if score.shape != (len(request.ids), request.sites):
+        raise ValueError(f"score is {list(score.shape)}, expected [{len(request.ids)}, {request.sites}]")
+    return score
+
+
+def check_range(name: str, ends: tuple[float, float], what: str, most: float = math.inf) -> None:
+    """Refuse a smallest and a largest of something that are not above 0, in that order.
+
+    Raises:
+        UserError: they are not.
+    """
+    low, high = ends
+    if not 0 < low <= high <= most:
+        limit = "" if most == math.inf else f" <= {most:g}"
+        raise UserError(f"{name} must be two {what}, 0 < low <= high{limit}, got {low}, {high}")
 
 
 def site_bits(n: int) -> int:

@@ -11,13 +11,6 @@ from polymask.errors import UserError
 from polymask.step import Step
 
 
-def check_aspect(aspect: tuple[float, float]) -> tuple[float, float]:
-    """The smallest and the largest height over width, if they are ratios of lengths."""
-    if not 0 < aspect[0] <= aspect[1]:
-        raise UserError(f"aspect must be two ratios of lengths, 0 < low <= high, got {aspect}")
-    return aspect
-
-
 def block_size(area: int, aspect: float, most: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of a block of about so many sites, at least 1 and at most ``most``."""
     ideal = math.sqrt(area * aspect), math.sqrt(area / aspect)

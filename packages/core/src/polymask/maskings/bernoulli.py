@@ -7,7 +7,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import check_ratio
+from polymask.maskings._choose import check_ratio, score_of
 from polymask.protocols import Request
 from polymask.types import Positive, Share
 
@@ -41,16 +41,10 @@ class Bernoulli:
 
     def __call__(self, request: Request) -> Mask:
         uniform = request.step.noise(request.ids, request.sites, request.stream).double()
-        real = request.valid
-        if real is None:
-            real = torch.ones_like(uniform, dtype=torch.bool)
-            if request.sites == 1:
-                raise UserError("one site cannot be both hidden in part and visible in part: give more")
-        chance: Tensor | float = self.ratio
-        if request.score is not None:
-            if request.score.shape != uniform.shape:
-                raise ValueError(f"score is {list(request.score.shape)}, expected {list(uniform.shape)}")
-            chance = self.chances(request.score)
+        real = request.real
+        if request.valid is None and request.sites == 1:
+            raise UserError("one site cannot be both hidden in part and visible in part: give more")
+        chance = self.ratio if request.score is None else self.chances(score_of(request, "core/bernoulli"))
         margin = chance - uniform
         hidden = (margin > 0) & real
         count, sites = hidden.sum(1, keepdim=True), real.sum(1, keepdim=True)

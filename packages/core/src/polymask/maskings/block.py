@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.maskings._choose import ABOVE, check_ratio, hidden_count
+from polymask.maskings._choose import ABOVE, check_range, check_ratio, hidden_count
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Request
 
@@ -54,10 +54,8 @@ class Block(Ranking):
         placement: Literal["wrapped", "inside"] = "wrapped",
         inverse: bool = False,
     ) -> None:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"scale must be two shares of the grid, 0 < low <= high <= 1, got {scale}")
-        if not 0 < aspect[0] <= aspect[1]:
-            raise UserError(f"aspect must be two ratios of lengths, 0 < low <= high, got {aspect}")
+        check_range("scale", scale, "shares of the grid", most=1)
+        check_range("aspect", aspect, "ratios of lengths")
         if side is not None and side < 1:
             raise UserError(f"side must be 1 or more, got {side}")
         self.ratio, self.inverse, self.side = check_ratio(ratio), inverse, side

@@ -56,12 +56,10 @@ class DrawnRatio:
             raise UserError(
                 f"{self.visible} of {n} sites stay visible, so that nothing is hidden: choose fewer"
             )
-        unit, valid = masking.unit(request), request.valid
-        real = torch.ones(len(request.ids), n, dtype=torch.bool, device=request.ids.device)
-        real = real if valid is None else valid
+        unit, real = masking.unit(request), request.real
         units = real.sum(dim=1) // unit
         most = (units - -(-self.visible // unit)).clamp(min=0)
         uniform = request.step.noise(request.ids, 1, RATIO + request.stream)[:, 0]
         counts = (hidden_share(uniform, self.curve) * units).ceil().long()
         hidden = hide_last_valid(masking.rank(request), unit * torch.minimum(counts, most), real).hidden
-        return Mask(hidden, None, valid)
+        return Mask(hidden, None, request.valid)

@@ -53,8 +53,7 @@ class Modalities:
                 f"core/modalities: always={list(self.always)}, and there are {request.sites} sites, numbered "
                 f"from 0: leave out {beyond}"
             )
-        real = torch.ones(len(request.ids), request.sites, dtype=torch.bool, device=request.ids.device)
-        real = real if request.valid is None else request.valid
+        real = request.real
         chance = request.step.noise(request.ids, 2, OTHERS + request.stream).double()
         draw = self._uniform if self.sizes == "uniform" else self._independent
         kept = draw(request, real, chance[:, :1]) | (chance[:, 1:] < self.whole)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import share
-from polymask.maskings._rectangles import block_at, block_size, check_aspect, require_rest, shared_noise
+from polymask.maskings._choose import check_range, share
+from polymask.maskings._rectangles import block_at, block_size, require_rest, shared_noise
 from polymask.protocols import Request
 from polymask.step import Step
 from polymask.types import Count, Share
@@ -54,17 +54,15 @@ class MultiBlock:
     ) -> None:
         if targets < 1:
             raise UserError(f"targets must be 1 or more, got {targets}")
-        for name, (low, high) in (("scale", scale), ("context", context)):
-            if not 0 < low <= high <= 1:
-                raise UserError(
-                    f"{name} must be two shares of the grid, 0 < low <= high <= 1, got {low}, {high}"
-                )
+        check_range("scale", scale, "shares of the grid", most=1)
+        check_range("context", context, "shares of the grid", most=1)
+        check_range("aspect", aspect, "ratios of lengths")
         if not 0 <= least < context[0]:
             raise UserError(f"least must be a share below the smallest context, {context[0]}, got {least}")
         if placement not in ("anywhere", "released"):
             raise UserError(f"placement={placement!r}: choose 'anywhere' or 'released'")
         self.targets, self.least, self.placement = targets, least, placement
-        self.scale, self.aspect, self.context = scale, check_aspect(aspect), context
+        self.scale, self.aspect, self.context = scale, aspect, context
 
     def __call__(self, request: Request) -> Mask:
         grid = request.grid

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.maskings._choose import score_of
 from polymask.protocols import Request
 from polymask.types import Positive, Share
 
@@ -26,7 +26,7 @@ class Threshold:
         self.threshold, self.largest = threshold, largest
 
     def __call__(self, request: Request) -> Mask:
-        score = _score(request, "core/threshold")
+        score = score_of(request, "core/threshold")
         above = score > self.threshold
         return _mask(above if self.largest else ~above, score if self.largest else -score, request)
 
@@ -49,24 +49,12 @@ class Gumbel:
         self.temperature, self.threshold, self.largest = temperature, threshold, largest
 
     def __call__(self, request: Request) -> Mask:
-        score = _score(request, "core/gumbel")
+        score = score_of(request, "core/gumbel")
         uniform = request.step.noise(request.ids, request.sites, request.stream).to(score.device)
         # infinite once in 2^24, where the site is decided and its gradient 0
         chance = ((score.float() - (-uniform.log()).log()) / self.temperature).sigmoid()
         drawn = chance > self.threshold
         return _mask(drawn if self.largest else ~drawn, chance if self.largest else -chance, request)
-
-
-def _score(request: Request, name: str) -> Tensor:
-    score = request.score
-    if score is None:
-        raise UserError(
-            f"{name} hides by score, and this system computes none; give it one (--score NAME, where the "
-            "system has that slot) or use core/random"
-        )
-    if score.shape != (len(request.ids), request.sites):
-        raise ValueError(f"score is {list(score.shape)}, expected [{len(request.ids)}, {request.sites}]")
-    return score
 
 
 def _mask(hidden: Tensor, slope: Tensor, request: Request) -> Mask:

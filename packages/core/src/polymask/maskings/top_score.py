@@ -17,6 +17,7 @@ from polymask.maskings._choose import (
     hide_last,
     hide_last_valid,
     ranks,
+    score_of,
     share,
     unique_keys,
 )
@@ -75,14 +76,7 @@ class TopScore(Ranking):
 
     def rank(self, request: Request) -> Tensor:
         """The hard sites first, then the others at random."""
-        score = request.score
-        if score is None:
-            raise UserError(
-                "core/top-score hides by score, and this system computes none; give it one "
-                "(--score NAME, where the system has that slot) or use core/random"
-            )
-        if score.shape != (len(request.ids), request.sites):
-            raise ValueError(f"score is {list(score.shape)}, expected [{len(request.ids)}, {request.sites}]")
+        score = score_of(request, "core/top-score")
         bits = request.step.bits(request.ids, request.sites, request.stream)
         evidence = score.detach()
         if self.temperature:

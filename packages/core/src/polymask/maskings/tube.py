@@ -10,7 +10,8 @@ import torch
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._rectangles import block_at, block_size, check_aspect, require_rest, shared_noise
+from polymask.maskings._choose import check_range
+from polymask.maskings._rectangles import block_at, block_size, require_rest, shared_noise
 from polymask.protocols import Masking, Request
 from polymask.types import Count
 
@@ -94,7 +95,8 @@ class TubeBlocks:
         if counts not in get_args(Counts):
             raise UserError(f"counts={counts!r}: choose 'padded' or 'truncated'")
         self.blocks, self.scale, self.counts = tuple(blocks), tuple(scale), counts
-        self.aspect = check_aspect(aspect)
+        check_range("aspect", aspect, "ratios of lengths")
+        self.aspect = aspect
         self.views = self.families = len(self.blocks)
 
     def __call__(self, request: Request) -> Mask:

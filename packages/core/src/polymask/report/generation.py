@@ -15,7 +15,7 @@ import torch
 from polymask import functional
 from polymask.data import MediaProvider, Renderer, collate, evenly, sample_of
 from polymask.errors import UserError
-from polymask.evaluation.features import evaluating
+from polymask.evaluation.features import evaluating, on_device
 from polymask.files import atomic, require_writable
 from polymask.mask import Mask
 from polymask.protocols import Batch, Masking
@@ -113,12 +113,11 @@ def generate(
     places = evenly(len(samples), n)
     made, frames, known = list[Batch](), list[Sequence[Batch]](), list[Pixels]()
     with evaluating(system):
-        device = next((p.device for p in system.parameters()), torch.device("cpu"))
         for start in range(0, n, batch_size):
             numbers = range(start, min(start + batch_size, n))
             batch = views.batch_of(samples, [places[i % len(places)] for i in numbers], labels)
             batch["id"] = torch.tensor(list(numbers))
-            here = {key: value.to(device) for key, value in batch.items()}
+            here = on_device(batch, system)
             mask = None if masking is None else _mask(system, masking, here, step)
             found: Generation = maker.generate(here, step, mask, **options)
             made.append({**_cpu(found.samples), "id": batch["id"]})

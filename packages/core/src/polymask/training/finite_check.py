@@ -19,12 +19,7 @@ from polymask.training.module import NEVER, Training
 
 
 class Diverged(UserError):
-    """A loss, gradient or weight was not finite; what was found lies in ``folder``.
-
-    Args:
-        message: for the user.
-        step: where it happened.
-    """
+    """A loss, gradient or weight was not finite at a step."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -52,13 +47,7 @@ class FiniteCheck(pl.Callback):
             self.check(trainer, module)
 
     def check(self, trainer: pl.Trainer, module: Training, weights: bool = False) -> None:
-        """Raise :class:`Diverged` if anything was not finite.
-
-        Args:
-            trainer: of the run.
-            module: of the run.
-            weights: look at each weight too.
-        """
+        """Raise :class:`Diverged` if anything was not finite, with ``weights`` each weight too."""
         failed = module.failed_at
         if weights:
             broken = [p for p in module.system.parameters() if not p.isfinite().all()]

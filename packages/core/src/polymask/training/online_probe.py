@@ -12,6 +12,9 @@ from polymask.evaluation.probe import draw, labels_of
 from polymask.evaluation.result import METHODS
 from polymask.training.module import Training
 
+MOST = 2000
+"""Samples of each split that are used at most, drawn at random."""
+
 
 class OnlineProbe:
     """Accuracy of both classifiers of a probe, on few samples that are always the same.
@@ -22,20 +25,16 @@ class OnlineProbe:
     Args:
         data: labelled data; its training samples are used without augmentation.
         every: steps between two probes.
-        train: most training samples, drawn at random.
-        test: most test samples, drawn at random.
 
     Raises:
         UserError: the data has no labels.
     """
 
-    def __init__(self, data: Dataset, every: int, train: int = 2000, test: int = 2000) -> None:
+    def __init__(self, data: Dataset, every: int) -> None:
         self.every = every
         self._parts: list[tuple[Samples, Tensor, Tensor]] = []
-        for samples, labels, most in zip(
-            (data.split("train"), data.split("test")), labels_of(data), (train, test), strict=True
-        ):
-            index = draw(labels, None, 1, most, 0)[0]
+        for samples, labels in zip((data.split("train"), data.split("test")), labels_of(data), strict=True):
+            index = draw(labels, None, 1, MOST, 0)[0]
             self._parts.append((samples, index, labels[index]))
 
     def __call__(self, trainer: pl.Trainer, module: Training, step: int) -> dict[str, float]:

@@ -127,12 +127,7 @@ class Order:
 
 
 class TokenOrder:
-    """The stream of batches of about equal tokens.
-
-    Args:
-        seed: of the order.
-        buckets: that batches are made of.
-    """
+    """The stream of batches of about equal tokens, which buckets make."""
 
     def __init__(self, seed: int, buckets: Buckets) -> None:
         self.seed, self.buckets = seed, buckets

@@ -42,11 +42,6 @@ class Plan:
         return self.world * self.options.accumulate
 
     @property
-    def part(self) -> int:
-        """Samples that one process computes at a time."""
-        return self.batch_size // self.pieces
-
-    @property
     def peak(self) -> float:
         """Greatest learning rate."""
         return self.options.lr or self.options.base_lr * self.batch_size / 256

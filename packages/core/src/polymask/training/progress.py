@@ -15,17 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from polymask.training.metrics import MetricLogger
 from polymask.training.module import Training
 
+SECONDS = 10.0
+"""Between plain lines."""
+
 
 class ProgressLine(pl.Callback):
     """Shows step, loss, samples per second, time left, and the share of time spent waiting for data.
 
     Args:
         meter: measures; it must come before this among the callbacks.
-        every: seconds between plain lines.
     """
 
-    def __init__(self, meter: MetricLogger, every: float = 10.0) -> None:
-        self.meter, self.every = meter, every
+    def __init__(self, meter: MetricLogger) -> None:
+        self.meter = meter
         self.console = Console(stderr=True)
         self._live: Progress | None = None
         self._last = 0.0
@@ -56,7 +58,7 @@ class ProgressLine(pl.Callback):
         if self._live is not None:
             text = describe(self.meter.row, (total - done) * module.plan.batch_size)
             self._live.update(self._live.task_ids[0], completed=done, text=text)
-        elif self.meter.row and (time.monotonic() - self._last > self.every or done == total):
+        elif self.meter.row and (time.monotonic() - self._last > SECONDS or done == total):
             self._last = time.monotonic()
             text = describe(self.meter.row, (total - done) * module.plan.batch_size)
             sys.stderr.write(f"step {done}/{total}  {text}\n")

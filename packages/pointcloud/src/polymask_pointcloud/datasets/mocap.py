@@ -13,9 +13,9 @@ import torch
 from polymask import UserError
 from polymask.data import Split, Splits
 from polymask.data.cache import cache_folder
-from polymask.data.pypi import unpacked
 from polymask.types import Count, Positive
 from polymask_pointcloud.datasets.motions import Array, Windows
+from polymask_pointcloud.datasets.pypi import unpacked
 from polymask_pointcloud.skeleton import Skeleton
 
 PACKAGE, VERSION = "pybullet", "3.2.7"

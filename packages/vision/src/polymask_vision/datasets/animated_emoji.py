@@ -16,11 +16,11 @@ from PIL import Image
 from polymask import UserError
 from polymask.data import Split, Splits, class_names, class_numbers, held_out
 from polymask.data.cache import cache_folder
-from polymask.data.npm import unpacked
 from polymask.data.splits import Names
 from polymask.types import Share
 from polymask_vision.datasets.decode import Raw, fault
 from polymask_vision.datasets.emoji import thing
+from polymask_vision.datasets.npm import unpacked
 
 PACKAGE, VERSION = "@lobehub/fluent-emoji-anim-1", "1.0.0"
 INTEGRITY = "sha512-/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA=="

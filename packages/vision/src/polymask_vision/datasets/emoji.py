@@ -10,9 +10,9 @@ from typing import Any, Literal
 from polymask import UserError
 from polymask.data import Splits
 from polymask.data.cache import cache_folder
-from polymask.data.npm import unpacked
 from polymask.types import Share
 from polymask_vision.datasets.cutouts import SHADES, CutOuts, cut_outs, example_picture, family
+from polymask_vision.datasets.npm import unpacked
 
 VERSION = "16.0.0"
 

@@ -47,10 +47,10 @@ from polymask import (
     sample_ids,
 )
 from polymask.decoders import LightDecoder
-from polymask.objectives.contrast import site_contrast
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Whole
 from polymask_vision.attention import add_bias, keep_top, logits
+from polymask_vision.contrast import site_contrast
 
 
 class MixedAE(System):

@@ -28,9 +28,10 @@ from torch import Tensor
 from polymask import Batch, Generation, Host, Losses, Mask, Step, System, Tokens, UserError
 from polymask.maskings.drawn_ratio import Curve
 from polymask.systems.base import Generates
-from polymask.systems.maskgit import Decoding, MaskGIT
 from polymask.types import Count, NotNegative, Positive, Share, Whole
 from polymask_vision.attention import through_block
+from polymask_vision.decoding import Decoding
+from polymask_vision.systems.maskgit import MaskGIT
 
 
 class ReCAP(Host, Generates):

@@ -38,11 +38,11 @@ from torch import Tensor
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.blocks import initialise
 from polymask.config import relative_to_run
-from polymask.decoders import LatentPredictor
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.teachers import EMATeacher, Frozen, normalise
 from polymask.types import Count, Share
+from polymask_vision.decoders import LatentPredictor
 
 EMA = "ema"
 """In place of a folder: a moving average of the student, as in V-JEPA, which SALT is compared to."""

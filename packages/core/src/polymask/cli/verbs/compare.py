@@ -8,7 +8,7 @@ from typing import Any
 
 from polymask.cli.help import about, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import print_json, warn_broken
+from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.cli.verbs.probe import JSON
 from polymask.cli.verbs.probe import OPTIONS as PROBE
@@ -64,12 +64,8 @@ def run(argv: list[str]) -> int:
         },
         evaluation=own.get("evaluation"),
     )
-    if as_json:
-        print_json(result.to_json())
-    else:
-        from rich.console import Console
-
-        Console().print(result.table())
+    print_result(result, as_json)
+    if not as_json:
         print(f"page: {folder / 'comparison.html'}")
     return 0
 

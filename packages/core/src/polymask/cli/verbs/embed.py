@@ -10,7 +10,6 @@ from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, say, warn_broken
 from polymask.cli.verbs.probe import JSON
 from polymask.config import RUN, UNSET, Option, PartConfig, Source, built_from, resolve_part
-from polymask.config.layers import COMMAND, nest
 from polymask.config.options import options_of, table
 from polymask.config.resolve import DATA
 from polymask.errors import UserError
@@ -47,7 +46,7 @@ def run(argv: list[str]) -> int:
         print(help_text("polymask embed RUN|EXPORT", __doc__ or "", EXAMPLE, PartConfig(None, OPTIONS), OWN))
         return 0
     out = command.take("out")
-    options = command.options(after="the run")
+    given = command.source(after="the run")
     if not command.words:
         raise UserError("embed with what? the first argument should be the folder of a run or of an export")
     if out is None:
@@ -56,11 +55,11 @@ def run(argv: list[str]) -> int:
     from polymask.evaluation.embed import embed, opened
 
     source = opened(command.words[0])
-    given = _resolve(source, options, registry)
-    data = given.pop("data", None)
+    options = _resolve(source, given, registry)
+    data = options.pop("data", None)
     if data is not None:
         data = data.build({RUN: getattr(source, "folder", None)})
-    rows = embed(source, out, data=data, **given, progress=not as_json)
+    rows = embed(source, out, data=data, **options, progress=not as_json)
     if as_json:
         print_json({"out": str(out), "rows": rows})
     else:
@@ -69,7 +68,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _resolve(source: Run | Features, options: Mapping[str, str], registry: Registry) -> dict[str, Any]:
+def _resolve(source: Run | Features, given: Source, registry: Registry) -> dict[str, Any]:
     """Options checked; ``data`` among them where it is not just that of the run."""
     from polymask.export import Features
     from polymask.run import Run
@@ -78,8 +77,7 @@ def _resolve(source: Run | Features, options: Mapping[str, str], registry: Regis
     tokenizer = built_from(source.tokenizer if isinstance(source, Features) else source.system.tokenizer)
     modality = registry.find("tokenizers", tokenizer["name"]).modality if tokenizer else "any"
     registry = registry.within(modality)
-    asked = nest(options).get("data")
-    sources = [Source(COMMAND, options, text=True)]
+    asked, sources = given.options.get("data"), [given]
     if isinstance(asked, Mapping) and "name" in asked:
         part = registry.find("datasets", str(asked["name"]))
         if not part.fits(modality):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from polymask.cli.help import help_text
 from polymask.cli.parse import parse
-from polymask.cli.terminal import print_json, warn_broken
+from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.probe import JSON
-from polymask.config import PartConfig, Resolved, Source, resolve_part
-from polymask.config.layers import COMMAND
+from polymask.config import PartConfig, Resolved, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -22,7 +21,7 @@ def run(argv: list[str]) -> int:
     if not wants_help and len(command.words) != 2:
         raise UserError(f"give a run's folder and what to measure, one of: {names}")
     name = command.words[-1] if command.words else ""  # help may leave the run out
-    given = Source(COMMAND, {**command.values, **dict.fromkeys(command.flags, "true")}, text=True)
+    given = command.source(after="the run and what to measure", words=2)
     resolved = Resolved(PartConfig(None, {}))
     if name:
         part = registry.find("evaluations", name)
@@ -35,10 +34,5 @@ def run(argv: list[str]) -> int:
     from polymask.evaluation import evaluate_run
 
     found = evaluate_run(command.words[0], resolved.require())
-    if as_json:
-        print_json(found.to_json())
-    else:
-        from rich.console import Console
-
-        Console().print(found.table())
+    print_result(found, as_json)
     return 0

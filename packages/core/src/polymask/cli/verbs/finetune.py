@@ -7,11 +7,11 @@ from typing import Any
 
 from polymask.cli.help import about, help_text, run_options
 from polymask.cli.parse import parse
-from polymask.cli.terminal import print_json, warn_broken
+from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.pretrain import require_data
 from polymask.cli.verbs.probe import JSON
 from polymask.config import UNSET, Option, PartConfig, Source
-from polymask.config.layers import COMMAND, TRAINING
+from polymask.config.layers import TRAINING
 from polymask.config.options import table
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -58,11 +58,9 @@ def run(argv: list[str]) -> int:
         print(help_text("polymask finetune RUN", FORMS, EXAMPLE, tree, first))
         return 0
     source, out, file = Path(command.words[0]), command.take("out"), command.take("config")
-    options = command.options(after="the run")
-    if "labels" in options:
-        options["labels"] = f"[{options['labels'].strip('[]')}]"
-    given = [Source.of_file(file)] if file else []
-    given.append(Source(COMMAND, options, text=True))
+    if "labels" in command.values:
+        command.values["labels"] = f"[{command.values['labels'].strip('[]')}]"
+    given = [*([Source.of_file(file)] if file else []), command.source(after="the run")]
     from polymask.evaluation.finetuning import configured, finetune, folder_of
 
     resolved = configured(source, *given, registry=registry, check=not wants_help, extra=OPTIONS)
@@ -81,11 +79,7 @@ def run(argv: list[str]) -> int:
     from polymask.report.finetuned import write_page
 
     page = write_page(folder)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        from rich.console import Console
-
-        Console().print(result.table())
+    print_result(result, as_json)
+    if not as_json:
         print(f"page: {page}")
     return 0

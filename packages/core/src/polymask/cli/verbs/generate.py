@@ -8,9 +8,8 @@ from polymask.cli.help import help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, say, warn_broken
 from polymask.cli.verbs.probe import JSON
-from polymask.config import UNSET, Option, PartConfig, Source, resolve_part
-from polymask.config.layers import COMMAND
-from polymask.config.options import Options, generation_options, table
+from polymask.config import UNSET, Option, PartConfig, resolve_part
+from polymask.config.options import generation_options, table
 from polymask.errors import UserError
 from polymask.registry import default_registry
 from polymask.types import Count
@@ -35,7 +34,7 @@ def run(argv: list[str]) -> int:
     """``polymask generate RUN [-n 16] [-o DIR] [options]``."""
     command = parse(argv, flags=("help", "json"), short={"-n": "n", "-o": "out"})
     wants_help, as_json = command.flag("help"), command.flag("json")
-    out, options = command.take("out"), command.options(after="the run")
+    out, given = command.take("out"), command.source(after="the run")
     if not command.words:
         if wants_help:
             text = f"{__doc__}\n\nWith RUN, --help lists the options of its system too."
@@ -49,20 +48,15 @@ def run(argv: list[str]) -> int:
 
     opened = Run.open(command.words[0])
     maker = generation.generator_of(opened.system, registry)
-    known: Options = OPTIONS | generation_options(maker.generate)
+    known = OPTIONS | generation_options(maker.generate)
     if wants_help:
         tree = PartConfig(None, known)
         print(help_text("polymask generate RUN", __doc__ or "", EXAMPLE, tree, table(OUT, JSON)))
         return 0
     part = opened.config.system.part if opened.config else None
-    given = resolve_part(
-        None,
-        Source(COMMAND, options, text=True),
-        registry=registry.within(part.modality) if part else registry,
-        extra=known,
-        name="generate",
-    )
-    values = dict(given.require().options)
+    registry = registry.within(part.modality) if part else registry
+    resolved = resolve_part(None, given, registry=registry, extra=known, name="generate")
+    values = dict(resolved.require().options)
     masking = values.pop("masking", None)
     if masking is not None:
         facts = getattr(getattr(opened.system, "tokenizer", None), "provides", {})

@@ -11,7 +11,6 @@ from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import say, warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.config import Option, PartConfig, Resolved, RunConfig, Source, resolve_part, resolve_system
-from polymask.config.layers import COMMAND
 from polymask.config.options import table
 from polymask.config.resolve import DATA
 from polymask.errors import UserError
@@ -76,7 +75,7 @@ def _resolve(part: Part, command: Command, registry: Registry, check: bool) -> R
         sources = sources_of(command, command.take("config"))
         return resolve_system(*sources, registry=registry, training=False, extra=OPTIONS, check=check)
     arguments = Source("arguments", {"masking": part.full_name})
-    given = Source(COMMAND, command.options(after="the masking"), text=True)
+    given = command.source(after="the masking")
     known, registry = {**SLOTS, **OPTIONS}, registry.within(part.modality)
     return resolve_part(
         None, arguments, given, registry=registry, extra=known, name=part.full_name, check=check
@@ -113,7 +112,7 @@ def _draw_run(command: Command, registry: Registry, out: str) -> Path:
     from polymask.training.trainer import plan_of
 
     opened = Run.open(command.words[0])
-    given = Source(COMMAND, command.options(after="the run"), text=True)
+    given = command.source(after="the run")
     resolved = resolve_part(None, given, registry=registry, extra=OPTIONS, name="look")
     options = {"total": plan_of(opened).total, **resolved.require().options}
     _tell(opened.data)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from polymask.cli.help import about, data_for, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import say, warn_broken
+from polymask.cli.terminal import print_result, say, warn_broken
 from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConfig, Source, resolve_system
-from polymask.config.layers import COMMAND, TRAINING
+from polymask.config.layers import TRAINING
 from polymask.errors import UserError
 from polymask.files import writing
 from polymask.registry import Registry, default_registry
@@ -54,21 +54,22 @@ def run(argv: list[str]) -> int:
         return 0
     require_data(resolved, registry)
     config = RunConfig.of(resolved)
-    if folder:
-        return _train(config, Path(folder), resume is not None, report)
-    own = default_folder(config)
+    from polymask.run import Run
+
+    where = Path(folder) if folder else default_folder(config)
     try:
-        return _train(config, own, False, report)
+        return _train(Run.create(config, where), resume is not None, report)
     finally:
-        with contextlib.suppress(OSError):
-            own.rmdir()  # which only an empty one allows: nothing was trained
+        if not folder:
+            with contextlib.suppress(OSError):
+                where.rmdir()  # which only an empty one allows: nothing was trained
 
 
 def sources_of(command: Command, file: str | Path | None, resume: bool = False) -> list[Source]:
     """A configuration file and the command line over it; the first word is the system."""
     system = {"system": command.words[0]} if command.words else {}
     below = [Source.of_file(file, resume=resume)] if file is not None else []
-    return [*below, Source(COMMAND, {**system, **command.options(after="the system")}, text=True)]
+    return [*below, command.source(after="the system", beside=system)]
 
 
 def require_data(resolved: Resolved, registry: Registry) -> PartConfig:
@@ -104,20 +105,18 @@ def default_folder(config: RunConfig) -> Path:
     return folder
 
 
-def _train(config: RunConfig, folder: Path, resume: bool, report: bool) -> int:
+def _train(run: Run, resume: bool, report: bool) -> int:
     from polymask.distributed import rank
-    from polymask.run import Run
     from polymask.training import fit
     from polymask.training.sanity_check import sanity_check
 
-    run = Run.create(config, folder)
-    sanity_check(run.name, run.system, run.data, config.training.seed)
+    sanity_check(run.name, run.system, run.data, run.training.seed)
     if rank() == 0:
-        assert config.data is not None
+        assert run.config is not None and run.config.data is not None
         if run.initial is not None:
             say(str(run.initial))
-        say(f"{'resuming' if resume else 'training'} {run.name} on {config.data.name} in {folder}")
-    os.environ[FOLDER] = str(folder)
+        say(f"{'resuming' if resume else 'training'} {run.name} on {run.config.data.name} in {run.folder}")
+    os.environ[FOLDER] = str(run.folder)
     try:
         fit(run, resume=resume)
     finally:
@@ -135,10 +134,8 @@ def _conclude(run: Run, report: bool) -> None:
     except UserError as error:
         print(f"no probe: {error}")
     else:
-        from rich.console import Console
-
         say("probing the encoder, the same encoder untrained, and the raw input")
-        Console().print(probe(run).table())
+        print_result(probe(run), as_json=False)
     if report:
         from polymask.report import write_report
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from polymask.cli.help import help_text
 from polymask.cli.parse import parse
-from polymask.cli.terminal import print_json, warn_broken
-from polymask.config import UNSET, Option, PartConfig, Source, resolve_part
-from polymask.config.layers import COMMAND
+from polymask.cli.terminal import print_result, warn_broken
+from polymask.config import UNSET, Option, PartConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -33,20 +32,13 @@ def run(argv: list[str]) -> int:
         example = "polymask probe runs/mae-digits-1 --labels_per_class 10"
         print(help_text("polymask probe RUN", __doc__ or "", example, PartConfig(None, OPTIONS), table(JSON)))
         return 0
-    options = command.options(after="the run")
+    given = command.source(after="the run")
     if not command.words:
         raise UserError("which run? the first argument should be the folder of one")
     registry = warn_broken(default_registry())
-    given = resolve_part(
-        None, Source(COMMAND, options, text=True), registry=registry, extra=OPTIONS, name="probe"
-    )
+    resolved = resolve_part(None, given, registry=registry, extra=OPTIONS, name="probe")
     from polymask.evaluation import probe
 
-    result = probe(command.words[0], **given.require().options)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        from rich.console import Console
-
-        Console().print(result.table())
+    result = probe(command.words[0], **resolved.require().options)
+    print_result(result, as_json)
     return 0

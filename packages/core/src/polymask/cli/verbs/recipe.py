@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from polymask.cli.help import data_for, help_text, run_options
+from polymask.cli.help import help_text, run_options
 from polymask.cli.parse import parse
-from polymask.cli.terminal import warn_broken
-from polymask.config import Option, PartConfig, Source, resolve_part
-from polymask.config.layers import COMMAND, TRAINING
+from polymask.cli.terminal import print_result, warn_broken
+from polymask.cli.verbs.pretrain import require_data
+from polymask.config import Option, PartConfig, resolve_part
+from polymask.config.layers import TRAINING
 from polymask.config.resolve import DATA
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -33,7 +34,7 @@ def run(argv: list[str]) -> int:
     name, known = part.full_name if part else "NAME", {"data": DATA, **SHARED}
     tree = PartConfig(None, known)
     if part:
-        given = Source(COMMAND, command.options(after="the recipe"), text=True)
+        given = command.source(after="the recipe")
         resolved = resolve_part(part, given, registry=registry, extra=known, check=not wants_help)
         tree = resolved.tree
     if wants_help or not part:
@@ -44,25 +45,19 @@ def run(argv: list[str]) -> int:
         text = part.summary if part else f"{__doc__}\n\ninstalled: {names}"
         print(help_text(f"polymask recipe {name}", text, f"polymask recipe {name} --data NAME", tree, first))
         return 0
-    data = tree.options.get("data")
-    if not isinstance(data, PartConfig):
-        raise UserError(
-            f"which data? give --data NAME or --data NAME:SOURCE, one of: {data_for(part, registry)}"
-        )
+    data = require_data(resolved, registry)
     options = resolved.require().plain(defaults=False)
     shared = {key: options.pop(key) for key in SHARED if key in options}
     folder = Path(
         out or Path("runs", "-".join(full.rpartition("/")[2] for full in (part.full_name, data.name)))
     )
-    from rich.console import Console
-
     from polymask.recipes import run_recipe
 
     chosen = {key: value for key, value in options.items() if key not in ("name", "data")}
     stage = run_recipe(part.full_name, options["data"], folder, options=chosen, shared=shared)
     for label, found in stage.probes().items():
         print(f"stage {label}")
-        Console().print(found.table())
+        print_result(found, as_json=False)
     from polymask.report import write_report
 
     for done in stage.done:

@@ -23,7 +23,7 @@ from polymask.config.training import SAME_RUN
 from polymask.data import Dataset
 from polymask.data.few_labels import few_labels
 from polymask.errors import UserError
-from polymask.evaluation.features import batches, evaluating
+from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.finetuning.options import configured
 from polymask.evaluation.finetuning.result import STARTS, Finetuned, share_text
 from polymask.evaluation.probe import labels_of
@@ -189,9 +189,8 @@ def classified(run: Run) -> str:
     index = torch.nonzero(labels >= 0)[:, 0]
     found = []
     with evaluating(system):
-        device = next(system.parameters()).device
         for batch in batches(run.data.split("test"), index.tolist()):
-            logits = system.classify({key: value.to(device) for key, value in batch.items()})
+            logits = system.classify(on_device(batch, system))
             found.append(logits.argmax(dim=1).cpu() == labels[batch["id"]])
     return "".join("1" if right else "0" for right in torch.cat(found).tolist())
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polymask import Step
-from polymask.ema_codebook import EMACodebook
+from polymask_vision.ema_codebook import EMACodebook
 
 IDS = torch.arange(4)
 

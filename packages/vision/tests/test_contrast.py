@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from polymask.objectives.contrast import site_contrast
+from polymask_vision.contrast import site_contrast
 
 CLASSES = torch.arange(4).repeat_interleave(49)[None]
 

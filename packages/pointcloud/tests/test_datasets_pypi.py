@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from polymask import UserError
-from polymask.data import pypi
+from polymask_pointcloud.datasets import pypi
 
 
 def wheel() -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from polymask import UserError
-from polymask.data import npm
+from polymask_vision.datasets import npm
 
 
 def archive(*names: str) -> bytes:
