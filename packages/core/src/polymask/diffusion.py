@@ -84,7 +84,7 @@ def ddim_step(
         signal: level at the time, ``[B]`` or ``[]``, below 1.
         then: level at the earlier time.
         fresh: standard normal, ``[B, ...]``; counts where ``eta`` is above 0.
-        eta: 0 for a path without chance, 1 for a draw from the posterior (Ho et al. 2020).
+        eta: 0 for a path without chance (DDIM), 1 for a draw from the posterior (DDPM, Ho et al. 2020).
     """
     a, b = _wide(signal, noisy), _wide(then, noisy)
     spread = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
