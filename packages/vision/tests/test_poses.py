@@ -1,14 +1,9 @@
-"""Persons in their boxes as tokens, codes of poses, and the pictures that are drawn of them."""
+"""Persons in their boxes as tokens, and the pictures that are drawn of them."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 import torch
 
-from polymask import Tokens, UserError, build
-from polymask_vision.pose_codes import MixerBlock, PoseCoder
 from polymask_vision.poses import JOINTS, LIMBS, MIRRORED, SEEN, Figures, Poses
 from polymask_vision.stick_figures import draw, storyboards
 
@@ -52,57 +47,6 @@ def test_joints_are_those_of_coco_and_a_mirror_exchanges_sides() -> None:
     assert MIRRORED[0] == 0 and JOINTS[MIRRORED[9]] == "right wrist"
     mirrored = {tuple(sorted((MIRRORED[a], MIRRORED[b]))) for a, b in LIMBS}
     assert mirrored == {tuple(sorted(pair)) for pair in LIMBS}
-
-
-def test_a_mixer_block_is_two_mlps_by_hand() -> None:
-    torch.manual_seed(0)
-    block, x = MixerBlock(5, 6, 7, 8), torch.randn(2, 5, 6)
-    y = block.across(block.norm1(x).transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(block(x), x + y + block.within(block.norm2(x + y)))
-
-
-def coder(**options: Any) -> PoseCoder:
-    torch.manual_seed(0)
-    return PoseCoder(**{"tokens": 4, "codes": 32, "dim": 16, "depth": 1} | options)
-
-
-def test_codes_go_by_joints_that_are_shown_alone() -> None:
-    net, joints = coder(), torch.randn(20, 17, 2)
-    shown = torch.rand(20, 17) < 0.7
-    other = torch.where(shown[..., None], joints, 9.0)
-    assert torch.equal(net.points(joints, shown), net.points(other, shown))
-    assert not torch.equal(net.points(joints, shown), net.points(joints, shown | True))
-    ids = net(joints, shown)
-    assert ids.shape == (20, 4) and ids.dtype == torch.int64
-    distance = torch.cdist(net.points(joints, shown), net.codebook.book.expand(20, -1, -1))
-    assert torch.equal(ids, distance.argmin(-1))
-    assert net.decode(net.vectors(ids)).shape == (20, 17, 2)
-
-
-def test_tokens_are_the_vectors_of_the_codes_that_the_target_gives() -> None:
-    tokenizer: Any = build("vision/pose-tokens", "tokenizers", run="random:32x4", **WINDOWS)
-    target: Any = build("vision/pose-codes", "targets", run="random:32x4")
-    one = batch()
-    tokens: Tokens = tokenizer(one)
-    ids = target(one, tokens)
-    assert ids.shape == (3, 12, 4) and target.streams == 4 and target.dim == 32
-    book = tokenizer.coder.codebook.book
-    scaled = (book - book.mean(0)) / book.std()
-    torch.testing.assert_close(tokens.values[..., :-3], scaled[ids].flatten(-2))
-    assert torch.equal(tokens.values[..., -3:], Poses(**WINDOWS)(one).values[..., -3:])
-    assert target.joints(ids).shape == (3, 12, 17, 2)
-    assert len(ids.flatten().unique()) > 4
-    assert not any(p.requires_grad for p in tokenizer.parameters())
-
-
-def test_codes_of_nothing_are_refused() -> None:
-    for options, message in (
-        ({}, "give --target.run FOLDER"),
-        ({"run": "random:8"}, "K codes, M for each pose"),
-        ({"run": "random:0x2"}, "K codes, M for each pose"),
-    ):
-        with pytest.raises(UserError, match=message):
-            build("vision/pose-codes", "targets", **options)
 
 
 def test_figures_are_drawn_where_they_are_the_near_ones_over_the_far_ones() -> None:
