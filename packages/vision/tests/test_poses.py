@@ -28,10 +28,9 @@ def test_boxes_forget_where_and_how_large_people_are_and_put_them_back() -> None
     assert not there.all() and (figures.joints[~there] == 0).all() and (figures.box[~there] == 0).all()
     assert figures.placed(figures.joints).isfinite().all()
     square = torch.tensor([[0.3, 0.5], [0.7, 0.5], [0.4, 0.8]])
-    point = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]])
-    figures = Figures.of(
-        {"pose": torch.stack([square, point[0]]), SEEN: torch.tensor([[1, 1, 1], [1, 0, 0]])}
-    )
+    point = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
+    seen = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    figures = Figures.of({"pose": torch.stack([square, point]), SEEN: seen})
     torch.testing.assert_close(figures.box, torch.tensor([[0.0, 0.3, -0.2], [0.0, 0.0, 2 * LEAST - 1]]))
     torch.testing.assert_close(
         figures.joints[0], torch.tensor([[-0.5, -0.375], [0.5, -0.375], [-0.25, 0.375]])
@@ -117,16 +116,8 @@ def test_lines_and_heads_are_where_shapely_says(length: float) -> None:
         there[unseen] = False
         whole = joints.clone()
         whole[[0, 3, 4]] = joints[0]
-        one, other = (
-            draw(
-                torch.where(keep[:, None], whole, 0)[None, None],
-                there[None, None],
-                torch.ones(1, 1),
-                white,
-                ground,
-            )
-            for keep in (there | True, there)
-        )
+        places = (whole, torch.where(there[:, None], whole, 0))
+        one, other = (draw(x[None, None], there[None, None], torch.ones(1, 1), white, ground) for x in places)
         torch.testing.assert_close(one, other)
 
 
