@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from polymask import Tokens, UserError, build
 from polymask_vision.pose_codes import CodeDecoder, MixerBlock, PoseCoder
-from polymask_vision.poses import Poses
+from polymask_vision.poses import Figures, Poses
 
 WINDOWS = {"frames": 3, "persons": 2, "joints": 17, "views": 2}
 
@@ -68,6 +68,10 @@ def test_tokens_are_the_vectors_of_the_codes_that_the_target_gives() -> None:
     tokens: Tokens = tokenizer(one)
     ids = target(one, tokens)
     assert ids.shape == (3, 12, 4) and target.streams == 4 and target.dim == 32
+    figures = Figures.of(one)
+    assert not figures.seen.all()
+    by_hand = target.coder(figures.joints.flatten(0, 3), figures.seen.flatten(0, 3))
+    assert torch.equal(ids.flatten(0, 1), by_hand)
     book = tokenizer.coder.codebook.book
     scaled = (book - book.mean(0)) / book.std()
     torch.testing.assert_close(tokens.values[..., :-3], scaled[ids].flatten(-2))

@@ -142,7 +142,7 @@ def test_features_are_of_persons_who_are_seen() -> None:
 def test_reports_tell_joints_that_were_hidden_from_others() -> None:
     system = shaken(make()).eval()
     batch = windows(system)
-    system.coder.codebook.count.copy_(torch.tensor([1.0, 1.0] + 14 * [0.0]))
+    system.coder.codebook.count.copy_(torch.tensor([3.0, 3.0] + 14 * [0.0]))
     tokens = system.tokenizer(batch)
     mask = system.draw(tokens, batch, STEP)
     found, off = system.monitor(batch, STEP), system.read(tokens, mask) - tokens.values

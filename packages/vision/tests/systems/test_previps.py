@@ -175,6 +175,20 @@ def test_a_view_of_nobody_is_finite_and_matches_nothing() -> None:
         assert system.encode(batch).pool().isfinite().all()
 
 
+def test_what_stands_in_empty_places_is_attended_to_by_nobody() -> None:
+    for options in ({}, {"encoder.class_token": False}):
+        system = shaken(make(**options)).eval()
+        batch = windows(system)
+        batch[SEEN][:, 0, 0, 0] = 0
+        tokens = system.tokenizer(batch)
+        assert not tokens.real[:, 0].any()
+        other = type(tokens)(
+            torch.where(tokens.real[..., None], tokens.values, 9.0), tokens.position, valid=tokens.valid
+        )
+        one, two = (system.embed(batch, x, system.read(x, None, batch))["pose"] for x in (tokens, other))
+        assert torch.equal(one.values, two.values)
+
+
 def test_empty_places_change_nothing() -> None:
     system = shaken(make()).eval()
     batch = windows(system)
@@ -366,7 +380,10 @@ def test_the_monitor_tells_what_is_matched_and_how_many_masked_codes_are_right()
     for name in ("video", "pose"):
         torch.testing.assert_close(found[name], views[name].values[:, 0].detach())
     features = system.decoder(system.read(tokens, mask, batch)).reshape(5, -1, 24)[mask.hidden]
-    right = system.decoder.logits(features).argmax(-1) == system.target(batch, tokens)[mask.hidden]
+    logits, ids = system.decoder.logits(features), system.target(batch, tokens)[mask.hidden]
+    expected = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+    torch.testing.assert_close(system(batch, STEP)["masked"], 0.5 * expected)
+    right = logits.argmax(-1) == ids
     torch.testing.assert_close(found["masked codes that are right"], right.float().mean())
 
 
