@@ -50,6 +50,14 @@ def test_it_is_a_transformer_on_the_middles_of_cells_by_hand() -> None:
     torch.testing.assert_close(network.rebuild(maps, mask)[0], network.project[0](h.permute(0, 3, 2, 1)))
 
 
+def test_each_doubling_is_a_transposed_convolution_after_norm_and_gelu() -> None:
+    network, _ = rebuilder(32, 16, 8, 4)
+    between = ["LayerNorm2d", "GELU", "ConvTranspose2d"]
+    for doublings, project in zip((3, 2, 1, 0), network.project, strict=True):
+        up = ["ConvTranspose2d", *between * (doublings - 1)] if doublings else []
+        assert [type(layer).__name__ for layer in project.children()] == [*up, "Conv2d", "LayerNorm2d"]
+
+
 def test_linear_maps_begin_as_in_the_release() -> None:
     network, _ = rebuilder(16)
     bound = (6 / (9 + 32)) ** 0.5

@@ -76,6 +76,7 @@ def test_a_network_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
     about = {"mean": [0.5], "std": [0.2], "range": [0, 1], "classes": 9}
     save_segmenter(network, tmp_path, about)
     loaded, image = load_segmenter(tmp_path), torch.randn(2, 3, 32, 48)
+    assert loaded.options["dilations"] == [1, 2]
     assert loaded.options == network.options and loaded.sizes == network.sizes and not loaded.training
     assert torch.equal(loaded(image), network(image))
     written = json.loads((tmp_path / CONFIG).read_text())
