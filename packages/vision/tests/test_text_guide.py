@@ -118,6 +118,9 @@ def test_random_guides_have_a_vector_for_each_patch_and_add_up_those_of_words() 
     moved = video.clone()
     moved[1, 2, :, 4:8, 8:12] += 1
     assert differing(guide.maps(video), guide.maps(moved)) == [[1, 2, 1, 2]]
+    example, other = guide.example(2), guide.example(2, seed=1)
+    assert example["text"].shape[1] == example["text_length"].min()
+    assert not torch.equal(example["text"], other["text"])
     text = torch.tensor([[5, 2000, 7], [7, 5, 9]])
     whole, vectors = guide.text({"text": text}), guide.vectors.weight
     torch.testing.assert_close(whole[0] - whole[1], vectors[2000 % 1021] - vectors[9])
