@@ -61,6 +61,20 @@ def test_views_that_are_not_there_count_in_no_pair_and_empty_samples_in_no_mean(
     torch.testing.assert_close(Cyclic()(one, other, Mask(there)), torch.stack(parts).mean())
 
 
-def test_without_weights_it_is_refused() -> None:
+def test_gradient_reaches_both_sides_and_cosines_are_of_full_precision() -> None:
+    one, other = (embeddings(seed).float().requires_grad_() for seed in (0, 1))
+    for objective in (CROSS, WITHIN):
+        found = torch.autograd.grad(objective(one, other), (one, other))
+        assert all(gradient.abs().amin(-1).max() > 1e-4 for gradient in found)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = Cyclic()(one, other)
+    assert torch.equal(lower, Cyclic()(one, other))
+    assert Cyclic()(one, other).dtype == torch.float32
+    torch.testing.assert_close(Cyclic()(one, other), CROSS(one, other) + WITHIN(one, other))
+
+
+def test_without_weights_and_for_other_shapes_it_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the prediction is \[5, 3, 8\], its target \[5, 1, 8\]"):
+        Cyclic()(embeddings(), embeddings()[:, :1])
     with pytest.raises(UserError, match="both 0"):
         Cyclic(cross=0.0, within=0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from polymask import Step
 from polymask.data import collate, open_data
 from polymask_vision.datasets.camera_poses import ACTIVITIES, bodies, camera_poses, project
 from polymask_vision.datasets.multiview import mirrored
@@ -41,6 +42,17 @@ def test_activities_are_what_their_names_say(body: Tensor) -> None:
             "reach": [True, False, False],
             "hand over": [True, True, False],
         }.get(name, [False] * 3)
+    # by one hand, leaning; walkers look where they go and swing their legs, and no two windows are alike
+    arms = (body[..., WRISTS, :] - body[..., [5, 6], :])[..., :2].norm(dim=-1).amax(1)[:, 0]
+    assert (arms[kind == 2].amin(-1) < 0.45).float().mean() > 0.95
+    lean = (body[..., [5, 6], :].mean(-2) - middle)[..., :2].norm(dim=-1).amax(1)[:, 0]
+    assert lean[kind == 2].median() > lean[kind == 0].median() + 0.05
+    ahead = (body[..., 0, :] - body[..., [3, 4], :].mean(-2))[:, 0, 0, :2]
+    gone = (middle[:, -1] - middle[:, 0])[:, 0, :2]
+    assert (torch.cosine_similarity(ahead, gone)[kind == 1] > 0.99).all()
+    stride = (body[..., 15, :] - body[..., 16, :])[..., :2].norm(dim=-1).amax(1)[:, 0]
+    assert (stride[kind == 1] > 0.35).all() and (stride[kind == 0] < 0.35).all()
+    assert not torch.isclose(body[0], body[4]).all(-1).any()
     # hands meet: those of the two are nearest when they hand over
     gap = (body[:, :, 0, WRISTS, None] - body[:, :, 1, None, WRISTS]).norm(dim=-1).amin((1, 2, 3))
     assert gap[kind == 3].median() < 0.75 * gap[kind == 0].median()
@@ -50,6 +62,8 @@ def test_bodies_are_of_fixed_lengths(body: Tensor) -> None:
     for one, other in ((5, 7), (7, 9), (11, 13), (13, 15), (5, 6)):
         length = (body[..., one, :] - body[..., other, :]).norm(dim=-1)
         assert (length.std(1) < 1e-5).all() and length.min() > 0.8 * 0.17 and length.max() < 0.55
+    ahead, left = body[..., 0, :] - body[..., [3, 4], :].mean(-2), body[..., 5, :] - body[..., 6, :]
+    assert (ahead[..., 0] * left[..., 1] - ahead[..., 1] * left[..., 0] > 0).all()
     assert body[..., 0, 2].min() > 1.2 and body[..., ANKLES, 2].amin(-1).median() < 0.3
 
 
@@ -71,6 +85,23 @@ def test_test_windows_are_seen_by_cameras_of_their_own() -> None:
     same = (one.clean == other.clean).flatten(1).all(1)
     assert same[:20].all() and not same[20:].any()
     assert torch.equal(one.there, other.there) and torch.equal(one.activity, other.activity)
+    # cameras of a window differ, unless there are too few
+    assert not (one.clean[:, 0] == one.clean[:, 1]).flatten(1).all(1).any()
+    two = camera_poses(windows=4, test_windows=4, cameras=2).train.source
+    assert torch.equal(two.clean[:, 2], two.clean[:, 0]) and not torch.equal(two.clean[:, 1], two.clean[:, 0])
+
+
+def test_no_two_draws_share_a_stream_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[tuple[int, int]] = []
+    bits = Step.bits
+
+    def watched(self: Step, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
+        streams.append((self.seed, stream))
+        return bits(self, ids, sites, stream)
+
+    monkeypatch.setattr(Step, "bits", watched)
+    camera_poses(windows=2, test_windows=2)
+    assert len(streams) == len(set(streams)) == 8
 
 
 def test_samples_have_clips_and_poses_of_two_or_three_cameras() -> None:
@@ -99,6 +130,10 @@ def test_noise_and_drop_outs_are_of_the_rates_that_were_asked_for() -> None:
     visible = clean.seen
     assert abs(float(source.seen[visible].float().mean()) - 0.64) < 0.01
     assert not clean.seen[~clean.there].any()
+    # whoever leaves the frame is not seen; the third is there in half of the windows
+    outside = ((clean.clean < 0) | (clean.clean > 1)).any(-1) & clean.there[..., None]
+    assert outside.any() and not clean.seen[outside].any()
+    assert clean.there[..., :2].all() and 0.4 < clean.there[..., 2].float().mean() < 0.6
 
 
 def test_who_is_who_differs_from_camera_to_camera_and_stays_in_time() -> None:
@@ -153,6 +188,24 @@ def test_people_are_drawn_where_their_joints_are() -> None:
         ]
         inside.append(torch.stack(hit).float().mean())
     assert torch.stack(inside).mean() > 0.8
+
+
+def test_clips_show_who_is_there_at_their_times_the_near_over_the_far() -> None:
+    source = camera_poses(windows=24, test_windows=1).train.source
+    index = int((~source.there[:, 0, 0, 2]).nonzero()[0])
+    before = source.video(index, 2, (24, 24))
+    source.clean[index, 1, 3, 0] += 0.2
+    moved = (source.video(index, 2, (24, 24)) != before).flatten(2).any(-1)
+    assert moved.nonzero().tolist() == [[1, 3]]
+    source.there[index] = True
+    assert (source.video(index, 2, (24, 24)) != before).flatten(2).any(-1)[0].all()
+    # all three at one place: the colour of the nearest
+    source.clean[index] = torch.rand(17, 2, generator=torch.Generator().manual_seed(0))
+    source.colours[index] = torch.eye(3)
+    for near in range(3):
+        source.depth[index] = torch.where(torch.arange(3) == near, 1.0, 2.0)
+        video = source.video(index, 2, (24, 24))
+        assert video[:, :, near].amax() == 1 and video[0, 0].amax((1, 2)).argmax() == near
 
 
 def test_masks_colour_the_persons_they_hide() -> None:

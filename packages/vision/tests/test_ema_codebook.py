@@ -64,6 +64,16 @@ def test_codes_that_nothing_chooses_begin_anew_at_vectors_of_the_batch() -> None
     stepped(first, z, real)
     near = (first.book[:, None] - z[real]).norm(dim=-1).amin(1)
     assert (near < 1e-4).sum() >= 60  # all but those few that random codes were nearest to
+    assert len(first.book.unique(dim=0)) == 64  # each at another
+    # of few vectors several times, of padding never; other steps draw others
+    few = torch.zeros(4, 50, dtype=torch.bool)
+    few[:, 7] = True
+    crowded, early, late = book(codes=64, restart=0.1), book(restart=0.1), book(restart=0.1)
+    stepped(crowded, z, few)
+    assert ((crowded.book[:, None] - z[few]).norm(dim=-1).amin(1) < 1e-4).sum() >= 63
+    stepped(early, z, real, 0)
+    stepped(late, z, real, 1)
+    assert not torch.equal(early.book, late.book)
 
 
 def test_it_starts_at_data_and_keeps_still_where_nothing_is_real() -> None:
@@ -71,11 +81,28 @@ def test_it_starts_at_data_and_keeps_still_where_nothing_is_real() -> None:
     before = codebook.book.clone()
     stepped(codebook, torch.randn(2, 4, 2), torch.zeros(2, 4, dtype=torch.bool))
     assert torch.equal(codebook.book, before)
+    codebook.count[0] = 5.0  # beside which the others are chosen too seldom
+    codebook.total[0] = 5 * before[0]
+    stepped(codebook, torch.randn(2, 4, 2), torch.zeros(2, 4, dtype=torch.bool))
+    torch.testing.assert_close(codebook.book, before)
+    # a step is followed once
+    stepped(codebook, torch.randn(2, 4, 2))
+    after = {name: value.clone() for name, value in codebook.state_dict().items()}
     codebook.follow()
-    assert torch.equal(codebook.book, before)
+    assert all(torch.equal(after[name], value) for name, value in codebook.state_dict().items())
+
+
+def test_the_nearest_code_is_told_in_full_precision() -> None:
+    codebook = book(codes=64)
+    codebook.book.copy_(torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)) / 1000 + 1)
+    z = codebook.book + 2e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codebook.nearest(z).tolist() == list(range(64))
+    assert codebook.nearest(torch.ones(1, 2, dtype=torch.bfloat16)).tolist() == [0]
 
 
 def test_perplexity_counts_codes_alike() -> None:
     codebook = book(codes=4)
+    assert codebook.perplexity == 1  # where nothing was chosen yet
     codebook.count.copy_(torch.tensor([3.0, 3.0, 0.0, 0.0]))
     assert abs(float(codebook.perplexity) - 2) < 1e-6

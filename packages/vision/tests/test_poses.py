@@ -1,16 +1,12 @@
-"""Persons in their boxes as tokens, codes of poses, and the pictures that are drawn of them."""
+"""Persons in their boxes as tokens, and the pictures that are drawn of them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 
-from polymask import Tokens, UserError, build
-from polymask_vision.pose_codes import MixerBlock, PoseCoder
-from polymask_vision.poses import JOINTS, LIMBS, MIRRORED, SEEN, Figures, Poses
-from polymask_vision.stick_figures import draw, storyboards
+from polymask_vision.poses import JOINTS, LEAST, LIMBS, MIRRORED, SEEN, Figures, Poses
+from polymask_vision.stick_figures import EDGE, GROUND, HIDDEN, VISIBLE, draw, storyboards
 
 WINDOWS = {"frames": 3, "persons": 2, "joints": 17, "views": 2}
 
@@ -30,6 +26,16 @@ def test_boxes_forget_where_and_how_large_people_are_and_put_them_back() -> None
     back = others.placed(others.joints)[others.seen]
     torch.testing.assert_close(back, moved["pose"][others.seen])
     assert not there.all() and (figures.joints[~there] == 0).all() and (figures.box[~there] == 0).all()
+    assert figures.placed(figures.joints).isfinite().all()
+    square = torch.tensor([[0.3, 0.5], [0.7, 0.5], [0.4, 0.8]])
+    point = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
+    seen = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    figures = Figures.of({"pose": torch.stack([square, point]), SEEN: seen})
+    torch.testing.assert_close(figures.box, torch.tensor([[0.0, 0.3, -0.2], [0.0, 0.0, 2 * LEAST - 1]]))
+    torch.testing.assert_close(
+        figures.joints[0], torch.tensor([[-0.5, -0.375], [0.5, -0.375], [-0.25, 0.375]])
+    )
+    assert not figures.joints[1].any()
 
 
 def test_what_is_not_seen_does_not_reach_tokens() -> None:
@@ -42,7 +48,21 @@ def test_what_is_not_seen_does_not_reach_tokens() -> None:
     assert tokens.values.shape == (3, 12, 54)
     assert torch.equal(tokens.real.view(3, 2, 3, 2), one[SEEN].any(-1))
     assert torch.equal(tokens.position[0, 5], torch.tensor([0.0, 2.0, 1.0]))
-    assert Poses(**WINDOWS, box=False)(one).values.shape[-1] == 51
+    figures = Figures.of(one)
+    parts = (figures.joints.flatten(-2), figures.seen, figures.box)
+    for found, part in zip(tokens.values.split((34, 17, 3), dim=-1), parts, strict=True):
+        assert torch.equal(found, part.flatten(1, 3).float())
+    for options in ({}, {"box": False}, {"each": "joint"}):
+        tokenizer = Poses(**WINDOWS, **options)
+        assert tokenizer(one).values.shape[-1] == tokenizer.provides["in_dim"]
+        assert {name: tokenizer.provides[name] for name in WINDOWS} == WINDOWS
+    joints = Poses(**WINDOWS, each="joint")(one)
+    assert torch.equal(joints.real, one[SEEN].flatten(1) > 0)
+    assert joints.position[0, 5 * 17 + 3].tolist() == [0.0, 2.0, 1.0, 3.0]
+    # somebody is in every frame, and other examples are others
+    assert one[SEEN][..., 0, :].any(-1).all() and not torch.equal(
+        one["pose"], Poses(**WINDOWS).example(3, 1)["pose"]
+    )
     everybody = Poses(**WINDOWS)({"pose": one["pose"]})
     assert everybody.real.all()
 
@@ -52,57 +72,6 @@ def test_joints_are_those_of_coco_and_a_mirror_exchanges_sides() -> None:
     assert MIRRORED[0] == 0 and JOINTS[MIRRORED[9]] == "right wrist"
     mirrored = {tuple(sorted((MIRRORED[a], MIRRORED[b]))) for a, b in LIMBS}
     assert mirrored == {tuple(sorted(pair)) for pair in LIMBS}
-
-
-def test_a_mixer_block_is_two_mlps_by_hand() -> None:
-    torch.manual_seed(0)
-    block, x = MixerBlock(5, 6, 7, 8), torch.randn(2, 5, 6)
-    y = block.across(block.norm1(x).transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(block(x), x + y + block.within(block.norm2(x + y)))
-
-
-def coder(**options: Any) -> PoseCoder:
-    torch.manual_seed(0)
-    return PoseCoder(**{"tokens": 4, "codes": 32, "dim": 16, "depth": 1} | options)
-
-
-def test_codes_go_by_joints_that_are_shown_alone() -> None:
-    net, joints = coder(), torch.randn(20, 17, 2)
-    shown = torch.rand(20, 17) < 0.7
-    other = torch.where(shown[..., None], joints, 9.0)
-    assert torch.equal(net.points(joints, shown), net.points(other, shown))
-    assert not torch.equal(net.points(joints, shown), net.points(joints, shown | True))
-    ids = net(joints, shown)
-    assert ids.shape == (20, 4) and ids.dtype == torch.int64
-    distance = torch.cdist(net.points(joints, shown), net.codebook.book.expand(20, -1, -1))
-    assert torch.equal(ids, distance.argmin(-1))
-    assert net.decode(net.vectors(ids)).shape == (20, 17, 2)
-
-
-def test_tokens_are_the_vectors_of_the_codes_that_the_target_gives() -> None:
-    tokenizer: Any = build("vision/pose-tokens", "tokenizers", run="random:32x4", **WINDOWS)
-    target: Any = build("vision/pose-codes", "targets", run="random:32x4")
-    one = batch()
-    tokens: Tokens = tokenizer(one)
-    ids = target(one, tokens)
-    assert ids.shape == (3, 12, 4) and target.streams == 4 and target.dim == 32
-    book = tokenizer.coder.codebook.book
-    scaled = (book - book.mean(0)) / book.std()
-    torch.testing.assert_close(tokens.values[..., :-3], scaled[ids].flatten(-2))
-    assert torch.equal(tokens.values[..., -3:], Poses(**WINDOWS)(one).values[..., -3:])
-    assert target.joints(ids).shape == (3, 12, 17, 2)
-    assert len(ids.flatten().unique()) > 4
-    assert not any(p.requires_grad for p in tokenizer.parameters())
-
-
-def test_codes_of_nothing_are_refused() -> None:
-    for options, message in (
-        ({}, "give --target.run FOLDER"),
-        ({"run": "random:8"}, "K codes, M for each pose"),
-        ({"run": "random:0x2"}, "K codes, M for each pose"),
-    ):
-        with pytest.raises(UserError, match=message):
-            build("vision/pose-codes", "targets", **options)
 
 
 def test_figures_are_drawn_where_they_are_the_near_ones_over_the_far_ones() -> None:
@@ -120,6 +89,38 @@ def test_figures_are_drawn_where_they_are_the_near_ones_over_the_far_ones() -> N
     assert draw(joints, ~shown, torch.tensor([[1.0, 2.0]]), colours, ground).max() == 0
 
 
+@pytest.mark.parametrize("length", [0.3, 0.01], ids=["large", "small"])
+def test_lines_and_heads_are_where_shapely_says(length: float) -> None:
+    shapely = pytest.importorskip("shapely")
+    generator = torch.Generator().manual_seed(0)
+    joints = torch.rand(17, 2, generator=generator)
+    joints[[5, 6]], joints[[11, 12]] = torch.tensor([0.5, 0.3]), torch.tensor([0.5, 0.3 + length])
+    shown = torch.rand(17, generator=generator) < 0.8
+    shown[[0, 5, 6, 11, 12]] = True
+    half = max(0.12 * length, 0.004)
+    lines = [shapely.LineString(joints[[a, b]].tolist()) for a, b in LIMBS if shown[a] and shown[b]]
+    assert 4 < len(lines) < len(LIMBS)
+    head = shapely.Point(joints[[i for i in (0, 3, 4) if shown[i]]].mean(0).tolist())
+    expected = torch.zeros(20, 32)
+    for row in range(20):
+        for column in range(32):
+            at = shapely.Point((column + 0.5) / 32, (row + 0.5) / 20)
+            off = min(min(line.distance(at) for line in lines) - half, head.distance(at) - 1.2 * half)
+            expected[row, column] = min(max(0.5 - 32 * off, 0), 1)
+    white, ground = torch.ones(1, 1, 3), torch.zeros(1, 3, 20, 32)
+    found = draw(joints[None, None], shown[None, None], torch.ones(1, 1), white, ground)
+    torch.testing.assert_close(found, expected.expand(1, 3, -1, -1), atol=1e-4, rtol=0)
+    # what is not shown lies at 0, and pulls neither head nor thickness there
+    for unseen in ([3, 4], [5], [12]):
+        there = torch.ones(17, dtype=torch.bool)
+        there[unseen] = False
+        whole = joints.clone()
+        whole[[0, 3, 4]] = joints[0]
+        places = (whole, torch.where(there[:, None], whole, 0))
+        one, other = (draw(x[None, None], there[None, None], torch.ones(1, 1), white, ground) for x in places)
+        torch.testing.assert_close(one, other)
+
+
 def test_a_storyboard_has_a_row_for_each_camera() -> None:
     one = batch(2)
     board = storyboards(one["pose"], one[SEEN] > 0, views=3)
@@ -127,3 +128,21 @@ def test_a_storyboard_has_a_row_for_each_camera() -> None:
     assert board.min() >= 0 and board.max() <= 1
     rest = board[:, :, 2 * 64 :]
     assert (rest == rest[0, 0, 0, 0]).all() and not (board[:, :, :128] == rest[0, 0, 0, 0]).all()
+
+
+def test_frames_of_a_storyboard_have_edges_and_persons_the_colour_that_is_asked_for() -> None:
+    one = batch(2)
+    amount = torch.zeros(2, 2, 3, 2)
+    amount[1, 0, 2] = 1.0
+    seen = torch.ones_like(one[SEEN]) > 0
+    board = storyboards(one["pose"], seen, amount)
+    for v, t in ((0, 2), (1, 0)):
+        frame = board[:, :, 64 * v : 64 * v + 64, 64 * t : 64 * t + 64]
+        alone = storyboards(*(x[:, v : v + 1, t : t + 1] for x in (one["pose"], seen, amount)))
+        assert torch.equal(frame, alone)
+        for row in range(2):
+            pixels = frame[row].flatten(1).T
+            have = [(pixels - torch.tensor(colour)).abs().sum(1).min() < 0.05 for colour in (VISIBLE, HIDDEN)]
+            assert have == ([False, True] if (row, v, t) == (1, 0, 2) else [True, False])
+    empty = storyboards(one["pose"], ~seen)
+    assert (empty[..., ::64] == EDGE).all() and (empty[..., 1:64] == GROUND).all()

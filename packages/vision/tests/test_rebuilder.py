@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Mask
-from polymask_vision.rebuilder import Rebuilder, over, patch
+from polymask import Mask, UserError
+from polymask.positions import coordinates, sincos
+from polymask_vision.rebuilder import Rebuilder, over, patch, times_of
 
 GRID = (4, 4)
 
@@ -30,6 +33,44 @@ def test_with_everything_hidden_nothing_is_known_of_the_image() -> None:
     network, maps = rebuilder(16, 8, 4)
     for made in network(maps, cells(1.1)):
         torch.testing.assert_close(made, made[:1].expand_as(made))
+
+
+def test_it_is_a_transformer_on_the_middles_of_cells_by_hand() -> None:
+    """The middle of a cell of 4 x 4 places is the mean of its four inner ones."""
+    network, maps = rebuilder(16, grid=(4, 8))
+    mask = cells(0.4, grid=(4, 8))
+    with torch.no_grad():
+        network.norm.weight.add_(0.3 * torch.randn(32))
+    x = maps[0].unflatten(3, (8, 4)).unflatten(2, (4, 4))[:, :, :, 1:3, :, 1:3].mean((3, 5))
+    z = network.embed(x.permute(0, 2, 3, 1).flatten(1, 2))
+    z = torch.where(mask.hidden[..., None], network.mask_token, z)
+    for block in network.blocks:
+        z = block(z + sincos(coordinates((4, 8)), 32))
+    h = torch.stack([network.norm(z)[:, 8 * row : 8 * row + 8] for row in range(4)], dim=2)
+    torch.testing.assert_close(network.rebuild(maps, mask)[0], network.project[0](h.permute(0, 3, 2, 1)))
+
+
+def test_each_doubling_is_a_transposed_convolution_after_norm_and_gelu() -> None:
+    network, _ = rebuilder(32, 16, 8, 4)
+    between = ["LayerNorm2d", "GELU", "ConvTranspose2d"]
+    for doublings, project in zip((3, 2, 1, 0), network.project, strict=True):
+        up = ["ConvTranspose2d", *between * (doublings - 1)] if doublings else []
+        assert [type(layer).__name__ for layer in project.children()] == [*up, "Conv2d", "LayerNorm2d"]
+
+
+def test_linear_maps_begin_as_in_the_release() -> None:
+    network, _ = rebuilder(16)
+    bound = (6 / (9 + 32)) ** 0.5
+    assert not network.embed.bias.any() and 0.95 * bound < network.embed.weight.abs().max() <= bound
+    wide = Rebuilder(channels=(8,), sizes=[(4, 4)], grid=GRID, dim=512, depth=1)
+    assert wide.mask_token.detach().std() == pytest.approx(0.02, rel=0.15)
+
+
+@pytest.mark.parametrize("size", [(8, 4), (12, 12), (2, 2), (9, 9)])
+def test_maps_that_cells_do_not_cover_are_refused(size: tuple[int, int]) -> None:
+    assert times_of((16, 16), GRID) == 4
+    with pytest.raises(UserError, match="4 x 4 cells cannot hide the same places"):
+        times_of(size, GRID)
 
 
 @pytest.mark.parametrize("sizes", [(32, 16, 8, 4), (16,)], ids=["four maps", "one map, four times the grid"])
@@ -73,4 +114,6 @@ def test_published_sizes(channels: tuple[int, ...], sizes: tuple[int, ...], coun
         network = Rebuilder(channels=channels, sizes=[(side, side) for side in sizes])
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(count, rel=0.01)
     assert network.grid == (16, 16) and len(network.blocks) == 2
+    attention: Any = network.blocks[0].attn
+    assert attention.num_heads == 16 and attention.qkv.bias is not None
     assert {norm.eps for norm in network.blocks.modules() if isinstance(norm, nn.LayerNorm)} == {1e-5}

@@ -57,6 +57,29 @@ def test_it_is_the_jaccard_index_of_torchmetrics_in_each_domain() -> None:
         assert found["most frequent class", f"{name} accuracy"] == pytest.approx(ground.float().mean().item())
 
 
+def test_pixels_that_nobody_knows_and_images_of_them_alone_do_not_count() -> None:
+    """Of a data set that is no two domains, evenly spaced images; intervals are over those that count."""
+    one = run()
+    one.data = one.data.source
+    split = one.data.splits["test"]
+    labels = split.source.map_labels = split.source.map_labels.short()
+    labels[:, 8:] = -1
+    labels[split.index[2]] = -1
+    found = {(x.row, x.metric): x for x in Segmentation(images=3, by_class=False, batch_size=2)(one)}
+    metric = MulticlassJaccardIndex(4, average="macro", ignore_index=-1)
+    samples = [one.data.split("test")[i] for i in (0, 2, 4)]
+    for sample in samples:
+        metric.update(one.system.segment(sample["image"][None]).argmax(1), sample["label_map"][None])
+    assert {metric for _, metric in found} == {"accuracy", "mIoU"}
+    assert found["pre-trained", "mIoU"].value == pytest.approx(metric.compute().item(), abs=1e-6)
+    split.index = split.index[[0, 4]]
+    two = {(x.row, x.metric): x for x in Segmentation(by_class=False)(one)}
+    assert two == found
+    labels[:] = -1
+    with pytest.raises(UserError, match="no pixel of 2 test images has a class that is known"):
+        list(Segmentation()(one))
+
+
 def test_a_domain_without_labels_is_left_out_and_what_segments_nothing_refused() -> None:
     one = run()
     one.data.target = SimpleNamespace(split=lambda name: [{"image": torch.zeros(3, 16, 16)}], key="image")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from polymask import Batch, Request, Step, Tokens, UserError, build
 from polymask.maskings import TopScore
 from polymask.teachers import Frozen
-from polymask_vision.text_guide import CLIPGuide, Guide, RandomGuide
+from polymask_vision.text_guide import Guide, RandomGuide
 from polymask_vision.tokenizers import Patches, Tubelets
 from polymask_vision.video_scores import Motion, TextSimilarity, heat
 
@@ -126,6 +125,10 @@ def test_motion_is_the_mean_difference_of_frames_and_still_ground_has_none() -> 
     assert not found[:, 1].any()
     # times 0 and 1: both the change to frame 1, columns 0 and 2; then columns 1 and 3, and 2 and 4
     torch.testing.assert_close(found[:, 0], torch.tensor([[2 / 4, 0.0], [3 / 8, 1 / 8]]))
+    # of colours the mean
+    red = {"film": torch.cat([3 * video[:, :, :1], 0 * video[:, :, 1:]], dim=2)}
+    tokens = tokenizer({"video": video})
+    torch.testing.assert_close(Motion(key="film")(red, tokens), found.flatten()[None, :, None])
     one = Tubelets(frames=1, size=8, channels=3, patch_size=4, tubelet=1)
     still = {"video": video[:, :1]}
     with pytest.raises(UserError, match="compares frames"):
@@ -164,58 +167,6 @@ def test_text_guides_the_masks_of_other_systems() -> None:
         for x in (batch["text"], batch["text"] + 1)
     )
     assert (one.hidden != other.hidden).any() and (one.hidden.view(4, 2, 16).sum(2) == 8).all()
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of transformers, tiny, with random weights."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(
-        text_config={**size, "vocab_size": 64, "max_position_embeddings": 12, "eos_token_id": 3},
-        vision_config={**size, "image_size": 24, "patch_size": 8},
-        projection_dim=8,
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    model = transformers.CLIPModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return folder
-
-
-def test_patches_of_a_clip_take_the_way_of_its_class_token(clip: Path) -> None:
-    guide = Frozen(CLIPGuide(str(clip), 3, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))).module
-    model: Any = guide.model  # type: ignore[union-attr]
-    video = torch.randn(2, 3, 3, 24, 24)
-    frames = (video * 0.2 + torch.tensor([0.4, 0.5, 0.6])[:, None, None]).flatten(0, 1)
-    with torch.no_grad():
-        hidden_states = model.vision_model(frames).last_hidden_state
-        tokens = model.visual_projection(model.vision_model.post_layernorm(hidden_states))
-        features = model.get_image_features(frames)
-        features = features if isinstance(features, Tensor) else features.pooler_output
-        maps: Tensor = guide.maps(video)  # type: ignore[operator]
-        torch.testing.assert_close(tokens[:, 0], features)
-        torch.testing.assert_close(maps.flatten(0, 1).flatten(1, 2), tokens[:, 1:])
-        assert maps.shape == (2, 3, 3, 3, 8)
-        text = torch.randint(5, 60, (2, 10))
-        text[:, 7] = 3
-        told = {"text": text[:, :8]}
-        padded = {"text": text.clone(), "text_length": torch.tensor([8, 8])}
-        theirs = model.get_text_features(text[:, :8], attention_mask=torch.ones(2, 8).long())
-        theirs = theirs if isinstance(theirs, Tensor) else theirs.pooler_output
-        for batch in (told, padded):
-            torch.testing.assert_close(guide.text(batch), theirs)  # type: ignore[operator]
-
-
-def test_without_transformers_the_message_says_how_to_install_it(
-    clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"polymask-vision\[transformers\]"):
-        TextSimilarity(guide=f"transformers:{clip}")
 
 
 def test_heat_goes_from_dark_to_bright_in_each_sample() -> None:

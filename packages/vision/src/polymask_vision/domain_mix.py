@@ -46,7 +46,7 @@ def half_of_classes(label_BHW: Tensor, ids: Tensor, classes: int, step: Step, st
     every = torch.arange(classes + 1, device=number.device)
     there = (number.flatten() == every[:, None]).any(1)
     keys = step.bits(ids, classes + 1, stream + CLASSES).masked_fill(~there, torch.iinfo(torch.int64).max)
-    chosen_BK = (ranks(keys) < (there.sum() + 1) // 2) & there
+    chosen_BK = ranks(keys) < (there.sum() + 1) // 2  # those that are not there rank last
     return chosen_BK.gather(1, number.flatten(1)).view_as(number)
 
 

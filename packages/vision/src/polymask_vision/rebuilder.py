@@ -119,7 +119,7 @@ def times_of(size: tuple[int, int], grid: tuple[int, int]) -> int:
         UserError: it is not.
     """
     times = size[0] // grid[0]
-    if size != (grid[0] * times, grid[1] * times) or times < 1 or times & (times - 1):
+    if size != (grid[0] * times, grid[1] * times) or times & (times - 1):
         raise UserError(
             f"{grid[0]} x {grid[1]} cells cannot hide the same places of a feature map of {size[0]} x "
             f"{size[1]}, which must be as large, or 2, 4, 8 times: give another --tokenizer.patch_size, the "

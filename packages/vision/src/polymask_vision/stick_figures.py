@@ -8,8 +8,8 @@ from torch import Tensor
 from polymask_vision.poses import LIMBS
 
 HEAD, SHOULDERS, HIPS = [0, 3, 4], [5, 6], [11, 12]
-THICK = 0.12
-"""Half of the thickness of a limb, in lengths of the trunk as it is seen."""
+THICK, TRUNK = 0.12, 0.15
+"""Half of the thickness of a limb, in lengths of the trunk as it is seen; that of who shows none."""
 
 HIDDEN, VISIBLE, GROUND, EDGE, SIDE = (0.85, 0.25, 0.1), (0.35, 0.75, 0.95), 0.12, 0.3, 64
 """Colours and size of frames of a storyboard."""
@@ -51,11 +51,14 @@ def draw(
     square = (x - one_x - share * along_x).square_() + (y - one_y - share.mul_(along_y)).square_()
     both = shown[:, :, [a for a, _ in LIMBS]] & shown[:, :, [b for _, b in LIMBS]]
     limbs = square.masked_fill_(~both[..., None, None], torch.inf).amin(2).sqrt()
-    trunk = (joints[:, :, SHOULDERS].mean(2) - joints[:, :, HIPS].mean(2)).norm(dim=-1)
+    (above, upper), (below, lower), (middle, faces) = (
+        _middle(joints[:, :, part], shown[:, :, part]) for part in (SHOULDERS, HIPS, HEAD)
+    )
+    trunk = torch.where(upper & lower, (above - below).norm(dim=-1), TRUNK)
     half = (THICK * trunk).clamp(0.004, 0.1)[..., None, None]
-    middle = joints[:, :, HEAD].mean(2)[..., None, None, :]
+    middle = middle[..., None, None, :]
     head = ((x - middle[..., 0]).square() + (y - middle[..., 1]).square()).sqrt() - 1.2 * half
-    head = head.masked_fill(~shown[:, :, HEAD].any(-1)[..., None, None], torch.inf)
+    head = head.masked_fill(~faces[..., None, None], torch.inf)
     cover = (0.5 - torch.minimum(limbs - half, head) * max(height, width)).clamp(0, 1)
     cover = cover.flatten(2)
     order = depth.argsort(dim=1, descending=True)
@@ -90,3 +93,9 @@ def storyboards(pose: Tensor, seen: Tensor, amount: Tensor | None = None, views:
     rows = frames.permute(0, 3, 1, 4, 2, 5).reshape(b, 3, v * SIDE, t * SIDE)
     blank = torch.full((b, 3, max(views - v, 0) * SIDE, t * SIDE), GROUND)
     return torch.cat([rows, blank], dim=2)
+
+
+def _middle(joints: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of those joints that are shown, ``[F, P, 2]``, and whether any is, bool ``[F, P]``."""
+    total = torch.where(shown[..., None], joints, 0).sum(2)
+    return total / shown.sum(2, keepdim=True).clamp(min=1), shown.any(2)

@@ -32,7 +32,7 @@ class Guide(nn.Module):
     dim: int
 
     def maps(self, video: Tensor) -> Tensor:
-        """Patches of each frame in the space of captions: ``[B, T, C, H, W]`` to ``[B, T, h, w, dim]``."""
+        """Patches in the space of captions: float32 ``[B, T, C, H, W]`` to ``[B, T, h, w, dim]``."""
         raise NotImplementedError
 
     def text(self, batch: Batch) -> Tensor:
@@ -149,7 +149,7 @@ class CLIPGuide(Guide):
 
     def maps(self, video: Tensor) -> Tensor:
         b, t = video.shape[:2]
-        x = F.interpolate(video.flatten(0, 1).float(), (self.size, self.size), mode="bicubic", antialias=True)
+        x = F.interpolate(video.flatten(0, 1), (self.size, self.size), mode="bicubic", antialias=True)
         mean, std, own_mean, own_std = self.statistics
         x = ((x * std + mean - own_mean) / own_std).expand(-1, 3, -1, -1)
         vision = self.model.vision_model
@@ -173,7 +173,7 @@ class RandomGuide(Guide):
         self.vectors = nn.Embedding(words, dim)
 
     def maps(self, video: Tensor) -> Tensor:
-        found: Tensor = self.patches(video.flatten(0, 1).float())
+        found: Tensor = self.patches(video.flatten(0, 1))
         return found.view(*video.shape[:2], *found.shape[1:]).movedim(2, -1)
 
     def text(self, batch: Batch) -> Tensor:

@@ -104,6 +104,28 @@ def test_features_are_those_of_all_patches_at_their_places() -> None:
     assert {x.shape for x in system.preview(batch, STEP).media.values()} == {batch["video"].shape}
 
 
+def test_a_class_token_stands_for_no_patch() -> None:
+    system, (batch, _) = make(**{"encoder.class_token": True}), scenes(2)
+    assert system.encoder.prefix == 1 and system.image_map.bias is None
+    x = system.encoder.embed(system.tokenizer(batch).values[1, 37].view(1, 1, -1))
+    alone = system.encoder(x, torch.zeros(1, 1, 3))
+    torch.testing.assert_close(system.encode(batch).values[1, 37], alone[0, 1])
+
+
+def test_reports_are_bright_where_the_caption_is_and_tell_what_is_matched() -> None:
+    system, (batch, _) = make(), scenes(3)
+    likeness = F.cosine_similarity(system.project(batch).values, system.embed_text(batch)[:, None], dim=-1)
+    media = system.preview(batch, STEP).media
+    shown = system.tokenizer({"video": media["where the caption is (bright: most like it)"]}).values[..., 0]
+    assert torch.equal(shown.argmax(1), likeness.argmax(1))
+    found = system.monitor(batch, STEP)
+    torch.testing.assert_close(found["clips"], system.embed_image(batch).detach())
+    torch.testing.assert_close(found["captions"], system.embed_text(batch).detach())
+    assert not any(x.requires_grad for x in found.values())
+    system.tokenizer = torch.nn.Identity()  # which puts no pictures together
+    assert not system.preview(batch, STEP).media
+
+
 def test_what_cannot_be_matched_is_refused() -> None:
     batch, _ = scenes(2)
     with pytest.raises(UserError, match="MSE does not"):

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from polymask import Batch, Mask, Step, Tokens, UserError, build
 from polymask.export import export
 from polymask.training.optimiser import parameter_groups
-from polymask_vision.domain_mix import half_of_classes, pixel_loss
+from polymask_vision.domain_mix import augment, half_of_classes, pixel_loss
 from polymask_vision.rebuilder import over
 from polymask_vision.segmenter import load_segmenter
+from polymask_vision.systems.masked_feature import MaskedFeature
 
 STEP = Step(3, 10, seed=1)
 CLASSES = 5
@@ -33,6 +34,14 @@ GRID = (4, 4)
 def make(**options: Any) -> Any:
     torch.manual_seed(0)
     return build("vision/masked-feature", preset="tiny", facts=FACTS, **options)
+
+
+def shaken(system: Any) -> Any:
+    """All parameters moved, so that student and teacher, source and target are told apart."""
+    with torch.no_grad():
+        for parameter in system.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return system
 
 
 def batch(system: Any, n: int = 4, seed: int = 0) -> Batch:
@@ -81,13 +90,13 @@ def sure_of(system: Any, given: Batch) -> tuple[Tensor, Tensor]:
 
 def test_the_rebuilt_loss_alone_trains_encoder_rebuilder_and_decoder_and_no_teacher() -> None:
     system = make()
+    system.sure = 0.0
     given, mask = batch(system), cells(0.4, 4)
-    maps = system.network.maps(given["other"])
-    system.rebuilt(given["other"], maps, mask, sure_of(system, given)).backward()
+    system(given, STEP)["rebuilt"].backward()
     for part in (system.network.encoder, system.network.decoder, system.rebuilder):
         assert any(p.grad is not None and p.grad.any() for p in part.parameters())
     assert all(p.grad is None for p in system.teacher.parameters())
-    leaves = [x.detach().requires_grad_() for x in maps]
+    leaves = [x.detach().requires_grad_() for x in system.network.maps(given["other"])]
     system.rebuilt(given["other"], leaves, mask, sure_of(system, given)).backward()
     for each in leaves:  # of later maps none leads to earlier ones here, as it does in the encoder
         assert each.grad is not None
@@ -96,7 +105,7 @@ def test_the_rebuilt_loss_alone_trains_encoder_rebuilder_and_decoder_and_no_teac
 
 
 def test_features_to_be_like_are_the_teachers_and_count_where_hidden() -> None:
-    system = make(predict="features").eval()
+    system = shaken(make(predict="features")).eval()
     given, mask = batch(system), cells(0.4, 4)
     maps = system.network.maps(given["other"])
     found = system.rebuilt(given["other"], maps, mask, sure_of(system, given))
@@ -125,14 +134,15 @@ def test_zeros_in_place_of_rebuilt_features_leave_no_rebuilder() -> None:
 
 
 def test_losses_by_hand() -> None:
-    system = make(rebuilt_weight=0.3).eval()
+    system = shaken(make(rebuilt_weight=0.3)).eval()
     given = batch(system)
     with torch.no_grad():
         told = system.teacher.module(given["other"]).softmax(1)
     system.sure = told.amax(1).flatten().quantile(0.75).item()
-    system.ignore_rows = (2, 3)
     weight = (told.amax(1) >= system.sure).float().mean()
     assert 0.2 < weight < 0.3
+    assert torch.equal(system.pseudo_labels(given)[1], weight.expand(4, 16, 16))
+    system.ignore_rows = (2, 3)
     weights = weight.expand(4, 16, 16).clone()
     weights[:, :2] = weights[:, -3:] = 0
     losses = system(given, STEP)
@@ -141,6 +151,10 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(losses["source"], (cost * known).sum() / known.numel())
     image, label, mixed_weight = system.mixed(given, (told.argmax(1), weights), STEP)
     pasted = half_of_classes(given["label_map"], given["id"], CLASSES, STEP, 1)
+    both = torch.where(pasted[:, None], given["image"], given["other"])
+    units = [torch.tensor(FACTS[name])[:, None, None] for name in ("mean", "std")]
+    torch.testing.assert_close(image, augment(both, given["id"], STEP, 1, *units))
+    assert not torch.allclose(image, both)
     assert torch.equal(label, torch.where(pasted, given["label_map"], told.argmax(1)))
     assert torch.equal(mixed_weight, torch.where(pasted, torch.ones(()), weights))
     cost = F.cross_entropy(system.segment(image), label.clamp(min=0), reduction="none") * (label >= 0)
@@ -160,6 +174,36 @@ def test_without_rebuilt_features_it_is_dacs_and_nothing_of_the_rebuilder_is_the
     assert all(torch.equal(losses[name], others[name]) for name in losses)
 
 
+def test_the_teacher_follows_the_steps_and_norms_by_the_batch() -> None:
+    system = make(momentum=0.7).train()
+    assert [system.teacher.momentum(Step(t, 9)) for t in (0, 1, 8)] == pytest.approx([1 / 2, 2 / 3, 0.7])
+    own = [p.clone() for p in system.teacher.parameters()]
+    norm = next(m for m in system.teacher.modules() if isinstance(m, nn.BatchNorm2d))
+    assert norm.training and not any(
+        m.training for m in system.teacher.modules() if isinstance(m, nn.Dropout2d)
+    )
+    before = norm.running_mean.clone()
+    shaken(system.network)(batch(system)["image"])
+    system.after_step(Step(0, 10))
+    for p, start, student in zip(system.teacher.parameters(), own, system.network.parameters(), strict=True):
+        torch.testing.assert_close(p, (start + student) / 2)
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_no_two_draws_of_a_step_share_a_stream_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[int] = []
+    bits = Step.bits
+
+    def watched(self: Step, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
+        streams.append(stream)
+        return bits(self, ids, sites, stream)
+
+    monkeypatch.setattr(Step, "bits", watched)
+    system = make()
+    system(batch(system), STEP)
+    assert len(streams) == len(set(streams)) == 5
+
+
 def test_rates_of_decoder_and_rebuilder() -> None:
     system = make(decoder_rate=10.0, rebuilder_rate=4.0)
     rates = {id(p): g.get("lr_scale", 1.0) for g in parameter_groups(system, 0.01) for p in g["params"]}
@@ -171,7 +215,49 @@ def test_rates_of_decoder_and_rebuilder() -> None:
         assert {rates[id(p)] for p in part.parameters() if p.requires_grad} == {rate}
 
 
+# ----------------------------------------------------------------------------------------------- reports
+
+
+def test_reports_are_of_the_target_where_it_is_masked_and_of_pixels_that_are_known() -> None:
+    system = shaken(make(ignore_rows=(2, 3), sure=0.3)).eval()
+    given = batch(system)
+    assert not torch.equal(given["image"], given["other"])
+    assert given["label_map"].unique().tolist() == [-1, 0, 1, 2, 3, 4]
+    found = system.monitor(given, STEP)
+    known = given["label_map"] >= 0
+    right = (system.segment(given["image"]).argmax(1) == given["label_map"])[known].float().mean()
+    torch.testing.assert_close(found["source_accuracy"], right)
+    told = system.teacher.module(given["other"]).softmax(1).amax(1)
+    torch.testing.assert_close(found["pseudo_weight"], (told >= 0.3).float().mean())
+    (view,) = system.masks(given, STEP).values()
+    mask = system.draw(system.tokenizer(given), given, STEP)
+    assert torch.equal(view.mask.hidden, mask.hidden)
+    assert torch.equal(view.tokens.values, system.tokenizer({"image": given["other"]}).values)
+    media = system.preview(given, STEP).media
+    hidden = over(given["other"], mask, GRID).hidden
+    assert torch.equal(media["target, cells of features visible"], torch.where(hidden, 0.0, given["other"]))
+    plain = make(rebuilt_weight=0.0)
+    assert media.keys() - plain.preview(given, STEP).media.keys() == {
+        "target, cells of features visible",
+        "as segmented from these",
+    }
+    colours = plain.coloured(torch.arange(-1, CLASSES).view(1, 1, -1))[0, :, 0].T
+    assert not colours[0].any() and torch.cdist(colours, colours).add(10 * torch.eye(6)).min() > 0.5
+
+
 # ------------------------------------------------------------------------------------- what is left of it
+
+
+def test_features_are_places_of_the_last_map() -> None:
+    system = build("vision/masked-feature", preset="tiny", facts={**FACTS, "size": (16, 32)}).eval()
+    given = batch(system, 2)
+    tokens = system.encode(given)
+    assert system.backbone is system.network.encoder and tokens.grid == (4, 8)
+    last = system.network.maps(given["image"])[-1]
+    for index in (0, 9, 31):
+        y, x = tokens.position[0, index].long().tolist()
+        assert (y, x) == divmod(index, 8)
+        torch.testing.assert_close(tokens.values[:, index], last[:, :, y, x])
 
 
 class Operations(TorchDispatchMode):
@@ -237,12 +323,32 @@ def test_paper_presets_fit_their_backbones() -> None:
         assert preset["data.source_data.size"] // preset["tokenizer.patch_size"] == 16
 
 
+def test_options_reach_the_networks() -> None:
+    options = {"decoder_dim": 24, "dilations": (1, 3), "dropout": 0.3, "levels": (1,)}
+    system = make(**options, width=48, depth=3, heads=6)
+    known = system.network.options
+    assert {known["dim"], tuple(known["dilations"]), known["dropout"], tuple(known["levels"])} == set(
+        options.values()
+    )
+    assert len(system.rebuilder.blocks) == 3 and system.rebuilder.mask_token.shape == (48,)
+    assert system.rebuilder.blocks[0].attn.num_heads == 6
+    assert make(decoder="deeplab").network.options["decoder"] == "deeplab"
+    bare = build("vision/masked-feature", preset="tiny", facts={k: FACTS[k] for k in ("size", "channels")})
+    assert not bare.mean_C11.any() and (bare.std_C11 == 1).all()
+
+
 # ------------------------------------------------------------------------------------------- refusals
 
 
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UserError, match="4 x 4 cells cannot hide the same places of a feature map of 2 x 2"):
-        make(levels=(0, 1, 2))
+        make(levels=(0, 1, 2), fill="zeros")
+    assert set(make(levels=(0, 1, 2), rebuilt_weight=0.0)(batch(make()), STEP)) == {"source", "mix"}
+    patches, other = make().tokenizer, build("vision/tubelets", "tokenizers", frames=2, size=16, channels=3)
+    with pytest.raises(UserError, match="Tubelets makes none: use vision/patches"):
+        MaskedFeature(tokenizer=other, masking=make().masking)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="fill='noise'"):
+        MaskedFeature(tokenizer=patches, masking=make().masking, fill="noise")  # type: ignore[arg-type]
     for ask in (make(), make().masks):
         with pytest.raises(UserError, match="no label_map and no other: use data of two domains"):
             ask({"image": torch.zeros(2, 3, 16, 16)}, STEP)

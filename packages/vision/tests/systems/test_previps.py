@@ -14,7 +14,8 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Run, Step, UserError, build
 from polymask.recipes import run_recipe
-from polymask_vision.poses import SEEN
+from polymask_vision.poses import SEEN, Figures
+from polymask_vision.stick_figures import storyboards
 from polymask_vision.view_matching import Views, match_views
 
 FACTS = {
@@ -111,6 +112,9 @@ def test_losses_are_those_of_the_paper_by_hand() -> None:
     geometry = geometry + (i @ i.transpose(1, 2) - j @ j.transpose(1, 2)).square().sum((1, 2))
     torch.testing.assert_close(losses["geometry"], 0.5 * geometry.mean())
     assert set(losses) == {"match", "geometry", "masked"}
+    system.match_weight = 0.3
+    torch.testing.assert_close(system(batch, STEP)["match"], 0.3 * losses["match"])
+    assert len(make(decoder_depth=3).decoder.blocks) == 3
 
 
 def test_chance_costs_the_logarithm_of_the_batch() -> None:
@@ -128,6 +132,8 @@ def test_chance_costs_the_logarithm_of_the_batch() -> None:
     assert match_views(sharp, {"video": one, "pose": one}) > 1  # its two views differ
     same = Views(one.values[:, :1].expand(-1, 2, -1), there)
     assert match_views(sharp, {"video": same, "pose": same}) < 1e-6
+    # one view by one modality has nothing to be matched with
+    assert match_views(objective, {"pose": Views(one.values[:, :1], there[:, :1])}) == 0
 
 
 def test_a_missing_camera_takes_no_part_in_any_pair() -> None:
@@ -161,7 +167,26 @@ def test_a_view_of_nobody_is_finite_and_matches_nothing() -> None:
         found = embedded(system, batch)
         assert found["pose"].values.isfinite().all() and losses["match"].isfinite()
         assert not found["pose"].real[0, 1] and found["pose"].real.sum() == 11
+        other = {**batch, "video": batch["video"].clone()}
+        other["video"][0, 1] = torch.randn_like(other["video"][0, 1])
+        again = system(other, STEP)
+        assert torch.equal(again["geometry"], losses["geometry"])
+        assert not torch.equal(again["match"], losses["match"])  # of two clips
         assert system.encode(batch).pool().isfinite().all()
+
+
+def test_what_stands_in_empty_places_is_attended_to_by_nobody() -> None:
+    for options in ({}, {"encoder.class_token": False}):
+        system = shaken(make(**options)).eval()
+        batch = windows(system)
+        batch[SEEN][:, 0, 0, 0] = 0
+        tokens = system.tokenizer(batch)
+        assert not tokens.real[:, 0].any()
+        other = type(tokens)(
+            torch.where(tokens.real[..., None], tokens.values, 9.0), tokens.position, valid=tokens.valid
+        )
+        one, two = (system.embed(batch, x, system.read(x, None, batch))["pose"] for x in (tokens, other))
+        assert torch.equal(one.values, two.values)
 
 
 def test_empty_places_change_nothing() -> None:
@@ -171,6 +196,14 @@ def test_empty_places_change_nothing() -> None:
     for one, other in zip(embedded(system, batch).values(), embedded(system, more).values(), strict=True):
         torch.testing.assert_close(one.values, other.values, atol=1e-6, rtol=1e-5)
         assert torch.equal(one.real, other.real)
+
+
+def test_times_have_an_order() -> None:
+    system = shaken(make(masking=None)).eval()
+    batch = windows(system)
+    turned = {**batch, "pose": batch["pose"].flip(2), SEEN: batch[SEEN].flip(2)}
+    before, after = (embedded(system, x)["pose"].values for x in (batch, turned))
+    assert (before - after).abs().amax(-1).min() > 1e-4
 
 
 def test_cameras_have_no_order_unless_they_have_codes() -> None:
@@ -315,6 +348,7 @@ def test_what_cannot_be_is_said() -> None:
     for options, message in (
         ({"match_objective": "core/mse"}, "--match_objective core/infonce"),
         ({"match_weight": 0.0}, "--video_encoder none"),
+        ({"match_weight": 0.0, "geometry_weight": 0.0}, "clips teach nothing"),
         ({**POSES, "match_weight": 0.0}, "geometric terms are least"),
         ({"video_encoder": None}, "give both or neither"),
         ({"target": None}, "--target vision/pose-codes"),
@@ -324,21 +358,56 @@ def test_what_cannot_be_is_said() -> None:
     ):
         with pytest.raises(UserError, match=message):
             make(**options)
-    system = make()
+    soft = make()
+    soft.masking = lambda request: Mask(torch.full((5, request.sites), 0.5))
+    with pytest.raises(UserError, match="hides them in part"):
+        soft(windows(soft), STEP)
+    system = make(view_code=True)
+    assert all(0.01 < x.detach().std() < 0.03 for x in (system.camera, system.mask_token))
     batch = windows(system)
     del batch["video"]
     with pytest.raises(UserError, match="have no video"):
         system(batch, STEP)
 
 
-def test_the_preview_shows_masked_poses_and_the_monitor_what_is_matched() -> None:
+def test_the_monitor_tells_what_is_matched_and_how_many_masked_codes_are_right() -> None:
+    system = shaken(make(masking=lambda request: Mask(uneven(request), valid=request.valid))).eval()
+    batch = windows(system)
+    tokens = system.tokenizer(batch)
+    mask = system.draw(tokens, batch, STEP)
+    found, views = system.monitor(batch, STEP), embedded(system, batch, mask)
+    assert set(found) == {"video", "pose", "masked codes that are right"}
+    for name in ("video", "pose"):
+        torch.testing.assert_close(found[name], views[name].values[:, 0].detach())
+    features = system.decoder(system.read(tokens, mask, batch)).reshape(5, -1, 24)[mask.hidden]
+    logits, ids = system.decoder.logits(features), system.target(batch, tokens)[mask.hidden]
+    expected = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+    torch.testing.assert_close(system(batch, STEP)["masked"], 0.5 * expected)
+    right = logits.argmax(-1) == ids
+    torch.testing.assert_close(found["masked codes that are right"], right.float().mean())
+
+
+def uneven(request: Any) -> Tensor:
+    """One more person in each row than in the one before, of those who are there."""
+    order = (request.valid.long().cumsum(1) - 1).masked_fill(~request.valid, request.sites)
+    hidden: Tensor = order <= torch.arange(len(order))[:, None]
+    return hidden
+
+
+def test_the_preview_draws_masked_poses_as_their_codes_say() -> None:
     system = make().eval()
     batch = windows(system)
-    media = system.preview(batch, STEP).media
-    assert len(media) == 3 and all(x.shape == (5, 3, 192, 256) for x in media.values())
+    figures = Figures.of(batch)
+    hidden = system.draw(system.tokenizer(batch), batch, STEP).hidden.view(figures.seen.shape[:-1])
+    assert hidden.any() and not figures.seen[hidden].all()
+    system.target.joints = lambda ids: torch.zeros(*ids.shape[:-1], 17, 2)
+    middle = torch.where(hidden[..., None, None], figures.centre[..., None, :], batch["pose"])
+    whole, visible, guessed = system.preview(batch, STEP).media.values()
+    assert whole.shape == (5, 3, 192, 256)
+    assert torch.equal(whole, storyboards(batch["pose"], figures.seen, hidden))
+    assert torch.equal(visible, storyboards(batch["pose"], figures.seen & ~hidden[..., None]))
+    assert torch.equal(guessed, storyboards(middle, figures.seen | hidden[..., None], hidden))
     assert not make(masking=None).preview(batch, STEP).media
-    found = system.monitor(batch, STEP)
-    assert set(found) == {"video", "pose", "masked codes that are right"} and found["pose"].shape == (5, 16)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Run, RunConfig, Step, UserError, build
+from polymask.config import relative_to_run
 from polymask.recipes import run_recipe
 from polymask.training import fit
+from polymask_vision.systems.previps import previps
+from polymask_vision.systems.tgm import tgm
 
 FACTS = {"frames": 8, "size": (16, 16), "channels": 3}
 TINY = {
@@ -181,13 +185,54 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
         make(**RANDOM)(silent, STEP)
 
 
-def test_the_report_shows_the_score_that_was_gone_by() -> None:
-    media = make().preview(clips(2), STEP).media
-    assert "score to hide by (bright: high)" in media and len(media) == 4
-    assert all(x.shape == (2, 8, 3, 16, 16) for x in media.values())
+def test_the_report_shows_the_score_that_was_gone_by_and_predictions_where_tokens_are_hidden() -> None:
+    system, batch = make(), clips(3)
+    tokens = system.tokenizer(batch)
+    target, score = system.target(batch, tokens), system.score(batch, tokens)[..., 0]
+    system.predict = lambda tokens, mask: mask.invert().keep(target)
+    media = system.preview(batch, STEP).media
+    assert len(media) == 4 and all(x.shape == (3, 8, 3, 16, 16) for x in media.values())
+    predicted = next(value for name, value in media.items() if name.startswith("hidden predicted"))
+    torch.testing.assert_close(predicted, batch["video"], atol=1e-4, rtol=0)
+    heat = system.tokenizer({"video": media["score to hide by (bright: high)"]}).values[..., 0]
+    assert torch.equal(heat.argmax(1), score.argmax(1))
     assert len(make(**RANDOM).preview(clips(2), STEP).media) == 3
-    found = make().monitor(clips(3), STEP)
-    assert found["clips"].shape == found["captions"].shape == (3, 8) and not found["clips"].requires_grad
+
+
+def test_it_is_watched_whether_what_is_matched_differs() -> None:
+    system, batch = make(), clips(3)
+    tokens = system.tokenizer(batch)
+    visible = system.draw(tokens, batch, STEP).keep(tokens)
+    encoded = system.encoder(system.encoder.embed(visible.values), visible.position)
+    found = system.monitor(batch, STEP)
+    torch.testing.assert_close(found["clips"], system.embed_visible(encoded, visible).detach())
+    torch.testing.assert_close(found["captions"], system.embed_text(batch).detach())
+    assert not any(x.requires_grad for x in found.values())
+    assert make(**RANDOM, match_weight=0, guide=None).monitor(batch, STEP) == {}
+    assert "text" in system.example(2)
+
+
+@pytest.mark.parametrize(("recipe", "half"), [(tgm, 1 / 3), (previps, 0.4)])
+def test_stages_share_the_steps_and_the_second_goes_by_the_first(recipe: Any, half: float) -> None:
+    for given, expected in (
+        ({"steps": 30}, (round(30 * half), 30 - round(30 * half))),
+        ({"steps": 10, "share": 1.0}, (9, 1)),
+        ({"steps": 2, "share": 0.0}, (1, 1)),
+        ({"steps": 1}, (1, 1)),
+        ({}, (None, None)),
+    ):
+        told: list[dict[str, Any]] = []
+
+        def stage(name: str, system: str, told: Any = told, **options: Any) -> Any:
+            told.append(options)
+            return SimpleNamespace(folder=Path("somewhere") / name)
+
+        recipe(stage, preset="tiny", **given)
+        assert tuple(options.get("steps") for options in told) == expected
+        first = "guide" if recipe is tgm else "pose-tokenizer"
+        pointers = {str(x) for key, x in told[1].items() if key not in ("preset", "steps")}
+        assert pointers == {relative_to_run(first)} and len(told[1]) - len(told[0]) == 2
+        assert all(options["preset"] == "tiny" for options in told)
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ class Rooms:
         self.pose = self.clean + noise * step.normal(ids, math.prod(shape[1:]) * 2, NOISE).view(*shape, 2)
         found = step.noise(ids, math.prod(shape[1:]), MISSING).view(shape) >= missing
         met = step.noise(ids, math.prod(shape[1:-1]), MISSING + 100).view(shape[:-1]) >= missing
-        inside = ((self.clean > 0) & (self.clean < 1)).all(-1) & (self.depth > 0.5)[..., None]
+        inside = ((self.clean > 0) & (self.clean < 1)).all(-1)
         self.seen = found & inside & (there & met)[..., None]
         # a camera has an order of persons of its own
         self.order = room[:, -VIEWS * PERSONS :].view(n, VIEWS, PERSONS).argsort(-1)
@@ -130,7 +130,7 @@ class Rooms:
         above, below = self.grounds[index, :views].unbind(-1)
         ground = torch.lerp(above[:, None, None], below[:, None, None], rows.expand(1, *size))
         ground = ground[:, None, None].expand(-1, self.frames, 3, -1, -1).flatten(0, 1)
-        shown = self.there[index, :views] & (self.depth[index, :views] > 0.5)
+        shown = self.there[index, :views]
         colours = self.colours[index].expand(views * self.frames, -1, -1)
         drawn = draw(
             self.clean[index, :views].flatten(0, 1),

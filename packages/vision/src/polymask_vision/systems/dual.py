@@ -98,8 +98,7 @@ class Dual(System):
         """Captions, ``[B, D]``."""
         tokens = words_of(batch, self.text_tokenizer, "dual")
         encoder = self.text_encoder.module if self.locked else self.text_encoder
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
-            x_BLC = functional.encode_tokens(encoder, tokens)[:, encoder.prefix :]
+        x_BLC = functional.encode_tokens(encoder, tokens)[:, encoder.prefix :]
         return Tokens(self.text_map(x_BLC), tokens.position, valid=tokens.valid).pool()
 
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -140,7 +140,7 @@ class MaskedFeature(System):
         self.teacher = BatchTeacher(self.network, momentum=momentum, curve="warm", buffers="keep")
         self.fill, self.predict, self.rebuilt_weight = fill, predict, rebuilt_weight
         self.rebuilder: Rebuilder | None = None
-        for each in self.network.sizes:
+        for each in self.network.sizes if rebuilt_weight else ():
             times_of(each, tokenizer.grid)
         if rebuilt_weight and fill == "rebuilt":
             maps: Any = {
@@ -195,8 +195,7 @@ class MaskedFeature(System):
             assert self.rebuilder is not None
             made = self.rebuilder.rebuild(maps, mask)
             teacher: Any = self.teacher.module
-            with torch.no_grad():
-                wanted = [F.layer_norm(x.movedim(1, -1), x.shape[1:2]) for x in teacher.maps(target)]
+            wanted = [F.layer_norm(x.movedim(1, -1), x.shape[1:2]) for x in teacher.maps(target)]
             errors = [
                 over(own, mask, self.tokenizer.grid).mean((own.float() - x.movedim(-1, 1)).square())
                 for own, x in zip(made, wanted, strict=True)

@@ -149,8 +149,7 @@ class TGM(System):
             )
         assert self.guide is not None
         guide: Any = self.guide.module
-        with torch.no_grad():
-            known_BG = guide.text(batch)
+        known_BG = guide.text(batch)
         text_BD: Tensor = self.text_map(known_BG.to(self.text_map.weight.dtype))
         return text_BD
 
@@ -203,7 +202,7 @@ def tgm(
         steps: of both stages together; by default those of the presets.
         share: of ``steps`` that are the guide's.
     """
-    first = {} if steps is None else {"steps": min(max(round(share * steps), 1), steps - 1)}
-    rest = {} if steps is None else {"steps": steps - first["steps"]}
+    first = {} if steps is None else {"steps": min(max(round(share * steps), 1), max(steps - 1, 1))}
+    rest = {} if steps is None else {"steps": max(steps - first["steps"], 1)}
     guide = relative_to_run(stage("guide", "vision/dual", preset=preset, **first).folder.name)
     stage("tgm", "vision/tgm", preset=preset, **{"guide": guide, "score.guide": guide, **rest})
