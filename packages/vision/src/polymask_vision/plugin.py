@@ -1178,6 +1178,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="by-block",
+            target="polymask_vision.by_block:ByBlock",
+            summary="attention span of each block, and effective rank of the features behind it",
+            paper="Kim et al. 2023, arXiv 2310.13593",
+            modality="image",
+        ),
+        Part(
             name="removal",
             target="polymask_vision.removal:Removal",
             summary="accuracy and answers that stay as parts of images are left out, or painted over",

@@ -10,7 +10,9 @@ Two views of an image are cropped and flipped, and the second changes its colour
 other places than what is visible of the other: two disjoint quarters. Only the first view is reconstructed.
 The class token takes part in neither mean. ``--context_weight 0`` is vision/mae on the first view, bit for
 bit, and needs no second. A step takes 3.7 times as long as one of vision/mae at preset ``small``: compare at
-equal time too.
+equal time too. How far each block attends, and how many directions its features take, beside vision/mae:
+
+    polymask compare vision/lut --context_weight 0,0.25 --data fashion-mnist --evaluation vision/by-block
 
 The teacher's batch norms go by averaged running statistics, as released. These start at mean 0 and variance 1
 and lag behind, and in a short run a shift common to all images fills the teacher's summaries: predictions are
