@@ -414,7 +414,7 @@ def polymask_register_datasets() -> Iterable[Part]:
             target="polymask_vision.datasets.persons:persons",
             prepare=IMAGES,
             summary="drawn persons with captions of their attributes, some made false where asked",
-            paper="https://pypi.org/project/python-avatars",
+            paper="https://github.com/ibonn/python_avatars",
             modality="image",
             needs="pip install 'polymask-vision[persons]'",
         ),
