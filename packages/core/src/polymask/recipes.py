@@ -143,6 +143,12 @@ def run_recipe(
     return stage
 
 
+def divided(steps: int, share: float) -> tuple[int, int]:
+    """Steps of a first stage, about a share of those of two, and of the second; each has one or more."""
+    first = min(max(round(share * steps), 1), max(steps - 1, 1))
+    return first, max(steps - first, 1)
+
+
 def _check(plan: Mapping[str, Any], folder: Path) -> None:
     """See that what is done in a folder is the same as before."""
     path = folder / PLAN

@@ -12,7 +12,7 @@ import torch
 
 from polymask import UserError
 from polymask.files import locked
-from polymask.recipes import Stage
+from polymask.recipes import Stage, divided
 from polymask.run import Run
 
 # what the toy preset asks of the data and the data lacks is said in yellow, not raised
@@ -146,3 +146,11 @@ def test_a_recipe_passes_its_conformance_checks(polymask):
     assert result.status == 0, result.out
     listed = json.loads(polymask("list", "recipes", "--json").out)
     assert "toy/twice" in [part["name"] for part in listed]
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "both"),
+    [(12, 1 / 6, (2, 10)), (10, 1.0, (9, 1)), (10, 0.0, (1, 9)), (2, 0.5, (1, 1)), (1, 0.4, (1, 1))],
+)
+def test_each_of_two_stages_has_a_step_or_more(steps, share, both):
+    assert divided(steps, share) == both

@@ -39,7 +39,7 @@ from polymask.config import relative_to_run
 from polymask.data import valid_of
 from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.recipes import Stage
+from polymask.recipes import Stage, divided
 from polymask.types import Count, Fact, NotNegative, Share, Whole
 from polymask_vision.pose_codes import CodeDecoder
 from polymask_vision.poses import Figures
@@ -288,8 +288,7 @@ def previps(
         steps: of both stages together; by default those of their presets.
         share: of these steps that are the tokenizer's.
     """
-    first = {} if steps is None else {"steps": min(max(round(share * steps), 1), max(steps - 1, 1))}
-    second = {} if steps is None else {"steps": max(steps - first["steps"], 1)}
+    first, second = ({}, {}) if steps is None else ({"steps": n} for n in divided(steps, share))
     tokenizer = stage("pose-tokenizer", "vision/pose-tokenizer", preset=preset, **first)
     run = relative_to_run(tokenizer.folder.name)
     codes = {"tokenizer.run": run, "target.run": run}

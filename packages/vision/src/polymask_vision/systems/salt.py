@@ -39,7 +39,7 @@ from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserErr
 from polymask.blocks import initialise
 from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.recipes import Stage
+from polymask.recipes import Stage, divided
 from polymask.teachers import EMATeacher, Frozen, normalise
 from polymask.types import Count, Share
 from polymask_vision.decoders import LatentPredictor
@@ -236,7 +236,7 @@ def salt(
     from polymask_vision import presets
 
     total = steps or round(presets.SALT[preset]["steps"] / (1 - share))
-    first = min(max(round(share * total), 1), total - 1)
+    first, rest = divided(total, share)
     teacher = stage("teacher", "vision/mae", preset=f"{preset}-v-pixel", steps=first)
     own = relative_to_run(teacher.folder.name)
-    stage("student", "vision/salt", preset=preset, teacher=own, steps=total - first)
+    stage("student", "vision/salt", preset=preset, teacher=own, steps=rest)

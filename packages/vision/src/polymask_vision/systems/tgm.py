@@ -40,7 +40,7 @@ from polymask.config import relative_to_run
 from polymask.decoders import LightDecoder
 from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.recipes import Stage
+from polymask.recipes import Stage, divided
 from polymask.teachers import Frozen
 from polymask.types import Count, Fact, NotNegative, Share
 from polymask_vision.datasets.texts import IDENTITY
@@ -202,7 +202,6 @@ def tgm(
         steps: of both stages together; by default those of the presets.
         share: of ``steps`` that are the guide's.
     """
-    first = {} if steps is None else {"steps": min(max(round(share * steps), 1), max(steps - 1, 1))}
-    rest = {} if steps is None else {"steps": max(steps - first["steps"], 1)}
+    first, rest = ({}, {}) if steps is None else ({"steps": n} for n in divided(steps, share))
     guide = relative_to_run(stage("guide", "vision/dual", preset=preset, **first).folder.name)
     stage("tgm", "vision/tgm", preset=preset, **{"guide": guide, "score.guide": guide, **rest})
