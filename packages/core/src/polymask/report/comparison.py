@@ -167,11 +167,11 @@ class Comparison:
         return f"{found.mean:+.3f}{spread}{seen}"
 
     def tables(self) -> list[list[list[str]]]:
-        """Means; of several variants, differences and, where there are curves, those at equal budgets."""
-        if len(self.variants) == 1:
-            return [self.rows()]
+        """Means, differences and, where there are curves, those at equal budgets, as text; none is empty."""
         found = [self.rows(), self.differences()]
-        return found if self.curves is None else [*found, self.curves.table(self.first)]
+        if self.curves is not None:
+            found.append(self.curves.table(self.first))
+        return [table for table in found if len(table) > 1]
 
     def table(self) -> RenderableType:
         """All tables for the terminal."""
@@ -188,7 +188,7 @@ class Comparison:
             for row in rows:
                 table.add_row(*row, style=None if row[0] in self.variants else "dim")
             tables.append(table)
-        return Group(*(table for table in tables if table.row_count), NOTES)
+        return Group(*tables, NOTES)
 
     def markdown(self) -> str:
         """All tables in Markdown."""
