@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polymask import System, UserError
 from polymask.data import collate, evenly
+from polymask.evaluation.features import on_device
 from polymask.systems.base import implementing
 from polymask.types import Count, Whole
 from polymask_language.capabilities import RanksDocuments
@@ -173,9 +174,7 @@ class Retrieval:
         elif ranking := implementing(system, RanksDocuments):
             relevance = ranking.relevance
         if relevance is None:
-            q, d = (
-                self._features(system, vocabulary, length, texts, device) for texts in (queries, documents)
-            )
+            q, d = (self._features(system, vocabulary, length, texts) for texts in (queries, documents))
             return F.normalize(q, dim=1) @ F.normalize(d, dim=1).T
         asked, found = (_ids(vocabulary, texts, length) for texts in (queries, documents))
         scores = torch.full(lexical.shape, -torch.inf)
@@ -208,17 +207,14 @@ class Retrieval:
             for interval in [t_interval(values.tolist())]
         ]
 
-    def _features(
-        self, system: System, vocabulary: Vocabulary, length: int, texts: Sequence[str], device: torch.device
-    ) -> Tensor:
+    def _features(self, system: System, vocabulary: Vocabulary, length: int, texts: Sequence[str]) -> Tensor:
         around = [[] if i is None else [i] for i in (vocabulary.start_id, vocabulary.end_id)]
         rows = _ids(vocabulary, texts, length - sum(map(len, around)))
         found = []
         for k in range(0, len(rows), self.batch_size):
             some = rows[k : k + self.batch_size]
             batch = collate([{"text": torch.tensor([*around[0], *ids, *around[1]])} for ids in some])
-            batch = {key: value.to(device) for key, value in batch.items()}
-            found.append(system.encode(batch).pool().float().cpu())
+            found.append(system.encode(on_device(batch, system)).pool().float().cpu())
         return torch.cat(found)
 
 

@@ -13,7 +13,7 @@ from polymask import Batch, System, Tokens, UserError
 from polymask.data import valid_of
 from polymask.evaluation import dense
 from polymask.evaluation.dense import Features
-from polymask.evaluation.features import evaluating
+from polymask.evaluation.features import evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
 from polymask.types import Count
@@ -98,8 +98,8 @@ def of_encoder(system: System, key: str) -> Features:
     """What a system's encoder makes of the unmasked input, at each point."""
 
     def features(batch: Batch) -> Tensor:
-        device = next(system.parameters()).device
-        moved = {name: x.to(device) for name, x in batch.items() if not name.startswith(LABEL)}
+        seen = {name: x for name, x in batch.items() if not name.startswith(LABEL)}
+        moved = on_device(seen, system)
         return at_points(system.encode(moved), moved[key])
 
     return features

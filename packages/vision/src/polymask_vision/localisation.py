@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polymask import Batch, Step, System, UserError
 from polymask.data import evenly
-from polymask.evaluation.features import batches, evaluating
+from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.base import Explains, implementing
@@ -79,11 +79,10 @@ class Localisation:
 
     def _explained(self, system: System) -> Callable[[Batch], Tensor]:
         explains: Explains = implementing(system, Explains)
-        device = next(system.parameters()).device
 
         def maps(batch: Batch) -> Tensor:
-            seen = {name: x.to(device) for name, x in batch.items() if name not in (LABELS, VALUES)}
-            return explains.explain(seen, Step(0, 1, self.seed)).cpu()
+            seen = {name: x for name, x in batch.items() if name not in (LABELS, VALUES)}
+            return explains.explain(on_device(seen, system), Step(0, 1, self.seed)).cpu()
 
         return maps
 
