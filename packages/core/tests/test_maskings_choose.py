@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polymask import Step, UserError
-from polymask.maskings._choose import (
+from polymask.maskings.choose import (
     ABOVE,
     hidden_count,
     hidden_counts,

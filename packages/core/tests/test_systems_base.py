@@ -13,12 +13,13 @@ from polymask import Batch, Host, Losses, MaskView, Step, System, UserError
 from polymask.mask import Mask
 from polymask.maskings import Random
 from polymask.protocols import Request
-from polymask.systems.base import HOOKS, implementing
+from polymask.systems.host import HOOKS, implementing
+from polymask.teachers import Frozen
 from polymask.testing.subject import StandIn
 
 STEP = Step(1, 10, 0)
-OWN = {"forward"}
-"""Methods that a host writes itself."""
+OWN = {"forward", "train"}
+"""Methods that a host writes itself, or that reach the one it hosts as any module inside another."""
 
 
 class Plain(nn.Module):
@@ -127,3 +128,33 @@ def test_a_request_of_the_default_draw_carries_the_scores() -> None:
     batch = system.example(2)
     system.masks(batch, STEP)
     assert seen[0].score is not None and torch.equal(seen[0].score, batch["x"][..., 0])
+
+
+def test_what_is_frozen_stays_in_eval_mode() -> None:
+    system = System()
+    norms = nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    system.trained, system.frozen, system.partly = (nn.Sequential(norm, nn.Dropout()) for norm in norms)
+    system.dropout = nn.Dropout()
+    system.frozen.requires_grad_(False)
+    norms[2].weight.requires_grad_(False)
+    system.eval()
+    assert not any(module.training for module in system.modules())
+    system.train()
+    assert not any(module.training for module in system.frozen.modules())
+    parts = (system.trained, system.partly, system.dropout)
+    assert all(module.training for part in parts for module in part.modules())
+
+
+def test_a_frozen_part_with_a_rule_of_its_own_keeps_it() -> None:
+    class Normalises(Frozen):
+        def train(self, mode: bool = True) -> Normalises:
+            super().train(mode)
+            self.module.train(mode)
+            return self
+
+    system = System()
+    system.teacher = Normalises(nn.BatchNorm1d(3))
+    system.train()
+    assert system.teacher.module.training and not system.teacher.training
+    system.eval()
+    assert not system.teacher.module.training

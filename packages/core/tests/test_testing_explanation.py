@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from polymask import Batch, Host, Step, System
 from polymask.protocols import Tokenizer
-from polymask.systems.base import Explains, implementing
+from polymask.systems.base import Explains
+from polymask.systems.host import implementing
 from polymask.testing import check_part
 
 CHECK = "check_system_explains"

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask, Request, UserError
-from polymask.maskings._choose import check_ratio, share, unique_keys
 from polymask.maskings.block import enough
+from polymask.maskings.choose import check_ratio, share, unique_keys
 from polymask.maskings.ranking import Ranking
 from polymask.positions import coordinates
 from polymask.types import Count, Whole

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from polymask.protocols import Batch, Losses, Request, sample_ids
     from polymask.run import Run
     from polymask.step import Step
-    from polymask.systems.base import Generation, Host, MaskView, Preview, System
+    from polymask.systems.base import Generation, MaskView, Preview, System
+    from polymask.systems.host import Host
     from polymask.tokens import Tokens
 
 __version__ = version("polymask")
@@ -29,7 +30,7 @@ __version__ = version("polymask")
 _LAZY = {
     "Batch": "polymask.protocols",
     "Generation": "polymask.systems.base",
-    "Host": "polymask.systems.base",
+    "Host": "polymask.systems.host",
     "Losses": "polymask.protocols",
     "Mask": "polymask.mask",
     "MaskView": "polymask.systems.base",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import hide_last_valid, unique_keys
-from polymask.maskings._choose import share as share_of
+from polymask.maskings.choose import hide_last_valid, unique_keys
+from polymask.maskings.choose import share as share_of
 from polymask.protocols import Batch, Encoder, Masking, Objective, Request, Target, Tokenizer, sample_ids
 from polymask.step import Step
 from polymask.tokens import Tokens

@@ -13,7 +13,7 @@ from polymask import UserError
 from polymask.evaluation import Measurement
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.result import TRAINED, UNTRAINED
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_language.capabilities import PredictsNext
 from polymask_language.perplexity import Perplexity

@@ -23,7 +23,7 @@ from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating, on_device
 from polymask.evaluation.intervals import accuracy_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_language.capabilities import ScoresTokens
 from polymask_language.perplexity import log_shares

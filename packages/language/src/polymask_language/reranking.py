@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import System, Tokens, UserError
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask_language.capabilities import RanksDocuments
 from polymask_language.joining import join
 from polymask_language.vocabulary import Vocabulary

@@ -12,7 +12,7 @@ from torch import Tensor
 from polymask import System, UserError
 from polymask.data import collate, evenly
 from polymask.evaluation.features import on_device
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count, Whole
 from polymask_language.capabilities import RanksDocuments
 from polymask_language.ranking import bm25, ndcg, places_of, query_likelihood, recall, reciprocal_rank

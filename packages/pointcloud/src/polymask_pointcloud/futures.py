@@ -14,7 +14,8 @@ from polymask.evaluation.heldout_loss import batches, numbered
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.protocols import Masking
-from polymask.systems.base import Generates, implementing
+from polymask.systems.base import Generates
+from polymask.systems.host import implementing
 from polymask.types import Count, Positive
 from polymask_pointcloud.skeleton import Skeleton, bone_lengths, moving, skating
 from polymask_pointcloud.systems.humanmac import HumanMAC, hold, visible

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polymask import Mask, Request, UserError
-from polymask.maskings._choose import check_ratio, hidden_counts, hide_last_valid, unique_keys
+from polymask.maskings.choose import check_ratio, hidden_counts, hide_last_valid, unique_keys
 from polymask.maskings.ranking import Ranking
 from polymask.types import Count, Fact, Share
 from polymask_pointcloud.operations.sparse import MIDDLE, pack

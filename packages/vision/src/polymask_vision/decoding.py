@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Mask, Tokens
-from polymask.maskings._choose import unique_keys
+from polymask.maskings.choose import unique_keys
 from polymask.maskings.drawn_ratio import Curve, hidden_share
 
 DRAFTED, CHOSEN, DRAWN = 1 << 50, 1 << 51, 1 << 52

@@ -14,7 +14,7 @@ from polymask.evaluation import dense
 from polymask.evaluation.features import TokenReader, encoder_tokens, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_vision.datasets.maps import LABELS, VALUES
 from polymask_vision.other_view import TwoPictures

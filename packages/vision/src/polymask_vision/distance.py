@@ -19,7 +19,7 @@ from polymask.evaluation.heldout_loss import batches
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED
 from polymask.protocols import sample_ids
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count, Share
 from polymask_vision.boxes import BOXES, boxes_of, distances_of
 

@@ -14,7 +14,7 @@ from polymask.data import evenly
 from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count, Share
 from polymask_vision.instance_masks import Detections, in_image, instances, paste
 

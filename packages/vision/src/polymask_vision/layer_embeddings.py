@@ -16,7 +16,7 @@ from polymask.evaluation.heldout_loss import batches
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.protocols import Target
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count
 
 if TYPE_CHECKING:

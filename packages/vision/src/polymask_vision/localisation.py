@@ -15,7 +15,8 @@ from polymask.data import evenly
 from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
-from polymask.systems.base import Explains, implementing
+from polymask.systems.base import Explains
+from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_vision.datasets.maps import LABELS, VALUES
 

@@ -15,7 +15,7 @@ from polymask.evaluation.features import batches, evaluating, on_device
 from polymask.evaluation.measurements import Measurement
 from polymask.functional import draw_mask
 from polymask.maskings import Random
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Count, Share
 from polymask_vision.systems.layer_masking import leaves_out, without
 

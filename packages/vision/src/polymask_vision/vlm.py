@@ -90,14 +90,6 @@ class ImageLanguageModel(System):
         lm: Any = self.text_encoder
         encoder.requires_grad_(False)
         lm.requires_grad_(train_language)
-        self.frozen = [encoder] if train_language else [encoder, lm]
-
-    def train(self, mode: bool = True) -> ImageLanguageModel:
-        """What is frozen stays in eval mode."""
-        super().train(mode)
-        for part in self.frozen:
-            part.eval()
-        return self
 
     # --------------------------------------------------------------------------------- the sequence
 

@@ -27,7 +27,8 @@ from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.step import Step
 from polymask.supervision import labels_for, with_labels
-from polymask.systems.base import Generates, System, implementing
+from polymask.systems.base import Generates, System
+from polymask.systems.host import implementing
 from polymask.types import Count
 
 if TYPE_CHECKING:

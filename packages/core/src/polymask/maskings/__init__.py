@@ -1,8 +1,8 @@
 """Maskings for any grid or set of sites."""
 
-from polymask.maskings._choose import ranks
 from polymask.maskings.bernoulli import Bernoulli
 from polymask.maskings.block import Block
+from polymask.maskings.choose import ranks
 from polymask.maskings.color import Color
 from polymask.maskings.disjoint import Disjoint
 from polymask.maskings.drawn_ratio import DrawnRatio

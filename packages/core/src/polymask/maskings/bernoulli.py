@@ -7,7 +7,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import check_ratio, score_of
+from polymask.maskings.choose import check_ratio, score_of
 from polymask.protocols import Request
 from polymask.types import Positive, Share
 

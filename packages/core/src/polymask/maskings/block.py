@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.maskings._choose import ABOVE, check_range, check_ratio, hidden_count
+from polymask.maskings.choose import ABOVE, check_range, check_ratio, hidden_count
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Request
 

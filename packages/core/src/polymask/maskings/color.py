@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.maskings._choose import check_ratio, unique_keys
+from polymask.maskings.choose import check_ratio, unique_keys
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Request
 

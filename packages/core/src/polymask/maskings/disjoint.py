@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import hidden_count, hidden_counts, places, share
+from polymask.maskings.choose import hidden_count, hidden_counts, places, share
 from polymask.maskings.ranking import Ranking
 from polymask.maskings.scheduled import Scheduled
 from polymask.protocols import Masking, Request

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import hide_last_valid
+from polymask.maskings.choose import hide_last_valid
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Masking, Request
 from polymask.types import Positive, Whole

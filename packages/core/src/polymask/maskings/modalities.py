@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import check_ratio, ranks, unique_keys
+from polymask.maskings.choose import check_ratio, ranks, unique_keys
 from polymask.protocols import Request
 from polymask.types import Share, Whole
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import check_range, share
-from polymask.maskings._rectangles import block_at, block_size, require_rest, shared_noise
+from polymask.maskings.choose import check_range, share
+from polymask.maskings.rectangles import block_at, block_size, require_rest, shared_noise
 from polymask.protocols import Request
 from polymask.step import Step
 from polymask.types import Count, Share

@@ -6,7 +6,7 @@ import torch
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import places, unique_keys
+from polymask.maskings.choose import places, unique_keys
 from polymask.protocols import Request
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.maskings._choose import Rounding, cells_of, check_ratio, site_bits, unique_keys
+from polymask.maskings.choose import Rounding, cells_of, check_ratio, site_bits, unique_keys
 from polymask.maskings.ranking import Ranking
 from polymask.protocols import Request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from polymask.mask import Mask
-from polymask.maskings._choose import Rounding, hidden_count, hidden_counts, hide_last, hide_last_valid
+from polymask.maskings.choose import Rounding, hidden_count, hidden_counts, hide_last, hide_last_valid
 from polymask.protocols import Request
 
 

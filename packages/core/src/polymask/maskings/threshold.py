@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from polymask.mask import Mask
-from polymask.maskings._choose import score_of
+from polymask.maskings.choose import score_of
 from polymask.protocols import Request
 from polymask.types import Positive, Share
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.maskings._choose import (
+from polymask.maskings.choose import (
     ABOVE,
     check_ratio,
     hidden_count,

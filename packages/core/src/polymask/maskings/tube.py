@@ -10,8 +10,8 @@ import torch
 
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.maskings._choose import check_range
-from polymask.maskings._rectangles import block_at, block_size, require_rest, shared_noise
+from polymask.maskings.choose import check_range
+from polymask.maskings.rectangles import block_at, block_size, require_rest, shared_noise
 from polymask.protocols import Masking, Request
 from polymask.types import Count
 

@@ -24,7 +24,8 @@ from polymask.report import views
 from polymask.report.drawing import Pixels, png, sheet, to_pixels
 from polymask.run import Run
 from polymask.step import Step
-from polymask.systems.base import Generates, Generation, System, implementing
+from polymask.systems.base import Generates, Generation, System
+from polymask.systems.host import implementing
 
 GRID, NUMBERS = "grid.png", "samples.safetensors"
 

@@ -35,7 +35,8 @@ from polymask.report.progress import Chart, Metrics
 from polymask.report.templates import flat, render
 from polymask.run import Run, restore_config
 from polymask.step import Step
-from polymask.systems.base import Generates, implementing
+from polymask.systems.base import Generates
+from polymask.systems.host import implementing
 from polymask.training.metrics import read_metrics
 from polymask.training.trainer import plan_of
 

@@ -20,7 +20,8 @@ from polymask.report.drawing import Pixels, blank, overlay, scale, to_pixels
 from polymask.report.statistics import MaskStatistics, describe
 from polymask.step import Step
 from polymask.supervision import labels_for, with_labels
-from polymask.systems.base import Explains, System, implementing
+from polymask.systems.base import Explains, System
+from polymask.systems.host import implementing
 from polymask.tokens import Tokens
 
 

@@ -1,11 +1,10 @@
-"""System, the base of every published system, and Host, the base of systems that wrap another."""
+"""System, the base of every published system."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from polymask.mask import Mask
 from polymask.parts import slot_kind
 from polymask.protocols import Batch, Encoder, Losses, Media, Target, Tokenizer
 from polymask.step import Step
+from polymask.teachers import Frozen
 from polymask.tokens import Tokens
 
 
@@ -148,6 +148,16 @@ class System(nn.Module):
         """
         raise NotImplementedError
 
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; but a part of which no parameter trains stays in eval mode."""
+        super().train(mode)
+        for part in self.children():
+            weights = list(part.parameters())
+            # one that is held as frozen sees to it itself
+            if weights and not any(w.requires_grad for w in weights) and not isinstance(part, Frozen):
+                part.eval()
+        return self
+
     def draw(self, tokens: Tokens, batch: Batch, step: Step, stream: int = 0) -> Mask:
         """One mask per sample over its tokens, the same for the same batch and step.
 
@@ -231,69 +241,3 @@ class System(nn.Module):
     def schedule(self, step: Step) -> Mapping[str, float]:
         """What changes over the run by design, in [0, 1] by name, for a report to plot."""
         return {}
-
-
-HOOKS = (
-    *("draw", "encode", "example", "masks", "preview", "monitor"),
-    *("after_backward", "after_step", "parameter_groups", "sample_weights", "schedule"),
-)
-"""The methods of a system that a host passes on. ``forward`` is its own."""
-
-
-class Host(System):
-    """A system that wraps another one and adds to its ``forward``.
-
-    Every method in :data:`HOOKS` calls the one of the wrapped system, and so does every attribute that the
-    host lacks (``tokenizer``, ``encoder``, ``masking``): a subclass writes what differs.
-
-    Args:
-        host: the wrapped system.
-    """
-
-    host: System
-    tokenizer: Any
-    encoder: Any
-
-    def __init__(self, host: System) -> None:
-        super().__init__()
-        self.host = host
-        self.unused = {f"host.{name}": why for name, why in host.unused.items()}
-        self.least_batch, self.supervised = host.least_batch, host.supervised
-
-    @property
-    def backbone(self) -> Encoder:
-        """That of the wrapped system."""
-        return self.host.backbone
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "host":
-                raise
-            return getattr(self.host, name)
-
-
-def _passed_on(name: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(System, name))
-    def hook(self: Host, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.host, name)(*args, **kwargs)
-
-    return hook
-
-
-for _name in HOOKS:
-    setattr(Host, _name, _passed_on(_name))
-
-
-def implementing(system: System, protocol: type[Any]) -> Any:
-    """The system itself, or the one that it hosts, if it has a capability; None if neither has.
-
-    Args:
-        system: the system. A host that has the capability itself inherits from the protocol.
-        protocol: a runtime-checkable protocol.
-    """
-    # not by isinstance alone, which finds what falls through to the host up to Python 3.11 only
-    while isinstance(system, Host) and protocol not in type(system).__mro__:
-        system = system.host
-    return system if isinstance(system, protocol) else None

@@ -20,7 +20,7 @@ Shapes: B samples, N tokens, D encoder width, K classes.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class Supervised(System):
         if frozen and layer_decay < 1:
             raise UserError("layer_decay: a frozen encoder has no learning rates; give --layer_decay 1")
         network: Any = encoder
-        self.tokenizer, self.encoder, self.frozen = tokenizer, network, frozen
+        self.tokenizer, self.encoder = tokenizer, network
         self.pool, self.label_smoothing, self.layer_decay = pool, label_smoothing, layer_decay
         self.pooler = pooler_of(pool, encoder.out_dim)
         self.head = nn.Linear(encoder.out_dim, classes)
@@ -107,13 +107,6 @@ class Supervised(System):
         logits_BK, other_B = _logits(self, tokens), label_B.flip(0)
         loss_B = torch.lerp(self.loss(logits_BK, other_B), self.loss(logits_BK, label_B), share_B)
         return {"classification": Mask((label_B >= 0) & (other_B >= 0)).mean(loss_B)}
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        network: Any = self.encoder
-        if self.frozen:
-            network.eval()
-        return self
 
     def loss(self, logits_BK: Tensor, label_B: Tensor) -> Tensor:
         """Cross-entropy of each sample with its smoothed label, float32 ``[B]``."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from polymask.protocols import Batch
 from polymask.step import Step
-from polymask.systems.base import Explains, System, implementing
+from polymask.systems.base import Explains, System
+from polymask.systems.host import implementing
 from polymask.testing.loop import FIRST, built
 from polymask.testing.subject import Subject, generator_states, identical, rows, seeded
 from polymask.testing.suite import Skip, check, require

@@ -12,7 +12,8 @@ from polymask.mask import Mask
 from polymask.maskings import Random
 from polymask.protocols import Batch
 from polymask.step import Step
-from polymask.systems.base import Generates, Generation, implementing
+from polymask.systems.base import Generates, Generation
+from polymask.systems.host import implementing
 from polymask.testing.loop import FIRST, built
 from polymask.testing.subject import Subject, generator_states, identical, rows, seeded
 from polymask.testing.suite import Skip, check, require

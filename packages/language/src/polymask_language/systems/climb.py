@@ -46,7 +46,7 @@ from polymask import Batch, Host, Losses, Mask, MaskView, Preview, Step, System,
 from polymask.corruption import STREAM, corrupt, maskable
 from polymask.protocols import Masking, Objective, Target
 from polymask.schedules import Curve, Schedule
-from polymask.systems.base import implementing
+from polymask.systems.host import implementing
 from polymask.types import Fact
 from polymask_language.capabilities import LimitsWords
 from polymask_language.curricula import (

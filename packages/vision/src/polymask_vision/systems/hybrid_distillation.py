@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
 from polymask.blocks import initialise
 from polymask.config import relative_to_run
-from polymask.maskings._choose import hide_last, share, unique_keys
+from polymask.maskings.choose import hide_last, share, unique_keys
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, NotNegative, Share

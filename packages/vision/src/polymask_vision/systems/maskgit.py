@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from polymask import Batch, Generation, Losses, Mask, Preview, Step, System, Tokens, UserError, sample_ids
 from polymask.blocks import initialise
 from polymask.config import RunConfig
-from polymask.maskings._choose import hide_last_valid
+from polymask.maskings.choose import hide_last_valid
 from polymask.maskings.drawn_ratio import Curve
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.recipes import Stage

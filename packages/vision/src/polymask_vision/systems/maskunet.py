@@ -175,12 +175,6 @@ class MaskUNet(Host, Generates):
             made: Generation = host.generate(batch, step, mask, steps=steps, eta=eta, guidance=guidance)
         return made
 
-    def train(self, mode: bool = True) -> MaskUNet:
-        """What is frozen stays in eval mode."""
-        super().train(mode)
-        self.host.eval()
-        return self
-
     @torch.no_grad()
     def monitor(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         with self.masked(batch, step) as drawn:

@@ -176,13 +176,6 @@ class RAMT(System):
             kept.append(keep.float().mean())
         self._kept = torch.stack(kept).mean()
 
-    def train(self, mode: bool = True) -> RAMT:
-        """What is frozen stays in eval mode."""
-        super().train(mode)
-        for part in (self.encoder, self.pooler, self.head):
-            part.eval()
-        return self
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Decay would hide all weights in time."""
         return [{"params": list(self.reals), "weight_decay": 0.0}]
