@@ -81,7 +81,7 @@ class EMACodebook(nn.Module):
         seldom = self.count < self.restart * even
         # the n-th of these takes the vector with the n-th highest draw
         order, real = draw.argsort(descending=True), (draw > 0).sum()
-        place = (seldom.cumsum(0) - 1).clamp(min=0) % real.clamp(min=1)
+        place = (seldom.cumsum(0) - 1) % real.clamp(min=1)
         fresh = (seldom & (real > 0))[:, None]
         self.count.copy_(torch.where(fresh[:, 0], even, self.count))
         self.total.copy_(torch.where(fresh, vector[order][place] * even, self.total))
