@@ -51,10 +51,15 @@ VOXELS: Mapping[str, Any] = {"steps": 1500, "batch_size": 32}
 # encoding every patch, these know no more after 600 steps than an untrained encoder
 SLOW: Mapping[str, Any] = {"steps": 2000}
 
+# and these follow their own teacher, which stays near the start for as long
+LATENTS: Mapping[str, Any] = {"steps": 1500}
+
 OTHERS: Mapping[str, Mapping[str, Any] | None] = {
     "vision/simmim": SLOW,
     "vision/mto": SLOW,
     "vision/mto:small-mae": {},
+    "vision/ijepa": LATENTS,
+    "vision/dmt-jepa": LATENTS,
     "pointcloud/mae:small-voxels": VOXELS,
     "pointcloud/geomae": VOXELS,
     # packed, as its preset has it, samples have no class

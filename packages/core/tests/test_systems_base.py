@@ -78,7 +78,7 @@ def test_a_system_that_leaves_tokens_out_refuses_whole_grids_and_soft_masks() ->
 
     whole = Plain()
     whole.needs_grid = True
-    with pytest.raises(UserError, match="leavesout leaves hidden tokens out, and Plain encodes whole grids"):
+    with pytest.raises(UserError, match="LeavesOut leaves hidden tokens out, and Plain encodes whole grids"):
         LeavesOut().encoder = whole
     Inner().encoder = whole
     soft: Any = lambda request: Mask(torch.full((len(request.ids), request.sites), 0.5))  # noqa: E731

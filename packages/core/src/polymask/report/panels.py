@@ -36,7 +36,8 @@ class Panel(NamedTuple):
 
 def panels_of(found: MaskStatistics) -> list[Panel]:
     """The charts that there are data for."""
-    low, high, sites = int(found.count.min()), int(found.count.max()), found.coverage.numel()
+    sites = found.coverage.numel()
+    low, high = (round(float(count)) for count in (found.count.min(), found.count.max()))
     hidden = (
         f"{low:,} of {sites:,} sites in every mask"
         if low == high

@@ -25,7 +25,7 @@ class MaskStatistics:
     Args:
         coverage: float64 ``[*grid]`` share of masks that hide each site.
         ratio: float64 ``[n]`` share of sites that each mask hides.
-        count: int64 ``[n]`` sites that each mask hides.
+        count: float64 ``[n]`` sites that each mask hides; one that a soft mask hides by half is half of one.
         neighbour_correlation: correlation between hiding a site and hiding the next along an
             axis, over all masks and pairs; None without a grid.
         chance_correlation: the same for uniformly random masks of fixed count, -1 / (N - 1).
@@ -76,7 +76,7 @@ class MaskStatistics:
         return {
             "masks": self.masks,
             "ratio": float(self.ratio.mean()),
-            "hidden": [int(self.count.min()), int(self.count.max())],
+            "hidden": [round(float(self.count.min())), round(float(self.count.max()))],
             "coverage": self.coverage.tolist(),
             "neighbour_correlation": self.neighbour_correlation,
             "chance_correlation": self.chance_correlation,
@@ -177,7 +177,7 @@ def describe(hidden: Tensor, grid: tuple[int, ...] | None, valid: Tensor | None 
     return MaskStatistics(
         coverage=coverage.view(shape),
         ratio=ratio,
-        count=(hidden > 0).sum(dim=1),
+        count=x.sum(dim=1),
         neighbour_correlation=neighbour_correlation(x.view(n, *shape)) if grid else None,
         chance_correlation=-1 / (sites - 1) if sites > 1 else 0.0,
         chi2=chi2,

@@ -137,7 +137,7 @@ class System(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "encoder" and self.leaves_out:
-            functional.require_subset_encoder(type(self).__name__.lower(), value)
+            functional.require_subset_encoder(type(self).__name__, value)
         super().__setattr__(name, value)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
@@ -173,7 +173,7 @@ class System(nn.Module):
         score = getattr(self, "score", None)
         mask = functional.draw_mask(self.masking, tokens, batch, step, score, stream)
         if self.leaves_out:
-            functional.require_hard_mask(type(self).__name__.lower(), self.masking, mask)
+            functional.require_hard_mask(type(self).__name__, self.masking, mask)
         return mask
 
     @property
