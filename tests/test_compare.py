@@ -212,7 +212,11 @@ def test_variants_are_added_to_what_is_there(whole, tmp_path, monkeypatch):
     [
         ({"a": {"masking": "core/random"}}, "two variants"),
         ({"a": {"steps": 4}, "b": {"steps": 5}}, "same data and budget.*steps: 4 and 5"),
-        ({"a": {}, "b": {"data": {"name": "vision/fashion"}}}, "same data and budget"),
+        ({"a": {}, "b": {"data": {"name": "vision/fashion"}}}, "data.name: vision/.* and vision/fashion"),
+        (
+            {"a": {}, "b": {"data.augment": "flip"}},
+            r"\(data.augment: none and flip\): give --data.augment",
+        ),
         ({"a": {}, "b": {"masking": {"name": "core/random", "ratio": 0.001}}}, "hides nothing"),
         ({"a": {}, "b": {"masking": "core/nope"}}, "no masking is called 'core/nope'"),
         ({"a/b": {}, "a-b": {}}, "differ in letters"),

@@ -180,7 +180,7 @@ def test_impossible_blocks_are_refused(options: dict[str, Any], message: str) ->
 
 def test_blocks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
-        UserError, match="blocks of 5 sites do not fit into a grid of 4 x 8; choose a smaller side"
+        UserError, match="blocks of 5 sites do not fit into a grid of 4 x 8: give a smaller --masking.side"
     ):
         Block(side=5)(ask(4, 8))
     with pytest.raises(UserError, match="core/block needs tokens on a grid"):

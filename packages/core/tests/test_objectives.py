@@ -191,7 +191,7 @@ def test_a_perfect_prediction_costs_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REGRESSION))
 def test_shapes_must_agree(name: str) -> None:
-    with pytest.raises(ValueError, match=r"the prediction is \[2, 5, 4\], its target \[2, 5, 1\]"):
+    with pytest.raises(UserError, match=r"the prediction is \[2, 5, 4\], its target \[2, 5, 1\]"):
         REGRESSION[name](torch.zeros(2, 5, 4), torch.zeros(2, 5, 1))
 
 
@@ -215,3 +215,13 @@ def test_a_site_of_several_classes_costs_their_mean() -> None:
     torch.testing.assert_close(CrossEntropy().sites(logits, ids), sum(each) / 3)
     mask = Mask(torch.tensor([[True, False, True, False, True]] * 2))
     torch.testing.assert_close(CrossEntropy()(logits, ids, mask), mask.mean(sum(each) / 3))
+
+
+def test_targets_of_another_kind_are_refused_with_what_to_choose() -> None:
+    logits, codes = torch.zeros(2, 5, 8), torch.zeros(2, 5, dtype=torch.int64)
+    with pytest.raises(UserError, match=r"its target \[2, 5\]; codes as target take core/cross-entropy"):
+        MSE()(logits, codes)
+    with pytest.raises(UserError, match=r"the target is values \[2, 5, 8\]: choose a target of codes"):
+        CrossEntropy()(logits, logits)
+    with pytest.raises(UserError, match=r"at each of \[2, 5\] places, and the target is classes \[2, 5, 3\]"):
+        CrossEntropy()(logits, codes[..., None].expand(-1, -1, 3))

@@ -74,7 +74,7 @@ def test_gradient_reaches_both_sides_and_cosines_are_of_full_precision() -> None
 
 
 def test_without_weights_and_for_other_shapes_it_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the prediction is \[5, 3, 8\], its target \[5, 1, 8\]"):
+    with pytest.raises(UserError, match=r"the prediction is \[5, 3, 8\], its target \[5, 1, 8\]"):
         Cyclic()(embeddings(), embeddings()[:, :1])
     with pytest.raises(UserError, match="both 0"):
         Cyclic(cross=0.0, within=0.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polymask import Mask
+from polymask import Mask, UserError
 from polymask.objectives.ranking import Pairwise, StandardisedMSE
 
 
@@ -77,5 +77,5 @@ def test_what_is_not_hidden_does_not_rank(loss: Any, counts: tuple[int, int]) ->
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"the prediction is \[1, 3, 1\], its target \[1, 3\]"):
+    with pytest.raises(UserError, match=r"the prediction is \[1, 3, 1\], its target \[1, 3\]"):
         Pairwise()(torch.zeros(1, 3, 1), torch.zeros(1, 3))

@@ -493,6 +493,8 @@ def test_a_short_name_means_the_part_of_the_modality_of_the_system() -> None:
     for modality, plugin in (("image", "vision"), ("audio", "audio")):
         assert registry.within(modality).find("datasets", "folder").plugin == plugin
     assert registry.within("image").find("datasets", "audio/folder").plugin == "audio"
+    with pytest.raises(UserError, match="no dataset called 'folder' is for text; of those.* these are: none"):
+        registry.within("text").find("datasets", "folder")
     declare("other", "any")
     for modality, plugins in (("image", "other vision"), ("text", "other"), ("any", "audio other vision")):
         assert " ".join(p.plugin for p in registry.within(modality).fitting("datasets")) == plugins

@@ -21,6 +21,13 @@ from polymask_vision.targets import Teacher
 from polymask_vision.tokenizers import Patches
 
 FACTS: dict[str, Any] = {"pretrained": True, "mean": None, "std": None, "key": "image"}
+BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 9,
+}
 SIZE = {
     "hidden_size": 16,
     "num_hidden_layers": 3,
@@ -224,6 +231,11 @@ def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
     saved(swin, tmp_path)
     with pytest.raises(UserError, match="SwinModel, whose blocks are not read here"):
         open_network(None, f"transformers:{tmp_path}", channels=3, **FACTS)
+    saved(transformers.BertConfig(**BERT), tmp_path / "bert")
+    with pytest.raises(UserError, match="is a BertModel, which sees no images: use a ViT"):
+        open_network(None, f"transformers:{tmp_path / 'bert'}", channels=3, **FACTS)
+    with pytest.raises(UserError, match="timm cannot make 'resnet18'.*use a Vision Transformer"):
+        open_network(None, "resnet18", channels=3, **FACTS)
     with pytest.raises(UserError, match="transformers cannot load"):
         open_network(None, f"transformers:{tmp_path / 'none'}", channels=3, **FACTS)
 
@@ -265,3 +277,10 @@ def test_a_teacher_gives_its_last_five_layers_unless_told_otherwise() -> None:
         Teacher()
     with pytest.raises(UserError, match="choose 'whiten'"):
         teacher(norm="batch")
+
+
+def test_random_weights_are_told_and_timm_may_be_said_or_not() -> None:
+    free = {**FACTS, "pretrained": False}
+    with pytest.warns(UserWarning, match="timm:test_vit looks with random weights"):
+        one = open_network(None, "timm:test_vit", channels=3, **free)
+    assert one.dim == open_network(None, "test_vit", channels=3, **free).dim

@@ -49,7 +49,7 @@ def fit_multi(
             f"{codebooks} codebooks of {codes} codes: give 1, 2, 4, 8, ... of 4, 16, 64, 256 or 1024 codes"
         )
     if len(x) < codes:
-        raise UserError(f"{codes} codes cannot be fit to {len(x)} vectors: use fewer, or more data")
+        raise UserError(f"{codes} codes cannot be fit to {len(x)} vectors: give fewer, or more data")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = x.detach().float()
     mean, std = x.mean(0), x.std(0).clamp(min=1e-5)

@@ -91,7 +91,7 @@ def fit(x: Tensor, *, codes: int, stages: int = 1, seed: int = 0, starts: int = 
     if codes < 2 or stages < 1:
         raise UserError(f"a codebook has 2 codes or more and 1 stage or more, got {codes} and {stages}")
     if len(x) < codes:
-        raise UserError(f"{codes} codes cannot be fit to {len(x)} vectors: use fewer, or more data")
+        raise UserError(f"{codes} codes cannot be fit to {len(x)} vectors: give fewer --codes, or more data")
     from sklearn.cluster import MiniBatchKMeans  # imported by the one who fits, not by all who read codes
 
     x = x.detach().float().cpu()

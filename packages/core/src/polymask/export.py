@@ -9,16 +9,19 @@ to hand on than its encoder has a method ``exports()`` of its own.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from polymask import functional
-from polymask.checkpoints import CHECKPOINT, read_checkpoint, read_state
+from polymask.checkpoints import CHECKPOINT, differences, read_checkpoint, read_state, some
 from polymask.config import build, built_from, plain
 from polymask.errors import UserError
 from polymask.files import atomic, write_json, writing
@@ -137,13 +140,26 @@ def export(
                 f"{format} has no classifier on {encoder} that computes the same as this one: choose "
                 f"{choices}, or export the encoder alone with --no-head"
             )
-        raise UserError(f"{encoder} cannot be exported to {format!r}: choose {choices}")
+        raise UserError(f"{encoder} with its options here cannot be exported to {format!r}: choose {choices}")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder to export to")
+    if format not in own and not as_probed(system):
+        warnings.warn(
+            f"{type(system).__name__} encodes by more than its tokenizer and its encoder, which are exported "
+            "alone: their features are not those that probes and polymask embed RUN give",
+            stacklevel=2,
+        )
+    new = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    available[format]({**features.facts, **features.tokenizer.provides}, out)
+    try:
+        available[format]({**features.facts, **features.tokenizer.provides}, out)
+    except UserError:
+        with contextlib.suppress(OSError):  # it holds something
+            if new:
+                out.rmdir()
+        raise
     return out
 
 
@@ -175,12 +191,13 @@ def load(folder: str | Path, registry: Registry | None = None) -> Features:
     }
     facts, own = description["facts"], description.get("classifier")
     features = Classifier(**parts, facts=facts, **own) if own else Features(**parts, facts=facts)
-    try:
-        features.load_state_dict(read_state(folder / WEIGHTS))
-    except RuntimeError as error:
+    state = read_state(folder / WEIGHTS)
+    if unlike := differences(state, features.state_dict(), WEIGHTS, DESCRIPTION):
         raise UserError(
-            f"{folder / WEIGHTS} is not of this {DESCRIPTION}: export it again; {error}"
-        ) from error
+            f"{folder / WEIGHTS} is not of this {DESCRIPTION}: export it again; {len(unlike)} of its weights "
+            f"differ:{some(unlike)}"
+        )
+    features.load_state_dict(state)
     return features.eval()
 
 
@@ -199,8 +216,26 @@ def save_json(value: Mapping[str, Any], path: Path) -> None:
 def _features(system: System, facts: Mapping[str, Any]) -> Features:
     tokenizer, encoder = getattr(system, "tokenizer", None), getattr(system, "backbone", None)
     if tokenizer is None or encoder is None:
-        raise UserError(f"{type(system).__name__} has no tokenizer and encoder of its own to export")
+        raise UserError(
+            f"{type(system).__name__} has no tokenizer and encoder of its own to export: its run is what "
+            "generates and is evaluated"
+        )
     return Features(tokenizer=tokenizer, encoder=encoder, facts=facts)
+
+
+@torch.no_grad()
+def as_probed(system: System) -> bool:
+    """Whether tokenizer and encoder alone give the features of a system."""
+    if type(system).encode is System.encode:
+        return True
+    system = copy.deepcopy(system).cpu().eval()
+    batch = system.example(2)
+    one = system.encode(batch).values
+    try:
+        other = _features(system, {}).encode(batch).values
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # it takes something else
+        return False
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def _exporters(features: Features) -> dict[str, Exporter]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from polymask.errors import UserError
 from polymask.loss_reduction import divisor
 from polymask.tokens import Tokens
 
@@ -212,3 +213,20 @@ class Mask:
         k = int(count.max()) if k is None else k
         order = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         return order, torch.arange(k, device=order.device) < count[:, None]
+
+
+def require_over(tokens: Tokens, mask: Mask | None) -> None:
+    """Refuse a mask that a caller gives to complete samples by, unless it hides tokens of these.
+
+    Raises:
+        UserError: it is soft, or of other sites.
+    """
+    if mask is None:
+        return
+    if mask.hidden.dtype != torch.bool:
+        raise UserError(f"what to generate is told by a mask of bool, and this one is {mask.hidden.dtype}")
+    if mask.hidden.flatten(1).shape != tokens.shape:
+        raise UserError(
+            f"the mask is {list(mask.hidden.shape)}, and the tokens to generate or keep are "
+            f"{list(tokens.shape)}: give one site for each token"
+        )

@@ -213,7 +213,14 @@ class Registry:
     def _pick(self, singular: str, plural: str, parts: list[Part], name: str) -> Part:
         matches = [p for p in parts if p.full_name == name] or [p for p in parts if p.name == name]
         if len(matches) > 1:
-            matches = [part for part in matches if part.fits(self._modality)] or matches
+            fitting = [part for part in parts if part.fits(self._modality)]
+            matches = [part for part in matches if part in fitting]
+            if not matches:
+                others = ", ".join(part.full_name for part in fitting) or "none"
+                raise UserError(
+                    f"no {singular} called {name!r} is for {self._modality}; of those installed, these are: "
+                    f"{others}"
+                )
         if len(matches) == 1:
             return matches[0]
         names = [part.full_name for part in parts]

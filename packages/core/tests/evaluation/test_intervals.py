@@ -15,6 +15,7 @@ from polymask.evaluation.intervals import (
     pooled_interval,
     t_interval,
 )
+from polymask.evaluation.measurements import Measurement
 
 
 def test_t_interval_is_scipys():
@@ -130,3 +131,14 @@ def test_the_share_is_within_its_interval_however_it_is_rounded(share):
 def test_a_difference_of_shares_is_between_minus_one_and_one():
     found = difference_interval(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
     assert (found.low, found.high) == (-1, 1)
+
+
+def test_shares_of_answers_stay_within_0_and_1() -> None:
+    found = Measurement.share("pre-trained", "accuracy", [1.0, 0.0])
+    wilson = accuracy_interval(torch.tensor([[1.0, 0.0]]))
+    assert (found.value, found.low, found.high) == (0.5, wilson.low, wilson.high)
+    assert found.low is not None and found.high is not None and 0 < found.low < 0.5 < found.high < 1
+    one = Measurement.share("pre-trained", "AP", [1.0])
+    assert one.value == one.high == 1 and one.low is not None and 0 < one.low < 1
+    parts = Measurement.share("pre-trained", "mIoU", [0.2, 0.4, 0.3, 0.3])
+    assert parts.value == pytest.approx(0.3) and parts.low is not None and 0 < parts.low < 0.3

@@ -110,7 +110,7 @@ def test_a_system_without_masks_says_so(gradients):
     class Nothing(System):
         pass
 
-    with pytest.raises(UserError, match="offers no masks"):
+    with pytest.raises(UserError, match="hides no part of a sample"):
         mask_sheet(Nothing(), gradients(), masks=40)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from polymask import Mask, Step, UserError
 from polymask.maskings import Color, Random
+from polymask.report.panels import panels_of
 from polymask.report.statistics import describe, mask_statistics, neighbour_correlation
 
 
@@ -161,3 +162,9 @@ def test_soft_masks_count_by_weight():
 def test_one_mask_is_refused():
     with pytest.raises(UserError, match="two masks"):
         describe(torch.ones(1, 4), (2, 2))
+
+
+def test_a_site_that_a_soft_mask_hides_in_part_counts_in_part():
+    found = describe(torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 1.0, 0.5, 0.5]]), (2, 2))
+    assert found.count.tolist() == [1.0, 3.0] and found.to_json()["hidden"] == [1, 3]
+    assert panels_of(found)[1].note == "1 to 3 of 4 sites"

@@ -175,7 +175,8 @@ class Facts:
             "advantage": right - others,
         }
         for metric, values in picked.items():
-            yield Measurement.mean(row, metric, values.tolist())
+            interval = Measurement.share if metric.startswith("found") else Measurement.mean
+            yield interval(row, metric, values.tolist())
 
     def likelihood(self, system: Any, texts: Tensor, words: Tensor) -> Tensor:
         """Log likelihood of each of the words ``[Q, F]`` behind its text, float64 ``[Q, F]``, nats."""

@@ -81,8 +81,8 @@ class Planning:
         plans[UNTRAINED] = first
         for row, x in plans.items():
             for metric, values in scores(x, truth, system.table[task].cpu()).items():
-                yield Measurement.mean(row, metric, values.tolist())
-        yield Measurement.mean(TRAINED, "task accuracy", (told == task).float().tolist())
+                yield Measurement.share(row, metric, values.tolist())
+        yield Measurement.share(TRAINED, "task accuracy", (told == task).float().tolist())
 
     def _made(self, system: System, run: Run, options: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Plans made, plans held out ``[n, T]``, and their tasks ``[n]``."""

@@ -65,13 +65,14 @@ class Preference:
                 found = self._measure(system, picked)
             for metric in ("accuracy", "margin", "KL", "mean weight", "contrast"):
                 if metric in found:
-                    yield Measurement.mean(row, metric, found[metric].tolist())
+                    interval = Measurement.share if metric == "accuracy" else Measurement.mean
+                    yield interval(row, metric, found[metric].tolist())
             distance = float(found["KL"].mean())
             if distance > 0:
                 yield Measurement(row, "margin over root KL", float(found["margin"].mean()) / distance**0.5)
             if row == TRAINED:
                 likelier = found["likelier"]
-        yield Measurement.mean(LIKELIHOOD, "accuracy", likelier.tolist())
+        yield Measurement.share(LIKELIHOOD, "accuracy", likelier.tolist())
 
     def _measure(self, system: Any, samples: Picked) -> dict[str, Tensor]:
         """By metric, one number per pair, float64."""

@@ -76,8 +76,12 @@ def of_timm(model: str, stage: Stage, patch_size: int) -> Any:
             "tokenizer": {"name": "vision/patches", "patch_size": patch_size},
         }
     )
-    system: Any = config.system.build(stage.data.provides)
-    load_initial(system, f"timm:{model}", facts=stage.data.provides)
+    try:
+        system: Any = config.system.build(stage.data.provides)
+        load_initial(system, f"timm:{model}", facts=stage.data.provides)
+    except UserError as error:
+        # the recipe's own option
+        raise UserError(str(error).replace("--tokenizer.patch_size", "--patch_size")) from error
     return system
 
 

@@ -19,6 +19,9 @@ from polymask_vision.networks import Activations, Images, Network
 _PROJECTIONS = {"query": "query", "q_proj": "query", "key": "key", "k_proj": "key"}
 """Linear maps within a block, by the names that transformers gives them."""
 
+KNOWN = "a ViT, DeiT, DINOv2, BEiT, CLIP or SigLIP"
+"""Models that were tried."""
+
 
 class HubNetwork(Network):
     """A Vision Transformer of transformers; grey images are repeated to three channels."""
@@ -46,6 +49,8 @@ class HubNetwork(Network):
         config = self.model.config
         self.name, self.images, self.dim = name, images, getattr(config, "hidden_size", 0)
         self.heads = getattr(config, "num_attention_heads", 1)
+        if not hasattr(config, "num_channels"):
+            raise UserError(f"{name} is a {type(self.model).__name__}, which sees no images: use {KNOWN}")
         self.repeat = 3 if images.channels == 1 and config.num_channels == 3 else 1
         if images.channels * self.repeat != config.num_channels:
             raise UserError(f"{name} takes {config.num_channels} channels, and images have {images.channels}")
@@ -104,7 +109,7 @@ class HubNetwork(Network):
         if len(projected) != 2 * len(pairs):
             raise UserError(
                 f"{self.name} is a {type(self.model).__name__}, whose queries and keys are not read here: "
-                "use a ViT, DeiT, DINOv2, BEiT, CLIP or SigLIP"
+                f"use {KNOWN}"
             )
         paid = [found.attentions[number - 1].float() for number in attention]
         return Activations(states, paid, [(projected[n, "query"], projected[n, "key"]) for n in pairs])
@@ -122,6 +127,5 @@ class HubNetwork(Network):
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             pass
         raise UserError(
-            f"{self.name} is a {type(self.model).__name__}, whose blocks are not read here: use a ViT, DeiT, "
-            "DINOv2, BEiT, CLIP or SigLIP"
+            f"{self.name} is a {type(self.model).__name__}, whose blocks are not read here: use {KNOWN}"
         )

@@ -116,7 +116,7 @@ class Instances:
                         counts[name] = counts.get(name, 0) + got
         for (row, metric), values in found.items():
             if values:
-                yield Measurement.mean(row, metric, values)
+                yield Measurement.share(row, metric, values)
         for row, (hits, said_count, there) in ((row, x.tolist()) for row, x in counts.items()):
             yield Measurement(row, "precision", hits / max(said_count, 1))
             yield Measurement(row, "recall", hits / max(there, 1))

@@ -76,7 +76,7 @@ class Localisation:
         if not found[TRAINED]:
             raise UserError(f"none of {len(index)} test images has both an object and ground")
         for name, values in found.items():
-            yield Measurement.mean(name, METRIC, values)
+            yield Measurement.share(name, METRIC, values)
 
     def _explained(self, system: System) -> Callable[[Batch], Tensor]:
         explains: Explains = implementing(system, Explains)

@@ -100,8 +100,10 @@ class MaskEnsemble:
                 for found in dense.scored(row, kept[row, name], not classes, None):
                     yield dataclasses.replace(found, metric=f"{name} {found.metric}")
                 if (row, name) in alike:
-                    metric = f"{name} consistency" if classes else f"{name} difference"
-                    yield Measurement.mean(row, metric, alike[row, name])
+                    if classes:
+                        yield Measurement.share(row, f"{name} consistency", alike[row, name])
+                    else:
+                        yield Measurement.mean(row, f"{name} difference", alike[row, name])
 
     def _rows(self, system: Any) -> dict[str, Answers]:
         rows: dict[str, Answers] = {

@@ -5,6 +5,7 @@ Each gives what leaves its blocks, and attention, queries and keys of those aske
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,8 +108,9 @@ def open_network(
 
     Args:
         run: folder of a finished run, for its encoder.
-        model: ``transformers:NAME``, a model of the Hugging Face hub or a folder in its layout; else the
-            name of a model of timm.
+        model: ``transformers:NAME``, a model of the Hugging Face hub or a folder in its layout; or
+            ``timm:NAME``, a model of timm, ``timm:local-dir:FOLDER`` one from a folder; ``timm:`` may be left
+            out.
         pretrained: load the weights of ``model``.
         channels: of the images.
         mean: per channel, what was subtracted from values in [0, 1]; None if they are given as they are.
@@ -121,12 +123,14 @@ def open_network(
     if run is not None:
         return _Run(run)
     assert model is not None
+    if not pretrained and ":" in model:  # weights are there
+        warnings.warn(f"{model} looks with random weights: --*.pretrained true loads its own", stacklevel=2)
     images = Images(channels, mean, std, key)
     if model.startswith("transformers:"):
         from polymask_vision.hub_networks import HubNetwork
 
         return HubNetwork(model.removeprefix("transformers:"), pretrained, images)
-    return _Timm(model, pretrained, images)
+    return _Timm(model.removeprefix("timm:"), pretrained, images)
 
 
 def _through(
@@ -238,7 +242,10 @@ class _Timm(Network):
                 name, pretrained=pretrained, num_classes=0, in_chans=images.channels, dynamic_img_size=True
             )
         except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"timm cannot make {name!r} with images of any size: {error}") from error
+            raise UserError(
+                f"timm cannot make {name!r} with images of any size: {error}; use a Vision Transformer, as "
+                "vit_small_patch16_224"
+            ) from error
         first = getattr(model, "blocks", [None])[0]
         if not isinstance(model, VisionTransformer) or not hasattr(getattr(first, "attn", None), "qkv"):
             raise UserError(

@@ -83,7 +83,7 @@ class PlantedWords:
                 if not shares:
                     raise UserError("no caption was made false: give --data.false a share above 0")
                 over_all = below(torch.cat(false), torch.cat(true))
-                yield Measurement.mean(row, f"{WITHIN}, {evidence}", shares)
+                yield Measurement.share(row, f"{WITHIN}, {evidence}", shares)
                 yield Measurement(row, f"{OVER_ALL}, {evidence}", over_all)
 
 

@@ -107,9 +107,9 @@ class Removal:
         return before, {name: torch.stack(parts) for name, parts in after.items()}
 
     def _scores(self, row: str, metric: str, found_SB: Tensor) -> Iterator[Measurement]:
-        yield Measurement.mean(row, metric, found_SB.mean(0).tolist())
+        yield Measurement.share(row, metric, found_SB.mean(0).tolist())
         for share, found_B in zip(self.shares, found_SB, strict=True):
-            yield Measurement.mean(row, f"{metric}, {share:.0%} removed", found_B.tolist())
+            yield Measurement.share(row, f"{metric}, {share:.0%} removed", found_B.tolist())
 
 
 def _rows(system: Any, facts: Mapping[str, Any]) -> dict[str, Row]:

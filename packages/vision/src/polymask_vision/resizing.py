@@ -50,7 +50,8 @@ def embed_patches(state: State, weights: Weights, facts: Facts, changes: list[st
     """The kernel ``[D, C, p, p]`` as the linear map ``[D, p * p * C]`` of this data's patches and values."""
     name, bias_name = "patch_embed.proj.weight", "patch_embed.proj.bias"
     kernel = state.get(name)
-    if kernel is None or "patch_size" not in facts:
+    # a table of embedded codes has no pixels
+    if kernel is None or "patch_size" not in facts or "vocabulary" in {**weights.facts, **facts}:
         return
     p = facts["patch_size"]
     if kernel.dim() == 2:

@@ -53,10 +53,10 @@ class Retention:
             own, _ = self._classified(system, run.data, masks)
             known, said = self._classified(system, before, masks)
         for row in masks:
-            yield Measurement.mean(row, "accuracy", own[row])
-            yield Measurement.mean(row, "accuracy on the base's data", known[row])
+            yield Measurement.share(row, "accuracy", own[row])
+            yield Measurement.share(row, "accuracy on the base's data", known[row])
             same = [float(x) for x in said[row] == said[UNTRAINED]]
-            yield Measurement.mean(row, "as the base", same)
+            yield Measurement.share(row, "as the base", same)
 
     def _classified(
         self, system: Any, data: Dataset, masks: Mapping[str, Mapping[str, Mask]]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polymask import Batch, Generation, Mask, Step, Tokens, UserError, sample_ids
 from polymask.diffusion import ddim_states
+from polymask.mask import require_over
 from polymask.types import Count, NotNegative, Share
 from polymask_vision.either import nothing_hidden
 
@@ -62,6 +63,7 @@ class Denoising:
         if self.clean_share == 1:
             raise UserError("umd generates if it learns to remove noise: train it with --clean_share below 1")
         tokens = self.tokenizer(batch)
+        require_over(tokens, mask)
         whole, known_BNC = nothing_hidden(tokens), tokens.values
 
         def noise_at(x_BNC: Tensor, time: int) -> Tensor:

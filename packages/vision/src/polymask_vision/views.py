@@ -32,5 +32,5 @@ def other_view(tokenizer: Tokenizer, batch: Batch, why: str) -> Batch:
         UserError: there is no second picture.
     """
     if OTHER not in batch:
-        raise UserError(why)
+        raise UserError(f"{why}; a data set of one's own gives the second as {OTHER!r}")
     return {**batch, tokenizer.key: batch[OTHER]}

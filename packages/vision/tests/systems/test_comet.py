@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from polymask import Batch, Run, Step, UserError, build
+from polymask.export import export
 from polymask.recipes import run_recipe
 from polymask_vision.selectors import selector_of
 
@@ -214,3 +216,17 @@ def test_the_recipe_trains_a_detector_first(tmp_path: Path, monkeypatch: pytest.
         make(detector=None)
     with pytest.raises(UserError, match="hinge"):
         make(form="quadratic")
+
+
+def test_an_export_says_that_the_selector_is_no_part_of_it(tmp_path: Path) -> None:
+    system = make(completeness=0.0)
+    with pytest.warns(UserWarning, match="COMET encodes by more than its tokenizer and its encoder"):
+        export(system, "safetensors", tmp_path / "comet")
+    plain = build("vision/mae", preset="tiny", facts=FACTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(plain, "safetensors", tmp_path / "mae")
+    latent = build("vision/ijepa", preset="tiny", facts=FACTS)
+    with pytest.raises(UserError, match="transformers"):
+        export(latent, "transformers", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -96,6 +96,14 @@ def test_each_view_has_a_mask_of_its_own_the_same_at_the_same_step() -> None:
     assert len(rows.unique(dim=0)) == len(rows)
 
 
+def test_views_of_multi_block_are_contexts_of_several_draws() -> None:
+    system, batch = make(masking="core/multi-block"), images()
+    hidden = torch.stack([view.mask.hidden for view in system.masks(batch, STEP).values()])
+    # one target block alone hides a fifth at the most
+    assert float(hidden.float().mean(-1).min()) > 0.25
+    assert len(hidden.flatten(0, 1).unique(dim=0)) > len(batch["id"])
+
+
 # ------------------------------------------------------------------------------------- targets
 
 

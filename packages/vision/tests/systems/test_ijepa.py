@@ -166,6 +166,13 @@ def test_masks_and_pictures_are_those_of_forward() -> None:
     assert torch.equal(tokens.values.abs().sum(-1) > 0, union)
 
 
+def test_codes_are_predicted_too_and_pictures_leave_their_error_out() -> None:
+    codes = {"name": "vision/codes", "file": "random:8"}
+    system = make(target=codes, objective="core/cross-entropy")
+    assert system(images(), STEP)["prediction"].isfinite()
+    assert list(system.preview(images(), STEP).media) == ["original", "context", "targets"]
+
+
 # ----------------------------------------------------------------------------------- training
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from polymask import Batch, Mask, Step, Tokens, UserError, build
 from polymask.codebooks import Codebook, Units
 from polymask.data import open_data
+from polymask.export import export
+from polymask.imports import load_initial
 from polymask.recipes import run_recipe
 from polymask.run import Run
 from polymask_vision.codes import fit_codes
@@ -474,3 +476,18 @@ def test_forward_compiles_without_graph_breaks() -> None:
     expected = system(batch, STEP)["codes"]
     compiled = torch.compile(system, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(batch, STEP)["codes"], expected)
+
+
+def test_an_encoder_of_codes_begins_another_one_and_none_of_pixels(tmp_path: Path) -> None:
+    source, other = make(), make()
+    facts = {"size": (16, 16), "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    with torch.no_grad():
+        for parameter in source.encoder.parameters():
+            parameter.add_(1)
+    export(source, "safetensors", tmp_path, facts=facts)
+    load_initial(other, tmp_path, facts=facts)
+    assert torch.equal(other.encoder.weight, source.encoder.weight)
+    bare = {"encoder.class_token": False}
+    pixels = build("vision/mae", preset="tiny", facts=facts, **bare)
+    with pytest.raises(UserError, match="patch_embed"):
+        load_initial(pixels, tmp_path, facts=facts)

@@ -218,8 +218,10 @@ def test_the_recipe_masks_the_denoiser_that_it_trained(tmp_path: Path) -> None:
     assert base.clean_share == 0 and base.noisy_masking is None
     theirs = system.host.state_dict()
     assert all(torch.equal(x, theirs[name]) for name, x in base.state_dict().items())
-    with pytest.raises(UserError, match="or of other sizes"):
+    with pytest.raises(UserError, match="(?s)or of one with other options; .*give a run of vision/umd"):
         make(base=str(tmp_path / "b/denoiser"), **{"host.encoder.depth": 1})
+    with pytest.raises(UserError, match=r"of another system \(vision/maskunet\) than UMD"):
+        make(base=str(tmp_path / "b/masks"))
 
 
 def test_subtracting_weights_removes_junk_that_was_added() -> None:

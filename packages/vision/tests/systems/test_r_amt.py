@@ -411,3 +411,31 @@ def train(system: Any, x: Tensor, labels: Tensor, length: int, lr: float) -> Non
         sum(system({"image": x[ids], "label": labels[ids], "id": ids}, step).values()).backward()
         system.after_backward(step)
         optimizer.step()
+
+
+@pytest.mark.slow
+def test_masks_over_a_model_of_timm_and_over_a_base_of_grey_images(recipe: Path, tmp_path: Path) -> None:
+    options = {"preset": "tiny", "steps": 2}
+    colour, grey = ({"name": "vision/digits", "limit": 40, "channels": n} for n in (3, 1))
+    export(Run.open(recipe / "base"), "timm", tmp_path / "model", head=False)
+    size = Run.open(recipe / "base").system.tokenizer.provides["patch_size"]
+    model = {"model": f"local-dir:{tmp_path / 'model'}", "patch_size": size}
+    with mock.patch("polymask.recipes.probe"):
+        for name, how in {"timm": (grey, model), "grey": (colour, {"base_data": grey})}.items():
+            data, own = how
+            found = run_recipe(
+                "vision/r-amt", data, tmp_path / name, options={**options, **own}, progress=False
+            )
+            system: Any = found.done[-1].system
+            assert len(system.reals) and system.head.out_features == 10
+    with (
+        mock.patch("polymask.recipes.probe"),
+        pytest.raises(UserError, match=f"give --patch_size {size}"),
+    ):
+        run_recipe(
+            "vision/r-amt",
+            grey,
+            tmp_path / "x",
+            options={**options, **model, "patch_size": 2},
+            progress=False,
+        )

@@ -111,6 +111,12 @@ def options_of(part: Part) -> dict[str, Option]:
     return options
 
 
+def without_facts(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that were set of a part but for those that facts fill, which other data says anew."""
+    known = options_of(part)
+    return {name: value for name, value in options.items() if name not in known or not known[name].fact}
+
+
 def _of_target(part: Part, index: int) -> Options:
     """Options of what a part names first, or of what prepares it: by its source, else by importing it."""
     target = (part.target, part.prepare)[index]

@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from polymask.config import PartConfig, Source, resolve_part
 from polymask.errors import UserError
-from polymask.evaluation.intervals import t_interval
+from polymask.evaluation.intervals import accuracy_interval, t_interval
 from polymask.evaluation.result import CAVEAT
 from polymask.files import read_json, require_writable, write_json
 from polymask.registry import Registry, default_registry
@@ -54,6 +56,12 @@ class Measurement:
         found = t_interval(values)
         ends = (found.low, found.high) if len(values) > 1 else (None, None)
         return cls(row, metric, found.mean, *ends)
+
+    @classmethod
+    def share(cls, row: str, metric: str, values: Sequence[float]) -> Measurement:
+        """The mean of independent values in [0, 1], such as right answers, with Wilson's interval."""
+        found = accuracy_interval(torch.tensor([values], dtype=torch.float64))
+        return cls(row, metric, found.mean, found.low, found.high)
 
 
 class Evaluation(Protocol):

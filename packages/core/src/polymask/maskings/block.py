@@ -103,7 +103,10 @@ def sizes_for(
         sizes = ((side,) * len(grid),)
     else:
         shape = " x ".join(map(str, grid))
-        raise UserError(f"blocks of {side} sites do not fit into a grid of {shape}; choose a smaller side")
+        raise UserError(
+            f"blocks of {side} sites do not fit into a grid of {shape}: give a smaller --masking.side, or "
+            "smaller patches"
+        )
     return sizes, sum(map(math.prod, sizes)) / len(sizes) / math.prod(grid)
 
 

@@ -31,10 +31,22 @@ class SiteMean:
         return mask.mean(self.sites(prediction, _hidden(target, mask)))
 
 
+def require_alike(prediction: Tensor, target: Tensor) -> None:
+    """Refuse a target of another shape than the prediction has.
+
+    Raises:
+        UserError: it has one.
+    """
+    if prediction.shape != target.shape:
+        raise UserError(
+            f"values are compared one by one, and the prediction is {list(prediction.shape)}, its target "
+            f"{list(target.shape)}; codes as target take core/cross-entropy"
+        )
+
+
 def _pair(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32 (float64 stays), the target without gradient."""
-    if prediction.shape != target.shape:
-        raise ValueError(f"the prediction is {list(prediction.shape)}, its target {list(target.shape)}")
+    require_alike(prediction, target)
     return _wide(prediction), _wide(target).detach()
 
 
@@ -135,6 +147,12 @@ class CrossEntropy(SiteMean):
 
     def sites(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Logits ``[B, N, ..., classes]`` and ids ``[B, N, ...]`` to float32 ``[B, N]``."""
+        if target.is_floating_point() or target.shape != prediction.shape[:-1]:
+            places, kind = prediction.shape[:-1], "values" if target.is_floating_point() else "classes"
+            raise UserError(
+                f"cross-entropy tells a class at each of {list(places)} places, and the target is {kind} "
+                f"{list(target.shape)}: choose a target of codes, or an objective of values, such as core/mse"
+            )
         logits = _wide(prediction).flatten(0, -2)
         losses = F.cross_entropy(
             logits, target.flatten(), reduction="none", label_smoothing=self.label_smoothing

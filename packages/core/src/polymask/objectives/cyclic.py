@@ -7,6 +7,7 @@ from torch import Tensor
 
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.objectives import require_alike
 from polymask.objectives.matching import unit
 from polymask.types import NotNegative
 
@@ -38,8 +39,7 @@ class Cyclic:
         With a mask, only pairs of hidden sites count, and only samples that have such a site.
         """
         shape = prediction.shape
-        if shape != target.shape:
-            raise ValueError(f"the prediction is {list(shape)}, its target {list(target.shape)}")
+        require_alike(prediction, target)
         real_BN = torch.ones(shape[:2], dtype=torch.bool, device=prediction.device)
         if mask is not None:
             real_BN = mask.hidden > 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from polymask import distributed
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.objectives import require_alike
 from polymask.protocols import Objective
 from polymask.types import Positive
 
@@ -67,8 +68,7 @@ class Matching(nn.Module):
                 its own target alone.
         """
         shape = prediction.shape
-        if shape != target.shape:
-            raise ValueError(f"the prediction is {list(shape)}, its target {list(target.shape)}")
+        require_alike(prediction, target)
         real = torch.ones(shape[:2], dtype=torch.bool, device=prediction.device)
         if mask is not None:
             real = mask.hidden > 0

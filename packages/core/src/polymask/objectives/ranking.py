@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask.mask import Mask
+from polymask.objectives import require_alike
 
 
 class Pairwise:
@@ -43,8 +44,7 @@ class StandardisedMSE:
 
 def _hidden(prediction: Tensor, target: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor, Tensor]:
     """Both in float32 and 0 where nothing is hidden, and where something is: bool ``[B, N, D]``."""
-    if prediction.shape != target.shape:
-        raise ValueError(f"the prediction is {list(prediction.shape)}, its target {list(target.shape)}")
+    require_alike(prediction, target)
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     real = torch.ones_like(target, dtype=torch.bool)
     if mask is not None:

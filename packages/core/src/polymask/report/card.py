@@ -14,6 +14,7 @@ from polymask.evaluation.finetuning import Finetuned
 from polymask.evaluation.finetuning.result import NOTES
 from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
+from polymask.export import as_probed, formats
 from polymask.files import atomic, read_json, write_text
 from polymask.registry import default_registry
 from polymask.report import views
@@ -107,6 +108,8 @@ def write_card(run: Run, format: str, out: Path, *, head: bool = True) -> Path:
     facts = {"data": data["name"], **{name: x for name, x in run.facts.items() if name != "preparation"}}
     parts += ["## Data", markdown_table([("fact", "value"), *flat(facts).items()])]
     parts += ["## Probes", _probes(run.folder / "probe.json")]
+    if format in formats(run.system) and not as_probed(run.system):
+        parts += ["The run encodes by more than the tokenizer and encoder exported here; these are its own."]
     for found in read_scores(run.folder):
         parts += [f"### {found.evaluation}", _scores(found)]
     for tuned in _finetuned(run):

@@ -156,7 +156,10 @@ def mask_sheet(
             rows["what the answer\ndepends on"] = explained.pixels(data, batch, originals)
         statistics = views.statistics_of(viewer, held_out, at, masks, labels=labels)
     if not rows:
-        raise UserError(f"{title} offers no masks to look at: its System.masks returns none")
+        raise UserError(
+            f"{title} hides no part of a sample that could be looked at (masks over weights are none): "
+            "polymask report RUN shows what it does"
+        )
     found = built_from(data) or {"name": type(data).__name__}
     source = f":{found['source']}" if "source" in found else ""
     return MaskSheet(title, f"{found['name']}{source}", originals, rows, statistics, at)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polymask.config import RunConfig, Source
+from polymask.config.layers import flatten
 from polymask.errors import UserError
 
 
@@ -34,12 +35,14 @@ def configurations(
         budgets[label] = {
             key: getattr(training, key) for key in ("steps", "epochs", "batch_size", "batch_tokens")
         }
-        budgets[label]["data"] = data.plain() if data else None
+        budgets[label] |= flatten({"data": data.plain() if data else None})
     first = next(iter(budgets))
     for label, budget in budgets.items():
-        differ = [key for key in budget if key not in may_differ and budget[key] != budgets[first][key]]
+        other = budgets[first]
+        differ = [key for key in {**other, **budget} if other.get(key) != budget.get(key)]
+        differ = [key for key in differ if key.partition(".")[0] not in may_differ]
         if differ:
-            found = "; ".join(f"{key}: {budgets[first][key]} and {budget[key]}" for key in differ)
+            found = "; ".join(f"{key}: {other.get(key)} and {budget.get(key)}" for key in differ)
             raise UserError(
                 f"{first} and {label} would not have the same data and budget ({found}): "
                 f"give {', '.join('--' + key for key in differ)} for all variants"

@@ -161,8 +161,9 @@ class Data2Vec2(System):
         return losses
 
     def draw_views(self, tokens: Tokens, batch: Batch, step: Step) -> list[Mask]:
-        """One mask per view."""
-        return [self.draw(tokens, batch, step, view) for view in range(self.views)]
+        """One mask per view; of core/multi-block that of the context."""
+        apart = 1 + getattr(self.masking, "targets", 0)
+        return [self.draw(tokens, batch, step, apart * view) for view in range(self.views)]
 
     @torch.no_grad()
     def latents(self, tokens: Tokens, embedded_BND: Tensor) -> Tensor:

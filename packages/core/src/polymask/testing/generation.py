@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polymask import functional
+from polymask.errors import UserError
 from polymask.mask import Mask
 from polymask.maskings import Random
 from polymask.protocols import Batch
@@ -68,6 +69,15 @@ def check_system_generates(subject: Subject) -> None:
         return
     tokens = tokenizer(batch)
     mask = functional.draw_mask(Random(ratio=0.5), tokens, batch, FIRST)
+    for what, unfit in {
+        "of other sites": Mask(mask.hidden[:, 1:]),
+        "soft": Mask(mask.hidden.float()),
+    }.items():
+        try:
+            generated(batch, mask=unfit)
+        except UserError:
+            continue
+        require(False, f"generate takes a mask that is {what}: see polymask.mask.require_over")
     completed = tokenizer({**batch, **generated(batch, mask=mask)})
     kept, known = mask.keep(completed).values, mask.keep(tokens).values
     require(_close(kept, known), "what a mask leaves visible is not kept")

@@ -31,8 +31,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Generation, Losses, Mask, MaskView, Step, System, Tokens, UserError, sample_ids
+from polymask import (
+    Batch,
+    Generation,
+    Losses,
+    Mask,
+    MaskView,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    sample_ids,
+)
 from polymask.diffusion import add_noise, ddim_step, signal_levels, times_of
+from polymask.mask import require_over
 from polymask.protocols import Tokenizer
 from polymask.teachers import EMATeacher
 from polymask.types import Count, Fact, Positive, Share, Whole
@@ -167,6 +179,7 @@ class MaskedPDPP(System):
             filtered: choose among steps that the task has at the end, where the mask is not in sampling.
         """
         tokens = self.tokenizer(batch)
+        require_over(tokens, mask)
         task_B = batch["label"] if true_task else self.task_logits(batch).argmax(-1)
         mask_B1A = self.table[task_B][:, None]
         keep: Any = mask_B1A if self.mask_sampling else torch.ones_like(mask_B1A)

@@ -29,8 +29,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask import Batch, Generation, Losses, Mask, Preview, Step, System, Tokens, UserError, sample_ids
+from polymask import (
+    Batch,
+    Generation,
+    Losses,
+    Mask,
+    Preview,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    sample_ids,
+)
 from polymask.diffusion import Noising, add_noise, ddim_states, signal_levels
+from polymask.mask import require_over
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.teachers import EMATeacher
 from polymask.types import Count, Fact, Positive, Share, Whole
@@ -166,7 +178,9 @@ class HumanMAC(System):
         Raises:
             UserError: more steps than there are levels of noise.
         """
-        motion_BLC, ids = self.motion(self.tokenizer(batch)), sample_ids(batch)
+        tokens, ids = self.tokenizer(batch), sample_ids(batch)
+        require_over(tokens, mask)
+        motion_BLC = self.motion(tokens)
         seen_BLC = (
             visible(mask, motion_BLC) if mask is not None else torch.zeros_like(motion_BLC, dtype=torch.bool)
         )

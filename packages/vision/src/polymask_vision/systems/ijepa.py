@@ -148,17 +148,16 @@ class IJEPA(System):
         latents_BND, blank = self.latents(batch, tokens), tokens.values.new_zeros(1)
         predictions = self.predict(tokens, context, targets)
         union = torch.stack([target.hidden for target in targets]).any(dim=0)
-        error_BN = torch.zeros_like(latents_BND[..., 0])
-        for prediction_BMD, target in zip(predictions, targets, strict=True):
-            distance = (functional.at_hidden(prediction_BMD.float(), target) - latents_BND).square().mean(-1)
-            error_BN = torch.where(target.hidden, distance, error_BN)
-        return Preview(
-            {
-                "original": inverse(tokens.values),
-                "context": inverse(context.fill(tokens.values, blank)),
-                "targets": inverse(Mask(~union).fill(tokens.values, blank)),
-                "error of the predicted features (bright: large)": inverse(
-                    functional.bright(error_BN, tokens, Mask(union))
-                ),
-            }
-        )
+        media = {
+            "original": inverse(tokens.values),
+            "context": inverse(context.fill(tokens.values, blank)),
+            "targets": inverse(Mask(~union).fill(tokens.values, blank)),
+        }
+        if predictions[0].shape[-1] == latents_BND.shape[-1]:  # not of codes
+            error_BN = torch.zeros_like(latents_BND[..., 0])
+            for prediction_BMD, target in zip(predictions, targets, strict=True):
+                apart = (functional.at_hidden(prediction_BMD.float(), target) - latents_BND).square().mean(-1)
+                error_BN = torch.where(target.hidden, apart, error_BN)
+            bright = functional.bright(error_BN, tokens, Mask(union))
+            media["error of the predicted features (bright: large)"] = inverse(bright)
+        return Preview(media)

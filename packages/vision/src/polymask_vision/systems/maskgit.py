@@ -30,9 +30,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask import Batch, Generation, Losses, Mask, Preview, Step, System, Tokens, UserError, sample_ids
+from polymask import (
+    Batch,
+    Generation,
+    Losses,
+    Mask,
+    Preview,
+    Step,
+    System,
+    Tokens,
+    UserError,
+    sample_ids,
+)
 from polymask.blocks import initialise
 from polymask.config import RunConfig
+from polymask.mask import require_over
 from polymask.maskings.choose import hide_last_valid
 from polymask.maskings.drawn_ratio import Curve
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
@@ -183,6 +195,7 @@ class MaskGIT(System):
             The tokens, and bool ``[B, N]``, which of them are still hidden, after each step.
         """
         tokens, sample_B, steps = self.tokenizer(batch), sample_ids(batch), groups[-1].stop
+        require_over(tokens, mask)
         n = tokens.shape[1]
 
         def uniform(stream: int) -> Tensor:

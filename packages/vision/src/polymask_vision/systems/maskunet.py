@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -40,13 +41,13 @@ from polymask import (
     Mask,
     Preview,
     Request,
-    Run,
     Step,
     System,
     Tokens,
     UserError,
     sample_ids,
 )
+from polymask.checkpoints import CHECKPOINT, read_checkpoint, system_weights
 from polymask.config import relative_to_run
 from polymask.protocols import Masking
 from polymask.recipes import Stage
@@ -255,7 +256,7 @@ class Adapter(nn.Module):
         return z_BOP @ self.columns.T + self.column_bias
 
 
-def _load(host: nn.Module, base: str | None) -> None:
+def _load(host: System, base: str | None) -> None:
     """Set the weights of a denoiser, or refuse to."""
     if base is None:
         raise UserError(
@@ -269,10 +270,10 @@ def _load(host: nn.Module, base: str | None) -> None:
                 nn.init.ones_(module.modulation.bias)  # type: ignore[arg-type, union-attr]
         return
     try:
-        host.load_state_dict(Run.open(base).system.state_dict())
-    except RuntimeError as error:
+        host.load_state_dict(system_weights(read_checkpoint(Path(base) / CHECKPOINT), host))
+    except UserError as error:
         raise UserError(
-            f"{base} is a run of another system or of other sizes than --host: {error}"
+            f"--base {base}: {error}\ngive a run of vision/umd, and its options to --host"
         ) from error
 
 

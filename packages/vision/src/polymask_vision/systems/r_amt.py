@@ -44,10 +44,12 @@ from polymask import (
     System,
     Tokens,
     UserError,
+    default_registry,
     distributed,
     functional,
 )
-from polymask.config import built_from, plain, relative_to_run
+from polymask.config import PartConfig, built_from, options_of, relative_to_run
+from polymask.config.options import without_facts
 from polymask.export import export
 from polymask.imports import load_initial
 from polymask.protocols import Encoder, Masking, Tokenizer
@@ -288,6 +290,11 @@ def r_amt(
         fit_classifier(system, stage.data)
         export(system, "safetensors", folder, facts=stage.data.provides)
     found = open_base(folder)
-    parts = {slot: plain(built_from(getattr(found, slot))) for slot in ("tokenizer", "encoder")}
+    parts = {}
+    for slot in ("tokenizer", "encoder"):
+        options = built_from(getattr(found, slot)) or {}
+        part = default_registry().find(f"{slot}s", options.pop("name"))
+        # with defaults, which the preset of the stage would replace
+        parts[slot] = PartConfig(part, options_of(part), without_facts(part, options)).plain()
     within = relative_to_run(folder.name) if folder.parent == stage.folder else str(folder)
     stage("masks", "vision/r-amt", base=within, preset=preset, **parts, **length)

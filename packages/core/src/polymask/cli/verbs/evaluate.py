@@ -6,7 +6,7 @@ from polymask.cli.help import help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.probe import JSON
-from polymask.config import PartConfig, Resolved, resolve_part
+from polymask.config import PartConfig, Resolved, RunConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -23,6 +23,9 @@ def run(argv: list[str]) -> int:
     name = command.words[-1] if command.words else ""  # help may leave the run out
     given = command.source(after="the run and what to measure", words=2)
     resolved = Resolved(PartConfig(None, {}))
+    if len(command.words) == 2 and not wants_help:
+        system = RunConfig.load(command.words[0], registry).system.part
+        registry = registry.within(system.modality) if system else registry
     if name:
         part = registry.find("evaluations", name)
         resolved = resolve_part(part, given, registry=registry, check=not wants_help)

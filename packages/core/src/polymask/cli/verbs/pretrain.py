@@ -139,6 +139,7 @@ def _conclude(run: Run, report: bool) -> None:
     if report:
         from polymask.report import write_report
 
+        say("drawing the report")
         print(f"report: {write_report(run)}")
     else:
         print(f"run: {run.folder}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from polymask.checkpoints import CHECKPOINT, read_checkpoint
 from polymask.config import CONFIG, PartConfig, Resolved, RunConfig, Source, options_of, resolve_system
+from polymask.config.options import without_facts
 from polymask.config.tree import resolve_path
 from polymask.errors import UserError
 from polymask.imports import DESCRIPTION, read_description
@@ -76,10 +77,8 @@ def _parts_of(source: Path, registry: Registry) -> tuple[dict[str, Any], dict[st
             "`polymask export --format safetensors`"
         )
     for slot, kind in (("tokenizer", "tokenizers"), ("encoder", "encoders")):
-        known = options_of(registry.find(kind, parts[slot]["name"]))
-        # what facts fill is said by the data anew; how many paths to drop is the recipe's to say
-        for name in [name for name in parts[slot] if name in known and known[name].fact] + ["drop_path"]:
-            parts[slot].pop(name, None)
+        parts[slot] = without_facts(registry.find(kind, parts[slot]["name"]), parts[slot])
+        parts[slot].pop("drop_path", None)  # the recipe's to say
     return resolve_path(parts, source), resolve_path(data, source)
 
 
