@@ -29,10 +29,14 @@ import torch
 from command import command
 from turns import Contestant, ratio, seconds_per_step
 
-from polymask import default_registry
+from polymask import Run, RunConfig, default_registry
 from polymask.files import write_json
+from polymask.run import holds_run
+from polymask.training import fit
 
 ONES = "language/constant-weight"
+TEACHER = "runs/race-teacher"
+"""A network of the student's size, made where a race asks for it."""
 TAUGHT = {
     "system": "vision/maskalign",
     "target.model": "vit_small_patch16_224",
@@ -43,8 +47,19 @@ NAMED: dict[str, dict[str, Any]] = {
     "DPO": {"system": "language/sparsepo", "masking": ONES, "kl_masking": {"name": ONES, "weight": 0.0}},
     "maskalign": TAUGHT,
     "maskalign-cached": {**TAUGHT, "target.cache": "runs/race-features"},
+    "vision/maskalign": {"system": "vision/maskalign", "target.run": TEACHER},
+    "vision/hybrid-distillation": {
+        "system": "vision/hybrid-distillation",
+        "target.run": TEACHER,
+        "relation_target.run": TEACHER,
+    },
+    "vision/comet": {"system": "vision/comet", "detector": "untrained"},
+    "vision/r-amt": {"system": "vision/r-amt", "base": "random"},
+    "vision/maskunet": {"system": "vision/maskunet", "base": "random"},
+    "vision/maskgit": {"system": "vision/maskgit", "tokenizer.file": "random:512"},
+    "vision/recap": {"system": "vision/recap", "host.tokenizer.file": "random:512"},
 }
-"""Systems that are another with some of its options changed."""
+"""Systems that are another with some of its options changed, and those that need some."""
 
 
 def config_of(spec: str, data: str) -> dict[str, Any]:
@@ -53,6 +68,12 @@ def config_of(spec: str, data: str) -> dict[str, Any]:
     title, _, source = data.partition(":")
     chosen = {"name": title, **({"source": source} if source else {})}
     return {**NAMED.get(name, {"system": name}), "preset": preset or "small", "data": chosen}
+
+
+def teacher(config: dict[str, Any]) -> None:
+    """A run of vision/supervised, unless there is one."""
+    if not holds_run(Path(TEACHER)):
+        fit(Run.create(RunConfig.resolve(config, {"system": "vision/supervised"}), TEACHER), progress=False)
 
 
 def row(contestant: Contestant, took: list[float], reference: list[float]) -> dict[str, Any]:
@@ -91,6 +112,8 @@ def race(
     reference = reference or names[0]
     if reference not in names:
         raise SystemExit(f"{reference} is none of {', '.join(names)}")
+    if any(TEACHER in config_of(name, data).values() for name in names):
+        teacher({"data": data, "preset": "small", "steps": 1})
     contestants = {name: Contestant(config_of(name, data), samples) for name in names}
     took = seconds_per_step(contestants, rounds)
     rows = {name: row(contestants[name], took[name], took[reference]) for name in names}

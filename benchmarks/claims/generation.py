@@ -25,7 +25,7 @@ DDIM = {"steps": 25, "eta": 0.0}
 
 def judged(**options: Any) -> dict[str, Any]:
     """The distance of generated clothes by features of the judge."""
-    return {"name": "core/frechet-distance", "network": f"{JUDGE}-all", **options}
+    return {"name": "core/frechet-distance", "network": f"{JUDGE}-all", "samples": 300, **options}
 
 
 def judge(folder: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ CLAIMS: dict[str, Claim] = {
         text="Weights of a frozen denoiser switched off by sample and time bring what it generates nearer to "
         "images (MaskUNet, arXiv 2505.03097); a denoiser that was trained for 1,000 steps",
         # weights whose logit is 20 are on, whatever is learned: the denoiser as it is
-        config={**FASHION, "system": "vision/maskunet", "steps": 300},
+        config={**FASHION, "system": "vision/maskunet", "steps": 200},
         variants={
             "denoiser": {"start": 20.0},
             "same masks for all": {"reference_init": True},

@@ -77,7 +77,7 @@ def classifier(folder: Path) -> dict[str, Any]:
 EMOJI = {"name": "vision/emoji", "size": 32}
 
 
-SELECTING = {"preset": "small", "steps": 600}
+SELECTING = {"preset": "small", "steps": 400}
 
 
 def detector(folder: Path) -> dict[str, Any]:
