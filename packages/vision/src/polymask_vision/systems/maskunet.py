@@ -24,6 +24,7 @@ Shapes: B samples, N tokens, D width, O outputs and I inputs of a layer, Q = O /
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,8 @@ from polymask.config import relative_to_run
 from polymask.protocols import Masking
 from polymask.recipes import Stage
 from polymask.systems.base import Generates
-from polymask.types import Count, NotNegative, Share
+from polymask.types import Count
+from polymask_vision.sampling import Denoising
 from polymask_vision.systems.umd import UMD
 from polymask_vision.weights import masked_weights, require_learned, weights_of
 
@@ -149,31 +151,12 @@ class MaskUNet(Host, Generates):
         with self.masked(batch, Step()):
             return self.host.encode(batch)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        batch: Batch,
-        step: Step,
-        mask: Mask | None = None,
-        *,
-        steps: Count = 125,
-        eta: Share = 1.0,
-        guidance: NotNegative = 2.0,
+    @functools.wraps(Denoising.generate)
+    def generate(  # type: ignore[override]
+        self, batch: Batch, step: Step, mask: Mask | None = None, **options: Any
     ) -> Generation:
-        """Images from noise, under masks of their own at each step.
-
-        Args:
-            batch: ids, shapes, and labels of a denoiser that is told these.
-            step: the source of chance.
-            mask: over tokens, what to generate; None for everything.
-            steps: denoising steps.
-            eta: noise that is added again at each step, from 0, none, to 1, as much as DDPM adds.
-            guidance: weight of the prediction with the class against that without it; counts only where
-                classes are told.
-        """
-        host: Any = self.host
-        with self.masked(batch, step):
-            made: Generation = host.generate(batch, step, mask, steps=steps, eta=eta, guidance=guidance)
+        with self.masked(batch, step):  # anew at each step of denoising
+            made: Generation = self.host.generate(batch, step, mask, **options)  # type: ignore[operator]
         return made
 
     @torch.no_grad()
