@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from polymask.cli.help import help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.probe import JSON
-from polymask.config import PartConfig, Resolved, RunConfig, resolve_part
+from polymask.config import CONFIG, PartConfig, Resolved, RunConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -23,7 +25,8 @@ def run(argv: list[str]) -> int:
     name = command.words[-1] if command.words else ""  # help may leave the run out
     given = command.source(after="the run and what to measure", words=2)
     resolved = Resolved(PartConfig(None, {}))
-    if len(command.words) == 2 and not wants_help:
+    # a short name is that of the run's modality
+    if len(command.words) == 2 and Path(command.words[0], CONFIG).is_file():
         system = RunConfig.load(command.words[0], registry).system.part
         registry = registry.within(system.modality) if system else registry
     if name:
