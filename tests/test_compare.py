@@ -277,3 +277,16 @@ def test_seeds_are_added_and_probes_changed_without_training_again(whole, tmp_pa
     assert not trained and numbers(fewer)["block"][0]["loss"] == numbers(result)["block"][0]["loss"]
     settings = json.loads((copy / "block-seed1/probe.json").read_text())["settings"]
     assert settings["limit"] == 20
+
+
+def test_what_was_measured_before_a_run_was_whole_is_measured_again(whole, tmp_path):
+    out, before, _ = whole
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out/block-seed0/probe.json"
+    found = json.loads(path.read_text())
+    assert found["settings"]["step"] == found["settings"]["steps"] == 4
+    rows = [{**row, "accuracy": {**row["accuracy"], "mean": 0.0}} for row in found["rows"]]
+    path.write_text(json.dumps({**found, "rows": rows, "settings": {**found["settings"], "step": 2}}))
+    with pytest.warns(UserWarning, match="was measured at step 2, and the run is at step 4 now"):
+        after = run(tmp_path / "out")
+    assert numbers(after) == numbers(before)

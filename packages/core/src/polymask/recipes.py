@@ -20,7 +20,7 @@ from polymask.config import RUN, RunConfig, build, plain
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.probe import labelled, probe
-from polymask.evaluation.result import ProbeResult
+from polymask.evaluation.result import ProbeResult, read_probe
 from polymask.files import contents, read_json, write_json
 from polymask.registry import Registry, default_registry
 from polymask.run import Run, holds_run, locked_together
@@ -94,17 +94,15 @@ class Stage:
             sanity_check(system, run.system, run.data, run.training.seed)
         fit(run, resume=known, progress=self._progress)
         run.system.eval()
-        if labelled(run.data) and not (folder / "probe.json").exists():
+        if labelled(run.data) and read_probe(folder) is None:
             probe(run)
         self.done.append(run)
         return run
 
     def probes(self) -> dict[str, ProbeResult]:
         """What was probed of each stage, by name."""
-        found = {run.folder.name: run.folder / "probe.json" for run in self.done}
-        return {
-            name: read_json(path, ProbeResult.from_json) for name, path in found.items() if path.is_file()
-        }
+        found = {run.folder.name: read_probe(run.folder) for run in self.done}
+        return {name: probe for name, probe in found.items() if probe is not None}
 
 
 def run_recipe(

@@ -189,6 +189,43 @@ def test_nothing_that_a_killed_process_computed_is_lost(trained, tmp_path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"f{suffix}", "run", f"whole{suffix}"])
 
 
+def test_rows_that_were_damaged_are_computed_again(trained, monkeypatch):
+    whole = embed(trained, "whole.npz", batch_size=8)
+    append, count = tables.Log.append, iter(range(100))
+
+    def stopping(log, rows, samples):
+        if next(count) == 4:
+            raise OSError("stop")
+        append(log, rows, samples)
+
+    for damage in (lambda raw: raw[:-30] + bytes(30), lambda raw: raw[:200] + b"?" + raw[201:]):
+        monkeypatch.setattr(tables.Log, "append", stopping)
+        with pytest.raises(OSError, match="stop"):
+            embed(trained, "f.npz", batch_size=8)
+        monkeypatch.setattr(tables.Log, "append", append)
+        log = Path(".f.npz.unfinished/rows")
+        log.write_bytes(damage(log.read_bytes()))
+        assert embed(trained, "f.npz", batch_size=8) == whole
+        one, other = np.load("f.npz"), np.load("whole.npz")
+        assert all(np.array_equal(one[name], other[name]) for name in other)
+        Path("f.npz").unlink()
+        count = iter(range(100))
+
+
+def test_names_that_are_no_text_are_written_with_a_mark(tmp_path):
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    rows = {"name": ["a\udcff.png", "b.png"], tables.WIDE: torch.zeros(2, 3)}
+    with tables.table(tmp_path / "f.parquet", {}) as log:
+        log.append(rows, 2)
+    assert list(pandas.read_parquet(tmp_path / "f.parquet").name) == ["a\ufffd.png", "b.png"]
+
+
+def test_plain_samples_are_embedded_too(trained):
+    run = Run.open(trained)
+    samples = [{name: x for name, x in run.data.split("test")[k].items() if name != "id"} for k in range(4)]
+    assert embed(run, "f.npz", data=samples) == 4
+
+
 def test_two_processes_do_not_write_one_file(trained):
     with locked(Path(".f.npz.unfinished")), pytest.raises(UserError, match="is in use by process"):
         embed(trained, "f.npz")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from polymask import Generation, Run, System, UserError
 from polymask.data import evenly
+from polymask.files import locked
 from polymask.report.generation import generate, generator_of
 from polymask.report.page import write_report
 from polymask.types import Share
@@ -67,6 +68,12 @@ def test_files_hold_what_the_system_made(polymask, trained, generates):
     torch.testing.assert_close(picture[..., 0], found["image"][2, 0], rtol=0, atol=1 / 250)
     assert polymask("generate", trained, "-o", "elsewhere", "-n", "2", "--json").out.startswith("{")
     assert load_file("elsewhere/samples.safetensors")["image"].max() > 0.25
+
+
+def test_a_folder_of_samples_has_one_writer(polymask, trained, generates):
+    with locked(Path("run/generated")):
+        done = polymask("generate", trained, "-n", "2")
+    assert done.status == 2 and "run/generated is in use by process" in done.err
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_batch(trained, generates):

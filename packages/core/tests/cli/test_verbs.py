@@ -75,6 +75,14 @@ def test_a_project_of_somebody_else_is_no_place_for_an_export(polymask, run, tex
     assert [path.name for path in Path("mine").iterdir()] == ["README.md"]
 
 
+def test_a_model_of_somebody_else_stays(polymask, run):
+    Path("mine").mkdir()
+    Path("mine/model.safetensors").write_text("weights")
+    done = polymask("export", run, "--out", "mine")
+    assert done.status == 2 and "mine holds something that no export wrote: give another --out" in done.err
+    assert Path("mine/model.safetensors").read_text() == "weights"
+
+
 class TestLook:
     DATA = ("--data", "toy/shapes", "--samples", "2", "--draws", "2", "--masks", "64")
 

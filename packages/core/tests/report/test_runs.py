@@ -120,6 +120,16 @@ def test_names_are_escaped_and_comparisons_linked(tmp_path, page):
     assert "&lt;b&gt;&amp;" in html and "<b>&" not in html and 'href="cmp/comparison.html"' in html
 
 
+def test_a_page_of_somebody_else_stays(tmp_path, page):
+    keep(tmp_path / "a")
+    page()
+    page()  # ours is written again
+    (tmp_path / "index.html").write_text("<title>my site</title>")
+    with pytest.raises(UserError, match="is a page of something else: move it"):
+        page()
+    assert (tmp_path / "index.html").read_text() == "<title>my site</title>"
+
+
 def test_a_folder_without_runs_is_refused(tmp_path, page):
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError, match="is no run folder, and holds none"):

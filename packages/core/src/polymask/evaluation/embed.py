@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from polymask.config import CONFIG
-from polymask.data import Dataset, Named, Samples, SplitName
+from polymask.data import Dataset, Named, Samples, SplitName, as_dataset
 from polymask.data.reading import exhausted
 from polymask.errors import UserError
 from polymask.evaluation.features import (
@@ -80,7 +80,7 @@ def embed(
     source = opened(source)
     if data is None and not isinstance(source, Run):
         raise UserError("an exported encoder has no data: give the data to embed")
-    data = source.data if data is None and isinstance(source, Run) else data
+    data = source.data if data is None and isinstance(source, Run) else as_dataset(data)
     assert data is not None
     names: list[SplitName] = ["train", "test"] if split == "all" else [split]
     parts = {name: samples for name in names if (samples := _samples(data, name, split == "all"))}

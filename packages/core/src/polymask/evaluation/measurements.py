@@ -21,7 +21,7 @@ import torch
 from polymask.config import PartConfig, Source, resolve_part
 from polymask.errors import UserError
 from polymask.evaluation.intervals import accuracy_interval, t_interval
-from polymask.evaluation.result import CAVEAT
+from polymask.evaluation.result import CAVEAT, is_current
 from polymask.files import read_json, require_writable, write_json
 from polymask.registry import Registry, default_registry
 
@@ -82,11 +82,13 @@ class Measurements:
         evaluation: its full name.
         scores: in the order of its rows.
         settings: options that were set.
+        step: optimiser steps behind the weights that were measured, where that is known.
     """
 
     evaluation: str
     scores: Sequence[Measurement]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
 
     @property
     def metrics(self) -> list[str]:
@@ -112,15 +114,15 @@ class Measurements:
             "evaluation": self.evaluation,
             "scores": [asdict(score) for score in self.scores],
             "settings": dict(self.settings),
+            "step": self.step,
             "caveat": CAVEAT,
         }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Measurements:
         """The inverse of :meth:`to_json`."""
-        return cls(
-            found["evaluation"], [Measurement(**score) for score in found["scores"]], found["settings"]
-        )
+        scores = [Measurement(**score) for score in found["scores"]]
+        return cls(found["evaluation"], scores, found["settings"], found.get("step"))
 
     def table(self) -> Table:
         """A table for the terminal, the longer of rows and metrics down its side."""
@@ -168,14 +170,35 @@ def evaluate_run(
     opened = Run.open(run, registry=registry) if isinstance(run, str | Path) else run
     require_writable(opened.folder)
     with evaluating(opened.system):
-        scores = list(measure(opened) or ())
+        given: Any = measure(opened)
+        scores = list(given) if isinstance(given, Iterable) else []
     if not scores or not all(isinstance(score, Measurement) for score in scores):
-        raise UserError(f"{config.name} measured nothing: it gave {scores!r}, not a list of Measurement")
-    found = Measurements(config.name, scores, settings_of(config))
+        raise UserError(f"{config.name} measured nothing: it gave {given!r}, not a list of Measurement")
+    scores = [_plain(score, config.name) for score in scores]
+    found = Measurements(config.name, scores, settings_of(config), opened.step)
     if broken := [score for score in found.scores if not math.isfinite(score.value)]:
         raise UserError(f"{config.name}: {broken[0].metric} of {broken[0].row!r} is {broken[0].value}")
     write_json(stored_at(opened.folder, config), found.to_json())
     return found
+
+
+def _plain(score: Measurement, evaluation: str) -> Measurement:
+    """With numbers that JSON knows.
+
+    Raises:
+        UserError: a name that is no text, or a number that is none.
+    """
+    names: list[Any] = [score.row, score.metric]
+    if not all(isinstance(name, str) and name and name.isprintable() for name in names):
+        raise UserError(f"{evaluation}: rows and metrics are called by a line of text, got {score!r}")
+    ends = (score.low, score.high)
+    try:
+        low, high = (None if end is None or math.isnan(end) else float(end) for end in ends)
+        return Measurement(score.row, score.metric, float(score.value), low, high)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{evaluation}: a measurement and the ends of its interval are numbers, got {score!r}"
+        ) from error
 
 
 def chosen(evaluation: str | Mapping[str, Any], registry: Registry | None = None) -> PartConfig:
@@ -204,11 +227,13 @@ def stored_at(folder: Path, config: PartConfig) -> Path:
 
 
 def read_scores(folder: Path) -> list[Measurements]:
-    """What evaluations found about a run, by name; a damaged file is left out, with a warning."""
+    """What evaluations found about a run as it is now, by name; damaged files and old ones are told."""
     found = []
     for path in sorted(folder.glob("evaluation-*.json")):
         try:
-            found.append(read_json(path, Measurements.from_json))
+            one = read_json(path, Measurements.from_json)
+            if is_current(path, one.step):
+                found.append(one)
         except UserError as error:
             warnings.warn(str(error), stacklevel=2)
     return found

@@ -27,7 +27,7 @@ from polymask.evaluation.features import (
     raw_of,
 )
 from polymask.evaluation.intervals import accuracy_interval, difference_interval
-from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, ProbeRow
+from polymask.evaluation.result import METHODS, PROBE, RAW, TRAINED, UNTRAINED, ProbeResult, ProbeRow
 from polymask.files import require_writable, write_json
 from polymask.supervision import checked
 
@@ -73,6 +73,7 @@ def probe(
         UserError: no labels, fewer labels than asked for, or a diverged run.
     """
     from polymask.run import Run
+    from polymask.training.trainer import plan_of
 
     trained, own = Run.open(run) if isinstance(run, str | Path) else run, data is None
     if own:
@@ -108,6 +109,7 @@ def probe(
         seed=seed,
         settings={
             "step": trained.step,
+            "steps": plan_of(trained).total if own else None,
             "init": trained.training.init,
             "neighbours": neighbours,
             "labels_per_class": labels_per_class,
@@ -118,7 +120,7 @@ def probe(
         },
     )
     if own:
-        write_json(trained.folder / "probe.json", result.to_json())
+        write_json(trained.folder / PROBE, result.to_json())
     return result
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polymask.evaluation.intervals import Interval
+from polymask.files import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 TRAINED, UNTRAINED, RAW = "pre-trained", "untrained", "raw input"
 METHODS = ("kNN", "linear")
+PROBE = "probe.json"
 
 CAVEAT = (
     "Measured on this run's data and budget; such figures compare runs with each other "
@@ -124,3 +128,35 @@ class ProbeResult:
         table.caption = f"{self.train} training, {self.test} test samples.{note} {CAVEAT}"
         table.caption_justify = "left"
         return table
+
+
+def read_probe(folder: Path) -> ProbeResult | None:
+    """What was probed of a run as it is now, if it was.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / PROBE
+    found = read_json(path, ProbeResult.from_json) if path.is_file() else None
+    return found if found is None or is_current(path, found.settings.get("step")) else None
+
+
+def is_current(path: Path, step: int | None) -> bool:
+    """Whether what was measured of a run at a step is of the run as it is now; a warning says if not.
+
+    Args:
+        path: of the result, in the folder of the run.
+        step: at which it was measured, if that is known.
+    """
+    from polymask.training.metrics import read_metrics
+
+    metrics = path.parent / "metrics.csv"
+    rows = read_metrics(metrics) if metrics.is_file() else []
+    reached = int(rows[-1]["step"]) if rows else 0
+    if step is None or step >= reached:
+        return True
+    warnings.warn(
+        f"{path} was measured at step {step:,}, and the run is at step {reached:,} now: measure it again",
+        stacklevel=2,
+    )
+    return False

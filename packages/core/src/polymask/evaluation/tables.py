@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -44,7 +45,7 @@ class Log:
     """Batches of rows on the disk, in the order they came.
 
     Args:
-        path: of the file; what its end lacks of a batch is cut off.
+        path: of the file; it is cut off where a batch is not whole.
 
     Attributes:
         samples: how many the rows are of.
@@ -71,7 +72,7 @@ class Log:
                 made[_TEXT + name] = _encoded(x)
         blob = safetensors.numpy.save(made)
         with writing(self.path):
-            self.file.write(len(blob).to_bytes(8, "little") + blob)
+            self.file.write(len(blob).to_bytes(8, "little") + zlib.crc32(blob).to_bytes(4, "little") + blob)
             self.file.flush()
         self.samples += samples
         self.rows += len(rows[WIDE])
@@ -86,11 +87,13 @@ class Log:
 
     def _batches(self) -> Iterator[dict[str, Array]]:
         end, at = self.file.seek(0, os.SEEK_END), 0
-        while at + 8 <= end:
+        while at + 12 <= end:
             self.file.seek(at)
-            at += 8 + (size := int.from_bytes(self.file.read(8), "little"))
-            if at <= end:
-                yield safetensors.numpy.load(self.file.read(size))
+            size, check = (int.from_bytes(self.file.read(n), "little") for n in (8, 4))
+            at += 12 + size
+            if at > end or zlib.crc32(blob := self.file.read(size)) != check:
+                return
+            yield safetensors.numpy.load(blob)
 
 
 def _encoded(value: Any) -> Array:
@@ -175,7 +178,8 @@ def _parquet(log: Log, file: IO[bytes]) -> None:
         for columns in log:
             wide = columns[WIDE]
             columns[WIDE] = arrow.FixedSizeListArray.from_arrays(wide.reshape(-1), wide.shape[1])
-            rows = arrow.table(columns)
+            texts = {name: _text(x) for name, x in columns.items() if isinstance(x, list)}
+            rows = arrow.table({**columns, **texts})
             made = made or parquet.ParquetWriter(file, rows.schema)
             made.write_table(rows)
         if made is not None:
@@ -184,6 +188,11 @@ def _parquet(log: Log, file: IO[bytes]) -> None:
         if made is not None:
             made.is_open = False  # else it writes to the closed file when it is collected
         raise
+
+
+def _text(column: list[Any]) -> list[Any]:
+    """With a mark for each byte of a file's name that is no text."""
+    return [x.encode(errors="surrogateescape").decode(errors="replace") if x else x for x in column]
 
 
 def _npz(log: Log, file: IO[bytes]) -> None:

@@ -13,9 +13,9 @@ from polymask.evaluation.features import evaluating
 from polymask.evaluation.finetuning import Finetuned
 from polymask.evaluation.finetuning.result import NOTES
 from polymask.evaluation.measurements import Measurements, read_scores
-from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
+from polymask.evaluation.result import CAVEAT, METHODS, read_probe
 from polymask.export import as_probed, formats
-from polymask.files import atomic, read_json, write_text
+from polymask.files import atomic, contents, write_text
 from polymask.registry import default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, png, sheet
@@ -66,6 +66,8 @@ def require_own(out: Path) -> None:
         front = path.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
         if not front.startswith("---\n") or "- polymask\n" not in front:
             raise UserError(f"{out} holds a {CARD} that no export wrote: give another --out")
+    elif contents(out):
+        raise UserError(f"{out} holds something that no export wrote: give another --out")
 
 
 def write_card(run: Run, format: str, out: Path, *, head: bool = True) -> Path:
@@ -107,7 +109,7 @@ def write_card(run: Run, format: str, out: Path, *, head: bool = True) -> Path:
     data = config.get("data") or {"name": "given in Python"}
     facts = {"data": data["name"], **{name: x for name, x in run.facts.items() if name != "preparation"}}
     parts += ["## Data", markdown_table([("fact", "value"), *flat(facts).items()])]
-    parts += ["## Probes", _probes(run.folder / "probe.json")]
+    parts += ["## Probes", _probes(run.folder)]
     if format in formats(run.system) and not as_probed(run.system):
         parts += ["The run encodes by more than the tokenizer and encoder exported here; these are its own."]
     for found in read_scores(run.folder):
@@ -127,10 +129,10 @@ def _finetuned(run: Run) -> list[Finetuned]:
     return read_all(run.folder.parent, "") if isinstance(run.system, Supervised) else read_all(run.folder)
 
 
-def _probes(path: Path) -> str:
-    if not path.is_file():
+def _probes(folder: Path) -> str:
+    found = read_probe(folder)
+    if found is None:
         return "None was run."
-    found = read_json(path, ProbeResult.from_json)
     rows: list[tuple[str, ...]] = [("features", *METHODS)]
     for name in dict.fromkeys(row.features for row in found.rows):
         rows.append((name, *(found.accuracy(name, method).text() for method in METHODS)))

@@ -22,7 +22,7 @@ from polymask.errors import UserError
 from polymask.evaluation.measurements import Measurements, chosen, evaluate_run, stored_at
 from polymask.evaluation.probe import labelled
 from polymask.evaluation.probe import probe as probe_run
-from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult
+from polymask.evaluation.result import METHODS, RAW, TRAINED, UNTRAINED, ProbeResult, is_current, read_probe
 from polymask.files import contents, read_json, write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
@@ -209,9 +209,9 @@ class _Lazy:
 
 def _trained(lazy: _Lazy, probe: Config, raw: bool, progress: bool) -> ProbeResult | None:
     """Train (what is left of) a run and probe it; None where there are no labels."""
-    done = lazy.folder / "probe.json"
-    if done.is_file():
-        return read_json(done, ProbeResult.from_json)
+    found = read_probe(lazy.folder)
+    if found is not None and found.settings.get("step") == found.settings.get("steps"):
+        return found
     fit(lazy.run, resume=holds_run(lazy.folder), progress=progress)
     return probe_run(lazy.trained, **{"raw": raw, **probe}) if labelled(lazy.run.data) else None
 
@@ -219,9 +219,8 @@ def _trained(lazy: _Lazy, probe: Config, raw: bool, progress: bool) -> ProbeResu
 def _evaluated(lazy: _Lazy, evaluation: PartConfig) -> Measurements:
     """What an evaluation finds about a run, or has found with the same options."""
     path = stored_at(lazy.folder, evaluation)
-    if path.is_file():
-        return read_json(path, Measurements.from_json)
-    return evaluate_run(lazy.trained, evaluation)
+    found = read_json(path, Measurements.from_json) if path.is_file() else None
+    return found if found and is_current(path, found.step) else evaluate_run(lazy.trained, evaluation)
 
 
 def _measure(folder: Path, found: ProbeResult | None, scores: Sequence[Measurements]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.finetuning import Finetuned
 from polymask.evaluation.measurements import Measurements, read_scores
-from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult
+from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult, read_probe
 from polymask.files import read_json, read_yaml, write_text
 from polymask.protocols import Batch
 from polymask.registry import default_registry
@@ -186,14 +186,15 @@ def _facts(run: Run, config: Mapping[str, Any], metrics: Metrics, total: int) ->
 
 
 def _probe(page: Page, folder: Path) -> None:
-    path = folder / "probe.json"
-    if not path.is_file():
-        page.missing["probe"] = "Not probed yet: run polymask probe with this folder. It needs labelled data."
-        return
     try:
-        page.probe = found = read_json(path, ProbeResult.from_json)
+        page.probe = found = read_probe(folder)
     except UserError as error:
         page.missing["probe"] = str(error)
+        return
+    if found is None:
+        page.missing["probe"] = (
+            "Not probed yet, as it is now: run polymask probe with this folder. It needs labelled data."
+        )
         return
     names = list(dict.fromkeys(row.features for row in found.rows))
     series = {method: [found.accuracy(name, method) for name in names] for method in METHODS}

@@ -14,12 +14,12 @@ from polymask.config import CONFIG
 from polymask.errors import UserError
 from polymask.evaluation.intervals import Interval
 from polymask.evaluation.measurements import read_scores
-from polymask.evaluation.result import CAVEAT, METHODS, TRAINED, UNTRAINED, ProbeResult
-from polymask.files import read_json, read_yaml, write_text
+from polymask.evaluation.result import CAVEAT, METHODS, TRAINED, UNTRAINED, read_probe
+from polymask.files import read_yaml, write_text
 from polymask.report import charts
 from polymask.report.charts import PAGE
 from polymask.report.progress import Chart
-from polymask.report.templates import render
+from polymask.report.templates import MARK, render
 from polymask.training.metrics import read_metrics
 
 DEEPEST = 4
@@ -78,6 +78,8 @@ def write_index(folder: str | Path) -> Path:
     if not rows:
         raise UserError(f"{folder} is no run folder, and holds none: there is no {CONFIG} in it or below it")
     path = folder / "index.html"
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{path} is a page of something else: move it, or give another folder")
     slots = dict.fromkeys(slot for row in rows for slot in row.parts)
     write_text(
         path,
@@ -118,8 +120,7 @@ def _rows(folder: Path) -> Iterator[Row]:
 def _row(run: Path, folder: Path) -> Row:
     config, metrics = read_yaml(run / CONFIG), read_metrics(run / "metrics.csv")
     parts = {key: value for key, value in config.items() if isinstance(value, Mapping) and "name" in value}
-    report, probe, data = run / "report.html", run / "probe.json", config.get("data")
-    found = read_json(probe, ProbeResult.from_json) if probe.is_file() else None
+    report, data, found = run / "report.html", config.get("data"), read_probe(run)
     there = {row.features for row in found.rows} if found else set()
     accuracy = {m: found.accuracy(TRAINED, m) for m in METHODS} if found and TRAINED in there else {}
     gain = {m: found.differences[UNTRAINED, m] for m in METHODS} if found and UNTRAINED in there else {}

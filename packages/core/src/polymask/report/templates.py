@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MARK = '<meta name="generator" content="polymask">'
+"""What a page of ours is known by."""
+
 
 def render(template: str, **context: Any) -> str:
     """A page as HTML that loads nothing; everything in it is escaped but our own drawings."""
@@ -19,6 +22,7 @@ def render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["drawing"] = Markup
+    environment.globals["mark"] = Markup(MARK)
     return environment.get_template(template).render(context)
 
 

@@ -11,6 +11,7 @@ from polymask.cli.verbs.probe import JSON
 from polymask.config import UNSET, Option, PartConfig, resolve_part
 from polymask.config.options import generation_options, table
 from polymask.errors import UserError
+from polymask.files import locked
 from polymask.registry import default_registry
 from polymask.types import Count
 
@@ -63,8 +64,9 @@ def run(argv: list[str]) -> int:
         masking = masking.build({**opened.facts, **facts})
     folder = Path(out) if out else opened.folder / "generated"
     generation.require_own(folder)
-    made = generation.generate(opened, masking=masking, **values)
-    paths = generation.write(opened, made, folder)
+    with locked(folder):
+        made = generation.generate(opened, masking=masking, **values)
+        paths = generation.write(opened, made, folder)
     if as_json:
         print_json({"out": str(folder), "files": [path.name for path in paths]})
     else:

@@ -92,6 +92,7 @@ def finetune(
     arms = [_Arm(base, source, out, data, *turn) for turn in itertools.product(seeds, shares, starts)]
     for arm in arms[: len(starts)]:
         arm.check()
+    _require_one_source(out, arms)
     with locked_together(out):
         write_json(out / RESULT, {"config": config})
         todo = [arm for arm in arms if not arm.done]
@@ -103,7 +104,6 @@ def finetune(
                 )
             arm.train(progress)
         right = {(arm.seed, arm.share, arm.start): arm.right() for arm in arms}
-        _require_one_source(out, arms)
         names = {(arm.seed, arm.share, arm.start): arm.folder.name for arm in arms}
         known = test[test >= 0]
         result = Finetuned(
@@ -230,12 +230,15 @@ def _keep(out: Path, config: Mapping[str, Any]) -> None:
 
 
 def _require_one_source(out: Path, arms: Sequence[_Arm]) -> None:
-    """See that all pre-trained runs began with the same weights."""
-    paths = [arm.folder / INITIAL for arm in arms if arm.start == TRAINED]
-    if len({read_json(path, lambda found: found["digest"]) for path in paths}) > 1:
-        raise UserError(
-            f"the runs in {out} began with other weights than {arms[0].source} holds now: give another --out"
-        )
+    """See that pre-trained runs that there are began with the weights that the source holds now."""
+    begun = (arm for arm in arms if arm.start == TRAINED and (arm.folder / INITIAL).is_file())
+    for arm in begun:
+        try:
+            arm.run().untrained()
+        except UserError as error:
+            raise UserError(
+                f"the runs in {out} began with other weights than {arm.source} holds now: give another --out"
+            ) from error
 
 
 def _left(began: float, done: int, total: int) -> str:
