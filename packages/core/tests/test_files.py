@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -236,3 +237,17 @@ def test_numbers_in_base_8_or_60_are_none(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "a.yaml") == found
     write_yaml(tmp_path / "b.yaml", found)
     assert read_yaml(tmp_path / "b.yaml") == found
+
+
+def test_a_lock_that_could_not_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(socket, "gethostname", full)
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(UserError, match="No space left"), locked(tmp_path / name):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["there"] and not any((tmp_path / "there").iterdir())

@@ -330,3 +330,9 @@ def wrong(found: Any) -> Any:
 def test_a_masking_that_draws_something_else_is_named(found: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         functional.draw_mask(wrong(found), tokens(torch.zeros(2, 4, 1)), {"id": torch.arange(2)}, Step())
+
+
+@pytest.mark.parametrize("hidden", [torch.tensor([[0, 1]]), torch.ones(1, 2).numpy(), [[True]]])
+def test_what_is_neither_bool_nor_float_is_no_mask(hidden: Any) -> None:
+    with pytest.raises(ValueError, match=r"Mask.hidden is a tensor of bool, or of float of a soft mask; got"):
+        Mask(hidden)

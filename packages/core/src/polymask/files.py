@@ -93,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process writes it, with its number and host; or nobody can.
     """
-    path = folder / LOCK
+    path, made = folder / LOCK, not folder.exists()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
@@ -102,9 +102,15 @@ def locked(folder: Path) -> Iterator[None]:
         # of a process that was killed; below checkpoints too, not in runs of others that lie in the folder
         for left in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")):
             left.unlink(missing_ok=True)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir() if made else None
+            raise
     try:
         yield
     finally:

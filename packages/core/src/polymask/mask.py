@@ -34,8 +34,8 @@ class Mask:
         valid: ``[B, *sites]`` bool, False on padding, which is neither hidden nor visible.
 
     Raises:
-        ValueError: a row of a hard mask has another number of visible sites than ``visible``; on the CPU
-            alone, where counting waits for nothing.
+        ValueError: hidden is no tensor of bool or float; or a row of a hard mask has another number of
+            visible sites than ``visible``, on the CPU alone, where counting waits for nothing.
     """
 
     hidden: Tensor
@@ -43,6 +43,10 @@ class Mask:
     valid: Tensor | None = None
 
     def __post_init__(self) -> None:
+        given: object = self.hidden
+        if not isinstance(given, Tensor) or not (given.dtype == torch.bool or given.is_floating_point()):
+            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"Mask.hidden is a tensor of bool, or of float of a soft mask; got {kind}")
         if self.visible is None or self.hidden.dtype != torch.bool or torch.compiler.is_compiling():
             return
         if self.hidden.device.type == "cpu":

@@ -235,3 +235,9 @@ class TestHelp:
         shown = polymask("pretrain", "mean", "--masking", "scheduled", "--help").out
         assert "--masking.curve" in shown and "--masking.masking.ratio" in shown
         assert "--masking.ratio" not in shown
+
+
+def test_a_run_goes_on_where_it_is(polymask):
+    polymask(*BARE, "--steps", "2", "--out", "run")
+    done = polymask("pretrain", "--resume", "run", "--out", "elsewhere")
+    assert done.status == 2 and "--resume run goes on in that folder: leave --out out" in done.err

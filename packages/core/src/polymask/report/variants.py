@@ -22,7 +22,10 @@ def configurations(
         UserError: they are not, or one cannot be.
     """
     if not variants or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError("a comparison needs variants, and different seeds")
+        raise UserError(
+            f"a comparison needs variants, got {len(variants)}, and one seed or more, all different, got "
+            f"{', '.join(map(str, seeds)) or 'none'}"
+        )
     if len(variants) == len(seeds) == 1:
         raise UserError("a comparison needs two variants or more, or two seeds of one")
     whole: dict[str, RunConfig] = {}

@@ -149,6 +149,8 @@ def _resume(command: Command) -> Path | None:
     """The run to go on with, from ``--resume DIR`` or ``--resume --out DIR``."""
     if "resume" in command.values:
         folder = command.take("resume")
+        if "out" in command.values:
+            raise UserError(f"--resume {folder} goes on in that folder: leave --out out")
     elif command.flag("resume"):
         folder = command.take("out")
     else:
