@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,6 +219,30 @@ def test_names_that_are_no_text_are_written_with_a_mark(tmp_path):
     with tables.table(tmp_path / "f.parquet", {}) as log:
         log.append(rows, 2)
     assert list(pandas.read_parquet(tmp_path / "f.parquet").name) == ["a\ufffd.png", "b.png"]
+
+
+class Marked:
+    """Samples of which the fourth cannot be read, so that another stands in for it."""
+
+    def __init__(self, samples):
+        self.samples = samples
+        self.split = SimpleNamespace(bad=torch.arange(len(samples)) == 3)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[4 if index == 3 else index]
+
+
+def test_what_cannot_be_read_has_no_row(trained, monkeypatch):
+    run = Run.open(trained)
+    whole, split = embed(run, "whole.npz", split="train"), run.data.split
+    monkeypatch.setattr(run.data, "split", lambda name: Marked(split(name)))
+    assert embed(run, "f.npz", split="train", batch_size=2) == whole - 1
+    one, other = np.load("f.npz"), np.load("whole.npz")
+    assert 3 not in one["id"] and np.array_equal(one["id"], np.delete(other["id"], 3))
+    np.testing.assert_allclose(one["embedding"], np.delete(other["embedding"], 3, axis=0), rtol=0, atol=1e-6)
 
 
 def test_plain_samples_are_embedded_too(trained):

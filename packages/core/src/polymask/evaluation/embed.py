@@ -51,8 +51,9 @@ def embed(
 
     A row is a sample: its place in the split, ``id``, the ``split``, its ``name`` where it is a file, its
     ``label`` and ``class`` where there are any, and its ``embedding``. With ``pool="tokens"`` a row is a
-    token, and ``token`` its place in the sample; padding has no row. Parquet has one column of each; ``.npz``
-    one array of each; ``.safetensors`` one tensor of each number, and text as JSON under ``"text"`` of its
+    token, and ``token`` its place in the sample; padding has no row. Nor has a sample that cannot be read,
+    for which another stands in where it is trained on. Parquet has one column of each; ``.npz`` one array of
+    each; ``.safetensors`` one tensor of each number, and text as JSON under ``"text"`` of its
     metadata. What a process that was killed had computed is kept beside the file, in ``.<name>.unfinished``,
     and the same call goes on from there.
 
@@ -98,6 +99,9 @@ def embed(
             for batch in batches(samples, rest, batch_size=batch_size, workers=workers):
                 rows = _rows(read, batch, pool)
                 require_finite(name, rows[WIDE])
+                bad = getattr(getattr(samples, "split", None), "bad", None)
+                if bad is not None:
+                    rows = {column: x[~bad[rows["id"]]] for column, x in rows.items()}
                 log.append({**about(rows.pop("id")), **rows}, len(batch["id"]))
                 advance(len(batch["id"]))
     return log.rows
