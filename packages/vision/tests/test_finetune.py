@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -288,6 +289,16 @@ def test_it_is_an_evaluation(pretrained: Path) -> None:
     score = one.score("pre-trained", one.metrics[0])
     kept = json.loads((pretrained / "finetune-finetune-3" / "finetune.json").read_text())
     assert score is not None and kept["results"][0]["pre-trained"]["mean"] == score.value
+    other = Run.open(pretrained)
+    other.training = dataclasses.replace(other.training, seed=5)
+    with (
+        mock.patch(
+            "polymask.evaluation.finetuning.measure.finetune", side_effect=UserError("stop")
+        ) as called,
+        pytest.raises(UserError, match="stop"),
+    ):
+        evaluate_run(other, {**asked, "seeds": 2})
+    assert list(called.call_args.kwargs["seeds"]) == [5, 6]
 
 
 def test_the_command_line_prints_a_table_or_json(

@@ -20,7 +20,8 @@ class Finetune:
 
     Args:
         labels: shares of the labels to train with, each in (0, 1].
-        seeds: number of runs of each.
+        seeds: number of runs of each; they begin with the run's own seed, so that runs of several seeds are
+            compared with several fine-tunings from scratch.
         scratch: whether to train from scratch too.
         preset: of the system ``supervised``.
         steps: optimiser steps of each run; the preset's if none.
@@ -43,13 +44,14 @@ class Finetune:
         self.options = {name: value for name, value in given.items() if value is not None}
 
     def __call__(self, run: Run) -> Iterator[Measurement]:
+        first = run.training.seed
         training = ("accelerator", "devices", "precision", "workers")
         same = {name: getattr(run.training, name) for name in training}
         found = finetune(
             run,
             run.folder / f"finetune-{'-'.join(map(str, self.options.values()))}",
             labels=self.labels,
-            seeds=self.seeds,
+            seeds=range(first, first + self.seeds),
             scratch=self.scratch,
             data=run.data,
             options={**same, **self.options},
