@@ -164,6 +164,48 @@ def test_a_system_without_loss_is_refused(toy, tmp_path):
         toy.train(tmp_path, system=Empty())
 
 
+@pytest.mark.parametrize("where", ["forward", "after_backward", "after_step", "data", "callback"])
+def test_a_part_that_raises_stop_iteration_does_not_end_training_as_done(toy, tmp_path, where):
+    def late(step):
+        return next(iter([])) if step == 2 else None
+
+    class System(toy.Toy):
+        def forward(self, batch, step):
+            late(step.index if where == "forward" else 0)
+            return super().forward(batch, step)
+
+        def after_backward(self, step):
+            late(step.index if where == "after_backward" else 0)
+
+        def after_step(self, step):
+            super().after_step(step)
+            late(step.index if where == "after_step" else 0)
+
+    class Split(toy.Split):
+        read = 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            late(self.read / 16 if where == "data" else 0)
+            return super().__getitem__(index)
+
+    class Data(toy.Data):
+        def split(self, name, *, augment=False):
+            return Split(self.x, augment) if augment else super().split(name)
+
+    class Callback(pl.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            late(trainer.global_step if where == "callback" else 0)
+
+    said = (
+        "training ended at step 2 of 6, saved"
+        if where == "callback"
+        else r"test_module.py, line \d+, in late"
+    )
+    with pytest.raises(UserError, match=said):
+        toy.train(tmp_path, system=System(), data=Data(), steps=6, checkpoint_every=1, callbacks=[Callback()])
+
+
 @pytest.mark.parametrize(
     "wrong", [{"strategy": "nope"}, {"accelerator": "abacus"}, {"devices": "many"}, {"devices": 0}]
 )

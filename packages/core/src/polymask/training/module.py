@@ -18,6 +18,7 @@ from polymask.training.loader import Keyed, Loader, workers_for
 from polymask.training.optimiser import make_optimiser
 from polymask.training.order import Batches, mix
 from polymask.training.plan import Plan
+from polymask.training.stop_iteration import ends_nothing
 
 NEVER = torch.iinfo(torch.int64).max
 """``failed_at`` while nothing has failed."""
@@ -90,6 +91,7 @@ class Training(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.failed_at = self.failed_at.to(self.device)
 
+    @ends_nothing
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         options = self.plan.options
         self.stepped = False
@@ -105,6 +107,7 @@ class Training(pl.LightningModule):
         self._watch(self.loss)
         return loss
 
+    @ends_nothing
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.system.after_backward(self.step)
 
@@ -129,6 +132,7 @@ class Training(pl.LightningModule):
         failed = (self.failed_at != NEVER).float()
         self.optimiser.found_inf = failed  # type: ignore[attr-defined]
 
+    @ends_nothing
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
