@@ -155,13 +155,32 @@ def test_training_leaves_no_mark_on_the_system(toy, tmp_path, monkeypatch):
     assert torch.equal(weights(system), weights(plain))
 
 
-def test_a_system_without_loss_is_refused(toy, tmp_path):
-    class Empty(toy.Toy):
-        def forward(self, batch, step):
-            return {}
+WRONG = {
+    "none": (lambda losses: {}, "forward returned dict, not losses by name"),
+    "vectors": (
+        lambda losses: {name: loss.expand(3) for name, loss in losses.items()},
+        r"the loss 'reconstruction' is of shape \[3\], not a scalar tensor",
+    ),
+    "one": (lambda losses: {"a": losses["latent"].expand(1)}, r"the loss 'a' is of shape \[1\], not"),
+    "complex": (lambda losses: {"a": losses["latent"] * 1j}, r"the loss 'a' is complex of shape \[\], not"),
+    "constant": (lambda losses: {n: x.detach() for n, x in losses.items()}, "no loss has a gradient"),
+}
 
-    with pytest.raises(ValueError, match="Empty.forward returned no loss"):
-        toy.train(tmp_path, system=Empty())
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("step", [0, 2])
+def test_what_is_no_loss_is_refused_at_any_step(toy, tmp_path, case, step):
+    change, said = WRONG[case]
+
+    class Changed(toy.Toy):
+        def forward(self, batch, now):
+            losses = super().forward(batch, now)
+            return change(losses) if now.index == step else losses
+
+    with pytest.raises(UserError, match=f"^step {step}: {said}.*; mend Changed") as caught:
+        toy.train(tmp_path, system=Changed(), steps=4, checkpoint_every=1)
+    assert caught.value.__notes__[0].startswith(f"step {step} of 4 is saved")
+    assert "lost" not in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("where", ["forward", "after_backward", "after_step", "data", "callback"])

@@ -15,6 +15,7 @@ from polymask.protocols import Batch
 from polymask.step import Step
 from polymask.systems.base import System
 from polymask.training.loader import Keyed, Loader, workers_for
+from polymask.training.losses import wrong_losses
 from polymask.training.optimiser import make_optimiser
 from polymask.training.order import Batches, mix
 from polymask.training.plan import Plan
@@ -192,7 +193,7 @@ class Training(pl.LightningModule):
         """Losses of one part of a step, with dropout and the like seeded for it.
 
         Raises:
-            ValueError: the system returned none.
+            UserError: the system returned something else.
         """
         seed = mix(self.plan.options.seed, step.index, part, self.global_rank)
         # torch.manual_seed would visit every kind of device, at a hundred times the cost
@@ -200,8 +201,8 @@ class Training(pl.LightningModule):
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
         terms: dict[str, Tensor] = self.system(batch, step)
-        if not terms:
-            raise ValueError(f"{type(self.system).__name__}.forward returned no loss")
+        if wrong := wrong_losses(terms):  # the sanity check has seen those of the first step alone
+            raise UserError(f"step {step.index}: {wrong}; mend {type(self.system).__name__}, or a part of it")
         return terms
 
     def _require_alike(self, done: int) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from polymask.data import Dataset, SplitName, collate
 from polymask.errors import UserError
 from polymask.step import Step
 from polymask.supervision import checked, labels_for, with_labels
 from polymask.systems.base import System
+from polymask.training.losses import wrong_losses
 from polymask.training.optimiser import parameter_groups
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
@@ -48,7 +45,11 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
                 if (labels := data.labels(split)) is not None and len(labels):
                     checked(labels, data, split)
             system.eval()
-            _require_losses(system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)))
+            wrong = wrong_losses(
+                system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed))
+            )
+            if wrong:
+                raise TypeError(wrong)
             parameter_groups(system, 0.0)
     except UserError:
         raise
@@ -60,14 +61,3 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
         ) from error
     finally:
         system.train()
-
-
-def _require_losses(terms: Any) -> None:
-    if not isinstance(terms, Mapping) or not terms:
-        raise TypeError(f"forward returned {type(terms).__name__}, not losses by name")
-    for term, loss in terms.items():
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TypeError(f"the loss {term!r} is {what}, not a scalar tensor")
-    if not any(loss.requires_grad for loss in terms.values()):
-        raise ValueError("no loss has a gradient: nothing would be learned")
