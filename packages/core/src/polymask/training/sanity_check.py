@@ -9,7 +9,7 @@ from polymask.errors import UserError
 from polymask.step import Step
 from polymask.supervision import checked, labels_for, with_labels
 from polymask.systems.base import System
-from polymask.training.losses import wrong_losses
+from polymask.training.losses import wrong_losses, wrong_monitored
 from polymask.training.optimiser import parameter_groups
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
@@ -45,9 +45,11 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
                 if (labels := data.labels(split)) is not None and len(labels):
                     checked(labels, data, split)
             system.eval()
-            wrong = wrong_losses(
-                system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed))
-            )
+            batch, first = with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)
+            wrong = wrong_losses(losses := system(batch, first))
+            if not wrong:
+                with torch.no_grad():
+                    wrong = wrong_monitored(system.monitor(batch, first), losses)
             if wrong:
                 raise TypeError(wrong)
             parameter_groups(system, 0.0)
