@@ -133,6 +133,16 @@ def test_a_reader_that_goes_away_is_no_error():
         assert (process.stderr.read(), process.wait()) == (b"", 0)
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+def test_output_that_is_closed_is_no_error(closed):
+    command = [sys.executable, "-m", "polymask", "list"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: os.close(closed), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert bool(done.stdout) is (closed == 2)
+
+
 @pytest.mark.parametrize("argv", [["list"], ["show", "core/random"], ["pretrain", "--help"]], ids=" ".join)
 def test_a_broken_plugin_is_told_once_on_stderr_and_stops_nothing(polymask, broken, argv):
     done = polymask(*argv)
