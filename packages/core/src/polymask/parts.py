@@ -176,7 +176,8 @@ class Part:
         module, _, attribute = target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"stopped while {self.full_name} was imported from {target}")
             raise
         # An extension of the wrong build raises OSError or RuntimeError; a module may call sys.exit.
         except BaseException as error:

@@ -224,5 +224,15 @@ def test_a_part_that_ends_the_program_is_an_error(monkeypatch, capsys, code):
     assert f"{__file__}, line {run.__code__.co_firstlineno + 1}: sys.exit({code!r})" in said
 
 
+def test_a_part_that_raises_what_is_no_exception_is_an_error(monkeypatch, capsys):
+    def run(argv):
+        raise GeneratorExit("enough")
+
+    monkeypatch.setattr("polymask.cli.verbs.list.run", run)
+    assert main(["list"]) == 2
+    line = run.__code__.co_firstlineno + 1
+    assert f"{__file__}, line {line}: GeneratorExit('enough') ends the program" in capsys.readouterr().err
+
+
 def test_help_ends_the_program_as_it_is_asked_to():
     assert main(["report", "--help"]) == 0

@@ -452,6 +452,28 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+class Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "caught", "said"),
+    [
+        (Stop("now"), UserError, "toy/gaps: Stop: now"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "stopped while toy/gaps was built"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_whatever_a_constructor_raises_names_its_part(registry, monkeypatch, raised, caught, said):
+    def stop(self, **options):
+        raise raised
+
+    monkeypatch.setattr(Gaps, "__init__", stop)
+    with pytest.raises(caught) as found:
+        make(registry, masking="toy/gaps")
+    assert "\n".join([str(found.value), *getattr(found.value, "__notes__", [])]).strip() == said
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_told(registry: Registry, mistake: str) -> None:
     options, message = MISTAKES[mistake]

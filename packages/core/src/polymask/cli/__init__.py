@@ -49,10 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stop, Ended):
             return int(stop.code or 0)
         # no one has asked for that, and status 0 would say that all was done
-        where = traceback.extract_tb(stop.__traceback__)[-1]
-        say(f"error: {where.filename}, line {where.lineno}: sys.exit({stop.code!r}) ends the program", 31)
-        _notes(stop)
-        return 2
+        return _ended(stop, f"sys.exit({stop.code!r})")
     except BrokenPipeError:
         _give_up_output()  # its reader (head, less) has gone
         return 0
@@ -63,6 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error if isinstance(error, UserError) else _system(error)}", colour=31)
         _notes(error)
         return 2
+    except Exception:
+        raise
+    except BaseException as stop:  # a stranger's
+        return _ended(stop, repr(stop))
+
+
+def _ended(stop: BaseException, what: str) -> int:
+    """Say where something was raised that ends programs."""
+    where = traceback.extract_tb(stop.__traceback__)[-1]
+    say(f"error: {where.filename}, line {where.lineno}: {what} ends the program", 31)
+    _notes(stop)
+    return 2
 
 
 def _system(error: OSError) -> str:

@@ -55,8 +55,11 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
             parameter_groups(system, 0.0)
     except UserError:
         raise
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"stopped while {name} was tried on two samples")
+        raise
     # Whatever goes wrong here is about these parts together on this data, and nothing is lost yet.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise UserError(
             f"{name} does not run with these parts on this data: {type(error).__name__}: {error}\n"
             "POLYMASK_DEBUG=1 shows where"
