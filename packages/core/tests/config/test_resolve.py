@@ -452,6 +452,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("given", [None, "vision/mae", ["vision/mae"], 3])
+def test_what_holds_no_options_is_told(registry: Registry, given: Any) -> None:
+    with pytest.raises(UserError, match="^arguments: options are given by name, as in .*; got ") as caught:
+        RunConfig.resolve(given, registry=registry)
+    assert str(caught.value).endswith(repr(given))
+
+
 class Stop(BaseException):
     pass
 
