@@ -448,6 +448,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "^toy/gaps: SystemExit: 0$",
     ),
     "value that a constructor stumbles over": ({"encoder.heads": 0}, "^toy/reader: ZeroDivisionError: "),
+    "no number": ({"masking.ratio": float("nan")}, "^--masking.ratio takes float without nan, got nan$"),
     "type": ({"encoder.dim": "wide"}, "^--encoder.dim takes int, got 'wide'$"),
 }
 
