@@ -70,6 +70,29 @@ def test_what_is_listed_is_one_line(field: str, text: str) -> None:
         Part(**{**GOOD, field: text})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "a" * 65}, "^Part 'a{65}': name has 65 letters; 64 are the most$"),
+        ({"name": "a" * 5000}, "^Part 'a{79}: name has 5,000 letters; 64 are the most$"),
+        ({"summary": "a" * 201}, "^Part 'stripes': summary has 201 letters; 200 are the most$"),
+        ({"needs": "a" * 3_000_000}, "needs has 3,000,000 letters; 1000 are the most$"),
+        (
+            {"defaults": {"mean": float("nan")}},
+            "'stripes': defaults, mean: give numbers, without nan, got nan",
+        ),
+        ({"presets": {"tiny": {"masking": {"ratio": [1, float("nan")]}}}}, "preset 'tiny', masking: give"),
+    ],
+)
+def test_what_no_list_can_show(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Part(**{**GOOD, **change})
+
+
+def test_the_longest_there_are() -> None:
+    assert Part(**{**GOOD, "name": "a" * 64, "summary": "a" * 200, "defaults": {"high": float("inf")}})
+
+
 @pytest.mark.parametrize("modality", ["", "image+", "image + text", "image,text", "Image"])
 def test_modalities_that_are_not(modality: str) -> None:
     with pytest.raises(ValueError, match=r"'stripes': modality .* is not like 'image', 'image\+text'"):

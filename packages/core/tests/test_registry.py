@@ -127,6 +127,18 @@ def test_a_broken_plugin_is_a_record_and_the_others_work(entry: Entries, fault: 
     assert [p.full_name for p in registry.parts("maskings")] == ["after/stripes", "zz/stripes"]
 
 
+@pytest.mark.parametrize("where", ["as it is imported", "as it declares"])
+def test_what_a_plugin_prints_goes_nowhere(
+    entry: Entries, capfd: pytest.CaptureFixture[str], where: str
+) -> None:
+    prints = "import os; [os.write(number, b'noise' * 4000) for number in (1, 2)]"
+    source = f"{prints}\n{textwrap.dedent(GOOD)}"
+    if where == "as it declares":
+        source = textwrap.dedent(GOOD).replace("    return", f"    {prints}\n    return")
+    assert load(entry("loud", source)).plugins[0].status == "ok"
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_strict_raises_and_names_the_distribution(entry: Entries, fault: str) -> None:
     source, expected = FAULTS[fault]

@@ -118,7 +118,7 @@ def _answer(module: str, load: Callable[[], object]) -> tuple[list[tuple[str, di
 
 
 def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> tuple[Any, str, str]:
-    """Call a function in a child process, which reads nothing and prints nothing on stdout.
+    """Call a function in a child process, which reads nothing and whose output goes nowhere.
 
     What the child has started ends with it, as far as it did not leave the session of the child.
 
@@ -137,8 +137,8 @@ def _in_child(function: Callable[[], tuple[Any, str, str]], seconds: float) -> t
         try:
             os.setsid()
             null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 0)
-            os.dup2(null, 1)
+            for number in (0, 1, 2):
+                os.dup2(null, number)
             packed = marshal.dumps(function())
             with open(writer, "wb") as pipe:  # its size first: children of the child may keep the pipe open
                 pipe.write(len(packed).to_bytes(8, "big") + packed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from polymask.errors import UserError
+from polymask.import_guard import no_exit
 
 KINDS = (
     *("systems", "maskings", "targets", "encoders", "tokenizers", "objectives", "datasets"),
@@ -50,6 +52,18 @@ def slot_kind(parameter: str) -> str | None:
 
 _SCALARS = {str, int, float, bool, type(None)}
 
+_LONGEST = {"name": 64, "summary": 200, "suits": 200, "paper": 1000, "needs": 1000}
+"""Letters of what is listed, beside all other parts."""
+
+
+def holds_nan(value: Any) -> bool:
+    """Whether a value is not a number, or one within it is."""
+    if isinstance(value, Mapping):
+        return any(map(holds_nan, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(holds_nan, value))
+    return isinstance(value, float) and math.isnan(value)
+
 
 def _options(given: Any, where: str) -> Mapping[str, Any]:
     """Options that cannot be changed any more, if they are plain values by name."""
@@ -57,6 +71,8 @@ def _options(given: Any, where: str) -> Mapping[str, Any]:
         raise TypeError(f"{where} must map option names to values, got {given!r}")
     options = dict(given)
     for name, value in options.items():
+        if holds_nan(value):
+            raise ValueError(f"{where}, {name}: give numbers, without nan, got {value!r}")
         if type(value) not in _SCALARS:
             options[name] = _plain(value, f"{where}, {name}")
     return MappingProxyType(options)
@@ -79,12 +95,12 @@ class Part:
     """A declaration: a name and where to import the thing it names. Holds strings only.
 
     Args:
-        name: lower case, digits and hyphens; users see ``<plugin>/<name>``.
+        name: lower case, digits and hyphens, 64 at most; users see ``<plugin>/<name>``.
         target: ``"package.module:Class"``, imported when the part is first used; of a data set or a recipe
             also a function.
         prepare: of a data set whose target is a reader, what turns what the reader found into samples:
             ``"package.module:Class"``, called with the reader's result and with options of its own.
-        summary: one line for ``polymask list``.
+        summary: one line for ``polymask list``, 200 letters at most.
         suits: what it is a good choice for, one line, where there are several to choose from.
         paper: citation or link, where there is one.
         modality: ``"image"``, ``"audio"``, ..., several joined by ``+`` (``"image+text"``), or ``"any"``.
@@ -110,12 +126,15 @@ class Part:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        named = f"Part {self.name!r}: "
+        named = f"Part {self.name!r:.80}: "
         for key in ("name", "target", "summary", "prepare", "suits", "paper", "modality", "needs"):
             value = getattr(self, key)
             if type(value) is not str or not (value or key in _MAY_BE_EMPTY):
                 what = "a string" if key in _MAY_BE_EMPTY else "a non-empty string"
                 raise TypeError(f"{named}{key} must be {what}, got {value!r}")
+        for key, most in _LONGEST.items():
+            if len(getattr(self, key)) > most:
+                raise ValueError(f"{named}{key} has {len(getattr(self, key)):,} letters; {most} are the most")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"Part name {self.name!r}: use lower-case letters and digits joined by hyphens")
         for key in ("target", "prepare"):
@@ -175,8 +194,10 @@ class Part:
     def _import(self, target: str) -> Any:
         module, _, attribute = target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except KeyboardInterrupt:
+            with no_exit():
+                return getattr(importlib.import_module(module), attribute)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"stopped while {self.full_name} was imported from {target}")
             raise
         # An extension of the wrong build raises OSError or RuntimeError; a module may call sys.exit.
         except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,28 @@ def broken(monkeypatch):
     assert record.status == "broken"
     yield record
     registry.plugins.remove(record)
+
+
+def _gone():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """``unread("gone")`` makes a pipe without a reader of stdout, ``unread("full")`` a full disk."""
+
+    opened = []
+
+    def begin(what):
+        writer = _gone() if what == "gone" else os.open("/dev/full", os.O_WRONLY)
+        opened.append(os.fdopen(writer, "w"))
+        monkeypatch.setattr(sys, "stdout", opened[0])
+
+    yield begin
+    for file in opened:
+        file.close()  # raises where the verb has left something to be written at exit
 
 
 @pytest.fixture

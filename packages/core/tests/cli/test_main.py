@@ -133,6 +133,16 @@ def test_a_reader_that_goes_away_is_no_error():
         assert (process.stderr.read(), process.wait()) == (b"", 0)
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+def test_output_that_is_closed_is_no_error(closed):
+    command = [sys.executable, "-m", "polymask", "list"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: os.close(closed), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert bool(done.stdout) is (closed == 2)
+
+
 @pytest.mark.parametrize("argv", [["list"], ["show", "core/random"], ["pretrain", "--help"]], ids=" ".join)
 def test_a_broken_plugin_is_told_once_on_stderr_and_stops_nothing(polymask, broken, argv):
     done = polymask(*argv)
@@ -212,6 +222,16 @@ def test_a_part_that_ends_the_program_is_an_error(monkeypatch, capsys, code):
     assert main(["list"]) == 2
     said = capsys.readouterr().err
     assert f"{__file__}, line {run.__code__.co_firstlineno + 1}: sys.exit({code!r})" in said
+
+
+def test_a_part_that_raises_what_is_no_exception_is_an_error(monkeypatch, capsys):
+    def run(argv):
+        raise GeneratorExit("enough")
+
+    monkeypatch.setattr("polymask.cli.verbs.list.run", run)
+    assert main(["list"]) == 2
+    line = run.__code__.co_firstlineno + 1
+    assert f"{__file__}, line {line}: GeneratorExit('enough') ends the program" in capsys.readouterr().err
 
 
 def test_help_ends_the_program_as_it_is_asked_to():

@@ -39,6 +39,20 @@ def test_ends_in_a_probe_table_and_a_report(polymask):
     assert json.loads((folder / "probe.json").read_text())["settings"]["step"] == 4
 
 
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        ("gone", 0, ""),
+        ("full", 2, "error: what is printed cannot be written to standard output: No space left"),
+    ],
+)
+def test_a_report_is_there_though_nobody_reads_what_is_printed(polymask, unread, what, status, said):
+    unread(what)
+    done = polymask(*RUN)
+    assert (done.status, "error" in done.err) == (status, status == 2) and said in done.err
+    assert Path("runs/mean-shapes-1/probe.json").exists() and Path("runs/mean-shapes-1/report.html").exists()
+
+
 def test_data_without_labels_is_not_probed(polymask):
     done = polymask(*BARE)
     assert done.status == 0, done.err

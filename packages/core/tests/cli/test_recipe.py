@@ -30,6 +30,13 @@ def test_every_stage_is_a_run_of_its_own(polymask, tmp_path):
     assert "stage first" in result.out and (tmp_path / "r" / "second" / "report.html").exists()
 
 
+def test_reports_are_there_though_nobody_reads_what_is_printed(polymask, tmp_path, unread):
+    unread("gone")
+    result = polymask(*WORDS, "--steps", "3")
+    assert result.status == 0, result.err
+    assert all((tmp_path / "r" / name / "report.html").exists() for name in ("first", "second"))
+
+
 @pytest.mark.slow
 def test_the_same_command_goes_on(polymask, tmp_path):
     assert polymask(*WORDS).status == 0

@@ -448,8 +448,38 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "^toy/gaps: SystemExit: 0$",
     ),
     "value that a constructor stumbles over": ({"encoder.heads": 0}, "^toy/reader: ZeroDivisionError: "),
+    "no number": ({"masking.ratio": float("nan")}, "^--masking.ratio takes float without nan, got nan$"),
     "type": ({"encoder.dim": "wide"}, "^--encoder.dim takes int, got 'wide'$"),
 }
+
+
+@pytest.mark.parametrize("given", [None, "vision/mae", ["vision/mae"], 3])
+def test_what_holds_no_options_is_told(registry: Registry, given: Any) -> None:
+    with pytest.raises(UserError, match="^arguments: options are given by name, as in .*; got ") as caught:
+        RunConfig.resolve(given, registry=registry)
+    assert str(caught.value).endswith(repr(given))
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "caught", "said"),
+    [
+        (Stop("now"), UserError, "toy/gaps: Stop: now"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "stopped while toy/gaps was built"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_whatever_a_constructor_raises_names_its_part(registry, monkeypatch, raised, caught, said):
+    def stop(self, **options):
+        raise raised
+
+    monkeypatch.setattr(Gaps, "__init__", stop)
+    with pytest.raises(caught) as found:
+        make(registry, masking="toy/gaps")
+    assert "\n".join([str(found.value), *getattr(found.value, "__notes__", [])]).strip() == said
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -155,13 +155,74 @@ def test_training_leaves_no_mark_on_the_system(toy, tmp_path, monkeypatch):
     assert torch.equal(weights(system), weights(plain))
 
 
-def test_a_system_without_loss_is_refused(toy, tmp_path):
-    class Empty(toy.Toy):
-        def forward(self, batch, step):
-            return {}
+WRONG = {
+    "none": (lambda losses: {}, "forward returned dict, not losses by name"),
+    "vectors": (
+        lambda losses: {name: loss.expand(3) for name, loss in losses.items()},
+        r"the loss 'reconstruction' is of shape \[3\], not a scalar tensor",
+    ),
+    "one": (lambda losses: {"a": losses["latent"].expand(1)}, r"the loss 'a' is of shape \[1\], not"),
+    "complex": (lambda losses: {"a": losses["latent"] * 1j}, r"the loss 'a' is complex of shape \[\], not"),
+    "constant": (lambda losses: {n: x.detach() for n, x in losses.items()}, "no loss has a gradient"),
+}
 
-    with pytest.raises(ValueError, match="Empty.forward returned no loss"):
-        toy.train(tmp_path, system=Empty())
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("step", [0, 2])
+def test_what_is_no_loss_is_refused_at_any_step(toy, tmp_path, case, step):
+    change, said = WRONG[case]
+
+    class Changed(toy.Toy):
+        def forward(self, batch, now):
+            losses = super().forward(batch, now)
+            return change(losses) if now.index == step else losses
+
+    with pytest.raises(UserError, match=f"^step {step}: {said}.*; mend Changed") as caught:
+        toy.train(tmp_path, system=Changed(), steps=4, checkpoint_every=1)
+    assert caught.value.__notes__[0].startswith(f"step {step} of 4 is saved")
+    assert "lost" not in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("where", ["forward", "after_backward", "after_step", "data", "callback"])
+def test_a_part_that_raises_stop_iteration_does_not_end_training_as_done(toy, tmp_path, where):
+    def late(step):
+        return next(iter([])) if step == 2 else None
+
+    class System(toy.Toy):
+        def forward(self, batch, step):
+            late(step.index if where == "forward" else 0)
+            return super().forward(batch, step)
+
+        def after_backward(self, step):
+            late(step.index if where == "after_backward" else 0)
+
+        def after_step(self, step):
+            super().after_step(step)
+            late(step.index if where == "after_step" else 0)
+
+    class Split(toy.Split):
+        read = 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            late(self.read / 16 if where == "data" else 0)
+            return super().__getitem__(index)
+
+    class Data(toy.Data):
+        def split(self, name, *, augment=False):
+            return Split(self.x, augment) if augment else super().split(name)
+
+    class Callback(pl.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            late(trainer.global_step if where == "callback" else 0)
+
+    said = (
+        "training ended at step 2 of 6, saved"
+        if where == "callback"
+        else r"test_module.py, line \d+, in late"
+    )
+    with pytest.raises(UserError, match=said):
+        toy.train(tmp_path, system=System(), data=Data(), steps=6, checkpoint_every=1, callbacks=[Callback()])
 
 
 @pytest.mark.parametrize(

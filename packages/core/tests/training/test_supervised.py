@@ -110,6 +110,21 @@ LOSSES = {
     "a number": (lambda losses: {"a": 0.0}, "the loss 'a' is float, not a scalar tensor"),
     "constant": (lambda losses: {n: x.detach() for n, x in losses.items()}, "no loss has a gradient"),
     "an exit": (lambda losses: sys.exit(0), "SystemExit: 0"),
+    "no exception": (lambda losses: (_ for _ in ()).throw(GeneratorExit("enough")), "GeneratorExit: enough"),
+    **{
+        name: (
+            lambda losses, name=name: losses | {name: losses["latent"]},
+            f"metrics.csv has a column '{name}' of its own: give this loss another name",
+        )
+        for name in ("lr", "seconds", "grad_norm", "step", "loss", "idle", "kNN", "feature_std")
+    },
+    **{
+        f"a name {name!r}": (
+            lambda losses, name=name: losses | {name: losses["latent"]},
+            "a loss is called .*: give it a name of one line",
+        )
+        for name in ("a\nb", "", 3)
+    },
 }
 
 
@@ -123,6 +138,44 @@ def test_what_cannot_be_trained_fails_before_training(toy, case):
 
     with pytest.raises(UserError, match=f"^toy does not run with these parts on this data: .*{said}"):
         sanity_check("toy", Changed(), toy.Data())
+
+
+def test_losses_are_named_as_one_likes_otherwise(toy):
+    class Named(toy.Toy):
+        def forward(self, batch, step):
+            loss = sum(super().forward(batch, step).values())
+            return {"loss": loss} if self.alone else {'a, b "c"': loss, "x_std": loss}
+
+        def monitor(self, batch, step):
+            return {"little, much": torch.zeros(()), "y": torch.zeros(2, 3)}
+
+    for alone in (True, False):
+        system = Named()
+        system.alone = alone
+        sanity_check("toy", system, toy.Data())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "feature",
+            "metrics.csv has a column 'feature_std' already: let monitor give 'feature' another name",
+        ),
+        ("of loss", "metrics.csv has a column 'of loss_gauge' already"),
+        ("a\nb", "monitor calls something .*: give it a name of one line"),
+    ],
+)
+def test_what_is_monitored_has_columns_of_its_own(toy, name, said):
+    class Monitored(toy.Toy):
+        def forward(self, batch, step):
+            return super().forward(batch, step) | {"of loss_gauge": self.mask_token.sum()}
+
+        def monitor(self, batch, step):
+            return {name: torch.zeros(())}
+
+    with pytest.raises(UserError, match=f"^toy does not run with these parts on this data: .*{said}"):
+        sanity_check("toy", Monitored(), toy.Data())
 
 
 def test_nothing_to_train_fails_before_training(toy):

@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C. ``POLYMASK_DEBUG=1`` shows the traceback of an error of the user's.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called us
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
         with plain_warnings():
             return _dispatch(words)
@@ -46,13 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stop, Ended):
             return int(stop.code or 0)
         # no one has asked for that, and status 0 would say that all was done
-        where = traceback.extract_tb(stop.__traceback__)[-1]
-        say(f"error: {where.filename}, line {where.lineno}: sys.exit({stop.code!r}) ends the program", 31)
-        _notes(stop)
-        return 2
+        return _ended(stop, f"sys.exit({stop.code!r})")
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone: python must not flush to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # its reader (head, less) has gone
         return 0
     # What the system refuses (a place, a file, memory on the disk) is the user's to mend, whatever the verb.
     except (UserError, OSError) as error:
@@ -61,12 +60,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error if isinstance(error, UserError) else _system(error)}", colour=31)
         _notes(error)
         return 2
+    except Exception:
+        raise
+    except BaseException as stop:  # a stranger's
+        return _ended(stop, repr(stop))
+
+
+def _ended(stop: BaseException, what: str) -> int:
+    """Say where something was raised that ends programs."""
+    where = traceback.extract_tb(stop.__traceback__)[-1]
+    say(f"error: {where.filename}, line {where.lineno}: {what} ends the program", 31)
+    _notes(stop)
+    return 2
 
 
 def _system(error: OSError) -> str:
-    """What the system says of a file."""
+    """What the system says of a file, or of our output."""
     text = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {text}" if error.filename else f"{text} (POLYMASK_DEBUG=1 shows where)"
+    if error.filename:
+        return f"{error.filename}: {text}"
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written is kept
+        _give_up_output()
+        return f"what is printed cannot be written to standard output: {text}; send it elsewhere"
+    return f"{text} (POLYMASK_DEBUG=1 shows where)"
+
+
+def _give_up_output() -> None:
+    """Have what is left to print go nowhere: python must not fail over it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _notes(error: BaseException) -> None:

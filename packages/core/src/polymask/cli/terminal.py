@@ -47,7 +47,11 @@ def print_result(found: Any, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        Console().print(found.table())
+        class Output(Console):
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError  # rich would end the program with status 1
+
+        Output().print(found.table())
 
 
 def show_value(value: Any) -> str:

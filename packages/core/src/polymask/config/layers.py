@@ -10,6 +10,7 @@ from typing import Any
 from polymask.config.options import inspect_options
 from polymask.config.training import TrainOptions
 from polymask.config.tree import RUN, resolve_path
+from polymask.errors import UserError
 from polymask.files import read_yaml
 from polymask.parts import slot_kind
 
@@ -38,6 +39,12 @@ class Source:
     text: bool = False
 
     def __post_init__(self) -> None:
+        given: object = self.options
+        if not isinstance(given, Mapping):
+            raise UserError(
+                f"{self.label}: options are given by name, as in {{'system': 'vision/mae', 'steps': 300}}; "
+                f"got {given!r}"
+            )
         object.__setattr__(self, "options", nest(self.options))
 
     @classmethod

@@ -18,7 +18,7 @@ from polymask.config.options import UNSET, Option, Options, options_of
 from polymask.config.training import ALTERNATIVES
 from polymask.config.tree import PartConfig
 from polymask.errors import UserError
-from polymask.parts import Part
+from polymask.parts import Part, holds_nan
 from polymask.registry import Registry, default_registry
 
 Given = tuple[Source, Mapping[str, Any]]
@@ -263,7 +263,10 @@ class _Resolver:
         from polymask.config.values import convert
 
         try:
-            return convert(option.type, value, source.text)
+            converted = convert(option.type, value, source.text)
+            if holds_nan(converted) and not holds_nan(option.default):
+                raise ValueError("without nan")
+            return converted
         except ValueError as error:
             rule = f" {error}" if str(error) else ""
             bare = " (what an option without a value means)" if source.text and value == "true" else ""

@@ -119,8 +119,11 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
             built = target(**values)
     except UserError:
         raise
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"stopped while {part.full_name} was built")
+        raise
     # whatever a constructor raises, or its call of sys.exit, is about these values
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             raise UserError(
                 f"{part.full_name} does not fit into memory with {_largest(values)}: choose less"

@@ -21,6 +21,7 @@ from polymask.errors import UserError
 from polymask.protocols import Batch
 from polymask.training.order import Batches, Key, mix
 from polymask.training.signals import STOP
+from polymask.training.stop_iteration import ends_nothing
 
 FAST = 1e-4
 """Seconds per sample below which a worker would cost more than it saves."""
@@ -68,6 +69,7 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
         random.setstate(states[2])
         return found
 
+    @ends_nothing
     def _read(self, sample: int) -> dict[str, torch.Tensor]:
         label = {} if self.labels is None else {"label": self.labels[sample]}
         return {**self.samples[sample], **label, "id": torch.tensor(sample)}

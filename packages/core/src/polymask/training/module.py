@@ -15,9 +15,11 @@ from polymask.protocols import Batch
 from polymask.step import Step
 from polymask.systems.base import System
 from polymask.training.loader import Keyed, Loader, workers_for
+from polymask.training.losses import wrong_losses
 from polymask.training.optimiser import make_optimiser
 from polymask.training.order import Batches, mix
 from polymask.training.plan import Plan
+from polymask.training.stop_iteration import ends_nothing
 
 NEVER = torch.iinfo(torch.int64).max
 """``failed_at`` while nothing has failed."""
@@ -90,6 +92,7 @@ class Training(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.failed_at = self.failed_at.to(self.device)
 
+    @ends_nothing
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         options = self.plan.options
         self.stepped = False
@@ -105,6 +108,7 @@ class Training(pl.LightningModule):
         self._watch(self.loss)
         return loss
 
+    @ends_nothing
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.system.after_backward(self.step)
 
@@ -129,6 +133,7 @@ class Training(pl.LightningModule):
         failed = (self.failed_at != NEVER).float()
         self.optimiser.found_inf = failed  # type: ignore[attr-defined]
 
+    @ends_nothing
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
@@ -188,7 +193,7 @@ class Training(pl.LightningModule):
         """Losses of one part of a step, with dropout and the like seeded for it.
 
         Raises:
-            ValueError: the system returned none.
+            UserError: the system returned something else.
         """
         seed = mix(self.plan.options.seed, step.index, part, self.global_rank)
         # torch.manual_seed would visit every kind of device, at a hundred times the cost
@@ -196,8 +201,8 @@ class Training(pl.LightningModule):
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
         terms: dict[str, Tensor] = self.system(batch, step)
-        if not terms:
-            raise ValueError(f"{type(self.system).__name__}.forward returned no loss")
+        if wrong := wrong_losses(terms):  # the sanity check has seen those of the first step alone
+            raise UserError(f"step {step.index}: {wrong}; mend {type(self.system).__name__}, or a part of it")
         return terms
 
     def _require_alike(self, done: int) -> None:

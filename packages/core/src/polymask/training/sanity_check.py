@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from polymask.data import Dataset, SplitName, collate
 from polymask.errors import UserError
 from polymask.step import Step
 from polymask.supervision import checked, labels_for, with_labels
 from polymask.systems.base import System
+from polymask.training.losses import wrong_losses, wrong_monitored
 from polymask.training.optimiser import parameter_groups
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
@@ -48,26 +45,24 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
                 if (labels := data.labels(split)) is not None and len(labels):
                     checked(labels, data, split)
             system.eval()
-            _require_losses(system(with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)))
+            batch, first = with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)
+            wrong = wrong_losses(losses := system(batch, first))
+            if not wrong:
+                with torch.no_grad():
+                    wrong = wrong_monitored(system.monitor(batch, first), losses)
+            if wrong:
+                raise TypeError(wrong)
             parameter_groups(system, 0.0)
     except UserError:
         raise
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"stopped while {name} was tried on two samples")
+        raise
     # Whatever goes wrong here is about these parts together on this data, and nothing is lost yet.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise UserError(
             f"{name} does not run with these parts on this data: {type(error).__name__}: {error}\n"
             "POLYMASK_DEBUG=1 shows where"
         ) from error
     finally:
         system.train()
-
-
-def _require_losses(terms: Any) -> None:
-    if not isinstance(terms, Mapping) or not terms:
-        raise TypeError(f"forward returned {type(terms).__name__}, not losses by name")
-    for term, loss in terms.items():
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TypeError(f"the loss {term!r} is {what}, not a scalar tensor")
-    if not any(loss.requires_grad for loss in terms.values()):
-        raise ValueError("no loss has a gradient: nothing would be learned")

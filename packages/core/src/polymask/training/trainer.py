@@ -135,6 +135,12 @@ def fit(
         finally:
             system._compiled_call_impl = None
         run.step = trainer.global_step
+    if run.step < plan.total and not signals.received and not trainer.should_stop:
+        raise UserError(
+            f"training ended at step {run.step} of {plan.total}, saved, although no signal and no callback "
+            "asked for it by trainer.should_stop = True: something that training calls raised StopIteration, "
+            "or returned -1; mend that, and go on with --resume"
+        )
     if signals.received or run.step < plan.total:
         _stop(signals.received, run.step, plan.total, say=trainer.is_global_zero)
     return FitResult(folder, run.step, _last_row(folder))

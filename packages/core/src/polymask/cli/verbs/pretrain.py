@@ -129,20 +129,26 @@ def _train(run: Run, resume: bool, report: bool) -> int:
 def _conclude(run: Run, report: bool) -> None:
     from polymask.evaluation.probe import labels_of, probe
 
+    found, why = None, ""
     try:
         labels_of(run.data)
     except UserError as error:
-        print(f"no probe: {error}")
+        why = str(error)
     else:
         say("probing the encoder, the same encoder untrained, and the raw input")
-        print_result(probe(run), as_json=False)
+        found = probe(run)
+    end = f"run: {run.folder}"
     if report:
         from polymask.report import write_report
 
         say("drawing the report")
-        print(f"report: {write_report(run)}")
+        end = f"report: {write_report(run)}"
+    # all is written before anything is printed, which nobody may read
+    if found is None:
+        print(f"no probe: {why}")
     else:
-        print(f"run: {run.folder}")
+        print_result(found, as_json=False)
+    print(end)
 
 
 def _resume(command: Command) -> Path | None:

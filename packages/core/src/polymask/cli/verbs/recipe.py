@@ -55,11 +55,12 @@ def run(argv: list[str]) -> int:
 
     chosen = {key: value for key, value in options.items() if key not in ("name", "data")}
     stage = run_recipe(part.full_name, options["data"], folder, options=chosen, shared=shared)
+    from polymask.report import write_report
+
+    reports = [write_report(done) for done in stage.done]  # before what is printed, which nobody may read
     for label, found in stage.probes().items():
         print(f"stage {label}")
         print_result(found, as_json=False)
-    from polymask.report import write_report
-
-    for done in stage.done:
-        print(f"report: {write_report(done)}")
+    for path in reports:
+        print(f"report: {path}")
     return 0
