@@ -1,15 +1,14 @@
-"""Watches what the import of a plugin imports, and keeps that of a part from ending the program."""
+"""Watches what the import of a plugin imports."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
-import os
 import sys
 import threading
 import types
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 HEAVY = frozenset(
     {"torch", "timm", "torchaudio", "torchvision", "transformers", "lightning", "matplotlib", "sklearn"}
@@ -48,25 +47,3 @@ def heavy_imports() -> Iterator[set[str]]:
     finally:
         builtins.__import__ = original
         sys.meta_path.remove(finder)
-
-
-@contextlib.contextmanager
-def no_exit() -> Iterator[None]:
-    """Have ``os._exit`` raise SystemExit inside: it ends the program on the spot, with any status, unseen.
-
-    Processes that are forked inside and other threads end as they ask to.
-    """
-    original, here = os._exit, (os.getpid(), threading.get_ident())
-    inside = True
-
-    def refuse(status: int) -> NoReturn:
-        if inside and here == (os.getpid(), threading.get_ident()):
-            raise SystemExit(f"os._exit({status})")
-        original(status)
-
-    os._exit = refuse
-    try:
-        yield
-    finally:
-        inside = False  # for modules that keep the name
-        os._exit = original

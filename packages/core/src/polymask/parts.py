@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 from polymask.errors import UserError
-from polymask.import_guard import no_exit
 
 KINDS = (
     *("systems", "maskings", "targets", "encoders", "tokenizers", "objectives", "datasets"),
@@ -194,8 +193,7 @@ class Part:
     def _import(self, target: str) -> Any:
         module, _, attribute = target.partition(":")
         try:
-            with no_exit():
-                return getattr(importlib.import_module(module), attribute)
+            return getattr(importlib.import_module(module), attribute)
         except KeyboardInterrupt as stop:
             stop.add_note(f"stopped while {self.full_name} was imported from {target}")
             raise

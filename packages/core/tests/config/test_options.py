@@ -299,19 +299,12 @@ STRANGE = {
     "syntax": ("def (:", "SyntaxError"),
     "not-utf8": (b"Thing = '\xff'\n", "SyntaxError"),
     "exits": ("import sys\nThing = sys.exit(0)", "SystemExit: 0"),
-    "ends-the-process": ("import os\nThing = os._exit(0)", "SystemExit: os._exit(0)"),
     "ends-otherwise": ("class Stop(BaseException): pass\nraise Stop('enough')", "Stop: enough"),
     "imports-itself": ("from polymask_strange import Thing", "ImportError"),
     "signature": (
         "class Meta(type):\n    @property\n    def __signature__(cls): raise KeyError('no')\n"
         "Thing = Meta('Thing', (), {})",
         "whose options cannot be read: KeyError: 'no'",
-    ),
-    "forks": (
-        "import os\nchild = os.fork()\nchild or os._exit(3)\n"
-        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3\n"
-        "from polymask.maskings import Random\nThing = [Random][0]",
-        "",
     ),
     "annotation": ("class Thing:\n    def __init__(self, *, a: 'int |' = [1][7 if 0 else 0]): ...", ""),
     "name-of-its-base": ("from polymask.maskings import Random as Thing\nclass Thing(Thing): ...", ""),
