@@ -86,8 +86,8 @@ CLAIMS: dict[str, Claim] = {
         measure="mIoU",
     ),
     "pointcloud/humanmac": Claim(
-        text="A diffusion model of whole motions comes nearer to what happens when it is told the past beside "
-        "being completed by it (HumanMAC, arXiv 2302.03665)",
+        text="A diffusion model of whole motions comes nearer to what happens when it is told the past "
+        "beside being completed by it (HumanMAC, arXiv 2302.03665)",
         config={
             "data": "pointcloud/mocap",
             "preset": "small",
