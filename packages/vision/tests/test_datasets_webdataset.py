@@ -162,6 +162,19 @@ def test_a_label_that_cannot_be_read_costs_its_sample_alone(tmp_path: Path) -> N
     assert data.skipped[0][0].endswith("a.tar/1")
 
 
+def test_an_empty_label_is_none_and_a_whole_number_is_one_class(tmp_path: Path) -> None:
+    words = {"0": "", "1": "1", "2": "1.0", "3": "1.5", "4": " \n"}
+    members = {f"{name}.png": picture(int(name)) for name in words}
+    texts = {f"{name}.cls": word.encode() for name, word in words.items()}
+    fields = {f"{name}.json": json.dumps({"a": word}).encode() for name, word in words.items()}
+    shard(tmp_path / "a.tar", {**members, **texts, **fields})
+    for label in ("cls", "json:a"):
+        data = open_data(f"wds:{tmp_path}", label=label, test=0)
+        assert data.classes == ["1", "1.5"] and shades(data) == [1, 2, 3]
+        assert data.labels("train").tolist() == [0, 0, 1]  # type: ignore[union-attr]
+        assert all("its label is empty" in why for _, why in data.skipped) and len(data.skipped) == 2
+
+
 def test_a_shard_cut_off_is_used_to_where_it_ends(tmp_path: Path) -> None:
     path = shard(tmp_path / "a.tar", {f"{i}.png": picture(i) for i in range(3)})
     with tarfile.open(path) as tar:

@@ -20,6 +20,8 @@ from polymask.data.splits import Names
 from polymask.types import Share
 from polymask_vision.datasets.decode import ENDINGS
 
+_WHOLE = re.compile(r"-?[0-9]+\.0*")
+
 
 def webdataset(
     *,
@@ -252,11 +254,16 @@ def _reason(path: str, error: Exception) -> str:
 
 def _class(tar: tarfile.TarFile, member: tarfile.TarInfo | None, entry: str) -> str | None:
     file = None if member is None else tar.extractfile(member)
-    if file is None:
+    if member is None or file is None:
         return None
     text = file.read().decode("utf-8").strip()
-    if not entry:
-        return text
-    fields = json.loads(text)
-    value = fields.get(entry) if isinstance(fields, dict) else None
-    return None if value is None else str(value)
+    if entry:
+        fields = json.loads(text)
+        value = fields.get(entry) if isinstance(fields, dict) else None
+        if value is None:
+            return None
+        text = str(value).strip()
+    if not text:
+        raise BadSample(f"its label is empty: put a class there, or take away {entry or member.name}")
+    # what wrote one class as a number may have written it as a fraction elsewhere
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
