@@ -22,6 +22,9 @@ ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 SILENCE = 2.0**-15
 """Nothing louder than the last bit of 16 is silence."""
 
+FASTEST = 768_000
+"""Samples per second that no recording exceeds; a damaged header does, and is no rate to resample from."""
+
 LOUDEST = 4.0
 """Full scale is 1; peaks of lossy coding exceed it, integers stored as floats by far."""
 
@@ -87,12 +90,15 @@ def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
-        BadSample: it is empty, silent from end to end, broken, no audio, or what :func:`mono` refuses.
+        BadSample: it is empty, silent from end to end, broken, of an absurd rate, no audio, or what
+            :func:`mono` refuses.
     """
     try:
         if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
             raise BadSample("empty file")
         with soundfile.SoundFile(path) as file:
+            if not 1 <= file.samplerate <= FASTEST:
+                raise BadSample(f"says {file.samplerate:,} Hz, and no recording is above {FASTEST:,} Hz")
             if not file.frames:
                 raise BadSample("no samples in it")
             cancels = False
