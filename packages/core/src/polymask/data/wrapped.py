@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from polymask.data.batches import shown
 from polymask.data.protocols import Dataset, Samples, SplitName
 from polymask.data.splits import held_out
 from polymask.errors import UserError
@@ -49,7 +50,7 @@ def as_dataset(
     first, other = sides[0].first, sides[-1].first
     if {name: _like(x) for name, x in first.items()} != {name: _like(x) for name, x in other.items()}:
         raise UserError(
-            f"train and test differ: a sample is {_shown(first)} in one and {_shown(other)} in the other; "
+            f"train and test differ: a sample is {shown(first)} in one and {shown(other)} in the other; "
             "give both the same entries, dtypes and sizes"
         )
     labels = [labels_of(side.samples) for side in sides]
@@ -178,7 +179,7 @@ class _Side:
         for name, x in self.first.items():
             if name not in sample or _like(x) != _like(sample[name]):
                 raise UserError(
-                    f"{where} is {_shown(sample)}, and sample 0 is {_shown(self.first)}; bring all samples "
+                    f"{where} is {shown(sample)}, and sample 0 is {shown(self.first)}; bring all samples "
                     "to the same entries, dtypes and size (only a first axis that is no image's may differ)"
                 )
         return sample
@@ -254,12 +255,6 @@ def _image(x: Tensor, where: str) -> Tensor:
 def _like(x: Tensor) -> tuple[Any, ...]:
     """What is the same of all samples: all of the shape of images, all but the first axis of the others."""
     return x.dtype, x.dim(), tuple(x.shape if x.dim() == 3 else x.shape[1:])
-
-
-def _shown(sample: Mapping[str, Tensor]) -> str:
-    return ", ".join(
-        f"{name} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in sample.items()
-    )
 
 
 def _article(x: Any) -> str:
