@@ -20,6 +20,9 @@ _SAMPLES = ("samples", "_samples", "imgs")
 _CLASSES = 1_000_000
 """More classes than this are no classes but numbers of something else, and would fill the memory."""
 
+_NORMALISED = 32.0
+"""Floats of mean 0 and deviation 1 stay below, even those of a picture that is white all over."""
+
 _PROTOCOL = ("key", "provides", "split", "labels")
 
 
@@ -30,7 +33,8 @@ def as_dataset(
 
     A sample is a tensor, a pair ``(x, label)``, or a dict of tensors, which may have a ``"label"``: a whole
     number from 0 on, or -1 where unknown. Values in uint8 become float32 in [0, 1], float64 becomes
-    float32. Size and channels are those of the first image. What is a data set already is returned as it is.
+    float32; floats of images are in [0, 1] or normalised already. Size and channels are those of the first
+    image. What is a data set already is returned as it is.
 
     Args:
         train: samples to train on; with ``test`` a share, all samples.
@@ -249,6 +253,11 @@ def _image(x: Tensor, where: str) -> Tensor:
         raise UserError(f"{where} is an image of shape {list(x.shape)}; give [channels, height, width]")
     if x.dtype != torch.uint8 and not x.is_floating_point():
         raise UserError(f"{where} is an image of {x.dtype}; give uint8, or floats")
+    if x.is_floating_point() and x.numel() and x.min() >= 0 and x.max() > _NORMALISED:
+        raise UserError(
+            f"{where} is an image of floats of {x.min():.4g} to {x.max():.4g}, which are neither 0 to 1 nor "
+            "normalised; divide them by what is white in them (255), or give uint8"
+        )
     return x
 
 
