@@ -314,3 +314,8 @@ def test_what_reaches_a_system_is_told(tmp_path: Path) -> None:
     begins = describe(open_data(f"audio/folder:{tmp_path}", test=0, seconds=0.1))
     assert begins["silent"] == "33.3% of the recordings, in a sample of 3"
     assert begins["length"].startswith("0.1 s")
+    late = late[::-1].copy()
+    late[40000] = np.nan
+    soundfile.write(tmp_path / "d.wav", late, 16000, subtype="FLOAT")
+    lines = describe(open_data(f"audio/folder:{tmp_path}", test=0))
+    assert lines["unreadable"] == "1 of 4 looked at, first d.wav: holds numbers that are not finite"

@@ -77,6 +77,40 @@ def test_formats_are_read_alike(tmp_path: Path) -> None:
         assert abs(float(x[2000:14000].square().mean()) - 0.045) < 0.002
 
 
+def test_an_absurd_rate_is_left_out_and_named(classes: Path) -> None:
+    path = classes / "low" / "fast.wav"
+    soundfile.write(path, np.sin(np.arange(4000) / 9), 16000)
+    raw = path.read_bytes()
+    for rate in (768_001, 2**31 - 1):
+        path.write_bytes(raw[:24] + rate.to_bytes(4, "little") + raw[28:])
+        assert dict(open_data(f"audio/folder:{classes}", test=0).skipped) == {
+            "low/fast.wav": f"says {rate:,} Hz, and no recording is above 768,000 Hz"
+        }
+    path.write_bytes(raw[:24] + (768_000).to_bytes(4, "little") + raw[28:])
+    assert not open_data(f"audio/folder:{classes}", test=0).skipped
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "W64", "RF64"])
+def test_a_truncated_recording_is_left_out_and_named(classes: Path, kind: str) -> None:
+    path = classes / "low" / "cut.wav"
+    soundfile.write(path, np.sin(np.arange(4000) / 9), 16000, format=kind)
+    raw = path.read_bytes()
+    assert not open_data(f"audio/folder:{classes}", test=0).skipped
+    path.write_bytes(raw[:3000])
+    (reason,) = dict(open_data(f"audio/folder:{classes}", test=0).skipped).values()
+    assert reason.startswith("truncated: says ") and " bytes, and holds " in reason
+
+
+@pytest.mark.parametrize("size", [0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF])
+def test_the_size_that_a_stream_claims_is_none(classes: Path, size: int) -> None:
+    path = classes / "low" / "stream.wav"
+    soundfile.write(path, np.sin(np.arange(4000) / 9), 16000)
+    raw = path.read_bytes()
+    assert raw[36:40] == b"data"
+    path.write_bytes(raw[:40] + size.to_bytes(4, "little") + raw[44:])
+    assert not open_data(f"audio/folder:{classes}", test=0).skipped
+
+
 def test_broken_files_are_skipped_counted_and_named(classes: Path) -> None:
     (classes / "low" / "zero.wav").touch()
     (classes / "low" / "words.flac").write_text("no sound at all, but long enough to be looked at")

@@ -93,6 +93,16 @@ def test_lines_and_paragraphs(tmp_path: Path) -> None:
         lines(source=str(tmp_path / "y.txt"))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_system(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(end.join(["first line", "second", "", "", "third", "fourth", ""]).encode())
+    assert lines(source=str(path)).texts == ["first line", "second", "third", "fourth"]
+    assert lines(source=str(path), paragraphs=True).texts == ["first line second", "third fourth"]
+    path.write_bytes(end.join(['{"text": "a"}', '{"text": "b"}']).encode())
+    assert json_lines(source=str(path)).texts == ["a", "b"]
+
+
 def test_objects_by_field(tmp_path: Path) -> None:
     rows: list[Any] = [{"body": "b1", "kind": 3, "title": "t1"}, {"body": "b2", "kind": 1, "title": "t2"}]
     written = [

@@ -175,6 +175,11 @@ def test_what_reaches_a_system_is_told(tmp_path: Path, normalise: str) -> None:
     assert lines["extent"].startswith("longest side 2 to 8 in the files, ")
     end = {"sphere": "centred, the farthest point at 1", "none": "in their unit, an origin taken off"}
     assert lines["places"].endswith(end[normalise])
+    assert "unreadable" not in lines
+    np.save(tmp_path / "c.npy", np.full((20, 3), 1.0))
+    lines = describe(open_data(f"pointcloud/folder:{tmp_path}", test=0, points=64, normalise=normalise))
+    assert lines["points"].endswith("in a sample of 2")
+    assert lines["unreadable"].startswith("1 of 3 looked at, first c.npy: ")
 
 
 def test_meshes_have_no_count(tmp_path: Path) -> None:

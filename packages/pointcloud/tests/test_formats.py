@@ -179,6 +179,19 @@ TEXTS = {
     "a.pts": "{x} {y} {z} 51 {r} {g} {b}",
     "b.txt": "{r};{g};{b};{x};{y};{z}",
 }
+
+
+@pytest.mark.parametrize("line", ["0,1 0,2 0,3", "-1,5e3\t0 2", "0,1, 0,2, 0,3", "1 2,5 3"])
+def test_commas_that_may_be_decimal_points_are_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text(f"{line}\n" * 20)
+    with pytest.raises(BadSample, match=r"commas within them, .*: write decimal points, or semicolons"):
+        read(path)
+    for fine in ("0.1,0.2,0.3", "0, 1, 2", "1.5,2.5,3.5 255 0 0", "1,2,3", "0,1;0,2;0,3"):
+        path.write_text(f"{fine}\n" * 20)
+        assert READERS[".xyz"](path).points.shape == (20, 3)
+
+
 HEADS = {"a.xyz": "", "a.txt": "//X,Y,Z,R,G,B", "a.pts": "3", "b.txt": "\ufeffR;G;B;X;Y;Z"}
 
 

@@ -253,6 +253,7 @@ def test_places_that_are_not_finite_are_found_when_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "3.npz", motion=motion)
     data = open_data(f"clips:{tmp_path}", frames=50, stride=50, test=0.25)
     assert data.describe()["speed of joints"].endswith("m/s on average")
+    assert data.describe()["unreadable"].endswith("places that are not finite")
     with pytest.warns(UserWarning, match="places that are not finite"):
         every = [x["motion"] for split in ("train", "test") for x in data.split(split)]
     assert all(x.isfinite().all() for x in every)

@@ -251,6 +251,9 @@ def test_what_reaches_the_system_is_described() -> None:
     assert lines["size"] == "8 x 8 pixels, 1 channel"
     assert lines["normalised"] == "mean 0.23, standard deviation 0.67"
     assert describe(of(scan * 10)).items() >= {"left out": "none", "values": "0 to 65,535, as 0 to 1"}.items()
+    lines = dataset(Numbers(8, broken=(2, 5))).describe()
+    assert lines["clipped"].endswith("in a sample of 6")
+    assert lines["unreadable"] == "2 of 8 looked at, first picture 2: the disk is on fire"
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])

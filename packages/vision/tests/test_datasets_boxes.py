@@ -173,6 +173,14 @@ def test_folders_of_splits_and_several_files(tmp_path: Path) -> None:
         ({}, "bbox of an annotation is None"),
         ({"bbox": [1, 1, 2, 3], "segmentation": [[1, 2, 3, 4]]}, "three vertices"),
         ({"bbox": [1, 1, 2, 3], "segmentation": [1, 2]}, "three vertices"),
+        (
+            {"bbox": [32, 1, 5, 5], "id": 7},
+            "bbox of annotation 7 is [32, 1, 5, 5], outside of its 32 x 24 pixels",
+        ),
+        ({"bbox": [1, -5, 5, 5]}, "outside of its 32 x 24 pixels"),
+        ({"bbox": [1, 1, 2, 3], "distance": 0}, "distance of an annotation is 0, not above 0"),
+        ({"bbox": [1, 1, 2, 3], "distance": -4.5}, "distance of an annotation is -4.5"),
+        ({"bbox": [1, 1, 2, 3], "distance": "far"}, "distance of an annotation is far"),
     ],
 )
 def test_an_annotation_that_makes_no_sense_costs_its_image_and_no_other(
@@ -182,6 +190,13 @@ def test_an_annotation_that_makes_no_sense_costs_its_image_and_no_other(
     data: Any = open_data(write(tmp_path, [*right, {"image_id": 101, **wrong}]), **PLAIN)
     skipped = dict(data.skipped)
     assert set(read(data)) == {"0.png", "2.png"} and message in skipped["1.png"]
+
+
+def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path) -> None:
+    wide = [{"image_id": 100, "bbox": [-50, -5, 1000, 100]}, {"image_id": 101, "bbox": [30.5, 20, 9, 9]}]
+    found = read(open_data(write(tmp_path, wide, images=2), **PLAIN))
+    assert found["0.png"]["boxes"].tolist() == [[0, 0, 32, 24]]
+    assert found["1.png"]["boxes"].tolist() == [[30.5, 20, 32, 24]]
 
 
 def test_annotations_of_images_that_are_not_listed_are_refused(tmp_path: Path) -> None:

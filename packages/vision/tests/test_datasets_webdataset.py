@@ -162,6 +162,19 @@ def test_a_label_that_cannot_be_read_costs_its_sample_alone(tmp_path: Path) -> N
     assert data.skipped[0][0].endswith("a.tar/1")
 
 
+def test_an_empty_label_is_none_and_a_whole_number_is_one_class(tmp_path: Path) -> None:
+    words = {"0": "", "1": "1", "2": "1.0", "3": "1.5", "4": " \n"}
+    members = {f"{name}.png": picture(int(name)) for name in words}
+    texts = {f"{name}.cls": word.encode() for name, word in words.items()}
+    fields = {f"{name}.json": json.dumps({"a": word}).encode() for name, word in words.items()}
+    shard(tmp_path / "a.tar", {**members, **texts, **fields})
+    for label in ("cls", "json:a"):
+        data = open_data(f"wds:{tmp_path}", label=label, test=0)
+        assert data.classes == ["1", "1.5"] and shades(data) == [1, 2, 3]
+        assert data.labels("train").tolist() == [0, 0, 1]  # type: ignore[union-attr]
+        assert all("its label is empty" in why for _, why in data.skipped) and len(data.skipped) == 2
+
+
 def test_a_shard_cut_off_is_used_to_where_it_ends(tmp_path: Path) -> None:
     path = shard(tmp_path / "a.tar", {f"{i}.png": picture(i) for i in range(3)})
     with tarfile.open(path) as tar:
@@ -170,6 +183,29 @@ def test_a_shard_cut_off_is_used_to_where_it_ends(tmp_path: Path) -> None:
     data = open_data(f"wds:{tmp_path}", test=0)
     assert shades(data) == [0, 1]
     assert "ends within 2.png; what precedes the damage, 2 samples, is used" in data.skipped[0][1]
+
+
+@pytest.mark.parametrize("more", [0, 100, 512])
+def test_a_shard_that_ends_between_its_files_is_told(tmp_path: Path, more: int) -> None:
+    path = shard(tmp_path / "a.tar", {f"{i}.png": picture(i) for i in range(3)})
+    raw = path.read_bytes()
+    with tarfile.open(path) as tar:
+        end = tar.getmembers()[2].offset
+    damaged = raw[: end + more] if more < 512 else raw[:end] + b"x" * 512 + raw[end + 512 :]
+    path.write_bytes(damaged)
+    data = open_data(f"wds:{tmp_path}", test=0)
+    assert shades(data) == [0, 1]
+    assert [why for _, why in data.skipped] == [
+        f"no end mark at byte {end:,}, so it is cut off or damaged there; what precedes the damage, "
+        "2 samples, is used"
+    ]
+
+
+def test_what_follows_the_end_of_a_shard_is_told(tmp_path: Path) -> None:
+    one, other = (shard(tmp_path / name, {"0.png": picture(3)}) for name in ("a.tar", "b.tar"))
+    one.write_bytes(one.read_bytes() + other.read_bytes())
+    data = open_data(f"wds:{one}", test=0)
+    assert shades(data) == [3] and "more follows its end mark" in data.skipped[0][1]
 
 
 def test_special_files_and_endless_patterns_are_refused_at_once(tmp_path: Path) -> None:
@@ -222,7 +258,11 @@ def test_links_are_the_files_they_name(tmp_path: Path) -> None:
 def test_the_last_file_of_a_name_counts(tmp_path: Path) -> None:
     path = shard(tmp_path / "a.tar", {"0.png": picture(3), "1.png": picture(4)})
     shard(path, {"0.png": picture(9)}, mode="a")
-    assert shades(open_data(f"wds:{path}", test=0)) == [9, 4]
+    data = open_data(f"wds:{path}", test=0)
+    assert shades(data) == [9, 4]
+    assert data.skipped == [
+        (str(path), "names that stand in it more than once: 1, first 0.png; the last file of each is used")
+    ]
 
 
 @pytest.mark.parametrize("label", ["animal", "json:colour"])

@@ -25,6 +25,9 @@ T = TypeVar("T")
 _OLD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")
 """What YAML 1.1 takes for a number in base 8 or 60, and nobody else does: 010, 1:30."""
 
+_MOST_AGAIN = 10_000
+"""Values of a YAML file that aliases may repeat; a few lines of them can stand for more than memory holds."""
+
 PARTIAL = ".partial"
 """Suffix of files that are being written."""
 
@@ -197,7 +200,7 @@ def read_json(
 
 
 def load_yaml(text: str, name: str = "text") -> Any:
-    """A value in YAML, in which no key stands twice and nothing holds itself.
+    """A value in YAML, in which no key stands twice, nothing holds itself and aliases stand for little.
 
     Args:
         text: what to read.
@@ -214,19 +217,22 @@ def load_yaml(text: str, name: str = "text") -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_node(node, ())
+        _check_node(node, (), {})
         return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _check_node(node: Any, above: tuple[Any, ...]) -> None:
+def _check_node(node: Any, above: tuple[Any, ...], sizes: dict[Any, int]) -> int:
+    """Check a node and what is below it, once; returns how many values it stands for, aliases written out."""
     import yaml
 
     if isinstance(node, yaml.ScalarNode) and node.style is None and _OLD_NUMBER.fullmatch(node.value):
         node.tag = "tag:yaml.org,2002:str"
     if node in above:
         raise yaml.MarkedYAMLError(problem="a value holds itself", problem_mark=node.start_mark)
+    if node in sizes:
+        return sizes[node]
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
     keys: set[str] = set()
     for key, _ in pairs:
@@ -235,8 +241,12 @@ def _check_node(node: Any, above: tuple[Any, ...]) -> None:
             raise yaml.MarkedYAMLError(problem=f"{name!r} is given twice", problem_mark=key.start_mark)
         keys.add(name)
     inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
-    for each in inner:
-        _check_node(each, (*above, node))
+    size = 1 + sum(_check_node(each, (*above, node), sizes) for each in inner)
+    if size > len(sizes) + _MOST_AGAIN:
+        problem = f"its aliases stand for {size:,} values: write fewer of them"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    sizes[node] = size
+    return size
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -147,6 +147,16 @@ def test_origins_of_values(toys, tmp_path):
         ("gain: 1\ngain: 1\n", r"'gain' is given twice\n  in .*, line 2"),
         ("gain: 1\nmasking: &a\n  masking: *a\n", r"a value holds itself\n  in .*, line 2"),
         ("gain: &a [*a]\n", "a value holds itself"),
+        (
+            "a: &a0 [x, x]\n" + "".join(f"b{i}: &a{i + 1} [{', '.join([f'*a{i}'] * 8)}]\n" for i in range(6)),
+            r"its aliases stand for 12,873 values: write fewer of them\n  in .*more.yaml.*line 5",
+        ),
+        (
+            "masking.ratio: 0.5\nmasking: {name: core/random, ratio: 0.6}\n",
+            r"more.yaml: masking.ratio is given twice, under 'masking.ratio' and under 'masking': keep one",
+        ),
+        ("masking: random\nmasking.name: block\n", "masking.name is given twice"),
+        ("data: {x.y: 1, x: {y: 2}}\n", "data.x.y is given twice"),
         ("[" * 5000, "cannot read"),
         ("- 1\n", "not a configuration"),
         (None, "No such file"),

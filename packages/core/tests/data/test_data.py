@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -36,6 +37,33 @@ def test_ids_keep_their_type():
 def test_other_differences_are_refused(shapes):
     with pytest.raises(UserError, match="only the first axis may differ"):
         collate([{"x": torch.zeros(shape)} for shape in shapes])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({}, "sample 7 is empty, and sample 4 is x float32 [3]; bring all samples to the same entries"),
+        (
+            {"x": torch.ones(3), "y": torch.ones(1)},
+            "sample 7 is x float32 [3], y float32 [1], and sample 4 is x",
+        ),
+        ({"x": torch.ones(3).double()}, "sample 7 is x float64 [3], and sample 4 is x float32 [3]; bring"),
+        ({"x": torch.ones(1, 3)}, "sample 7 is x float32 [1, 3], and sample 4 is x float32 [3]; bring"),
+        ({"x": None}, "sample 7 has NoneType as 'x'; give a tensor"),
+        ({"x": "words"}, "sample 7 has str as 'x'; give a tensor"),
+    ],
+)
+def test_samples_that_are_not_alike_are_named(other, message):
+    first, second = {"x": torch.ones(3), "id": torch.tensor(4)}, {**other, "id": torch.tensor(7)}
+    with pytest.raises(UserError, match=re.escape(message)):
+        collate([first, second])
+    with pytest.raises(UserError, match="sample 7"):
+        collate([second, first])
+
+
+def test_a_sample_that_is_no_dict_is_named():
+    with pytest.raises(UserError, match="sample 1 is NoneType, not a dict of tensors by name"):
+        collate([{"x": torch.ones(3)}, None])
 
 
 def test_the_share_of_padding():

@@ -17,7 +17,7 @@ LABELS = torch.repeat_interleave(torch.tensor([0, 1, 2, -1]), torch.tensor([*COU
 
 
 def data(labels=LABELS, classes=None):
-    samples = [(torch.full((1, 2, 2), float(k)), int(label)) for k, label in enumerate(labels)]
+    samples = [(torch.full((1, 2, 2), k / 256), int(label)) for k, label in enumerate(labels)]
     return as_dataset(samples, test=samples[:9], classes=classes)
 
 
@@ -42,7 +42,7 @@ def test_the_training_split_is_what_was_chosen_and_the_test_split_stays():
     whole = data()
     few, places = few_labels(data=whole, share=0.1, seed=1), stratified(LABELS, 0.1, 1)
     train = few.split("train", augment=True)
-    assert [float(train[i]["image"].mean()) for i in range(len(train))] == places.tolist()
+    assert [256 * float(train[i]["image"].mean()) for i in range(len(train))] == places.tolist()
     assert torch.equal(few.labels("train"), LABELS[places])
     assert len(few.split("test")) == len(whole.split("test")) == 9
     assert torch.equal(few.labels("test"), whole.labels("test"))

@@ -52,8 +52,8 @@ def test_pairs_are_divided_within_each_class_and_become_floats():
 
 
 def test_two_data_sets_are_the_two_splits():
-    train = [(x, int(y)) for x, y in zip(IMAGES.double(), LABELS, strict=True)]
-    test = [(x, int(y)) for x, y in zip(IMAGES[:3].double(), LABELS, strict=False)]
+    train = [(x, int(y)) for x, y in zip(IMAGES.double() / 255, LABELS, strict=True)]
+    test = [(x, int(y)) for x, y in zip(IMAGES[:3].double() / 255, LABELS, strict=False)]
     data = as_dataset(train=train, test=test, classes=["a", "b", "c", "d"])
     assert data.labels("test").tolist() == [0, 1, 2] and data.classes == ["a", "b", "c", "d"]
     assert data.split("test")[0]["image"].dtype == torch.float32
@@ -99,6 +99,14 @@ def test_pictures_are_within_zero_and_one():
     assert torch.equal(data.to_image(x.sigmoid()), x.sigmoid())
 
 
+def test_images_of_floats_beyond_any_scale_are_refused_where_they_show():
+    black, white = torch.zeros(3, 6, 8), torch.full((3, 6, 8), 255.0)
+    data = as_dataset([black, white, white / 255, (white / 255 - 0.45) / 0.22, black - 127], test=0.0)
+    with pytest.raises(UserError, match="sample 1 is an image of floats of 255 to 255"):
+        data.split("train")[1]
+    assert all(data.split("train")[i] for i in (0, 2, 3, 4))
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield IMAGES[0]
@@ -116,6 +124,12 @@ class Stream(IterableDataset):
         ([{"x": IMAGES[0]}], {}, r"sample 0 has no 'image', but x; say which: as_dataset\(..., key="),
         ([(1, 2, 3)], {}, "sample 0 has 3 parts; give x"),
         (list(IMAGES.permute(0, 2, 3, 1)), {}, r"shape \[6, 8, 3\]; give \[channels, height, width\]"),
+        (
+            list(IMAGES.float()),
+            {},
+            "sample 0 is an image of floats of [0-9]+ to 25[0-9], which are neither 0 to 1",
+        ),
+        ([(IMAGES[0].numpy().astype("float64"), 1)], {}, r"divide them by what is white in them \(255\), or"),
         (list(IMAGES.long()), {}, "an image of torch.int64; give uint8, or floats"),
         ([(IMAGES[0], 0.5)], {}, "the label of sample 0 is 0.5; give whole numbers"),
         ([(IMAGES[0], "cat")], {}, "the label of sample 0 is 'cat'"),

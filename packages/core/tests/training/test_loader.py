@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from polymask import UserError
+from polymask.data import collate
+from polymask.training.digest import digest
 from polymask.training.loader import Keyed, Loader, workers_for
 from polymask.training.order import Batches
 from polymask.training.plan import make_plan
@@ -33,6 +36,50 @@ def test_batches_do_not_depend_on_workers_or_start(toy, plan):
         assert torch.equal(one["x"], two["x"])
     for one, two in zip(here[3:], later, strict=True):
         assert torch.equal(one["x"], two["x"])
+
+
+class Strange:
+    """A data set of which one sample is another than those before, or is not there."""
+
+    classes, random = None, False
+
+    def __init__(self, samples, length):
+        self.samples, self.length = samples, length
+
+    def split(self, name, *, augment=False):
+        return self
+
+    def labels(self, name):
+        return None
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ([None], "sample 9 is NoneType, not a dict of tensors by name"),
+        (["words"], "sample 9 is str, not a dict"),
+        ([{"x": torch.ones(1, 4)}], r"sample 9 is x float32 \[1, 4\], and sample 0 is x float32 \[4\]"),
+        (
+            [{"x": torch.ones(4), "y": torch.ones(1)}],
+            "sample 9 is x float32 .*, y float32 .*, and sample 0 is",
+        ),
+        ([{"y": torch.ones(4)}], r"sample 9 is y float32 \[4\], and sample 0 is x float32 \[4\]"),
+        ([{"x": None}], "sample 9 has NoneType as 'x'; give a tensor"),
+        ([], r"sample 9 cannot be had \(IndexError: .*\), and the data set says that it has 10: let its"),
+    ],
+)
+def test_a_later_sample_that_is_another_is_named_before_training_and_in_it(last, message):
+    data = Strange([*({"x": torch.ones(4)} for _ in range(9)), *last], 10)
+    with pytest.raises(UserError, match=message):
+        digest(data)
+    with pytest.raises(UserError, match=message):
+        collate(Keyed(data, seed=0).__getitems__([(0, 0), (0, 9)]))
 
 
 def test_augmentation_differs_by_epoch_sample_and_seed(toy):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import warnings
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import (
-    BadSample,
     FileDataset,
     LazySamples,
     Samples,
@@ -24,6 +22,7 @@ from polymask.data import (
     Split,
     SplitName,
     Splits,
+    read_some,
     span,
 )
 from polymask.types import Count, NotNegative, Positive
@@ -143,10 +142,8 @@ class AudioDataset(FileDataset[Recordings]):
         rates, seconds = train.source.rates[train.index], self.lengths("train") / rate
         if not len(train):
             return {"rate": f"{rate:,} Hz"}
-        sounds = []
-        for number in train.take(LOOK).index.tolist():
-            with contextlib.suppress(BadSample):
-                sounds.append(self.read(train.source, number, augment=False)[self.key])
+        some, bad = read_some(train, LOOK, functools.partial(self.read, augment=False))
+        sounds = [sample[self.key] for sample in some]
         files = "" if (rates == rate).all() else f", of files of {span(rates, 5)} Hz"
         lines = {
             "rate": f"{rate:,} Hz{files}",
@@ -159,7 +156,7 @@ class AudioDataset(FileDataset[Recordings]):
             lines["level"] = f"{span(level.round(decimals=1), 5)} dB, full scale being 0, {sample}"
             lines["clipped"] = f"{(x >= 1 - SILENCE).float().mean():.1%} of the values, {sample}"
             lines["silent"] = f"{silent / len(sounds):.1%} of the recordings, {sample}"
-        return lines
+        return lines | bad
 
     def to_image(self, x: Tensor) -> Tensor:
         """The log-mel spectrogram of audio ``[T]``, or one that is given as ``[frames, mels]``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,17 @@ ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 SILENCE = 2.0**-15
 """Nothing louder than the last bit of 16 is silence."""
 
+FASTEST = 768_000
+"""Samples per second that no recording exceeds; a damaged header does, and is no rate to resample from."""
+
 LOUDEST = 4.0
 """Full scale is 1; peaks of lossy coding exceed it, integers stored as floats by far."""
+
+_CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""What libsndfile logs of WAV, AIFF, AU, W64 and RF64 that claim more bytes than they hold."""
+
+_STREAM = 0x7FFF0000
+"""Sizes from here on are what is written to a pipe, where the length is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +97,20 @@ def look(path: str | Path | io.BytesIO) -> Header:
     """What a file holds, from its header and its beginning, up to the first sound in it.
 
     Raises:
-        BadSample: it is empty, silent from end to end, broken, no audio, or what :func:`mono` refuses.
+        BadSample: it is empty, silent from end to end, broken, truncated, of an absurd rate, no audio, or
+            what :func:`mono` refuses.
     """
     try:
         if not (len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)):
             raise BadSample("empty file")
         with soundfile.SoundFile(path) as file:
+            if not 1 <= file.samplerate <= FASTEST:
+                raise BadSample(f"says {file.samplerate:,} Hz, and no recording is above {FASTEST:,} Hz")
             if not file.frames:
                 raise BadSample("no samples in it")
+            for claimed, there in _CUT.findall(file.extra_info):
+                if int(there) < int(claimed) < _STREAM:
+                    raise BadSample(f"truncated: says {int(claimed):,} bytes, and holds {int(there):,}")
             cancels = False
             for block in file.blocks(file.samplerate, dtype="float32", always_2d=True):
                 if np.abs(mono(block)).max(initial=0) > SILENCE:

@@ -56,9 +56,10 @@ class Source:
             resume: the run beside the file goes on; without, paths relative to it are written out.
 
         Raises:
-            UserError: there is no such file, or it is something else.
+            UserError: there is no such file, it is something else, or says one option in two spellings.
         """
         options = read_yaml(Path(path))
+        _require_once(options, str(path))
         return cls(f"file {path}", options if resume else resolve_path(options, Path(path).parent))
 
     @property
@@ -74,6 +75,19 @@ class Source:
     def without(self, keys: Container[str]) -> Source:
         """The same but for some options."""
         return replace(self, options={key: self.options[key] for key in self.options if key not in keys})
+
+
+def _require_once(options: Mapping[str, Any], path: str, above: str = "") -> None:
+    """See that no option stands in a file both dotted and nested."""
+    seen: dict[str, str] = {}
+    for key, value in options.items():
+        for name in flatten(nest({key: value})):
+            if name in seen:
+                both = f"under {seen[name]!r} and under {str(key)!r}"
+                raise UserError(f"{path}: {above}{name} is given twice, {both}: keep one")
+            seen[name] = str(key)
+        if isinstance(value, Mapping):
+            _require_once(value, path, f"{above}{key}.")
 
 
 def nest(options: Mapping[str, Any], into: dict[str, Any] | None = None) -> dict[str, Any]:

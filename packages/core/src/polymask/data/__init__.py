@@ -24,7 +24,7 @@ from polymask.data.protocols import (
     span,
     storable,
 )
-from polymask.data.reading import BadSample, reading
+from polymask.data.reading import BadSample, read_some, reading
 from polymask.data.splits import (
     FileDataset,
     LazySamples,
@@ -70,6 +70,7 @@ __all__ = [
     "length_key",
     "open_data",
     "padding",
+    "read_some",
     "reading",
     "sample_of",
     "span",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +19,63 @@ def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     its end, and ``"<key>_length"``, int64 ``[B]``, says how much of each is real.
 
     Raises:
-        UserError: shapes differ otherwise, naming the entry and the shapes.
+        UserError: see :func:`alike`.
     """
     batch: dict[str, Tensor] = {}
-    for key in samples[0]:
-        values = [torch.as_tensor(sample[key]) for sample in samples]
-        shapes = {tuple(value.shape) for value in values}
-        if len(shapes) == 1:
+    rows = alike(samples)
+    for key in rows[0]:
+        values = [row[key] for row in rows]
+        if len({value.shape for value in values}) == 1:
             batch[key] = torch.stack(values)
             continue
-        if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
-            raise UserError(
-                f"samples differ in the shape of {key!r}: {sorted(shapes)}; only the first axis may differ "
-                "in length: give the data set one size"
-            )
         batch[key] = pad_sequence(values, batch_first=True)
         batch[length_key(key)] = torch.tensor([len(value) for value in values])
     return batch
+
+
+def alike(samples: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Samples as tensors by name, which differ in the length of their first axis and in nothing else.
+
+    Raises:
+        UserError: one is something else than the first, naming it by its ``"id"`` or its place.
+    """
+    rows = list[dict[str, Tensor]]()
+    for place, sample in enumerate(samples):
+        if not isinstance(sample, Mapping):
+            raise UserError(f"sample {place} is {type(sample).__name__}, not a dict of tensors by name")
+        rows.append({key: _tensor(value, key, _name(sample, place)) for key, value in sample.items()})
+        if _kinds(rows[-1]) != _kinds(rows[0]):
+            this, first = _name(sample, place), _name(samples[0], 0)
+            raise UserError(
+                f"{this} is {shown(rows[-1])}, and {first} is {shown(rows[0])}; bring all samples to the "
+                "same entries, dtypes and size: only the first axis may differ in length"
+            )
+    return rows
+
+
+def shown(sample: Mapping[str, Tensor]) -> str:
+    """What a sample is, for messages: ``image float32 [3, 32, 32]``."""
+    entries = [
+        f"{name} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+        for name, x in sample.items()
+        if name != "id"
+    ]
+    return ", ".join(entries) or "empty"
+
+
+def _name(sample: Mapping[str, Tensor], place: int) -> str:
+    return f"sample {int(sample.get('id', place))}"
+
+
+def _tensor(value: Any, key: str, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} has {type(value).__name__} as {key!r}; give a tensor") from error
+
+
+def _kinds(sample: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    return {key: (x.dtype, x.dim(), x.shape[1:]) for key, x in sample.items()}
 
 
 def length_key(key: str) -> str:

@@ -5,6 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from polymask.data.splits import Source, Split
+
+    S = TypeVar("S", bound=Source)
+
+T = TypeVar("T")
 
 
 class BadSample(Exception):
@@ -42,3 +50,25 @@ def reading(reason: Callable[[Exception], str] = str) -> Iterator[None]:
         if exhausted(error):
             raise
         raise BadSample(reason(error)) from error
+
+
+def read_some(split: Split[S], limit: int, read: Callable[[S, int], T]) -> tuple[list[T], dict[str, str]]:
+    """Some samples of a split, evenly spaced, for :class:`polymask.data.Described`.
+
+    Args:
+        split: which samples there are.
+        limit: how many are read at most.
+        read: ``(source, number) -> what is wanted of it``.
+
+    Returns:
+        What could be read, and a line by name that says how many could not; none where all could.
+    """
+    some = split.take(limit)
+    found, first = list[T](), ""
+    for number in some.index.tolist():
+        try:
+            found.append(read(some.source, number))
+        except BadSample as error:
+            first = first or f"{some.source.name(number)}: {error}"
+    bad = len(some) - len(found)
+    return found, {"unreadable": f"{bad} of {len(some)} looked at, first {first}"} if bad else {}

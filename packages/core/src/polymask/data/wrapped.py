@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from polymask.data.batches import shown
 from polymask.data.protocols import Dataset, Samples, SplitName
 from polymask.data.splits import held_out
 from polymask.errors import UserError
@@ -18,6 +19,9 @@ _LABELS = ("targets", "labels", "_labels", "y")
 _SAMPLES = ("samples", "_samples", "imgs")
 _CLASSES = 1_000_000
 """More classes than this are no classes but numbers of something else, and would fill the memory."""
+
+_NORMALISED = 32.0
+"""Floats of mean 0 and deviation 1 stay below, even those of a picture that is white all over."""
 
 _PROTOCOL = ("key", "provides", "split", "labels")
 
@@ -29,7 +33,8 @@ def as_dataset(
 
     A sample is a tensor, a pair ``(x, label)``, or a dict of tensors, which may have a ``"label"``: a whole
     number from 0 on, or -1 where unknown. Values in uint8 become float32 in [0, 1], float64 becomes
-    float32. Size and channels are those of the first image. What is a data set already is returned as it is.
+    float32; floats of images are in [0, 1] or normalised already. Size and channels are those of the first
+    image. What is a data set already is returned as it is.
 
     Args:
         train: samples to train on; with ``test`` a share, all samples.
@@ -49,7 +54,7 @@ def as_dataset(
     first, other = sides[0].first, sides[-1].first
     if {name: _like(x) for name, x in first.items()} != {name: _like(x) for name, x in other.items()}:
         raise UserError(
-            f"train and test differ: a sample is {_shown(first)} in one and {_shown(other)} in the other; "
+            f"train and test differ: a sample is {shown(first)} in one and {shown(other)} in the other; "
             "give both the same entries, dtypes and sizes"
         )
     labels = [labels_of(side.samples) for side in sides]
@@ -178,7 +183,7 @@ class _Side:
         for name, x in self.first.items():
             if name not in sample or _like(x) != _like(sample[name]):
                 raise UserError(
-                    f"{where} is {_shown(sample)}, and sample 0 is {_shown(self.first)}; bring all samples "
+                    f"{where} is {shown(sample)}, and sample 0 is {shown(self.first)}; bring all samples "
                     "to the same entries, dtypes and size (only a first axis that is no image's may differ)"
                 )
         return sample
@@ -248,18 +253,17 @@ def _image(x: Tensor, where: str) -> Tensor:
         raise UserError(f"{where} is an image of shape {list(x.shape)}; give [channels, height, width]")
     if x.dtype != torch.uint8 and not x.is_floating_point():
         raise UserError(f"{where} is an image of {x.dtype}; give uint8, or floats")
+    if x.is_floating_point() and x.numel() and x.min() >= 0 and x.max() > _NORMALISED:
+        raise UserError(
+            f"{where} is an image of floats of {x.min():.4g} to {x.max():.4g}, which are neither 0 to 1 nor "
+            "normalised; divide them by what is white in them (255), or give uint8"
+        )
     return x
 
 
 def _like(x: Tensor) -> tuple[Any, ...]:
     """What is the same of all samples: all of the shape of images, all but the first axis of the others."""
     return x.dtype, x.dim(), tuple(x.shape if x.dim() == 3 else x.shape[1:])
-
-
-def _shown(sample: Mapping[str, Tensor]) -> str:
-    return ", ".join(
-        f"{name} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in sample.items()
-    )
 
 
 def _article(x: Any) -> str:

@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from polymask.data import Dataset, FileDataset, SplitName, evenly
+from polymask.data.batches import alike
 from polymask.training.loader import Keyed
 
 READ = 32
@@ -40,7 +43,9 @@ def digest(data: Dataset, part: SplitName = "train") -> dict[str, Any]:
         with ThreadPoolExecutor() as pool:
             found["sizes"] = _hash(b"%d" % size for size in pool.map(_size, files, chunksize=256))
     read = Keyed(samples, seed=0)
-    found["means"] = [_mean(read, place) for place in evenly(len(samples), READ)]
+    places = evenly(len(samples), READ)
+    first = read[0, places[0]] if places else {}
+    found["means"] = [_mean(read, place, first) for place in places]
     return found
 
 
@@ -68,9 +73,9 @@ def _size(path: str | Path) -> int:
         return -1
 
 
-def _mean(read: Keyed, place: int) -> float | None:
+def _mean(read: Keyed, place: int, first: Mapping[str, Tensor]) -> float | None:
     one, two = (
-        sum(float(value.double().clamp(min=0).mean()) for key, value in read[0, place].items() if key != "id")
-        for _ in range(2)
+        sum(float(value.double().clamp(min=0).mean()) for key, value in sample.items() if key != "id")
+        for sample in (alike([first, read[0, place]])[1] for _ in range(2))
     )
     return one if math.isclose(one, two) else None

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
@@ -72,7 +72,16 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
     @ends_nothing
     def _read(self, sample: int) -> dict[str, torch.Tensor]:
         label = {} if self.labels is None else {"label": self.labels[sample]}
-        return {**self.samples[sample], **label, "id": torch.tensor(sample)}
+        try:
+            found = self.samples[sample]
+        except IndexError as error:
+            raise UserError(
+                f"sample {sample} cannot be had (IndexError: {error}), and the data set says that it has "
+                f"{len(self.samples)}: let its __len__ and __getitem__ agree"
+            ) from error
+        if not isinstance(found, Mapping):
+            raise UserError(f"sample {sample} is {type(found).__name__}, not a dict of tensors by name")
+        return {**found, **label, "id": torch.tensor(sample)}
 
 
 class Loader:

@@ -38,8 +38,10 @@ def read_lines(source: str, name: str, skipped: Skipped) -> Iterator[tuple[int, 
     if not path.is_file():
         raise UserError(f"{name}:{source}: there is no file {path.absolute()}")
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        # old Macs, and some tables, end lines by \r alone
+        split = (raw for line in file for raw in line.rstrip(b"\r\n").split(b"\r"))
+        for number, raw in enumerate(split, 1):
             try:
-                yield number, decoded(raw).rstrip("\r\n")
+                yield number, decoded(raw)
             except BadSample as error:
                 skipped.append((f"line {number}", str(error)))

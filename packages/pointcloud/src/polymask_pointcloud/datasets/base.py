@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens, UserError
-from polymask.data import BadSample, FileDataset, SplitName, Splits, span, valid_of
+from polymask.data import FileDataset, SplitName, Splits, read_some, span, valid_of
 from polymask.types import Count, NotNegative, Share
 from polymask_pointcloud.datasets.draw import by_token, scatter
 from polymask_pointcloud.datasets.prepare import Augment, Normalise, Preparation
@@ -140,29 +139,30 @@ class PointDataset(FileDataset[Clouds]):
 
     def describe(self) -> dict[str, str]:
         """Points, extent in the files, and where places come to lie; reads a few clouds."""
-        train, found = self.splits["train"], list[tuple[int, float, float]]()
-        moved = False
-        for number in train.take(_LOOK).index.tolist() if len(train) else ():
-            with contextlib.suppress(BadSample):
-                raw = train.source.read(number)
-                sample = self.preparation(raw, number)
-                place = np.asarray(raw.points, dtype=np.float64)
-                place = place[np.isfinite(place).all(1)]
-                count = len(raw.points) if raw.triangles is None else 0
-                after = np.ptp(sample[self.key][:, :3].numpy(), axis=0).max()
-                found.append((count, float(np.ptp(place, axis=0).max()), float(after)))
-                moved = moved or bool(sample.get("origin", torch.zeros(1)).any())
+        found, bad = read_some(self.splits["train"], _LOOK, self._looked)
         points = self.preparation.points
         lines = {"points": f"{points:,} of each cloud" if points else "all of each cloud"}
         if found:
-            counts, before, after = zip(*found, strict=True)
+            counts, before, after, _ = zip(*found, strict=True)
             there = "meshes sampled by area" if not any(counts) else f"{span(counts, 6)} in the files"
             lines["points"] += f", {there}, in a sample of {len(found)}"
             lines["extent"] = (
                 f"longest side {span(before, 6)} in the files, {span(after, 6)} as given to a system"
             )
+        moved = any(one[-1] for one in found)
         lines["places"] = _PLACED[self.preparation.normalise] + ", an origin taken off" * moved
-        return lines
+        return lines | bad
+
+    def _looked(self, source: Clouds, number: int) -> tuple[int, float, float, bool]:
+        """Points of a cloud, its extent in the file and as given, whether an origin was taken off."""
+        raw = source.read(number)
+        sample = self.preparation(raw, number)
+        place = np.asarray(raw.points, dtype=np.float64)
+        place = place[np.isfinite(place).all(1)]
+        count = len(raw.points) if raw.triangles is None else 0
+        after = np.ptp(sample[self.key][:, :3].numpy(), axis=0).max()
+        moved = bool(sample.get("origin", torch.zeros(1)).any())
+        return count, float(np.ptp(place, axis=0).max()), float(after), moved
 
     def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None

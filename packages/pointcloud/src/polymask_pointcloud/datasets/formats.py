@@ -25,6 +25,7 @@ _OFF = re.compile(r"(ST)?(C?)(N?)OFF\b(.*)|OFF(.*)", re.IGNORECASE)
 """The first line of a mesh in OFF: coordinates of textures, colours, normals; the counts may stick to it."""
 
 _NO_NAME = re.compile(r"#|//|[,;]")
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+(e[-+]?[0-9]+)?,?", re.IGNORECASE)
 _COMMAS, _DECIMAL_COMMAS = str.maketrans(",", " "), str.maketrans(";,", " .")
 
 
@@ -158,7 +159,8 @@ def by_triangle(x: Array, sizes: Sequence[int]) -> Array:
 def table(path: Path) -> Raw:
     """Text, a point in each line; the line before the first point may name the columns, ``#`` is a comment.
 
-    Between numbers are spaces, commas, or semicolons, with which a comma is a decimal point. Without names,
+    Between numbers are spaces, commas, or semicolons, with which a comma is a decimal point; commas within
+    what spaces separate are refused, as they may be either. Without names,
     columns are as :func:`from_array` takes them, and x, y, z, intensity, red, green, blue in ``.pts``.
     """
     header: list[str] = []
@@ -172,6 +174,12 @@ def table(path: Path) -> Raw:
             header = _NO_NAME.sub(" ", line).lower().split() or header
         else:
             raise BadSample("has no line of numbers")
+        spaced = line.split()
+        if swap is _COMMAS and len(spaced) > 1 and any(map(_DECIMAL_COMMA.fullmatch, spaced)):
+            raise BadSample(
+                f"has spaces between numbers and commas within them, {line.strip()[:40]!r}: write decimal "
+                "points, or semicolons between the numbers"
+            )
         rows = (row.translate(swap) for row in itertools.chain([line], file))
         found = np.loadtxt(rows, dtype=np.float64, ndmin=2, comments=("#", "//"))
     if path.suffix.lower() == ".pts" and found.shape[1] == 7:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens
-from polymask.data import BadSample, FileDataset, Splits, span
+from polymask.data import FileDataset, Splits, read_some, span
 from polymask.types import Count
 from polymask_pointcloud.animation import Animation
 from polymask_pointcloud.datasets.draw import poses
@@ -104,23 +104,19 @@ class MotionDataset(FileDataset[Motions]):
     def describe(self) -> dict[str, str]:
         """Frames, joints, bones and speed; reads a few windows."""
         train = self.splits["train"]
-        some = train.take(_LOOK).index.tolist() if len(train) else []
-        found = list[Tensor]()
-        for number in some:
-            with contextlib.suppress(BadSample):
-                found.append(self.read(train.source, number, False)[self.key])
+        some, bad = read_some(train, _LOOK, functools.partial(self.read, augment=False))
         frames, joints = train.source.frames, len(self.skeleton.names)
         lines = {
             "frames": f"{frames} at {self.rate:g} a second, {frames / self.rate:g} s",
             "joints": f"{joints}, {'the first is the root' if self.root else 'root left out'}",
         }
-        if not found:
-            return lines
-        motion = torch.stack(found)
+        if not some:
+            return lines | bad
+        motion = torch.stack([sample[self.key] for sample in some])
         lines["speed of joints"] = f"{float(moving(motion, self.rate).mean()):.3g} m/s on average"
         if self.skeleton.bones:
             lines["bones"] = f"{span(bone_lengths(motion, self.skeleton).flatten(), 3)} m"
-        return lines
+        return lines | bad
 
     def render(
         self, sample: Mapping[str, Tensor], tokens: Tokens | None = None, hidden: Tensor | None = None

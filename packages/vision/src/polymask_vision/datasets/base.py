@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,7 +10,17 @@ import torch
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, FileDataset, Samples, Source, Split, SplitName, Splits, reading
+from polymask.data import (
+    BadSample,
+    FileDataset,
+    Samples,
+    Source,
+    Split,
+    SplitName,
+    Splits,
+    read_some,
+    reading,
+)
 from polymask.types import Count
 from polymask_vision.boxes import Boxed, moved
 from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
@@ -196,24 +205,24 @@ class ImageDataset(FileDataset[Images]):
 
     def describe(self) -> dict[str, str]:
         """Size, range, share clipped and scale of what a system gets; reads a few images."""
-        train, lines = self.splits["train"], dict[str, str]()
-        shares, values = [], []
-        for number in train.take(LOOK).index.tolist() if len(train) else ():
-            with contextlib.suppress(BadSample):
-                image = self._decode(train.source, number)
-                shares.append(outside(image))
-                values.append(self.preparation(image).flatten())
+        lines = dict[str, str]()
+        found, bad = read_some(self.splits["train"], LOOK, self._looked)
         (height, width), channels = self.preparation.size, self.preparation.channels
         lines["size"] = f"{height} x {width} pixels, {channels} channel{'s' * (channels > 1)}"
         if "range" in self.provides:
             lines["values"] = f"{_shown(self.provides['range'])}, as 0 to 1"
         else:
             lines["values"] = "each image by the range of its type, as 0 to 1"
-        if values:
+        if found:
+            shares, values = zip(*found, strict=True)
             lines["clipped"] = f"{sum(shares) / len(shares):.1%} of the values, in a sample of {len(shares)}"
             x = torch.cat(values)
             lines["normalised"] = f"mean {x.mean():.2f}, standard deviation {x.std():.2f}"
-        return lines | ({} if self.words is None else self.words.describe())
+        return lines | bad | ({} if self.words is None else self.words.describe())
+
+    def _looked(self, source: Images, number: int) -> tuple[float, Tensor]:
+        image = self._decode(source, number)
+        return outside(image), self.preparation(image).flatten()
 
     def _decode(self, source: Images, number: int, read: Callable[[int], Raw] | None = None) -> Tensor:
         with reading(reason):

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, Splits
+from polymask.data import BadSample, Splits, reading
 from polymask.data.folders import read_folder
 from polymask.types import Count, Share
 from polymask_vision.boxes import BOXES, DISTANCE, POLYGONS, some_of
-from polymask_vision.datasets.decode import ENDINGS, fault
+from polymask_vision.datasets.decode import ENDINGS, fault, header, reason
 from polymask_vision.datasets.folder import Files
 
 Annotation = Mapping[str, Any]
@@ -41,8 +41,9 @@ def boxes(
     are splits as in ``folder``. Samples are cropped to one size like the image: say one of its shape
     (``--data.size``).
 
-    Images without a box, not listed, damaged, or with an annotation that makes no sense are left out and
-    listed in ``skipped``.
+    Boxes are cut at the edges of their image. Images without a box, not listed, damaged, or with an
+    annotation that makes no sense, as a box outside or a distance of 0, are left out and listed in
+    ``skipped``.
 
     Args:
         source: the folder with both (``boxes:PATH``).
@@ -171,15 +172,20 @@ def _read(files: Sequence[Path]) -> dict[str, list[Annotation]]:
 def _fault_of(one: Annotation) -> str | None:
     """What is wrong with an annotation."""
     box: Any = one.get("bbox")
-    given = one.get("segmentation")
-    name = f"annotation {one['id']}" if "id" in one else "an annotation"
+    given, away, name = one.get("segmentation"), one.get("distance"), _name(one)
     if not _numbers(box) or len(box) != 4 or min(box[2:]) <= 0:
         return f"the bbox of {name} is {box}, not left, top, width and height, the last two above 0"
     if isinstance(given, list) and not all(
         _numbers(part) and len(part) >= 6 and len(part) % 2 == 0 for part in given
     ):
         return f"a polygon of {name} has no three vertices of x and y"
+    if away is not None and (not _numbers([away]) or away <= 0):
+        return f"the distance of {name} is {away}, not above 0; leave it out where it is unknown"
     return None
+
+
+def _name(one: Annotation) -> str:
+    return f"annotation {one['id']}" if "id" in one else "an annotation"
 
 
 def _numbers(given: Any) -> bool:
@@ -198,4 +204,34 @@ def _look(path: Path, annotations: Mapping[str, list[Annotation]], name: str) ->
     for one in own:
         if wrong := _fault_of(one):
             raise BadSample(wrong)
-    return own
+    height, width = _size(path)
+    return [{**one, "bbox": _clipped(one, height, width)} for one in own]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, of which no more is read than need be.
+
+    Raises:
+        BadSample: it has none.
+    """
+    with reading(reason):
+        try:
+            with Image.open(path) as image:
+                return header(image).size
+        except UnidentifiedImageError:  # a TIFF of many bands
+            return header(path.read_bytes()).size
+
+
+def _clipped(one: Annotation, height: int, width: int) -> list[float]:
+    """The box of an object, cut at the edges of its image.
+
+    Raises:
+        BadSample: nothing of it is within.
+    """
+    x, y, wide, high = one["bbox"]
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + wide, width), min(y + high, height)
+    if left >= right or top >= bottom:
+        raise BadSample(
+            f"the bbox of {_name(one)} is {one['bbox']}, outside of its {width} x {height} pixels"
+        )
+    return [left, top, right - left, bottom - top]

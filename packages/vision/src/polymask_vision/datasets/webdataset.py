@@ -20,6 +20,8 @@ from polymask.data.splits import Names
 from polymask.types import Share
 from polymask_vision.datasets.decode import ENDINGS
 
+_WHOLE = re.compile(r"-?[0-9]+\.0*")
+
 
 def webdataset(
     *,
@@ -158,13 +160,20 @@ def _index(path: str, image: str | None, label: str) -> _Index:
     files = dict[str, tarfile.TarInfo]()
     try:
         with tarfile.open(path, "r:") as tar:
+            again = dict[str, None]()
             try:
                 for member in tar:
                     _require_whole(member, os.path.getsize(path))
+                    if member.isfile() and member.name in files:
+                        again[member.name] = None
                     files[member.name] = member  # the last of a name, which unpacking would leave
+                _require_end(path, tar.offset)
             except (tarfile.TarError, OSError) as error:
                 before = len(_samples(files, []))
                 index.skipped.append(("", f"{error}; what precedes the damage, {before} samples, is used"))
+            if again:
+                why = f"names that stand in it more than once: {len(again)}, first {next(iter(again))}"
+                index.skipped.append(("", f"{why}; the last file of each is used"))
             samples = _samples(files, index.skipped)
             for key, members in samples.items():
                 try:
@@ -182,6 +191,17 @@ def _index(path: str, image: str | None, label: str) -> _Index:
 def _require_whole(member: tarfile.TarInfo, size: int) -> None:
     if member.isfile() and member.offset_data + member.size > size:
         raise tarfile.ReadError(f"the file ends within {member.name}")
+
+
+def _require_end(path: str, end: int) -> None:
+    """See that a shard ends where its members do; tarfile takes any end for that."""
+    with open(path, "rb") as file:
+        file.seek(end)
+        mark, rest = file.read(tarfile.BLOCKSIZE), file.read(tarfile.RECORDSIZE)
+    if len(mark) < tarfile.BLOCKSIZE or any(mark):
+        raise tarfile.ReadError(f"no end mark at byte {end:,}, so it is cut off or damaged there")
+    if any(rest):
+        raise tarfile.ReadError(f"more follows its end mark at byte {end:,}, as where tar files were joined")
 
 
 def _samples(
@@ -234,11 +254,16 @@ def _reason(path: str, error: Exception) -> str:
 
 def _class(tar: tarfile.TarFile, member: tarfile.TarInfo | None, entry: str) -> str | None:
     file = None if member is None else tar.extractfile(member)
-    if file is None:
+    if member is None or file is None:
         return None
     text = file.read().decode("utf-8").strip()
-    if not entry:
-        return text
-    fields = json.loads(text)
-    value = fields.get(entry) if isinstance(fields, dict) else None
-    return None if value is None else str(value)
+    if entry:
+        fields = json.loads(text)
+        value = fields.get(entry) if isinstance(fields, dict) else None
+        if value is None:
+            return None
+        text = str(value).strip()
+    if not text:
+        raise BadSample(f"its label is empty: put a class there, or take away {entry or member.name}")
+    # what wrote one class as a number may have written it as a fraction elsewhere
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
