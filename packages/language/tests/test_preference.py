@@ -147,7 +147,9 @@ def test_facts_are_found_by_one_who_reads_and_not_by_one_who_guesses(
     for metric, wanted in {"found": 1.0, "found far": 1.0, "found near": 1.0, **most}.items():
         score = scores["pre-trained", metric]
         assert score.value == pytest.approx(wanted, rel=1e-6)
-        assert score.low == pytest.approx(score.value) and score.high == pytest.approx(score.value)
+        assert score.low is not None and score.high == pytest.approx(score.value)
+        # of 400 answers that are all right, or of numbers that are all alike
+        assert score.low > 0.95 * wanted if metric in most else 0.95 < score.low < 1
     for metric in ("told", "told far"):
         score = scores["untrained", metric]
         assert (score.value, score.low, score.high) == (0, 0, 0)
