@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from polymask import Run, RunConfig, Tokens, UserError, build
+from polymask import Run, RunConfig, Step, Tokens, UserError, build
 from polymask.export import export
 from polymask.training import fit
 from polymask_vision.networks import Activations, Network, open_network
@@ -284,3 +284,37 @@ def test_random_weights_are_told_and_timm_may_be_said_or_not() -> None:
     with pytest.warns(UserWarning, match="timm:test_vit looks with random weights"):
         one = open_network(None, "timm:test_vit", channels=3, **free)
     assert one.dim == open_network(None, "test_vit", channels=3, **free).dim
+
+
+def test_a_convolutional_teacher_tells_what_its_last_map_has_at_each_token() -> None:
+    torch.manual_seed(0)
+    target = Teacher(model="resnet18", pretrained=False, norm="none")
+    network: Any = target.network.module
+    batch = images()
+    assert target.layers == (1,) and target.dim == 512 and network.prefix == 0
+    # of 32 pixels for each of 3 x 5 tokens
+    whole = F.interpolate(batch["image"], (96, 160), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        expected = network.levels.net.eval()(whole)[-1]
+    assert expected.shape[-2:] == (3, 5)
+    torch.testing.assert_close(target(batch, tokens(batch)), expected.flatten(2).transpose(1, 2))
+    assert target.look(batch, tokens(batch))[1] is None
+    with pytest.raises(UserError, match="resnet18 has no attention to read: use a Vision Transformer"):
+        network(batch, tokens(batch), attention=(1,))
+    with pytest.raises(UserError, match="use a Vision Transformer"):
+        Attention(model="resnet18", pretrained=False)
+
+
+def test_a_student_learns_from_a_convolutional_teacher_without_attention() -> None:
+    facts = {"size": (16, 16), "channels": 3}
+    options = {"preset": "tiny", "target.model": "resnet18", "target.pretrained": False}
+    batch = images()
+    batch["image"] = F.interpolate(batch["image"], (16, 16))
+    random = build("vision/maskalign", facts=facts, **options, masking="core/random")
+    loss = sum(random(batch, Step(1, 10, 0)).values())
+    loss.backward()
+    assert loss > 0 and all(p.grad is None for p in random.target.parameters())
+    random.preview(batch, Step(1, 10, 0))
+    by_attention = build("vision/maskalign", facts=facts, **options)
+    with pytest.raises(UserError, match="hides by score, and this system computes none"):
+        by_attention(batch, Step(1, 10, 0))

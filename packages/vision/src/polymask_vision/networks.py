@@ -42,7 +42,7 @@ class Network(nn.Module):
     Attributes:
         name: as it was asked for, for messages.
         dim: width.
-        heads: attention heads.
+        heads: attention heads; 0 where there is no attention.
         prefix: tokens that lead the sequence; the first of them is the class token.
         blocks: the blocks; later ones may be deleted.
     """
@@ -103,6 +103,7 @@ def open_network(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     key: str,
+    maps: bool = False,
 ) -> Network:
     """A network, by one of two names.
 
@@ -116,6 +117,7 @@ def open_network(
         mean: per channel, what was subtracted from values in [0, 1]; None if they are given as they are.
         std: per channel, what they were divided by.
         key: entry of the batch that holds the images.
+        maps: take any backbone of timm; one that is no Vision Transformer tells what leaves it alone.
 
     Raises:
         UserError: it cannot be had, or does not tell what happens inside.
@@ -130,7 +132,18 @@ def open_network(
         from polymask_vision.hub_networks import HubNetwork
 
         return HubNetwork(model.removeprefix("transformers:"), pretrained, images)
-    return _Timm(model.removeprefix("timm:"), pretrained, images)
+    name = model.removeprefix("timm:")
+    try:
+        return _Timm(name, pretrained, images)
+    except UserError as error:
+        if not maps:
+            raise
+        from polymask_vision.map_networks import MapNetwork
+
+        try:
+            return MapNetwork(name, pretrained, images)
+        except UserError:
+            raise error from None
 
 
 def _through(

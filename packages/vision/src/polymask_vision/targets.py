@@ -194,14 +194,14 @@ class HOG(nn.Module):
 
 
 class Teacher(nn.Module):
-    """What leaves some blocks of a frozen Transformer, which sees the whole image, side by side.
+    """What leaves some blocks of a frozen network, which sees the whole image, side by side.
 
     Args:
         run: folder of a finished run whose encoder is the teacher, in place of ``model``; it must cut images
             into the same patches.
-        model: a Vision Transformer of timm, by name, or ``local-dir:FOLDER``; or ``transformers:NAME``, of
-            the hub or a folder. It sees images resized so that they have one of its patches for each of
-            theirs.
+        model: a model of timm, by name, or ``local-dir:FOLDER``; or ``transformers:NAME``, of the hub or a
+            folder. It sees images resized so that they have one of its patches for each of theirs. One that
+            is no Vision Transformer has one block, its last map, and no attention.
         pretrained: load the weights of ``model``; False for random ones, to try things out.
         layers: which blocks, from 1, or from the last, which is -1; None for the last five, or for all where
             there are fewer.
@@ -239,7 +239,7 @@ class Teacher(nn.Module):
         if norm not in ("whiten", "l2", "none"):
             raise UserError(f"norm={norm!r}: choose 'whiten', 'l2' or 'none'")
         network = open_network(
-            run, model, pretrained=pretrained, channels=channels, mean=mean, std=std, key=key
+            run, model, pretrained=pretrained, channels=channels, mean=mean, std=std, key=key, maps=True
         )
         self.depth = len(network.blocks)
         last = range(max(self.depth - 4, 1), self.depth + 1)
@@ -253,28 +253,30 @@ class Teacher(nn.Module):
         return self.look(batch, tokens)[0].values
 
     @torch.no_grad()
-    def look(self, batch: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tokens, Tensor]:
+    def look(self, batch: Mapping[str, Tensor], tokens: Tokens) -> tuple[Tokens, Tensor | None]:
         """The same with that of the class token as prefix, and the attention that each patch gets.
 
         Returns:
             Tokens of ``[B, N, layers * width]`` float32, ``[B, 1, layers * width]`` in their prefix where
             the network has a class token; and float32 ``[B, N]``, what the class token (without one, the
-            mean patch) pays to each patch in the last block, the mean over heads.
+            mean patch) pays to each patch in the last block, the mean over heads; None of a network without
+            attention.
         """
         network: Any = self.network.module
 
         def compute() -> tuple[Tensor, Tensor]:
-            found = self.network(batch, tokens, attention=(self.depth,))
+            found = self.network(batch, tokens, attention=(self.depth,) if network.heads else ())
             states = [found.blocks[layer - 1].float() for layer in self.layers]
             if self.norm == "whiten":
                 states = [F.layer_norm(x, x.shape[-1:]) for x in states]
             elif self.norm == "l2":
                 states = [F.normalize(x, dim=-1) for x in states]
-            return torch.cat(states, dim=-1), network.paid(found.attention[0], network.prefix > 0)
+            paid = [network.paid(x, network.prefix > 0) for x in found.attention]
+            return torch.cat(states, dim=-1), *(paid or [states[0].new_zeros(tokens.shape)])
 
         asked = {"layers": self.layers, "norm": self.norm, "grid": tokens.grid}
         features, paid = cached(self.cache, batch, self.key, asked, compute)
-        return image_tokens(features, network.prefix, tokens), paid
+        return image_tokens(features, network.prefix, tokens), paid if network.heads else None
 
 
 def image_tokens(x: Tensor, prefix: int, tokens: Tokens) -> Tokens:

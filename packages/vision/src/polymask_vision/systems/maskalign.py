@@ -10,7 +10,8 @@ are the likelier to stay visible.
 The recipe trains a teacher on the labels of the data, then its student, and probes both: a student is as good
 as its teacher allows. Other teachers are runs and Vision Transformers of timm and of transformers
 (``--target.model NAME``). Attention tells something where a loss has taught the class token: with a run that
-has no use for it, take ``--masking core/random``.
+has no use for it, take ``--masking core/random``; so too with other networks of timm, such as convolutional
+ones, which teach by their last map and have no attention.
 
 Each layer of the teacher is matched by a mixture of all layers of the student, by a learned matrix that
 starts near the identity and is neither normalised nor decayed; for networks of different depth there is
