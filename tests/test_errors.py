@@ -150,7 +150,7 @@ class TestCombinations:
                 ("Swin", "(4, 4)", "divisible by 8"),
             ),
             (("--encoder", "vision/swin"), ("Swin", "whole grids", "simmim")),
-            (("--objective", "core/cross-entropy"), ("vision/mae", "POLYMASK_DEBUG")),
+            (("--objective", "core/cross-entropy"), ("target is values", "a target of codes")),
             (("--masking", "core/top-score"), ("score", "--score")),
             (("--masking", "core/top-score", "--score", "vision/pixels"), ("score", "width 1")),
             (("--score.in_dim", "4"), ("which score", "--score NAME")),

@@ -85,7 +85,7 @@ def test_a_system_that_leaves_tokens_out_refuses_whole_grids_and_soft_masks() ->
     strict, loose = LeavesOut(), Inner()
     strict.masking = loose.masking = soft
     batch = strict.example(2)
-    with pytest.raises(UserError, match="leavesout needs tokens that are hidden or not"):
+    with pytest.raises(UserError, match="LeavesOut needs tokens that are hidden or not"):
         strict.masks(batch, STEP)
     assert loose.masks(batch, STEP)["mask"].mask.hidden[0, 0] == 0.5
 

@@ -280,7 +280,7 @@ class Refuses:
 BAD = [
     ("check_masking_shape", ReturnsATensor, "", "returned Tensor, not a polymask.Mask"),
     ("check_masking_shape", Transposed, "", "grid (8, 8): hidden has shape [64, 16], not (16, 64)"),
-    ("check_masking_shape", Counted, "", "hidden is torch.int64"),
+    ("check_masking_shape", Counted, "", "got torch.int64"),
     ("check_masking_shape", BeyondOne, "", "leaves [0, 1]"),
     ("check_masking_shape", Miscounted, "", "visible=1, but rows have [32]"),
     ("check_masking_shape", Refuses, "", "refuses everything it was asked: grid (8, 8): not today"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Generation, Mask, MaskView, Preview, Request, Step, System, Tokens
+from polymask.mask import require_over
 from polymask.protocols import Masking, Target, Tokenizer
 from polymask.teachers import EMATeacher, Frozen
 from polymask.testing import CHECKS, CheckResult, check_part
@@ -174,14 +175,14 @@ class OwnTeacher(Good):
 
 
 class FrozenStatisticsMove(Good):
-    """A teacher without gradient that was left in training mode."""
+    """A teacher without gradient that is put into training mode."""
 
     def __init__(self, *, tokenizer: Tokenizer, masking: Masking, target: Target) -> None:
         super().__init__(tokenizer=tokenizer, masking=masking, target=target)
         self.loose = nn.BatchNorm1d(12).requires_grad_(False)
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        self.loose(self.tokenizer(batch).values.flatten(0, 1))
+        self.loose.train()(self.tokenizer(batch).values.flatten(0, 1))
         return super().forward(batch, step)
 
 
@@ -393,6 +394,7 @@ class Makes(Good):
 
     def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
         x = batch[self.tokenizer.key]
+        require_over(self.tokenizer(batch), mask)
         made = self.noise(batch, step).view_as(x)
         return Generation({self.tokenizer.key: made if mask is None else mask.fill(x, made)}, [{}])
 
@@ -428,12 +430,20 @@ class MakesNaN(Makes):
 
 class MakesAll(Makes):
     def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        require_over(self.tokenizer(batch), mask)
         return super().generate(batch, step)
 
 
 class KeepsAll(Makes):
     def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        require_over(self.tokenizer(batch), mask)
         return Generation(batch) if mask else super().generate(batch, step)
+
+
+class TakesAnyMask(Makes):
+    def generate(self, batch: Batch, step: Step, mask: Mask | None = None) -> Generation:
+        soft = mask is not None and mask.hidden.is_floating_point()
+        return Generation(batch) if soft else super().generate(batch, step, mask)
 
 
 class MakesATensor(Makes):
@@ -502,6 +512,7 @@ BAD = [
     (GENERATES, MakesTheSame, "another seed gives the same 'x'"),
     (GENERATES, MakesOfTheData, "'x' depends on what the batch holds, without a mask"),
     (GENERATES, MakesNaN, "'x' of samples is not finite"),
+    (GENERATES, TakesAnyMask, "generate takes a mask that is soft"),
     (GENERATES, MakesAll, "what a mask leaves visible is not kept"),
     (GENERATES, KeepsAll, "what a mask hides is not generated"),
     (GENERATES, MakesATensor, "generate returned Tensor, not Generation"),
