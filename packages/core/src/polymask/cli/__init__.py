@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error if isinstance(error, UserError) else _system(error)}", colour=31)
         _notes(error)
         return 2
-    except Exception:
+    except Exception:  # a defect, which its traceback tells best
         raise
     except BaseException as stop:  # a stranger's
         return _ended(stop, repr(stop))

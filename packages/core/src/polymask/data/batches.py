@@ -40,11 +40,13 @@ def alike(samples: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         UserError: one is something else than the first, naming it by its ``"id"`` or its place.
     """
     rows = list[dict[str, Tensor]]()
+    kinds: dict[str, tuple[Any, ...]] | None = None
     for place, sample in enumerate(samples):
         if not isinstance(sample, Mapping):
             raise UserError(f"sample {place} is {type(sample).__name__}, not a dict of tensors by name")
-        rows.append({key: _tensor(value, key, _name(sample, place)) for key, value in sample.items()})
-        if _kinds(rows[-1]) != _kinds(rows[0]):
+        rows.append(_tensors(sample, place))
+        kinds = kinds or _kinds(rows[0])
+        if _kinds(rows[-1]) != kinds:
             this, first = _name(sample, place), _name(samples[0], 0)
             raise UserError(
                 f"{this} is {shown(rows[-1])}, and {first} is {shown(rows[0])}; bring all samples to the "
@@ -67,11 +69,15 @@ def _name(sample: Mapping[str, Tensor], place: int) -> str:
     return f"sample {int(sample.get('id', place))}"
 
 
-def _tensor(value: Any, key: str, name: str) -> Tensor:
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name} has {type(value).__name__} as {key!r}; give a tensor") from error
+def _tensors(sample: Mapping[str, Any], place: int) -> dict[str, Tensor]:
+    found = dict[str, Tensor]()
+    for key, value in sample.items():
+        try:
+            found[key] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(value).__name__
+            raise UserError(f"{_name(sample, place)} has {kind} as {key!r}; give a tensor") from error
+    return found
 
 
 def _kinds(sample: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
