@@ -101,6 +101,17 @@ def test_a_truncated_recording_is_left_out_and_named(classes: Path, kind: str) -
     assert reason.startswith("truncated: says ") and " bytes, and holds " in reason
 
 
+@pytest.mark.parametrize("kind", ["FLAC", "MP3"])
+def test_compressed_sound_that_is_truncated_is_left_out_and_named(classes: Path, kind: str) -> None:
+    path = classes / "low" / "cut.wav"
+    soundfile.write(path, np.sin(np.arange(64_000) / 9), 16000, format=kind)
+    raw = path.read_bytes()
+    assert not open_data(f"audio/folder:{classes}", test=0).skipped
+    path.write_bytes(raw[: len(raw) // 2])
+    (reason,) = dict(open_data(f"audio/folder:{classes}", test=0).skipped).values()
+    assert reason == "truncated: says 64,000 samples, and ends before the last"
+
+
 @pytest.mark.parametrize("size", [0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF])
 def test_the_size_that_a_stream_claims_is_none(classes: Path, size: int) -> None:
     path = classes / "low" / "stream.wav"

@@ -89,10 +89,9 @@ class Stage:
         self._opened[spec] = run.data
         if self._progress:
             sys.stderr.write(f"stage {name}: {system}\n")
-        known = holds_run(folder)
-        if not known:
+        if not holds_run(folder):
             sanity_check(system, run.system, run.data, run.training.seed)
-        fit(run, resume=known, progress=self._progress)
+        fit(run, resume=None, progress=self._progress)
         run.system.eval()
         if labelled(run.data) and read_probe(folder) is None:
             probe(run)

@@ -13,6 +13,7 @@ import polymask
 from polymask import Part, Registry, RunConfig, System, UserError, build, hookimpl, plugin
 from polymask.config import PartConfig, Resolved, Source, built_from, options_of, resolve_part
 from polymask.config.layers import nest
+from polymask.config.tree import construct
 from polymask.maskings import Block, Random, Scheduled, Span
 from polymask.objectives import MSE
 from polymask.testing.subject import Subject
@@ -555,3 +556,17 @@ def test_data_of_another_modality_is_refused(registry: Registry) -> None:
     tree = PartConfig(system, {}, {"data": PartConfig(data, {})})
     with pytest.raises(UserError, match="toy/s is a system of audio, and toy/d is data of image"):
         RunConfig.of(Resolved(tree))
+
+
+class Skips:
+    """Says that it skipped something."""
+
+    def __init__(self, skipped: Any) -> None:
+        self.skipped = skipped
+
+
+@pytest.mark.parametrize("skipped", [3, ["a.png"], [("a.png",)], [("a.png", "broken", 1)]])
+def test_what_a_data_set_says_it_skipped_is_pairs(skipped: Any) -> None:
+    data = Part(name="d", target=f"{__name__}:Skips", summary="d", modality="image").of("toy", "datasets")
+    with pytest.raises(UserError, match=r"toy/d says that it skipped .*, and not \(path, reason\) of each"):
+        construct(data, {"skipped": skipped})

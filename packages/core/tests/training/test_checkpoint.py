@@ -351,6 +351,27 @@ def test_a_failure_between_steps_saves_them(toy, tmp_path):
         assert torch.equal(one, two)
 
 
+def test_another_run_moved_to_the_place_of_one_is_left_as_it_is(toy, tmp_path):
+    """Rows and checkpoints of the one that trains go nowhere, and it is said."""
+    run, other = tmp_path / "run", tmp_path / "other"
+
+    class Move(toy.pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 7:
+                run.rename(tmp_path / "moved")
+                shutil.copytree(other, run)
+
+    toy.train(other, steps=5)
+    for options in ({"checkpoint_every": 12}, {"checkpoint_every": 8, "log_every": 12}):
+        with pytest.raises(UserError, match="was another run moved to its place") as caught:
+            toy.train(run, **options, callbacks=[Move()])
+        (note,) = caught.value.__notes__
+        assert note.endswith(f"the steps from there to {8} are lost")
+        for path in other.rglob("*.c*"):
+            assert (run / path.relative_to(other)).read_bytes() == path.read_bytes()
+        shutil.rmtree(run), shutil.rmtree(tmp_path / "moved")
+
+
 def test_a_failure_within_a_step_tells_what_is_lost(toy, tmp_path):
     class Broken(toy.Toy):
         def forward(self, batch, step):

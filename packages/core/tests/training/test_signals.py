@@ -27,6 +27,14 @@ class Send:
         return Callback()
 
 
+def test_a_command_that_goes_on_by_itself_says_so(toy, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        toy.train(tmp_path, callbacks=[Send(toy, signal.SIGTERM, parts=5)], resume=None)
+    assert "stopped at step 6 of 12, saved; the same command goes on" in capsys.readouterr().err
+    toy.train(tmp_path, resume=None)
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 12
+
+
 @pytest.mark.parametrize(
     ("number", "raised"),
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],

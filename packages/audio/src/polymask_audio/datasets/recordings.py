@@ -111,6 +111,8 @@ def look(path: str | Path | io.BytesIO) -> Header:
             for claimed, there in _CUT.findall(file.extra_info):
                 if int(there) < int(claimed) < _STREAM:
                     raise BadSample(f"truncated: says {int(claimed):,} bytes, and holds {int(there):,}")
+            if not _has_its_end(file):
+                raise BadSample(f"truncated: says {file.frames:,} samples, and ends before the last")
             cancels = False
             for block in file.blocks(file.samplerate, dtype="float32", always_2d=True):
                 if np.abs(mono(block)).max(initial=0) > SILENCE:
@@ -119,6 +121,17 @@ def look(path: str | Path | io.BytesIO) -> Header:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise BadSample(reason(error)) from error
     raise BadSample("its channels cancel each other" if cancels else "silent from end to end")
+
+
+def _has_its_end(file: soundfile.SoundFile) -> bool:
+    """Whether a file holds its last sample, and not in its header alone, as cut FLAC and MP3 do."""
+    try:
+        file.seek(file.frames - 1)
+        there = len(file.read(1)) == 1
+        file.seek(0)
+    except soundfile.LibsndfileError:
+        return False
+    return there
 
 
 def read(path: Path | io.BytesIO, start: int, count: int) -> Tensor:

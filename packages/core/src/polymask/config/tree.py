@@ -150,6 +150,12 @@ def _largest(values: Mapping[str, Any]) -> str:
 def _tell_left_out(part: Part, data: Any) -> None:
     """Warn of what a data set could not use, whoever opens it."""
     left_out = getattr(data, "skipped", ())
+    try:
+        left_out = [(str(name), str(reason)) for name, reason in left_out]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{part.full_name} says that it skipped {left_out!r:.80}, and not (path, reason) of each file"
+        ) from error
     if not left_out:
         return
     used = 0

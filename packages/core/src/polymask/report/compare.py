@@ -27,7 +27,7 @@ from polymask.files import contents, read_json, write_json, write_text
 from polymask.report.comparison import COST, LOSS, NOTES, Comparison
 from polymask.report.curves import Curves, line_of
 from polymask.report.variants import configurations
-from polymask.run import Run, holds_run, locked_together
+from polymask.run import Run, locked_together
 from polymask.training import fit
 from polymask.training.metrics import read_metrics
 from polymask.training.sanity_check import sanity_check
@@ -212,7 +212,7 @@ def _trained(lazy: _Lazy, probe: Config, raw: bool, progress: bool) -> ProbeResu
     found = read_probe(lazy.folder)
     if found is not None and found.settings.get("step") == found.settings.get("steps"):
         return found
-    fit(lazy.run, resume=holds_run(lazy.folder), progress=progress)
+    fit(lazy.run, resume=None, progress=progress)
     return probe_run(lazy.trained, **{"raw": raw, **probe}) if labelled(lazy.run.data) else None
 
 

@@ -35,10 +35,14 @@ class Checkpoints(pl.Callback):
         about: what is saved with it under ``"polymask"``, plain values.
         guard: asked before each; what is not finite is never saved.
         signals: tells of a wish to stop.
+        again: how to go on, for the note about an exception.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], guard: FiniteCheck, signals: Signals) -> None:
+    def __init__(
+        self, path: Path, about: Mapping[str, Any], guard: FiniteCheck, signals: Signals, again: str
+    ) -> None:
         self.path, self.about, self.guard, self.signals = path, dict(about), guard, signals
+        self.again = again
         self.saved = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:  # type: ignore[override]
@@ -84,19 +88,19 @@ class Checkpoints(pl.Callback):
         if self.saved < done and whole:
             try:
                 self.guard.check(trainer, module, weights=True)
-                trainer.save_checkpoint(self.path)
-                self.saved = done
+                self._save(trainer, sync=False)
             except Exception as error:  # whatever it is, the first failure is the one to tell
                 why = "" if str(error) == str(exception) else f" ({error})"
         lost = f"; the steps from there to {done} are lost{why}" if self.saved < done else ""
         exception.add_note(
-            f"step {self.saved} of {module.plan.total} is saved, in {self.path}: go on with --resume{lost}"
+            f"step {self.saved} of {module.plan.total} is saved, in {self.path}: {self.again}{lost}"
         )
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: pl.Trainer, sync: bool = True) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
-                logger.sync()
+                logger.check()
+                logger.sync() if sync else None
         trainer.save_checkpoint(self.path)
         self.saved = trainer.global_step
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from polymask.data import padding
+from polymask.errors import UserError
 from polymask.files import write_text, writing
 from polymask.training.module import Training
 
@@ -61,6 +62,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
         new = [key for key in row if key not in self.columns]
+        self.check()
         with writing(self.path):
             self.path.stat()  # a file that is gone must not begin anew, without what it held
             if new:
@@ -69,6 +71,7 @@ class MetricsFile(Logger):
                 self._rewrite(rows)
             with self.path.open("a", newline="") as file:
                 file.write(_line([row.get(column, "") for column in self.columns]))
+            self._size = self.path.stat().st_size
 
     @rank_zero_only
     def sync(self) -> None:
@@ -76,11 +79,25 @@ class MetricsFile(Logger):
         with writing(self.path), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
+    @rank_zero_only
+    def check(self) -> None:
+        """See that the file, where it is there, is as it was written last.
+
+        Raises:
+            UserError: it is another, and so is the folder around it.
+        """
+        if self.path.exists() and self.path.stat().st_size != self._size:
+            raise UserError(
+                f"{self.path} is not what this run has written: was another run moved to its place? "
+                "Nothing there was changed"
+            )
+
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
         lines: list[list[Any]] = [[row.get(column, "") for column in self.columns] for row in rows]
         if self.columns:
             lines.insert(0, self.columns)
         write_text(self.path, "".join(_line(line) for line in lines))
+        self._size = self.path.stat().st_size
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

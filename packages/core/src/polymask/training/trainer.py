@@ -61,7 +61,7 @@ class FitResult:
 def fit(
     run: Run,
     *,
-    resume: bool = False,
+    resume: bool | None = False,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
     progress: bool = True,
@@ -73,7 +73,7 @@ def fit(
     Args:
         run: to be trained.
         resume: go on with the run in the folder, from its last checkpoint; the result is that of
-            the run that was never stopped.
+            the run that was never stopped. None: if there is one, for commands that do both.
         loggers: Lightning loggers to write metrics to as well.
         callbacks: Lightning callbacks to run along.
         progress: show a progress line.
@@ -97,6 +97,7 @@ def fit(
         trainer = _make_trainer(options, precision, folder)
         lengths = data.lengths("train") if hasattr(data, "lengths") else None
         plan = make_plan(options, len(samples), trainer.world_size, lengths)
+        resume, again = holds_run(folder) if resume is None else resume, _again(resume)
         if trainer.is_global_zero:
             _check_folder(folder, resume)
             held.enter_context(locked(folder))
@@ -122,7 +123,7 @@ def fit(
         trainer.callbacks += [  # type: ignore[attr-defined]
             guard,
             meter,
-            Checkpoints(folder / CHECKPOINT, about, guard, signals),
+            Checkpoints(folder / CHECKPOINT, about, guard, signals, again),
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
@@ -139,10 +140,10 @@ def fit(
         raise UserError(
             f"training ended at step {run.step} of {plan.total}, saved, although no signal and no callback "
             "asked for it by trainer.should_stop = True: something that training calls raised StopIteration, "
-            "or returned -1; mend that, and go on with --resume"
+            f"or returned -1; mend that; {again}"
         )
     if signals.received or run.step < plan.total:
-        _stop(signals.received, run.step, plan.total, say=trainer.is_global_zero)
+        _stop(signals.received, run.step, plan.total, again if trainer.is_global_zero else "")
     return FitResult(folder, run.step, _last_row(folder))
 
 
@@ -263,11 +264,16 @@ def _last_row(folder: Path) -> dict[str, float]:
     return rows[-1] if rows else {}
 
 
-def _stop(number: int, step: int, total: int, say: bool) -> None:
+def _again(resume: bool | None) -> str:
+    """How to go on with a run that was stopped."""
+    return "the same command goes on" if resume is None else "go on with --resume"
+
+
+def _stop(number: int, step: int, total: int, again: str) -> None:
     """End as the signal asks, now that everything is saved; without one, a callback has stopped the run."""
     with contextlib.suppress(OSError):  # of a terminal that was closed
-        if say:
-            sys.stderr.write(f"stopped at step {step} of {total}, saved; go on with --resume\n")
+        if again:
+            sys.stderr.write(f"stopped at step {step} of {total}, saved; {again}\n")
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     if number:

@@ -173,7 +173,7 @@ class _Arm:
     def train(self, progress: bool) -> None:
         """Train what is left of it, and test it."""
         run = self.run()
-        fit(run, resume=holds_run(self.folder), progress=progress)
+        fit(run, resume=None, progress=progress)
         write_json(self.folder / PREDICTED, {"right": classified(run)})
 
     def right(self) -> str:
