@@ -150,6 +150,11 @@ class Loader:
                 if worker.sentinel in ended:
                     worker.join(2)  # its status takes a moment to be known
             codes = [worker.exitcode for worker in workers if worker.exitcode]
+            if not codes and "open files" in str(error):  # of EMFILE, as the C library and torch word it
+                raise UserError(
+                    "more files are open than one process may have here: give fewer --workers, or more by "
+                    "ulimit -n"
+                ) from error
             if not codes:
                 raise
             how = f"with status {codes[0]}" if codes[0] > 0 else f"by {signal.Signals(-codes[0]).name}"
