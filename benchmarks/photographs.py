@@ -2,10 +2,10 @@
 
     uv run benchmarks/photographs.py runs/photographs
 
-writes crops of 32 x 32 pixels, each photograph a class: ``train`` has those of its left 60 %, ``test``
-those of its right 30 %, so that no pixel is in both. What there is to learn is to tell a place by its
-colours, textures and shapes. Crops of nothing but sky are left out. Needs ``apt-get download`` and
-``dpkg-deb``; nothing is installed.
+writes crops of 32 x 32 pixels, or of another ``--side``, each photograph a class: ``train`` has those of its
+left 60 %, ``test`` those of its right 30 %, so that no pixel is in both. What there is to learn is to tell a
+place by its colours, textures and shapes. Crops of nothing but sky are left out. Needs ``apt-get download``
+and ``dpkg-deb``; nothing is installed.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ PHOTOGRAPHS = (
 )
 """Those of the pictures in these packages that a camera took."""
 
-HEIGHT, SIDE, STEP = 320, 32, 16
-"""Height that photographs are shrunk to, side of a crop, and from one crop to the next, in pixels."""
+ACROSS = 10
+"""Crops that a photograph is high; from one crop to the next is half a crop."""
 
 FLAT = 8.0
 """Standard deviation of the grey values, of 255, below which a crop shows nothing."""
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, side: int = 32) -> None:
     """Fetch the photographs and write their crops.
 
     Args:
         folder: what to write, with a subfolder per split and class.
+        side: of a crop in pixels; photographs are shrunk to ten times its height.
     """
     with tempfile.TemporaryDirectory() as place:
         fetch(place, *PACKAGES)
         for name in PHOTOGRAPHS:
             with Image.open(find(Path(place), name)) as picture:
-                write(shrunk(picture), folder, name)
+                write(shrunk(picture, ACROSS * side), folder, name, side)
     for split in ("train", "test"):
         count = sum(1 for _ in (folder / split).rglob("*.png"))
         print(f"{folder / split}: {count} crops of {len(PHOTOGRAPHS)} photographs")
@@ -64,21 +65,21 @@ def find(place: Path, name: str) -> Path:
     return max(files, key=lambda path: path.stat().st_size)
 
 
-def shrunk(picture: Image.Image) -> Image.Image:
-    """A photograph in colour, ``HEIGHT`` pixels high."""
-    width = round(picture.width * HEIGHT / picture.height)
-    return picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.LANCZOS)
+def shrunk(picture: Image.Image, height: int) -> Image.Image:
+    """A photograph in colour, so many pixels high."""
+    width = round(picture.width * height / picture.height)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
 
-def write(picture: Image.Image, folder: Path, name: str) -> None:
+def write(picture: Image.Image, folder: Path, name: str, side: int) -> None:
     """The crops of one photograph."""
     spans = {"train": (0, 0.6 * picture.width), "test": (0.7 * picture.width, picture.width)}
     for split, (left, right) in spans.items():
         target = folder / split / name
         target.mkdir(parents=True, exist_ok=True)
-        for y in range(0, HEIGHT - SIDE + 1, STEP):
-            for x in range(round(left), int(right) - SIDE + 1, STEP):
-                crop = picture.crop((x, y, x + SIDE, y + SIDE))
+        for y in range(0, picture.height - side + 1, side // 2):
+            for x in range(round(left), int(right) - side + 1, side // 2):
+                crop = picture.crop((x, y, x + side, y + side))
                 if ImageStat.Stat(crop.convert("L")).stddev[0] >= FLAT:
                     crop.save(target / f"{y:03}-{x:04}.png")
 

@@ -1,0 +1,204 @@
+"""Accuracy of features against seconds of training: polymask's masked autoencoders beside the peers'.
+
+Everybody trains the same encoder (a ViT of width 192 and 6 blocks) on the same 64-pixel photographs in
+patches of 16, for the same seconds of one process on one core, with the same optimiser, rate and schedule
+(AdamW, a cosine down to the last second); decoders and losses are everybody's own defaults. What was learned
+is asked by polymask's probes, of the mean over patches, and by fine-tuning, of all alike. Reading takes no
+part: all images lie in memory, and are cropped and flipped for all alike, outside the clock.
+
+Peers live in an environment of their own; those that are not installed are left out::
+
+    uv run benchmarks/photographs.py runs/photographs-64 --side 64
+    python -m venv race
+    race/bin/pip install polymask-vision transformers "lightly[timm]" stable-pretraining birder
+    race/bin/python benchmarks/race_accuracy.py --out benchmarks/results/accuracy.json
+
+The same command goes on where it was stopped: what is in the file is not measured again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from autoencoders import CONTESTANTS, DEPTH, FAST, PATCH, SIZE, WIDTH, Contestant
+from command import command
+from PIL import Image
+from torch import Tensor, nn
+
+from polymask.evaluation.classifiers import fit_linear, knn
+from polymask.evaluation.intervals import t_interval
+from polymask.files import read_json, write_json
+
+
+def race(
+    photographs: Path = Path("runs", "photographs-64"),
+    seconds: tuple[float, ...] = (60.0, 180.0, 540.0),
+    seeds: int = 3,
+    batch: int = 64,
+    lr: float = 1e-3,
+    tuning: int = 100,
+    only: str | None = None,
+    out: Path = Path("benchmarks", "results", "accuracy.json"),
+) -> None:
+    """Train every installed contestant for some seconds, and ask what it has learned.
+
+    Args:
+        photographs: a folder that ``photographs.py`` wrote.
+        seconds: of training, of this process; each is a run of its own, with a whole schedule.
+        seeds: runs of each.
+        batch: images per step.
+        lr: peak learning rate, of all.
+        tuning: steps of fine-tuning, behind the longest runs.
+        only: names of contestants, with semicolons between; all installed ones by default.
+        out: file of the figures.
+    """
+    torch.set_num_threads(1)
+    data = {split: images_of(photographs / split) for split in ("train", "test")}
+    known = read_json(out, dict)["runs"] if out.is_file() else {}
+    for seed in range(seeds):
+        for budget in sorted(seconds):
+            for name, (build, package) in CONTESTANTS.items():
+                label = f"{name}; {budget:g} s; seed {seed}"
+                if label in known or not found(package) or (only and name not in only.split(";")):
+                    continue
+                torch.manual_seed(seed)
+                model = build()
+                steps = train(model, data["train"][0], budget, batch, lr, seed)
+                steps_of_tuning = tuning if budget == max(seconds) else 0
+                known[label] = {
+                    "steps": steps,
+                    **probed(model, data),
+                    **tuned(model, data, steps_of_tuning, seed),
+                }
+                print(label, known[label], flush=True)
+                packages = {"torch", "timm", *(package for _, package in CONTESTANTS.values())}
+                setup: dict[str, Any] = {
+                    "encoder": f"ViT {WIDTH} x {DEPTH}, {SIZE} pixels in patches of {PATCH}"
+                }
+                setup |= {"batch": batch, "lr": lr, "threads": 1, "tuning": tuning, "fast": FAST}
+                setup["versions"] = {p: version(p) for p in sorted(packages) if found(p)}
+                write_json(out, {"setup": setup, "results": rows(known), "runs": known})
+
+
+def found(package: str) -> bool:
+    """Whether a package is installed."""
+    return importlib.util.find_spec(package.replace("-", "_")) is not None
+
+
+def images_of(folder: Path) -> tuple[Tensor, Tensor]:
+    """Normalised images, float32 ``[n, 3, 64, 64]``, and their classes, int64 ``[n]``."""
+    classes = sorted(path.name for path in folder.iterdir())
+    files = [
+        (path, number) for number, name in enumerate(classes) for path in sorted((folder / name).iterdir())
+    ]
+    images = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path, _ in files]).permute(
+        0, 3, 1, 2
+    )
+    x = images.float() / 255
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+    return (x - mean) / std, torch.tensor([number for _, number in files])
+
+
+def train(model: Contestant, images: Tensor, seconds: float, batch: int, lr: float, seed: int) -> int:
+    """Train for some seconds of this process, and return how many steps that were."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.05)
+    chance = torch.Generator().manual_seed(seed)
+    model.train()
+    spent, steps = 0.0, 0
+    while spent < seconds:
+        picked = torch.randint(len(images), (batch,), generator=chance)
+        x = cropped(images[picked], chance)
+        start = time.process_time()
+        rate(optimiser, lr, spent / seconds)
+        optimiser.zero_grad(set_to_none=True)
+        model(x).backward()
+        optimiser.step()
+        spent, steps = spent + time.process_time() - start, steps + 1
+    return steps
+
+
+def rate(optimiser: torch.optim.Optimizer, peak: float, progress: float) -> None:
+    """A linear rise over a twentieth, then half a cosine."""
+    rise, fall = progress / 0.05, (progress - 0.05) / 0.95
+    for group in optimiser.param_groups:
+        group["lr"] = peak * (min(rise, 1.0) if fall < 0 else (1 + math.cos(math.pi * fall)) / 2)
+
+
+def cropped(x: Tensor, chance: torch.Generator) -> Tensor:
+    """A part of each image at a random place, 0.5 to 1 of its width, enlarged, and flipped or not."""
+    scale = 0.5 + torch.rand(len(x), 1, generator=chance) / 2
+    place = (1 - scale) * (2 * torch.rand(len(x), 2, generator=chance) - 1)
+    sign = torch.randint(2, (len(x), 1), generator=chance) * 2 - 1
+    zero = torch.zeros(len(x), 1)
+    theta = torch.stack(
+        [torch.cat([scale * sign, zero, place[:, :1]], 1), torch.cat([zero, scale, place[:, 1:]], 1)], 1
+    )
+    grid = nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+Split = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def probed(model: Contestant, data: Mapping[str, Split]) -> dict[str, float]:
+    """Accuracy of both probes."""
+    model.eval()
+    train, test = (torch.cat([model.features(x) for x in data[split][0].split(256)]) for split in data)
+    labels, answers = data["train"][1], data["test"][1]
+    said = {"kNN": knn(train, labels, test).predicted, "linear": fit_linear(train, labels).predict(test)}
+    return {name: float((predicted == answers).float().mean()) for name, predicted in said.items()}
+
+
+def tuned(model: Contestant, data: Mapping[str, Split], steps: int, seed: int) -> dict[str, float]:
+    """Accuracy after some steps of training encoder and head with labels."""
+    if not steps:
+        return {}
+    (images, labels), (test, answers) = data.values()
+    head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, int(labels.max()) + 1))
+    optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], 5e-4, weight_decay=0.05)
+    chance = torch.Generator().manual_seed(seed)
+    model.train()
+    for step in range(steps):
+        picked = torch.randint(len(images), (64,), generator=chance)
+        rate(optimiser, 5e-4, step / steps)
+        optimiser.zero_grad(set_to_none=True)
+        said = head(model.features(cropped(images[picked], chance)))
+        nn.functional.cross_entropy(said, labels[picked]).backward()
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        said = torch.cat([head(model.features(x)) for x in test.split(256)])
+    return {"fine-tuned": float((said.argmax(1) == answers).float().mean())}
+
+
+def rows(known: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Means over seeds with intervals, by contestant and seconds."""
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for label, run in known.items():
+        groups.setdefault(label.rpartition("; ")[0], []).append(run)
+    table = {}
+    for label, runs in groups.items():
+        row: dict[str, Any] = {"seeds": len(runs), "steps": statistics.median(run["steps"] for run in runs)}
+        for measure in ("kNN", "linear", "fine-tuned"):
+            values = [run[measure] for run in runs if measure in run]
+            if len(values) > 1:
+                interval = t_interval(values)
+                row[measure] = f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
+            elif values:
+                row[measure] = f"{values[0]:.3f}"
+        table[label] = row
+    return table
+
+
+if __name__ == "__main__":
+    command(race)
