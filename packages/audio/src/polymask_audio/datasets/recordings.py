@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
@@ -143,11 +142,7 @@ def _has_its_end(file: soundfile.SoundFile) -> bool:
 
 def _pages_are_whole(path: str | Path | io.BytesIO) -> bool:
     """Whether a file in Ogg, which says nowhere how long it is, ends where its last page does."""
-    with (
-        contextlib.nullcontext(io.BytesIO(path.getvalue()))
-        if isinstance(path, io.BytesIO)
-        else open(path, "rb") as file
-    ):
+    with io.BytesIO(path.getvalue()) if isinstance(path, io.BytesIO) else Path(path).open("rb") as file:
         if file.read(4) != b"OggS":
             return True
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _PAGE))

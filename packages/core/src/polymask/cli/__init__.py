@@ -92,7 +92,7 @@ def _system(error: OSError) -> str:
 
 
 def _unprinted(output: Unread, status: int) -> int:
-    """The status of a verb whose output could not be written; that its reader (head, less) has gone is none."""
+    """The status of a verb whose output could not be written; a reader (head, less) may go."""
     with contextlib.suppress(OSError):  # python must not fail over what is left to print at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
     if isinstance(output.failed, BrokenPipeError):

@@ -79,7 +79,8 @@ def facts_of(data: Dataset) -> dict[str, Any]:
     Raises:
         UserError: either is something else than it must be.
     """
-    for name, kind in (("provides", Mapping), ("classes", Collection | None)):
+    kinds: dict[str, Any] = {"provides": Mapping, "classes": Collection | None}
+    for name, kind in kinds.items():
         if not isinstance(value := getattr(data, name), kind):
             what = "a mapping of facts by name" if name == "provides" else "a list of names, or None"
             raise UserError(f"{name} of this data is {value!r:.80}: let it be {what}")
