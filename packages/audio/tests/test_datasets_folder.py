@@ -112,6 +112,16 @@ def test_compressed_sound_that_is_truncated_is_left_out_and_named(classes: Path,
     assert reason == "truncated: says 64,000 samples, and ends before the last"
 
 
+def test_ogg_that_ends_within_a_page_is_left_out_and_named(classes: Path) -> None:
+    path = classes / "low" / "cut.ogg"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 64_000), 16000, format="OGG")
+    raw = path.read_bytes()
+    assert not open_data(f"audio/folder:{classes}", test=0).skipped
+    path.write_bytes(raw[: len(raw) * 97 // 100])
+    (reason,) = dict(open_data(f"audio/folder:{classes}", test=0).skipped).values()
+    assert reason == "truncated: ends within a page of Ogg"
+
+
 @pytest.mark.parametrize("size", [0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF])
 def test_the_size_that_a_stream_claims_is_none(classes: Path, size: int) -> None:
     path = classes / "low" / "stream.wav"

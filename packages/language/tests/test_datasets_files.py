@@ -27,6 +27,14 @@ def write(root: Path, files: dict[str, str | bytes]) -> str:
     return str(root)
 
 
+def test_lines_of_utf_16_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("\n".join(["one line", "another"] * 9), encoding="utf-16")
+    corpus = lines(source=str(path))
+    assert not corpus.texts and len(corpus.skipped) == 18
+    assert corpus.skipped[0][1].startswith("holds bytes of zero, as UTF-16 does")
+
+
 def test_folders_are_classes_and_broken_files_are_named(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {
         "cats/1.txt": "purr",

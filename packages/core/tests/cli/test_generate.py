@@ -141,12 +141,17 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     assert done.status == 2 and "cannot be written: Read-only file system" in done.err, done.err
 
 
-def test_pictures_of_something_else_stay(polymask, trained, generates):
+@pytest.mark.parametrize("name", ["grid.png", "samples.safetensors", "states.png", "sample-00000.png"])
+def test_files_of_something_else_stay(polymask, trained, generates, name):
     Path("mine").mkdir()
-    Path("mine/grid.png").write_text("mine")
+    Path("mine", name).write_text("mine")
     done = polymask("generate", trained, "--out", "mine")
-    assert done.status == 2 and "mine holds a grid.png of something else" in done.err
-    assert Path("mine/grid.png").read_text() == "mine"
+    assert done.status == 2 and f"mine holds a {name} of something else" in done.err
+    assert Path("mine", name).read_text() == "mine"
+
+
+def test_samples_are_written_over_by_others_of_ours(polymask, trained, generates):
+    assert [polymask("generate", trained, "-n", "2", "--out", "ours").status for _ in range(2)] == [0, 0]
 
 
 def test_the_page_of_a_run_shows_a_film(trained, generates):

@@ -201,6 +201,41 @@ def test_what_ends_a_verb_is_one_message_with_its_notes(monkeypatch, capsys, err
     assert capsys.readouterr().err == said
 
 
+def test_a_broken_pipe_of_a_part_is_no_success(monkeypatch, capsys):
+    def fail(argv):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("polymask.cli.verbs.list.run", fail)
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "error: Broken pipe (POLYMASK_DEBUG=1 shows where)\n"
+
+
+@pytest.mark.parametrize("argv", [["list"], ["show", "core/random"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("what", "status", "said"), [("gone", 0, ""), ("full", 2, "No space left on device")]
+)
+def test_output_that_cannot_be_written_is_told_as_that(polymask, unread, argv, what, status, said):
+    unread(what)
+    done = polymask(*argv)
+    assert done.status == status
+    told = f"error: what is printed cannot be written to standard output: {said}; send it elsewhere\n"
+    assert done.err == (told if said else "")
+
+
+def test_a_part_that_prints_to_nobody_stops_nothing(monkeypatch, unread):
+    reached = []
+
+    def run(argv):
+        print("x" * 100_000, flush=True)
+        reached.append(True)
+        return 0
+
+    monkeypatch.setattr("polymask.cli.verbs.list.run", run)
+    unread("gone")
+    assert main(["list"]) == 0
+    assert reached
+
+
 def test_messages_to_nobody_stop_nothing(monkeypatch):
     class Closed:
         def isatty(self):

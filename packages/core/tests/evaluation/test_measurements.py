@@ -94,3 +94,18 @@ def test_what_was_measured_before_the_last_step_is_told_and_left_out(tmp_path: P
     (tmp_path / "metrics.csv").write_text("step,loss\n3,0.5\n6,0.4\n")
     with pytest.warns(UserWarning, match="was measured at step 3, and the run is at step 6 now"):
         assert read_scores(tmp_path) == []
+
+
+def test_the_step_of_a_run_is_that_of_its_checkpoint_where_no_row_has_come_since(tmp_path: Path) -> None:
+    old = Measurements("toy/odd", [Measurement("row", "a", 1.0)], step=3)
+    (tmp_path / "evaluation-toy-odd.json").write_text(json.dumps(old.to_json()))
+    (tmp_path / "metrics.csv").write_text("")
+    (tmp_path / "checkpoints").mkdir()
+    for step in (3, 7):
+        torch.save(
+            {"polymask": {}, "state_dict": {}, "global_step": step}, tmp_path / "checkpoints/last.ckpt"
+        )
+        if step == 3:
+            assert read_scores(tmp_path) == [old]
+    with pytest.warns(UserWarning, match="was measured at step 3, and the run is at step 7 now"):
+        assert read_scores(tmp_path) == []

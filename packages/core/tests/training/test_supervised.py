@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polymask import Preview, Run, Step, UserError
+from polymask.data import describe, facts_of
 from polymask.evaluation.heldout_loss import batches
 from polymask.report import write_report
 from polymask.supervision import labels_for
@@ -176,6 +177,46 @@ def test_what_is_monitored_has_columns_of_its_own(toy, name, said):
 
     with pytest.raises(UserError, match=f"^toy does not run with these parts on this data: .*{said}"):
         sanity_check("toy", Monitored(), toy.Data())
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "monitor returned NoneType, not tensors by name"),
+        ({"a": 1.0}, "monitor returned 'a' as float: give a scalar tensor"),
+        ({"a": torch.zeros(3)}, r"monitor returned 'a' of shape \[3\]: give a scalar tensor"),
+    ],
+)
+def test_what_is_monitored_is_tensors(toy, found, said):
+    class Monitored(toy.Toy):
+        def monitor(self, batch, step):
+            return found
+
+    with pytest.raises(UserError, match=said):
+        sanity_check("toy", Monitored(), toy.Data())
+
+
+@pytest.mark.parametrize("lengths", [[4] * 9, torch.ones(2, dtype=torch.int64), torch.tensor(3), "abc"])
+def test_lengths_are_those_of_the_samples(toy, lengths):
+    data = toy.Data()
+    data.lengths = lambda split: lengths
+    with pytest.raises(UserError, match="lengths of this data are .*, and must be int64"):
+        sanity_check("toy", toy.Toy(), data)
+
+
+@pytest.mark.parametrize(("name", "value"), [("classes", 7), ("provides", None)])
+def test_facts_of_another_kind_are_told(toy, name, value):
+    data = toy.Data()
+    setattr(data, name, value)
+    with pytest.raises(UserError, match=f"{name} of this data is {value}: let it be a "):
+        facts_of(data)
+
+
+def test_a_description_of_another_kind_ends_no_report(toy):
+    data = toy.Data()
+    data.describe = lambda: 7
+    with pytest.warns(UserWarning, match="what this data says of its samples is no text by name"):
+        assert describe(data) == {"left out": "none"}
 
 
 def test_nothing_to_train_fails_before_training(toy):

@@ -36,6 +36,10 @@ _STREAM = 0x7FFF0000
 """Sizes from here on are what is written to a pipe, where the length is not known yet."""
 
 
+_PAGE = 65_307
+"""Bytes of a page of Ogg, at most."""
+
+
 @dataclass(frozen=True)
 class Header:
     """Length in samples, and samples per second."""
@@ -113,6 +117,8 @@ def look(path: str | Path | io.BytesIO) -> Header:
                     raise BadSample(f"truncated: says {int(claimed):,} bytes, and holds {int(there):,}")
             if not _has_its_end(file):
                 raise BadSample(f"truncated: says {file.frames:,} samples, and ends before the last")
+            if not _pages_are_whole(path):
+                raise BadSample("truncated: ends within a page of Ogg")
             cancels = False
             for block in file.blocks(file.samplerate, dtype="float32", always_2d=True):
                 if np.abs(mono(block)).max(initial=0) > SILENCE:
@@ -132,6 +138,17 @@ def _has_its_end(file: soundfile.SoundFile) -> bool:
     except soundfile.LibsndfileError:
         return False
     return there
+
+
+def _pages_are_whole(path: str | Path | io.BytesIO) -> bool:
+    """Whether a file in Ogg, which says nowhere how long it is, ends where its last page does."""
+    with io.BytesIO(path.getvalue()) if isinstance(path, io.BytesIO) else Path(path).open("rb") as file:
+        if file.read(4) != b"OggS":
+            return True
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _PAGE))
+        end = file.read()
+    page = end[end.rfind(b"OggS\0") :]
+    return len(page) > 26 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def read(path: Path | io.BytesIO, start: int, count: int) -> Tensor:

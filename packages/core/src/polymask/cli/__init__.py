@@ -7,13 +7,15 @@ lists come at once and work with every plugin broken.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
-from polymask.cli.terminal import columns, plain_warnings, say
+from polymask.cli.terminal import Unread, columns, plain_warnings, say
 from polymask.errors import Ended, UserError
 
 VERBS = (
@@ -36,6 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called us
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    streams: Any = sys.stdout, sys.stderr
+    output: Any = Unread(sys.stdout)
+    sys.stdout, sys.stderr = output, Unread(sys.stderr)  # type: ignore[assignment]
+    try:
+        status = _status(words)
+        output.flush()
+        return status if output.failed is None else _unprinted(output, status)
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def _status(words: list[str]) -> int:
     try:
         with plain_warnings():
             return _dispatch(words)
@@ -50,9 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(stop.code or 0)
         # no one has asked for that, and status 0 would say that all was done
         return _ended(stop, f"sys.exit({stop.code!r})")
-    except BrokenPipeError:
-        _give_up_output()  # its reader (head, less) has gone
-        return 0
     # What the system refuses (a place, a file, memory on the disk) is the user's to mend, whatever the verb.
     except (UserError, OSError) as error:
         if os.environ.get("POLYMASK_DEBUG", "") not in ("", "0"):
@@ -75,21 +86,20 @@ def _ended(stop: BaseException, what: str) -> int:
 
 
 def _system(error: OSError) -> str:
-    """What the system says of a file, or of our output."""
+    """What the system says of a file, or of something without a name."""
     text = error.strerror or str(error) or type(error).__name__
-    if error.filename:
-        return f"{error.filename}: {text}"
-    try:
-        sys.stdout.flush()
-    except OSError:  # what could not be written is kept
-        _give_up_output()
-        return f"what is printed cannot be written to standard output: {text}; send it elsewhere"
-    return f"{text} (POLYMASK_DEBUG=1 shows where)"
+    return f"{error.filename}: {text}" if error.filename else f"{text} (POLYMASK_DEBUG=1 shows where)"
 
 
-def _give_up_output() -> None:
-    """Have what is left to print go nowhere: python must not fail over it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _unprinted(output: Unread, status: int) -> int:
+    """The status of a verb whose output could not be written; a reader (head, less) may go."""
+    with contextlib.suppress(OSError):  # python must not fail over what is left to print at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    if isinstance(output.failed, BrokenPipeError):
+        return status
+    why = output.failed and output.failed.strerror
+    say(f"error: what is printed cannot be written to standard output: {why}; send it elsewhere", colour=31)
+    return status or 2
 
 
 def _notes(error: BaseException) -> None:
@@ -114,7 +124,6 @@ def _dispatch(words: list[str]) -> int:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"no verb is called {words[0]!r}; {hint}there are {', '.join(VERBS)}")
     status: int = importlib.import_module(f"polymask.cli.verbs.{words[0]}").run(words[1:])
-    sys.stdout.flush()
     return status
 
 

@@ -8,13 +8,45 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from polymask.config import plain
 from polymask.errors import Ended, UserError
 from polymask.registry import Registry
+
+
+class Unread:
+    """A stream to print to though nobody may read it: a verb goes on, and what failed first is kept.
+
+    Args:
+        stream: that is printed to.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.failed: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        self._try(lambda: self.stream.flush())
+
+    def _try(self, call: Callable[[], Any]) -> None:
+        if self.failed is None:
+            try:
+                call()
+            except OSError as error:
+                self.failed = error
 
 
 def say(text: str, colour: int | None = None) -> None:
@@ -47,11 +79,7 @@ def print_result(found: Any, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        class Output(Console):
-            def on_broken_pipe(self) -> None:
-                raise BrokenPipeError  # rich would end the program with status 1
-
-        Output().print(found.table())
+        Console().print(found.table())
 
 
 def show_value(value: Any) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from polymask.data.reading import exhausted
+from polymask.errors import UserError
 from polymask.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -71,7 +74,16 @@ class Dataset(Protocol):
 
 
 def facts_of(data: Dataset) -> dict[str, Any]:
-    """Facts about a data set that parts take as constructor arguments: what it provides, and ``classes``."""
+    """Facts about a data set that parts take as constructor arguments: what it provides, and ``classes``.
+
+    Raises:
+        UserError: either is something else than it must be.
+    """
+    kinds: dict[str, Any] = {"provides": Mapping, "classes": Collection | None}
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(data, name), kind):
+            what = "a mapping of facts by name" if name == "provides" else "a list of names, or None"
+            raise UserError(f"{name} of this data is {value!r:.80}: let it be {what}")
     classes = {} if data.classes is None else {"classes": len(data.classes)}
     return {**classes, **data.provides}
 
@@ -177,6 +189,12 @@ def span(values: Tensor | Sequence[float], digits: int) -> str:
 
 def describe(data: Dataset) -> dict[str, str]:
     """Lines by name for a person: what the data set says of its samples, and what was left out of it."""
-    lines = dict(data.describe()) if isinstance(data, Described) else {}
+    try:
+        lines = dict(data.describe()) if isinstance(data, Described) else {}
+    except Exception as error:
+        if exhausted(error):
+            raise
+        warnings.warn(f"what this data says of its samples is no text by name: {error!r}", stacklevel=2)
+        lines = {}
     first = f", first {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
     return {**lines, "left out": f"{len(data.skipped):,}{first}" if data.skipped else "none"}

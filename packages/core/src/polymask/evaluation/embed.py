@@ -77,6 +77,8 @@ def embed(
     """
     out = Path(out)
     writer(out)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give the name of a file to write")
     require_writable(out.parent)
     source = opened(source)
     if data is None and not isinstance(source, Run):

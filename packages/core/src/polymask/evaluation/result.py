@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polymask.errors import UserError
 from polymask.evaluation.intervals import Interval
 from polymask.files import read_json
 
@@ -148,11 +150,15 @@ def is_current(path: Path, step: int | None) -> bool:
         path: of the result, in the folder of the run.
         step: at which it was measured, if that is known.
     """
+    from polymask.checkpoints import CHECKPOINT, read_checkpoint
     from polymask.training.metrics import read_metrics
 
     metrics = path.parent / "metrics.csv"
     rows = read_metrics(metrics) if metrics.is_file() else []
     reached = int(rows[-1]["step"]) if rows else 0
+    with contextlib.suppress(UserError):  # it may be gone
+        # a run that was stopped has no row since the last of log_every steps
+        reached = max(reached, int(read_checkpoint(path.parent / CHECKPOINT).get("global_step", 0)))
     if step is None or step >= reached:
         return True
     warnings.warn(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from polymask import functional
 from polymask.data import MediaProvider, Renderer, collate, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating, on_device
-from polymask.files import atomic, require_writable
+from polymask.files import atomic, contents, require_writable
 from polymask.mask import Mask
 from polymask.protocols import Batch, Masking
 from polymask.registry import Registry, default_registry
@@ -27,7 +28,12 @@ from polymask.step import Step
 from polymask.systems.base import Generates, Generation, System
 from polymask.systems.host import implementing
 
-GRID, NUMBERS = "grid.png", "samples.safetensors"
+NAMES = GRID, NUMBERS, KNOWN, WAY = "grid.png", "samples.safetensors", "known.png", "states.png"
+SAMPLE = "sample-"
+"""With which the names of all other files begin."""
+
+MADE = {"made_by": "polymask generate"}
+"""What :data:`NUMBERS` says of itself, which tells a folder of ours."""
 
 SIDE, STATES = 112, 12
 
@@ -146,14 +152,22 @@ def film(run: Run, n: int = 8) -> Film:
 
 
 def require_own(folder: Path) -> None:
-    """See that a folder for samples can be written, and holds no pictures of something else.
+    """See that a folder for samples can be written, and holds no file of something else by a name of ours.
 
     Raises:
         UserError: it cannot, or does.
     """
     require_writable(folder)
-    if (folder / GRID).exists() and not (folder / NUMBERS).is_file():
-        raise UserError(f"{folder} holds a {GRID} of something else: give another --out")
+    theirs = [name for name in contents(folder) if name in NAMES or name.startswith(SAMPLE)]
+    if theirs and not _is_own(folder / NUMBERS):
+        raise UserError(f"{folder} holds a {theirs[0]} of something else: give another --out")
+
+
+def _is_own(numbers: Path) -> bool:
+    """Whether samples were written by :func:`write`."""
+    with suppress(OSError, SafetensorError), safe_open(numbers, "np") as file:
+        return MADE.items() <= (file.metadata() or {}).items()
+    return False
 
 
 def write(run: Run, found: Generated, folder: Path) -> list[Path]:
@@ -173,16 +187,16 @@ def write(run: Run, found: Generated, folder: Path) -> list[Path]:
     pictures = views.pictures_of(run.data, found.samples, SIDE)
     wide = max(1, round(len(pictures) ** 0.5))
     grid = [pictures[k : k + wide] for k in range(0, len(pictures), wide)]
-    content = save({key: x.contiguous() for key, x in found.samples.items()})
+    content = save({key: x.contiguous() for key, x in found.samples.items()}, MADE)
     files = {NUMBERS: content, GRID: png(sheet(grid))}  # the first tells whose folder this is
     if found.known is not None:
         pairs = list(zip(found.known, pictures, strict=True))
-        files["known.png"] = png(sheet([*map(list, pairs)]))
+        files[KNOWN] = png(sheet([*map(list, pairs)]))
     if len(found.frames) > 1:
-        files["states.png"] = png(sheet(strips(run, found)[:8]))
+        files[WAY] = png(sheet(strips(run, found)[:8]))
     for row, number in enumerate(found.samples["id"].tolist()):
         for suffix, content in _files(run, found.samples, row):
-            files[f"sample-{number:05d}{suffix}"] = content
+            files[f"{SAMPLE}{number:05d}{suffix}"] = content
     for name, content in files.items():
         with atomic(folder / name, "wb") as file:
             file.write(content)

@@ -35,12 +35,19 @@ def wrong_losses(terms: Any) -> str:
     return ""
 
 
-def wrong_monitored(names: Iterable[str], losses: Iterable[str]) -> str:
-    """What is wrong with the names of what ``monitor`` returned beside those losses, in words."""
+def wrong_monitored(found: Any, losses: Iterable[str]) -> str:
+    """What is wrong with what ``monitor`` returned beside those losses, in words."""
+    if not isinstance(found, Mapping):
+        return f"monitor returned {type(found).__name__}, not tensors by name"
     taken = COLUMNS | {"loss", *losses}
-    for name in names:
+    for name, value in found.items():
         if wrong := wrong_name(name):
             return f"monitor calls something {name!r}: {wrong}"
+        if not isinstance(value, Tensor) or value.dim() == 1:
+            what = (
+                f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"as {type(value).__name__}"
+            )
+            return f"monitor returned {name!r} {what}: give a scalar tensor, or features [B, D] or [B, N, D]"
         for column in (f"{name}_{what}" for what in ("std", "rank", "gauge")):
             if column in taken:
                 return f"metrics.csv has a column {column!r} already: let monitor give {name!r} another name"

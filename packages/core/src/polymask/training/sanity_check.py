@@ -44,6 +44,12 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
             for split in SPLITS:
                 if (labels := data.labels(split)) is not None and len(labels):
                     checked(labels, data, split)
+            lengths = data.lengths("train") if hasattr(data, "lengths") else None
+            if lengths is not None and not _fits(lengths, len(samples)):
+                raise UserError(
+                    f"lengths of this data are {lengths!r:.80}, and must be int64 [{len(samples)}]: the "
+                    "length of each sample of a split, or None"
+                )
             system.eval()
             batch, first = with_labels(batch, labels_for(system, data, "train")), Step(0, 1, seed)
             wrong = wrong_losses(losses := system(batch, first))
@@ -66,3 +72,9 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
         ) from error
     finally:
         system.train()
+
+
+def _fits(lengths: object, n: int) -> bool:
+    """Whether they are the lengths of so many samples."""
+    whole = isinstance(lengths, torch.Tensor) and not lengths.is_floating_point()
+    return whole and lengths.shape == (n,) and bool((lengths >= 0).all())

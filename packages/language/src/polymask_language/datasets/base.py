@@ -226,8 +226,8 @@ def read_text(raw: bytes) -> str:
         BadSample: it is empty, or no UTF-8.
     """
     text = decoded(raw).strip()
-    if not text or "\0" in text:
-        raise BadSample("no text" if not text else "no text but bytes")
+    if not text:
+        raise BadSample("no text")
     return text
 
 
@@ -237,6 +237,8 @@ def decoded(raw: bytes) -> str:
     Raises:
         BadSample: it is something else.
     """
+    if b"\0" in raw:
+        raise BadSample("holds bytes of zero, as UTF-16 does: convert it, e.g. iconv -f utf-16 -t utf-8")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
