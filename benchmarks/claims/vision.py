@@ -295,9 +295,9 @@ CLAIMS: dict[str, Claim] = {
         config={**SELECTING, "system": "vision/comet", "data": EMOJI, "area": 10.0, "budget": 0.4},
         variants={
             "selector and predictor": {"completeness": 0.0},
+            "comet": {},
             # without a detector, masks of that area's weight may be empty soon
             "selector and predictor, less for area": {"completeness": 0.0, "area": 1.0},
-            "comet": {},
         },
         about=("comet",),
         evaluation="vision/localisation",
