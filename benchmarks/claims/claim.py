@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from polymask import Run, RunConfig
-from polymask.run import holds_run
 from polymask.training import fit
 
 
@@ -61,5 +60,5 @@ def trained(config: Mapping[str, Any], folder: Path, name: str) -> Run:
         name: of the run, behind that of the comparison.
     """
     beside = folder.with_name(f"{folder.name}-{name}")
-    fit(run := Run.create(RunConfig.resolve(config), beside), resume=holds_run(beside))
+    fit(run := Run.create(RunConfig.resolve(config), beside), resume=None)
     return run

@@ -11,6 +11,7 @@ from typing import Any
 import photographs
 
 from claims.claim import Claim, trained
+from claims.vision import codes
 
 FASHION = {"data": "vision/fashion", "preset": "small"}
 
@@ -39,6 +40,11 @@ def denoiser(folder: Path) -> dict[str, Any]:
     clean = {"clean_share": 0.0, "noisy_masking": None}
     base = trained({**FASHION, "system": "vision/umd", **clean, "steps": 1000}, folder, "base")
     return {**judge(folder), "base": str(base.folder)}
+
+
+def coded(folder: Path) -> dict[str, Any]:
+    """Train the judge, and fit codes to patches: those of the preset are random and make no pictures."""
+    return {**judge(folder), "host.tokenizer.file": codes(folder)["target.file"]}
 
 
 def crops(folder: Path) -> dict[str, Any]:
@@ -93,7 +99,7 @@ CLAIMS: dict[str, Claim] = {
                 {"steps": 16, "plain": 1.0},
             )
         ),
-        prepare=judge,
+        prepare=coded,
     ),
     "vision/layer-masking": Claim(
         text="A network that leaves hidden parts out of every layer answers rightly more often than where "
