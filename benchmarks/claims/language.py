@@ -185,7 +185,12 @@ CLAIMS: dict[str, Claim] = {
     "language/masked-pdpp": Claim(
         text="Planning by diffusion that is masked by the task, in noise, sampling and loss, succeeds more "
         "often than without the mask (Masked-PDPP, arXiv 2309.07409)",
-        config={"data": "language/openings", "preset": "small", "system": "language/masked-pdpp"},
+        config={
+            "data": "language/openings",
+            "preset": "small",
+            "system": "language/masked-pdpp",
+            "steps": 2500,
+        },
         variants={
             "no mask": {"mask_noise": False, "mask_sampling": False, "mask_loss": False},
             "in noise and sampling": {"mask_loss": False},
