@@ -93,6 +93,14 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_stands(clips, tmp_
     assert "What the encoder learned" in page and "Configuration" in page
 
 
+def test_a_part_that_ends_the_program_ends_no_report(clips, tmp_path, monkeypatch):
+    run = train(tmp_path / "run", "clips/mae")
+    monkeypatch.setattr(type(run.system), "preview", lambda *args: sys.exit(3))
+    with pytest.warns(UserWarning, match="Pictures of clips/mae could not be drawn: SystemExit: 3"):
+        page = write_report(run).read_text()
+    assert "What the encoder learned" in page
+
+
 def test_each_frame_is_under_the_sites_of_its_time(clips):
     masking = Random(ratio=0.5)
     sight = mask_sheet(masking, clips.Squares(), tokenizer=clips.Tubelets(), draws=1, masks=40, seed=3)

@@ -83,6 +83,23 @@ def test_what_a_system_says_of_itself_is_logged_and_is_no_loss(toy, tmp_path):
     assert "gauge" not in charts["Loss"]
 
 
+def test_what_is_not_finite_is_told_once_and_stands_in_no_row(toy, tmp_path):
+    class Broken(toy.Toy):
+        def monitor(self, batch, step):
+            return {"target": torch.full((8, 2), math.nan), "scale": torch.tensor(math.inf)}
+
+    with pytest.warns(UserWarning, match="which metrics.csv does not hold") as warned:
+        toy.train(tmp_path, system=Broken(), steps=2, log_every=1)
+    said = [str(w.message) for w in warned if "does not hold" in str(w.message)]
+    assert [text.split(": ")[1].split(",")[0] for text in said] == [
+        "target_std is nan",
+        "target_rank is nan",
+        "scale_gauge is inf",
+    ]
+    row = read_metrics(tmp_path / "metrics.csv")[-1]
+    assert "feature_std" in row and not {"target_std", "target_rank", "scale_gauge"} & row.keys()
+
+
 def test_watching_changes_nothing(toy, tmp_path):
     """Modes are put back, and training with dropout goes the same way however often one looks."""
 

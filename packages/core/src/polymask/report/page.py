@@ -267,7 +267,9 @@ def _catching(page: Page, place: str, what: str) -> Iterator[None]:
     """Whatever goes wrong in drawing is said on the page and on the terminal; the rest is drawn."""
     try:
         yield
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a part that calls sys.exit ends no report
         text = f"{what} could not be drawn: {type(error).__name__}: {error}"
         page.missing[place] = f"{page.missing[place]} {text}".strip()
         warnings.warn(f"{text} (the rest of the report is complete)", stacklevel=1)

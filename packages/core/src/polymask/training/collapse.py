@@ -6,6 +6,7 @@ alone does not show it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -57,7 +58,16 @@ class CollapseMonitor:
             if value.dim():
                 row[f"{name}_std"], row[f"{name}_rank"] = spread_and_rank(value)
         self._warn(row, step)
-        return row | {f"{name}_gauge": float(value) for name, value in found.items() if not value.dim()}
+        row |= {f"{name}_gauge": float(value) for name, value in found.items() if not value.dim()}
+        return {key: value for key, value in row.items() if self._finite(key, value, step)}
+
+    def _finite(self, key: str, value: float, step: int) -> bool:
+        if math.isfinite(value):
+            return True
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(f"step {step}: {key} is {value}, which metrics.csv does not hold", stacklevel=2)
+        return False
 
     def _warn(self, row: Mapping[str, float], step: int) -> None:
         for key, value in row.items():
@@ -80,10 +90,13 @@ def spread_and_rank(x: Tensor) -> tuple[float, float]:
     Returns:
         Standard deviation over root mean square, in [0, 1], 0 when all are equal; and the
         exponential of the entropy of the normalised singular values of the centred features (Roy
-        and Vetterli, "The effective rank", EUSIPCO 2007), 0 when all are equal.
+        and Vetterli, "The effective rank", EUSIPCO 2007), 0 when all are equal. NaN where a feature is
+        not finite.
     """
     x = x.detach().float()
     x = x.mean(dim=1) if x.dim() == 3 else x
+    if not x.isfinite().all():
+        return math.nan, math.nan
     centred = x - x.mean(dim=0)
     spread = (centred.square().mean() / x.square().mean().clamp(min=1e-30)).sqrt()
     values = torch.linalg.svdvals(centred)
