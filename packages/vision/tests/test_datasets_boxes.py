@@ -125,6 +125,26 @@ def read(data: Any) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def test_masks_in_run_lengths_are_outlined(tmp_path: Path) -> None:
+    """A rectangle of 6 columns and 10 rows from (3, 2), as pycocotools writes it, and the same plainly."""
+    counts = [3 * 24 + 2, *[10, 14] * 5, 10, 24 * 32 - 3 * 24 - 2 - 5 * 24 - 10]
+    masks: list[Any] = [
+        {"size": [24, 32], "counts": "Z2:>000000000Va0"},
+        {"size": [24, 32], "counts": counts},
+        {"size": [24, 32], "counts": [24 * 32]},
+        {"size": [24, 30], "counts": counts},
+    ]
+    every = [
+        {"image_id": 100 + i, "bbox": [3, 2, 6, 10], "segmentation": mask} for i, mask in enumerate(masks)
+    ]
+    data: Any = open_data(write(tmp_path, every), vertices=64, test=0.3, **PLAIN)
+    found = read(data)
+    assert dict(data.skipped) == {"3.png": "the mask of an annotation does not fill its 24 x 32 pixels"}
+    for name in ("0.png", "1.png", "2.png"):
+        outline = found[name]["polygons"][0]
+        assert [*outline.amin(0).tolist(), *outline.amax(0).tolist()] == [3, 2, 9, 12]
+
+
 def test_cocos_boxes_are_read_with_distances_and_outlines(tmp_path: Path) -> None:
     triangle, small = [2.0, 3, 10, 3, 2, 9], [20.0, 20, 21, 20, 20, 21]
     every = [

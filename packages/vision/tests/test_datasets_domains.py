@@ -114,3 +114,14 @@ def test_drawn_scenes_are_fixed_and_their_looks_differ() -> None:
     assert len(one) <= 5 < len(striped[0].flatten(1).T.unique(dim=0))
     with pytest.raises(UserError, match="choose 'plain' or 'striped'"):
         drawn_scenes(look="dotted")  # type: ignore[arg-type]
+
+
+def test_a_class_beyond_their_number_is_said(tmp_path: Path) -> None:
+    folder = segmentation.example_source(tmp_path)
+    options: dict[str, Any] = {
+        "source_data": f"segmentation:{folder}",
+        "target_data": f"folder:{folder}/images",
+    }
+    data: Any = build("vision/two-domains", "datasets", **options, pixel_classes=1)
+    with pytest.raises(UserError, match=r"holds 1, and there are 1 classes.*--data.pixel_classes"):
+        data.split("train")[0]

@@ -132,12 +132,33 @@ def test_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     layers.example_source(tmp_path)
     (tmp_path / "distance" / "3.npy").write_bytes(b"nothing")
     Image.fromarray(np.full((16, 16), 7, dtype=np.uint8)).save(tmp_path / "object" / "5.png")
-    np.save(tmp_path / "distance" / "6.npy", np.zeros((9, 9), dtype=np.float32))
+    np.save(tmp_path / "distance" / "6.npy", np.zeros((9, 5), dtype=np.float32))
     data: Any = build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2}, test=0.0)
     assert [name for name, _ in data.skipped] == ["3.png"] and "distance" in data.skipped[0][1]
-    with pytest.warns(UserWarning, match=r"its object holds 7, of no class|its map is 9 x 9"):
+    with pytest.warns(UserWarning, match=r"its object holds 7, of no class|its map is 9 x 5"):
         _ = [data.split("train")[i] for i in range(7)]
     assert {name for name, _ in data.skipped} == {"3.png", "5.png", "6.png"}
+
+
+def test_coarser_layers_are_enlarged_and_rare_ones_standardised(tmp_path: Path) -> None:
+    layers.example_source(tmp_path)
+    coarse = np.arange(16.0).reshape(4, 4)
+    coarse[0, 0] = np.nan
+    np.save(tmp_path / "distance" / "2.npy", coarse)
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "object" / "3.png")
+    (tmp_path / "rare").mkdir()
+    np.save(tmp_path / "rare" / "5.npy", np.arange(256.0).reshape(16, 16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "LOOK", 2)
+        data: Any = build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2}, test=0.0)
+    samples = dict(zip(data.split("train").names(), list(data.split("train")), strict=True))
+    assert not data.skipped
+    found = samples["2.png"]["distance"][0]
+    assert torch.equal(found[::4, ::4].isnan(), torch.from_numpy(coarse).isnan())
+    for offset in range(4):
+        assert torch.equal(found[offset::4, offset::4].nan_to_num(), found[::4, ::4].nan_to_num())
+    assert torch.equal(samples["3.png"]["object"], torch.eye(8).long().kron(torch.ones(2, 2).long()))
+    assert abs(samples["5.png"]["rare"].mean()) < 1e-6 and samples["4.png"]["rare"].isnan().all()
 
 
 def test_what_folders_lack_is_said(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ def placed(**options: Any) -> Any:
 
 def test_a_system_that_knows_is_a_tenth_off_and_rivals_go_by_the_boxes() -> None:
     run: Any = OfSystem(Knowing(), placed())
-    found = {(one.row, one.metric): one.value for one in Distance(batch_size=7)(run)}
+    scores = list(Distance(batch_size=7)(run))
+    assert all((one.low or 0) >= 0 and (one.high or 0) <= 1 for one in scores if "within" in one.metric)
+    found = {(one.row, one.metric): one.value for one in scores}
     for condition in ("", ", occluded", ", jittered"):
         assert found[TRAINED, f"AbsRel{condition}"] == pytest.approx(0.1, abs=1e-4)
         assert found[TRAINED, f"within 1.25{condition}"] == 1

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from polymask import Run, RunConfig, UserError
 from polymask.evaluation.measurements import Measurement
-from polymask_vision.instance_masks import Detections
-from polymask_vision.instances import WHOLE, Instances, fits, hits, matched, outline_of, polygon_overlaps
+from polymask_vision.instance_masks import Detections, outline_of
+from polymask_vision.instances import WHOLE, Instances, fits, hits, matched, polygon_overlaps
 
 
 def bars(*rows: tuple[int, int], width: int = 10) -> Tensor:

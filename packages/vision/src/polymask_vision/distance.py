@@ -96,7 +96,8 @@ class Distance:
                 if metric == "RMSE":
                     yield Measurement(row, name, math.sqrt(values.mean()))
                 else:
-                    yield Measurement.mean(row, name, values.tolist())
+                    interval = Measurement.share if metric == "within 1.25" else Measurement.mean
+                    yield interval(row, name, values.tolist())
 
     def conditions(self, batch: Batch) -> Mapping[str, Batch]:
         """The same images and boxes as they are, covered in part, and with other boxes."""

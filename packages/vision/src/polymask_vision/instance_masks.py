@@ -7,7 +7,9 @@ columns of pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -106,6 +108,30 @@ def paste(masks_Rmm: Tensor, boxes_R4: Tensor, size: tuple[int, int]) -> Tensor:
     pasted = F.grid_sample(masks_Rmm[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     within = (grid.abs() <= 1).all(-1)
     return pasted * within
+
+
+def outline_of(mask: Tensor) -> np.ndarray[Any, Any] | None:
+    """The longest outline of a mask ``[H, W]`` of probabilities at 0.5: x and y in pixels; None of none."""
+    try:
+        from skimage import measure
+    except ImportError as error:
+        raise missing() from error
+    # a border of nothing closes what reaches the edge of the image
+    find: Any = measure.find_contours
+    contours = find(np.pad(mask.numpy(), 1), 0.5)
+    if not contours:
+        return None
+    longest = max(contours, key=len)
+    outline: np.ndarray[Any, Any] = longest[:, ::-1] - 0.5
+    return outline if len(outline) >= 4 else None
+
+
+def missing() -> UserError:
+    """What to install."""
+    return UserError(
+        "outlines of masks are found by scikit-image and compared by shapely: pip install "
+        "'polymask-vision[instances]'"
+    )
 
 
 def mask_nms(masks_BPn: Tensor, score_BP: Tensor, overlap: float) -> Tensor:

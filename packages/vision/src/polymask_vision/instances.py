@@ -16,7 +16,7 @@ from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.host import implementing
 from polymask.types import Count, Share
-from polymask_vision.instance_masks import Detections, in_image, instances, paste
+from polymask_vision.instance_masks import Detections, in_image, instances, missing, outline_of, paste
 
 if TYPE_CHECKING:
     from polymask.run import Run
@@ -187,22 +187,6 @@ def hits(overlaps: np.ndarray[Any, Any], least: float) -> int:
     return int((~free).sum())
 
 
-def outline_of(mask: Tensor) -> np.ndarray[Any, Any] | None:
-    """The longest outline of a mask ``[H, W]`` of probabilities at 0.5: x and y in pixels; None of none."""
-    try:
-        from skimage import measure
-    except ImportError as error:
-        raise missing() from error
-    # a border of nothing closes what reaches the edge of the image
-    find: Any = measure.find_contours
-    contours = find(np.pad(mask.numpy(), 1), 0.5)
-    if not contours:
-        return None
-    longest = max(contours, key=len)
-    outline: np.ndarray[Any, Any] = longest[:, ::-1] - 0.5
-    return outline if len(outline) >= 4 else None
-
-
 def polygon_overlaps(
     first: Sequence[np.ndarray[Any, Any]], second: Sequence[np.ndarray[Any, Any]]
 ) -> np.ndarray[Any, Any]:
@@ -217,11 +201,3 @@ def polygon_overlaps(
     common = shapely.area(shapely.intersection(one[:, None], two))
     found: np.ndarray[Any, Any] = common / (shapely.area(one)[:, None] + shapely.area(two) - common)
     return found
-
-
-def missing() -> UserError:
-    """What to install."""
-    return UserError(
-        "instances are compared as polygons by scikit-image and shapely: pip install "
-        "'polymask-vision[instances]'"
-    )

@@ -24,9 +24,9 @@ from polymask.data import (
 from polymask.types import Count
 from polymask_vision.boxes import Boxed, moved
 from polymask_vision.datasets.decode import Header, Raw, decode, header, outside, reason
-from polymask_vision.datasets.maps import Mapped, layer_facts
+from polymask_vision.datasets.maps import Layered, Mapped, layer_facts
 from polymask_vision.datasets.memory import Arrays, Ready
-from polymask_vision.datasets.prepare import Augment, Preparation, normalisation
+from polymask_vision.datasets.prepare import Augment, Preparation, as_large, normalisation
 from polymask_vision.datasets.texts import Captioned, Captions
 from polymask_vision.views import OTHER, Paired
 
@@ -189,6 +189,8 @@ class ImageDataset(FileDataset[Images]):
         if isinstance(source, Mapped):
             with reading(reason):
                 maps = source.maps(number)
+        if isinstance(source, Layered):
+            maps = {name: as_large(x, image) for name, x in maps.items()}
         if wrong := [x.shape[-2:] for x in maps.values() if x.shape[-2:] != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
         prepared = self.preparation.prepare(image, maps, augment)

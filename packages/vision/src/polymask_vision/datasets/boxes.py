@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, UnidentifiedImageError
 from torch import Tensor
@@ -19,6 +20,7 @@ from polymask.types import Count, Share
 from polymask_vision.boxes import BOXES, DISTANCE, POLYGONS, some_of
 from polymask_vision.datasets.decode import ENDINGS, fault, header, reason
 from polymask_vision.datasets.folder import Files
+from polymask_vision.instance_masks import outline_of
 
 Annotation = Mapping[str, Any]
 
@@ -36,10 +38,10 @@ def boxes(
 
     The file lists ``images`` (``id``, ``file_name`` below the folder of images) and ``annotations``
     (``image_id``, ``bbox`` as left, top, width and height in pixels). Where annotations have a ``distance``,
-    samples hold it; where any has a ``segmentation`` of polygons, they hold the largest of each object, and
-    objects without one have their box. Crowds (``iscrowd``) are left out. Folders below that of the images
-    are splits as in ``folder``. Samples are cropped to one size like the image: say one of its shape
-    (``--data.size``).
+    samples hold it; where any has a ``segmentation`` of polygons, they hold the largest of each object, or
+    the outline of its mask (RLE), and objects without one have their box. Crowds (``iscrowd``) are left out.
+    Folders below that of the images are splits as in ``folder``. Samples are cropped to one size like the
+    image: say one of its shape (``--data.size``).
 
     Boxes are cut at the edges of their image. Images without a box, not listed, damaged, or with an
     annotation that makes no sense, as a box outside or a distance of 0, are left out and listed in
@@ -205,7 +207,47 @@ def _look(path: Path, annotations: Mapping[str, list[Annotation]], name: str) ->
         if wrong := _fault_of(one):
             raise BadSample(wrong)
     height, width = _size(path)
-    return [{**one, "bbox": _clipped(one, height, width)} for one in own]
+    return [
+        {**one, "bbox": _clipped(one, height, width), "segmentation": _polygons(one, height, width)}
+        for one in own
+    ]
+
+
+def _polygons(one: Annotation, height: int, width: int) -> Any:
+    """The polygons of an object; of a mask in run lengths (RLE), column by column, its outline.
+
+    Raises:
+        BadSample: the runs do not fill the image.
+    """
+    given = one.get("segmentation")
+    if not isinstance(given, Mapping):
+        return given
+    counts = given.get("counts")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    whole = _numbers(runs) and all(run >= 0 and run % 1 == 0 for run in runs)
+    if not whole or sum(runs) != height * width or given.get("size") != [height, width]:
+        raise BadSample(f"the mask of {_name(one)} does not fill its {height} x {width} pixels")
+    inside = np.repeat(np.arange(len(runs)) % 2, np.array(runs, dtype=np.int64))
+    mask = torch.from_numpy(inside.reshape(width, height).T.astype(np.float32))
+    if not mask.any():
+        return []
+    top, left = (int(mask.any(axis).nonzero()[0]) for axis in (1, 0))
+    outline = outline_of(mask[top:, left:])
+    return [] if outline is None else [(outline + np.array([left, top])).ravel().tolist()]
+
+
+def _runs(text: str) -> list[int]:
+    """Run lengths of the letters of COCO's compressed form: five bits each, from the third on differences."""
+    runs, value, shift = list[int](), 0, 0
+    for letter in text:
+        bits = ord(letter) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, Splits
+from polymask.data import BadSample, Splits, evenly
 from polymask.data.folders import read_folder
 from polymask.types import Count, Share
 from polymask_vision.datasets.decode import ENDINGS, fault, header, planes
@@ -39,7 +39,8 @@ def layers(
     1 over some of the training samples. One of classes holds the number of a class at each pixel, 255
     unknown. Folders within the layers are splits and classes as in ``folder``.
 
-    Where a layer lacks the file of an image, it is unknown there: so few samples may have labels. Images that
+    A layer of another size than its image, and of the same shape, is brought to that by nearest pixels. Where
+    a layer lacks the file of an image, it is unknown there: so few samples may have labels. Images that
     are damaged, and those with a damaged file in a layer, are left out and listed in ``skipped``.
 
     Args:
@@ -72,7 +73,7 @@ def layers(
     beside = {name: [each[k] for each in found.looks] for k, name in enumerate(others)}
     files = LayerFiles(found.root, found.names, root, beside, classes, tasks)
     splits = found.splits(files, test)
-    files.standardise(splits.train.take(LOOK).index.tolist())
+    files.standardise(splits.train.index.tolist())
     return splits
 
 
@@ -119,7 +120,7 @@ class LayerFiles(Files):
         self.layers = {KEY: 3}
 
     def standardise(self, index: Sequence[int]) -> None:
-        """Take mean and standard deviation of values, and how many there are at a pixel, from some samples.
+        """Take mean and deviation of values, and how many a pixel has, from some samples that have any.
 
         Raises:
             UserError: a layer has no file for any of them.
@@ -128,7 +129,8 @@ class LayerFiles(Files):
             if name in self.classes:
                 self.layers[name] = self.classes[name]
                 continue
-            values = [self._values(name, i).flatten(1) for i in index if files.names[i]]
+            there = [i for i in index if files.names[i]]
+            values = [self._values(name, there[k]).flatten(1) for k in evenly(len(there), LOOK)]
             if not values:
                 raise UserError(f"the layer {name} has no file for any of {len(index)} training images")
             x = torch.cat(values, dim=1).double()

@@ -244,6 +244,12 @@ def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[..., rows[:, None], columns]
 
 
+def as_large(x: Tensor, image: Tensor) -> Tensor:
+    """A layer ``[..., h, w]`` scaled to the nearest to an image of the same shape; else as it is."""
+    height, width = image.shape[-2:]
+    return nearest(x, (height, width)) if x.shape[-2] * width == x.shape[-1] * height else x
+
+
 def _solarise(image: Tensor) -> Tensor:
     """The upper half of the range turned over."""
     solarised: Tensor = F.solarize(image, 128 if image.dtype == torch.uint8 else 0.5)

@@ -71,14 +71,15 @@ class TwoDomains:
         self.skipped = [*source_data.skipped, *target_data.skipped]
         self.provides: dict[str, Any] = {
             **ours,
-            "samples": len(self.split("train")),
             "pixel_classes": pixel_classes or len(names or ()),
         }
+        self.provides["samples"] = len(self.split("train"))
 
     def split(self, name: SplitName, *, augment: bool = False) -> Samples:
         both = [data.split(name, augment=augment) for data in (self.source, self.target)]
         index = evenly(max(map(len, both)), self.limit)
-        return Drawn(both[0], both[1], index, (self.key, self.target.key), augment)
+        keys = (self.key, self.target.key)
+        return Drawn(both[0], both[1], index, keys, augment, self.provides["pixel_classes"])
 
     def labels(self, name: SplitName) -> Tensor | None:
         """Of the source image of each sample."""
@@ -106,13 +107,20 @@ class Drawn:
         index: their numbers; of the smaller set, counted from its beginning again.
         keys: entries of the image of the source and of that of the target.
         random: draw the target at random, rather than by number.
+        classes: number of classes of pixels.
     """
 
     def __init__(
-        self, source: Samples, target: Samples, index: Sequence[int], keys: tuple[str, str], random: bool
+        self,
+        source: Samples,
+        target: Samples,
+        index: Sequence[int],
+        keys: tuple[str, str],
+        random: bool,
+        classes: int,
     ) -> None:
         self.source, self.target = source, target
-        self.index, self.keys, self.random = index, keys, random
+        self.index, self.keys, self.random, self.classes = index, keys, random, classes
 
     def __len__(self) -> int:
         return len(self.index)
@@ -123,4 +131,10 @@ class Drawn:
         number, n = self.index[index], len(self.target)
         other = int(torch.randint(n, ())) if self.random else number % n
         sample, (key, other_key) = self.source[number % len(self.source)], self.keys
+        if (most := int(sample[LABELS].max())) >= self.classes:
+            raise UserError(
+                f"a mask of the source holds {most}, and there are {self.classes} classes, 0 to "
+                f"{self.classes - 1}: give a larger --data.pixel_classes, or say what is unknown "
+                "(--data.source_data.ignore)"
+            )
         return {key: sample[key], LABELS: sample[LABELS], OTHER: self.target[other][other_key]}
