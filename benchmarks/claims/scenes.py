@@ -28,13 +28,13 @@ OBJECTS = {
 }
 
 
-# A tenth of the training tiles have a label. The ensemble is what is scored; of a network that always sees all
-# layers, whose masks hide nothing, it is one pass
+# A tenth of the training tiles have a label. The ensemble is what is scored; of a network that always sees
+# all layers, whose masks hide nothing, it is one pass
 LAYERS = {
     "system": "vision/phg-mae",
-    "data": {"name": "vision/earth-layers", "labelled": 0.1, "size": 32},
+    "data": {"name": "vision/earth-layers", "labelled": 0.1},
     "preset": "small",
-    "steps": 300,
+    "steps": 400,
 }
 
 
@@ -313,8 +313,8 @@ CLAIMS: dict[str, Claim] = {
         measure="target mIoU",
     ),
     "vision/phg-mae-consistency": Claim(
-        text="Its ensemble says more often the same of an image to which a little noise is added, in place of "
-        "the next frame of a video (PHG-MAE, arXiv 2510.10068)",
+        text="Its ensemble says more often the same of an image to which a little noise is added, in place "
+        "of the next frame of a video (PHG-MAE, arXiv 2510.10068)",
         config=LAYERS,
         variants=SUBSETS,
         about=("hidden at random",),
