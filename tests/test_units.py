@@ -34,7 +34,7 @@ FOUND = {
     "language/mae": {"encoder.model.encoder.layer": 2, "decoder.blocks": 2},
     "language/meap": {"encoder.model.layers": 2},
     "pointcloud/mae": {"encoder.blocks": 2, "decoder.blocks": 2},
-    "vision/ga-dms": {"encoder.vit.blocks": 2, "text_encoder.model.h": 2},
+    "vision/ga-dms": {"encoder.vit.blocks": 2, "text_encoder.model.h": 2, "reader.blocks": 1},
     "vision/ijepa": {"encoder.vit.blocks": 2, "predictor.blocks": 2, "teacher.module.vit.blocks": 2},
     "vision/mae": {"encoder.vit.blocks": 2, "decoder.blocks": 2},
 }

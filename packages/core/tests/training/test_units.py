@@ -38,8 +38,9 @@ def conv():
 def test_entries_of_lists_and_sequences():
     found = names(encoder=several(block), decoder=several(lambda: CrossBlock(8, 2, 8), 3, nn.Sequential))
     assert found == ["encoder.0", "encoder.1", "decoder.0", "decoder.1", "decoder.2"]
-    made = LightDecoder(in_dim=8, out_dim=4, prefix=1, grid=(4,), dim=8, depth=2, heads=2)
-    assert list(blocks_of(made)) == ["blocks.0", "blocks.1"]
+    for depth, blocks in {1: ["blocks.0"], 2: ["blocks.0", "blocks.1"]}.items():
+        made = LightDecoder(in_dim=8, out_dim=4, prefix=1, grid=(4,), dim=8, depth=depth, heads=2)
+        assert list(blocks_of(made)) == blocks
     torch_ = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2, enable_nested_tensor=False)
     assert list(blocks_of(torch_)) == ["layers.0", "layers.1"]
 
@@ -56,7 +57,7 @@ def test_of_stages_the_layers_and_stages_that_have_none():
     [
         several(lambda: nn.Linear(4, 4)),
         several(lambda: nn.Sequential(nn.GELU(), nn.Flatten())),
-        several(block, 1),
+        several(block, 1, nn.Sequential),
         nn.Sequential(block(), nn.LayerNorm(8)),
         several(lambda: nn.ModuleDict({"a": nn.Linear(4, 4)})),
         conv(),

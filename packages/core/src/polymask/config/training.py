@@ -56,7 +56,7 @@ class TrainOptions:
         seed: of weights, order, augmentation, masks and dropout.
         compile: compile the system's forward with torch.compile.
         recompute: compute each block of encoders and decoders once more for its backward instead of keeping
-            what is inside it: the same result in less memory, for a third more time.
+            what is inside it: the same result in less memory, for one more forward pass of the blocks.
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
         log_every: steps per row of metrics.csv.
         probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 def blocks_of(system: nn.Module) -> dict[str, nn.Module]:
     """The blocks of a system by name, each once, in the order of its modules.
 
-    A block is one of two modules or more, all of one class, in a ``ModuleList`` or ``Sequential``; has
-    modules with parameters inside; and holds no such list itself: of stages of layers, the layers. Which
-    project wrote it does not matter, nor whether it trains.
+    A block is an entry of a ``ModuleList``, or of a ``Sequential`` of several, whose entries are of one
+    class; has modules with parameters inside; and holds no such list itself: of stages of layers, the layers.
+    Which project wrote it does not matter, nor whether it trains.
     """
     found = set(_names(system))
     return {name: module for name, module in system.named_modules() if name in found}
@@ -26,7 +26,7 @@ def blocks_of(system: nn.Module) -> dict[str, nn.Module]:
 def _names(module: nn.Module, prefix: str = "") -> Iterator[str]:
     """Names of the blocks within a module."""
     children = list(module.children())
-    listed = isinstance(module, nn.ModuleList | nn.Sequential) and len(children) > 1
+    listed = isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and len(children) > 1)
     alike = listed and len({type(child) for child in children}) == 1
     for name, child in module.named_children():
         within = list(_names(child, f"{prefix}{name}."))
