@@ -76,14 +76,17 @@ class Ragged(Data):
 
 
 class Toy(System):
-    """Predicts hidden tokens through one Transformer block."""
+    """Predicts hidden tokens through one Transformer block, or several."""
 
-    def __init__(self, drop=0.1, seed=0, width=8):
+    def __init__(self, drop=0.1, seed=0, width=8, depth=1):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embed = nn.Linear(4, width)
-            self.block = nn.TransformerEncoderLayer(width, 2, 16, dropout=drop, batch_first=True)
+            blocks = [
+                nn.TransformerEncoderLayer(width, 2, 16, dropout=drop, batch_first=True) for _ in range(depth)
+            ]
+            self.block = nn.Sequential(*blocks) if depth > 1 else blocks[0]
             self.head = nn.Linear(width, 4)
             self.mask_token = nn.Parameter(torch.zeros(width))
             self.teacher = EMATeacher(self.embed, momentum=0.9)

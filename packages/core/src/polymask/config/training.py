@@ -18,7 +18,7 @@ ALTERNATIVES = (
 """Options that say the same thing in two ways: giving one takes back the other."""
 
 SAME_RUN = frozenset(
-    {"accumulate", "devices", "nodes", "accelerator", "strategy", "workers", "compile"}
+    {"accumulate", "devices", "nodes", "accelerator", "strategy", "workers", "compile", "recompute"}
     | {"checkpoint_every", "log_every", "probe_every", "data_changed", "logger", "callbacks"}
 )
 """Options that may differ on resume: where and how fast the run goes on, not what it computes."""
@@ -55,6 +55,8 @@ class TrainOptions:
             safetensors file, or LIBRARY:NAME; to go on with a run, --resume it.
         seed: of weights, order, augmentation, masks and dropout.
         compile: compile the system's forward with torch.compile.
+        recompute: compute each block of encoders and decoders once more for its backward instead of keeping
+            what is inside it: the same result in less memory, for one more forward pass of the blocks.
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
         log_every: steps per row of metrics.csv.
         probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.
@@ -91,6 +93,7 @@ class TrainOptions:
     init: str | None = None
     seed: int = 0
     compile: bool = False
+    recompute: bool = False
     checkpoint_every: Count | None = None
     log_every: Count = 10
     probe_every: Count | None = None

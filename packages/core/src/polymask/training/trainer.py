@@ -41,6 +41,7 @@ from polymask.training.online_probe import OnlineProbe
 from polymask.training.plan import Plan, make_plan
 from polymask.training.progress import ProgressLine
 from polymask.training.signals import Signals
+from polymask.training.units import recomputing
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def fit(
             *callbacks,
         ]
         module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
+        if options.recompute:
+            held.enter_context(recomputing(system))
         if options.compile:
             system.compile()
         try:
