@@ -58,6 +58,11 @@ def test_backbones_of_timm(name: str, found: dict[str, int]) -> None:
     assert counts(timm.create_model(name)) == found
 
 
+@pytest.mark.parametrize("name", [part.full_name for part in default_registry().parts("systems")])
+def test_all_weights_have_an_axis_to_shard_along(name: str) -> None:
+    assert [key for key, x in subject(name).make().named_parameters() if not x.dim()] == []
+
+
 @pytest.mark.parametrize("name", ["audio/hubert", "language/mae", "pointcloud/mae", "vision/mae"])
 def test_computed_again_all_is_the_same_but_memory(name: str) -> None:
     plain, again = (three_steps(subject(name), held) for held in (False, True))

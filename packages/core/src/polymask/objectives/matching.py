@@ -49,7 +49,8 @@ class Matching(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature, self.symmetric, self.reverse = temperature, symmetric, reverse
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learned else None
+        # with an axis, since FSDP shards no scalar
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)])) if learned else None
 
     def forward(
         self,
@@ -101,7 +102,7 @@ class Matching(nn.Module):
     def _scale(self) -> Tensor | float:
         if self.log_scale is None:
             return 1 / self.temperature
-        return self.log_scale.float().exp().clamp(max=HIGHEST)
+        return self.log_scale.float().exp().clamp(max=HIGHEST).squeeze(0)
 
 
 def require_matching(what: str, objective: Objective, choices: str = "core/infonce or core/sdm") -> Matching:
