@@ -6,6 +6,7 @@ The same for every modality; a package says which suffixes it reads and how it l
 from __future__ import annotations
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,10 +75,10 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
     """The files at any depth of a folder.
 
     A subfolder ``train`` holds the training files, and ``test``, ``val``, ``valid`` or ``validation`` beside
-    it the held-out ones; of several, the first that has class folders, if any has. Where there is nothing
-    but such folders and no ``train``, the first counts as the one to train on. Within each, where every file
-    lies in a subfolder, the subfolders right below are the classes; elsewhere labels are unknown.
-    ``unlabeled`` is no class. Links are followed, hidden files and folders ignored.
+    it the held-out ones, a year behind the name or not; of several, the first that has class folders, if any
+    has. Where there is nothing but such folders and no ``train``, the first counts as the one to train on.
+    Within each, where every file lies in a subfolder, the subfolders right below are the classes; elsewhere
+    labels are unknown. ``unlabeled`` is no class. Links are followed, hidden files and folders ignored.
 
     Args:
         source: the folder.
@@ -136,13 +137,15 @@ def _places(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[str]:
     """Where to look for training files and, if that is another place, for those to test on."""
     visible = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     files = any(path.suffix.lower() in suffixes and not path.is_dir() for path in visible)
-    folders = {path.name.lower(): path.name for path in visible if path.is_dir()}
+    known = [path.name for path in visible if path.is_dir()]
+    # COCO's are called train2017 and val2017; a plain name comes first
+    folders = {re.sub(r"\d{4}$", "", name.lower()): name for name in reversed(known)}
     held = [folders[name] for name in HELD_OUT if name in folders]
     held.sort(key=lambda name: not _has_classes(root / name))
     if TRAIN in folders:
         found = [folders[TRAIN], *held]
     else:
-        found = [] if files or len(held) < len(folders) else held
+        found = [] if files or len(held) < len(known) else held
     skipped.extend((name, f"a split beside {found[1]}, which is held out") for name in found[2:])
     return found[:2] or [""]
 

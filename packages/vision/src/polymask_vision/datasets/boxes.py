@@ -50,7 +50,9 @@ def boxes(
     Args:
         source: the folder with both (``boxes:PATH``).
         images: the folder of images in it.
-        annotations: the file of annotations in it, or a folder of several.
+        annotations: the file of annotations in it, or a folder of several; those whose names begin with
+            ``instances``, if there are any. COCO as it is downloaded is ``--data.images . --data.annotations
+            annotations``.
         vertices: of a polygon; one of more is thinned out evenly.
         labelled: share of the training images whose distances are known; the others keep their boxes.
         test: share of the images to hold out where there is no folder for it.
@@ -63,7 +65,10 @@ def boxes(
             f"boxes:{source}: there is no {missing}: say where images and annotations are, --data.images and "
             "--data.annotations"
         )
-    found = _read(sorted(where.glob("*.json")) if where.is_dir() else [where])
+    files = [where]
+    if where.is_dir():  # COCO's own has captions, and persons once more with their joints, beside instances
+        files = sorted(where.glob("instances*.json")) or sorted(where.glob("*.json"))
+    found = _read(files)
     looked = read_folder(
         str(root / images),
         ENDINGS,
