@@ -331,7 +331,7 @@ def polymask_register_datasets() -> Iterable[Part]:
             name="wds",
             target="polymask_vision.datasets.webdataset:webdataset",
             prepare=IMAGES,
-            summary="wds:PATTERN, local tar files in WebDataset's format",
+            summary="wds:PATTERN, tar files in WebDataset's format, here or at an address",
             modality="image",
         ),
         Part(

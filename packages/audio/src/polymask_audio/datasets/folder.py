@@ -9,7 +9,7 @@ import torch
 from polymask.data import Splits
 from polymask.data.folders import read_folder
 from polymask.types import Share
-from polymask_audio.datasets.recordings import ENDINGS, Recordings, look, write_tone
+from polymask_audio.datasets.recordings import ENDINGS, Header, Recordings, look, write_tone
 
 
 def folder(*, source: str, test: Share = 0.1) -> Splits[Recordings]:
@@ -27,7 +27,7 @@ def folder(*, source: str, test: Share = 0.1) -> Splits[Recordings]:
         source: the folder (``folder:PATH``).
         test: share of each class to hold out where there is no folder for it.
     """
-    found = read_folder(source, ENDINGS, "audio files", look)
+    found = read_folder(source, ENDINGS, "audio files", look, again=lambda known: Header(**known))
     frames = torch.tensor([header.frames for header in found.looks], dtype=torch.int64)
     rates = torch.tensor([header.rate for header in found.looks], dtype=torch.int64)
     return found.splits(Recordings(found.root, found.names, frames, rates), test)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     streams: Any = sys.stdout, sys.stderr
     output: Any = Unread(sys.stdout)
-    sys.stdout, sys.stderr = output, Unread(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = output, Unread(sys.stderr)
     try:
         status = _status(words)
         output.flush()

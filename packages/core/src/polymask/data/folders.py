@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from polymask.data.findings import Findings, Identity
 from polymask.data.reading import BadSample, exhausted
 from polymask.data.splits import S, Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.errors import UserError
@@ -71,7 +73,14 @@ class Folder(Generic[T]):
         return Splits(train=train, test=test, classes=self.classes, skipped=self.skipped)
 
 
-def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[[Path], T]) -> Folder[T]:
+def read_folder(
+    source: str,
+    suffixes: Iterable[str],
+    what: str,
+    look: Callable[[Path], T],
+    *,
+    again: Callable[[Any], T] | None = None,
+) -> Folder[T]:
     """The files at any depth of a folder.
 
     A subfolder ``train`` holds the training files, and ``test``, ``val``, ``valid`` or ``validation`` beside
@@ -86,6 +95,8 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
         what: what the files are, in messages: ``"images"``.
         look: called with each file, from several threads; what it returns is kept. Raises
             :class:`BadSample` where a file cannot be used. Empty files are left out before.
+        again: what ``look`` returned, made of it as JSON; given where that depends on nothing but the content
+            of the file, so that files of large folders which stay as they are are looked at once.
 
     Raises:
         UserError: no such folder, or no such files in it.
@@ -101,15 +112,19 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
     labels: list[str | None] = []
     places = _places(root, suffixes, skipped)
     for side, place in enumerate(places):
-        candidates = []
-        for name in sorted(_walk(root, place, skipped)):
-            reason = _fault(root / name, suffixes, what)
-            if reason is None:
-                candidates.append(name)
+        candidates, identities, since = list[str](), list[Identity](), time.time_ns()
+        files = sorted(_walk(root, place, skipped))
+        for name, state in zip(files, _each(root, files, _state(suffixes, what)), strict=True):
+            if isinstance(state, BadSample):
+                skipped.append((name, str(state)))
             else:
-                skipped.append((name, reason))
+                candidates.append(name)
+                identities.append(state)
+        key = [str(root.resolve()), place, what, look.__module__, look.__qualname__]
+        findings = Findings(key, candidates, identities, since, again)
+        new = look_at(root, findings.unknown, look)
         mine = []
-        for name, found in zip(candidates, look_at(root, candidates, look), strict=True):
+        for name, found in findings.complete(new):
             if isinstance(found, BadSample):
                 skipped.append((name, str(found)))
             else:
@@ -117,10 +132,11 @@ def read_folder(source: str, suffixes: Iterable[str], what: str, look: Callable[
                 looks.append(found)
         if not side and not mine:
             raise UserError(_nothing(root / place, what, suffixes, sorted(skipped)))
-        _tell_classes(root / place, mine, place, what)
+        own = _classes(mine, place)
+        _tell_classes(root / place, mine, own, place, what)
         names += mine
         sides += [side > 0] * len(mine)
-        labels += _classes(mine, place)
+        labels += own
     classes = class_names(labels) or None
     return Folder(
         root=root,
@@ -159,54 +175,63 @@ def _walk(root: Path, under: str, skipped: Skipped) -> Iterator[str]:
     """What is no folder under a folder, relative to ``root`` with slashes; hidden ones left out."""
 
     def enter(place: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        here = os.path.join(root, place)
         try:
-            here = _identity(root / place)
-            entries = list(os.scandir(root / place))
+            identity = _identity(here)
+            entries = list(os.scandir(here))
         except OSError as error:
             skipped.append((place, error.strerror or str(error)))
             return
-        if here in above:
+        if identity in above:
             skipped.append((place, "a link to a folder around it"))
             return
+        before = f"{place}/" if place else ""
         for entry in entries:
-            name = f"{place}/{entry.name}" if place else entry.name
             if entry.name.startswith("."):
                 continue
             # asked of a link that leads to itself, an entry raises
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                yield from enter(name, above | {here})
+                yield from enter(before + entry.name, above | {identity})
             else:
-                yield name
+                yield before + entry.name
 
     around = (root / under).resolve().parents
     yield from enter(under, frozenset(_identity(folder) for folder in around))
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    about = path.stat()
+def _identity(path: str | Path) -> tuple[int, int]:
+    about = os.stat(path)
     return about.st_dev, about.st_ino
 
 
-def _fault(path: Path, suffixes: Sequence[str], what: str) -> str | None:
-    """Why a file is none to look at, or None."""
-    if path.suffix.lower() not in suffixes:
-        return f"its suffix is not among those of {what}"
-    try:
-        about = path.stat()
-    except OSError as error:
-        return error.strerror or str(error)
-    if not stat.S_ISREG(about.st_mode):
-        # opening a pipe would wait for ever
-        return f"{_KINDS.get(stat.S_IFMT(about.st_mode), 'a device')}, not a file"
-    return None if about.st_size else "empty file"
+def _state(suffixes: Sequence[str], what: str) -> Callable[[str], Identity]:
+    """A function of a path that sees whether a file is one to look at, and how to know it again."""
+
+    def state(path: str) -> Identity:
+        if os.path.splitext(path)[1].lower() not in suffixes:
+            raise BadSample(f"its suffix is not among those of {what}")
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            # opening a pipe would wait for ever
+            raise BadSample(f"{_KINDS.get(stat.S_IFMT(about.st_mode), 'a device')}, not a file")
+        if not about.st_size:
+            raise BadSample("empty file")
+        return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+    return state
 
 
 def look_at(root: Path, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[T | BadSample]:
     """What looking at each file gives, or why it cannot be used; threads, since disks answer many at once."""
+    return _each(root, names, lambda path: look(Path(path)))
+
+
+def _each(root: Path, names: Sequence[str], look: Callable[[str], T]) -> Iterator[T | BadSample]:
+    before = os.path.join(root, "")
 
     def one(name: str) -> T | BadSample:
         try:
-            return look(root / name)
+            return look(before + name)
         except BadSample as error:
             return error
         except OSError as error:
@@ -231,9 +256,11 @@ def _classes(names: Sequence[str], place: str) -> list[str | None]:
     return [None if folder.lower() in UNLABELED else folder for folder in folders]
 
 
-def _tell_classes(root: Path, names: Sequence[str], place: str, what: str) -> None:
+def _tell_classes(
+    root: Path, names: Sequence[str], labels: Sequence[str | None], place: str, what: str
+) -> None:
     """Warn of class folders of which nothing is left, and of files beside them, which end all classes."""
-    classes = {name for name in _classes(names, place) if name is not None}
+    classes = {name for name in labels if name is not None}
     start = len(place) + 1 if place else 0
     loose = [name for name in names if "/" not in name[start:]]
     if 0 < len(loose) < len(names) / 2:

@@ -7,6 +7,8 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from polymask.errors import UserError
+
 if TYPE_CHECKING:
     from polymask.data.splits import Source, Split
 
@@ -36,6 +38,8 @@ def exhausted(error: BaseException) -> bool:
 def reading(reason: Callable[[Exception], str] = str) -> Iterator[None]:
     """Whatever fails within is a sample that cannot be used, unless the machine is exhausted.
 
+    An error for the user, such as of a place that does not answer, stays one.
+
     Args:
         reason: an error in few words.
 
@@ -44,7 +48,7 @@ def reading(reason: Callable[[Exception], str] = str) -> Iterator[None]:
     """
     try:
         yield
-    except BadSample:
+    except (BadSample, UserError):
         raise
     except Exception as error:
         if exhausted(error):

@@ -264,11 +264,12 @@ def held_out(keys: Sequence[str], labels: Tensor | None, share: float) -> Tensor
         zip(keys, [0] * len(keys) if labels is None else labels.tolist(), strict=True)
     ):
         members.setdefault(label, {}).setdefault(key, []).append(place)
-    test = torch.zeros(len(keys), dtype=torch.bool)
+    chosen: list[int] = []
     for places in members.values() if share else ():
         count = min(max(round(share * len(places)), 1), len(places) - 1)
-        for key in sorted(places, key=hash_key)[:count]:
-            test[places[key]] = True
+        chosen += [place for key in sorted(places, key=hash_key)[:count] for place in places[key]]
+    test = torch.zeros(len(keys), dtype=torch.bool)
+    test[chosen] = True
     return test
 
 

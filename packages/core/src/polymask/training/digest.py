@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -39,9 +38,11 @@ def digest(data: Dataset, part: SplitName = "train") -> dict[str, Any]:
         names = split.names()
         found["names"] = _hash(name.encode("utf-8", "surrogateescape") for name in names)
         root = getattr(split.source, "root", None)
-        files = [Path(root, name) for name in names] if root else getattr(split.source, "paths", ())
+        files = [os.path.join(root, name) for name in names] if root else getattr(split.source, "paths", ())
         with ThreadPoolExecutor() as pool:
-            found["sizes"] = _hash(b"%d" % size for size in pool.map(_size, files, chunksize=256))
+            chunks = pool.map(_sizes, [files[i : i + 256] for i in range(0, len(files), 256)])
+            sizes = getattr(split.source, "sizes", None) or [size for chunk in chunks for size in chunk]
+        found["sizes"] = _hash(b"%d" % size for size in sizes)
     read = Keyed(samples, seed=0)
     places = evenly(len(samples), READ)
     first = read[0, places[0]] if places else {}
@@ -66,7 +67,11 @@ def _hash(values: Iterable[bytes]) -> str:
     return known.hexdigest()
 
 
-def _size(path: str | Path) -> int:
+def _sizes(paths: Sequence[str]) -> list[int]:
+    return [_size(path) for path in paths]
+
+
+def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:  # a sample that is no file of its own

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from polymask.data import Samples, collate
+from polymask.data import LazySamples, Samples, collate
 from polymask.errors import UserError
 from polymask.protocols import Batch
 from polymask.training.order import Batches, Key, mix
@@ -54,6 +54,7 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[Key]) -> list[dict[str, torch.Tensor]]:
+        fetch_ahead(self.samples, [sample for _, sample in keys])
         if not self.random:
             return [self._read(sample) for _, sample in keys]
         states = torch.get_rng_state(), np.random.get_state(), random.getstate()
@@ -166,6 +167,12 @@ class Loader:
     def again(self, step: int, part: int) -> Batch:
         """A batch read once more."""
         return collate(self.dataset.__getitems__(self.batches.keys(step, part)))
+
+
+def fetch_ahead(samples: Samples, numbers: Sequence[int]) -> None:
+    """Have a source that is far fetch samples that are read next side by side."""
+    if isinstance(samples, LazySamples) and hasattr(samples.split.source, "fetch"):
+        samples.split.source.fetch(samples.split.index[list(numbers)].tolist())
 
 
 def _ignore_signals(worker: int) -> None:

@@ -76,5 +76,6 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
 
 def _fits(lengths: object, n: int) -> bool:
     """Whether they are the lengths of so many samples."""
-    whole = isinstance(lengths, torch.Tensor) and not lengths.is_floating_point()
-    return whole and lengths.shape == (n,) and bool((lengths >= 0).all())
+    if not isinstance(lengths, torch.Tensor) or lengths.is_floating_point() or lengths.shape != (n,):
+        return False
+    return bool((lengths >= 0).all())

@@ -65,10 +65,10 @@ def boxes(
             f"boxes:{source}: there is no {missing}: say where images and annotations are, --data.images and "
             "--data.annotations"
         )
-    files = [where]
+    listed = [where]
     if where.is_dir():  # COCO's own has captions, and persons once more with their joints, beside instances
-        files = sorted(where.glob("instances*.json")) or sorted(where.glob("*.json"))
-    found = _read(files)
+        listed = sorted(where.glob("instances*.json")) or sorted(where.glob("*.json"))
+    found = _read(listed)
     looked = read_folder(
         str(root / images),
         ENDINGS,
@@ -228,7 +228,7 @@ def _polygons(one: Annotation, height: int, width: int) -> Any:
     if not isinstance(given, Mapping):
         return given
     counts = given.get("counts")
-    runs = _runs(counts) if isinstance(counts, str) else counts
+    runs: Any = _runs(counts) if isinstance(counts, str) else counts
     whole = _numbers(runs) and all(run >= 0 and run % 1 == 0 for run in runs)
     if not whole or sum(runs) != height * width or given.get("size") != [height, width]:
         raise BadSample(f"the mask of {_name(one)} does not fill its {height} x {width} pixels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from os.path import splitext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,7 +42,7 @@ def read_captions(
         kept = [(name, why) for name, why in skipped if name != table]
         return [found.get(name, []) for name in names], sorted([*kept, *broken])
     texts = {name for name, _ in skipped if name.endswith(".txt")}
-    beside = {name: text for name in names if (text := str(PurePosixPath(name).with_suffix(".txt"))) in texts}
+    beside = {name: text for name in names if (text := f"{splitext(name)[0]}.txt") in texts}
     if not beside:
         return None, skipped
     captions, broken = dict[str, list[str]](), []

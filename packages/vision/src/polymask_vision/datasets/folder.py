@@ -34,7 +34,7 @@ def folder(*, source: str, test: Share = 0.1) -> Splits[Files]:
         source: the folder (``folder:PATH``).
         test: share of each class to hold out where there is no folder for it.
     """
-    found = read_folder(source, ENDINGS, "images", _look)
+    found = read_folder(source, ENDINGS, "images", _look, again=lambda nothing: None)
     captions, skipped = read_captions(found.root, found.names, found.skipped)
     files = Files(found.root, found.names)
     if captions is not None:

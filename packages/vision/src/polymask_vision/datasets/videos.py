@@ -43,7 +43,7 @@ def videos(*, source: str, test: Share = 0.1) -> Splits[Files]:
         source: the folder (``videos:PATH``).
         test: share of each class to hold out where there is no folder for it.
     """
-    found = read_folder(source, ENDINGS, "videos", _seconds)
+    found = read_folder(source, ENDINGS, "videos", _seconds, again=float)
     captions, skipped = read_captions(found.root, found.names, found.skipped, several=True)
     files = Files(found.root, found.names, found.looks)
     if captions is not None:

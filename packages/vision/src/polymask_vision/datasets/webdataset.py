@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 import re
-import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from polymask import UserError
-from polymask.data import BadSample, Skipped, Splits, class_names, class_numbers, divide, whole
+from polymask.data import Skipped, Splits, class_names, class_numbers, divide, remote, whole
 from polymask.data.splits import Names
 from polymask.types import Share
 from polymask_vision.datasets.decode import ENDINGS
-
-_WHOLE = re.compile(r"-?[0-9]+\.0*")
+from polymask_vision.datasets.shard_index import indexes
 
 
 def webdataset(
@@ -31,16 +25,19 @@ def webdataset(
     label: str = "cls",
     test: Share = 0.1,
 ) -> Splits[Shards]:
-    """Local tar files in WebDataset's format: ``a.jpg`` and ``a.cls`` are image and class of a sample.
+    """Tar files in WebDataset's format, here or far: ``a.jpg`` and ``a.cls`` are image and class of a sample.
 
     The files of a sample share their name up to its first dot, and may lie anywhere in their tar file. A
     sample of several images is left out unless ``image`` says which is meant.
 
-    The members are indexed once, on opening, and read by their place in the file: random access, so that
-    training shuffles all samples alike and resumes exactly, which a stream of shards cannot.
+    The members are indexed once and read by their place in the file: random access, so that training shuffles
+    all samples alike and resumes exactly, which a stream of shards cannot. Shards may lie wherever fsspec
+    reaches (``https://``, ``s3://``, ``gs://``, whose package is yours to install): only what is asked for is
+    read, the samples of a batch side by side.
 
     Args:
-        source: a tar file, a folder of them, or a pattern: ``wds:train-{000..099}.tar``, ``wds:train-*.tar``.
+        source: a tar file, a folder of them, or a pattern: ``wds:train-{000..099}.tar``, ``wds:train-*.tar``,
+            ``wds:s3://bucket/train-{000..099}.tar``.
         test_source: the same for shards to test on; by default a fixed share of each class is held out.
         image: ending of the image's file; by default any known one.
         label: ending of the file that holds the class, or ``json:FIELD``; ``none`` to use none.
@@ -71,16 +68,20 @@ class Shards:
     """
 
     def __init__(self, pattern: str, image: str | None, label: str, skipped: Skipped) -> None:
-        self.paths = find_shards(pattern)
-        with ThreadPoolExecutor() as pool:
-            indexes = list(pool.map(lambda path: _index(path, image, label), self.paths))
-        for path, index in zip(self.paths, indexes, strict=True):
-            skipped.extend((f"{path}/{name}" if name else path, reason) for name, reason in index.skipped)
-        self.keys = Names([key for index in indexes for key in index.keys])
-        self.classes = [name for index in indexes for name in index.classes]
-        places = [place for index in indexes for place in index.places]
+        shards = find_shards(pattern)
+        self.paths = [path for path, _ in shards]
+        self.sizes = [about.size for _, about in shards]
+        key = pattern if remote.is_far(pattern) else os.path.abspath(pattern)
+        indexed = indexes(shards, image, label, [remote.shown(key)])
+        for path, index in zip(self.paths, indexed, strict=True):
+            shown = remote.shown(path)
+            skipped.extend((f"{shown}/{name}" if name else shown, reason) for name, reason in index.skipped)
+        self.keys = Names([key for index in indexed for key in index.keys])
+        self.classes = [name for index in indexed for name in index.classes]
+        places = [place for index in indexed for place in index.places]
         self._place = np.array(places, dtype=np.int64).reshape(-1, 2)
-        self._shard = np.repeat(np.arange(len(indexes)), [len(index.keys) for index in indexes])
+        self._ahead = dict[int, bytes]()
+        self._shard = np.repeat(np.arange(len(indexed)), [len(index.keys) for index in indexed])
         if not len(self.keys):
             reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             endings = image or ", ".join(ENDINGS)
@@ -89,53 +90,44 @@ class Shards:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def fetch(self, numbers: Sequence[int]) -> None:
+        """Read some that are asked for next, if they are far, side by side."""
+        far = [number for number in numbers if remote.is_far(self.paths[self._shard[number]])]
+        self._ahead = dict(zip(far, remote.read_many(map(self._where, far)), strict=True))
+
     def read(self, index: int) -> bytes:
-        offset, size = self._place[index]
-        with open(self.paths[self._shard[index]], "rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        if index in self._ahead:
+            return self._ahead.pop(index)
+        return remote.read(*self._where(index))
+
+    def _where(self, index: int) -> tuple[str, int, int]:
+        start, size = self._place[index].tolist()
+        return self.paths[self._shard[index]], start, size
 
     def name(self, index: int) -> str:
-        return f"{Path(self.paths[self._shard[index]]).name}/{self.keys[index]}"
+        return f"{PurePosixPath(remote.shown(self.paths[self._shard[index]])).name}/{self.keys[index]}"
 
 
-@dataclass
-class _Index:
-    """What one tar file holds: per sample its name, where its image lies, its class."""
-
-    keys: list[str] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
-    classes: list[str | None] = field(default_factory=list)
-    skipped: Skipped = field(default_factory=list)
-
-    def add(self, key: str, image: tarfile.TarInfo, label: str | None) -> None:
-        self.keys.append(key)
-        self.places.append((image.offset_data, image.size))
-        self.classes.append(label)
-
-
-def find_shards(pattern: str) -> list[str]:
-    """Files that a pattern with braces and wildcards names, sorted as given.
+def find_shards(pattern: str) -> list[tuple[str, remote.About]]:
+    """Files that a pattern with braces and wildcards names, sorted as given, and what is known of each.
 
     Raises:
-        UserError: a remote address, or files that are not there.
+        UserError: a pipe, or files that are not there.
     """
-    if "://" in pattern or pattern.startswith("pipe:"):
-        raise UserError(
-            f"wds:{pattern}: only local files, since samples are read at random; copy the shards first"
-        )
-    pattern = os.path.expanduser(pattern)
-    if os.path.isdir(pattern):
-        pattern = os.path.join(glob.escape(pattern), "*.tar")
-    found: list[str] = []
-    for name in expand_braces(pattern):
-        # reading a pipe or a device would not end
-        matches = [path for path in sorted(glob.glob(name)) if os.path.isfile(path)]
-        matches = [name] if os.path.isfile(name) else matches
-        if not matches:
-            raise UserError(f"wds:{pattern}: there is no file {os.path.abspath(name)}")
-        found += matches
-    return found
+    if pattern.startswith("pipe:"):
+        raise UserError(f"wds:{pattern}: a pipe cannot be read at random; give the address of the shards")
+    if not remote.is_far(pattern):
+        pattern = os.path.expanduser(pattern)
+
+    def paths() -> Iterator[str]:
+        for name in [pattern] if os.path.isdir(pattern) else expand_braces(pattern):
+            found = remote.find(name, ".tar")
+            if not found:
+                there = remote.shown(name) if remote.is_far(name) else os.path.abspath(name)
+                raise UserError(f"wds:{remote.shown(pattern)}: there is no file {there}")
+            yield from found
+
+    return list(remote.about(paths()))
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -152,118 +144,3 @@ def expand_braces(pattern: str) -> Iterator[str]:
         values = match[1].split(",")
     for value in values:
         yield from expand_braces(pattern[: match.start()] + value + pattern[match.end() :])
-
-
-def _index(path: str, image: str | None, label: str) -> _Index:
-    index = _Index()
-    file, _, entry = label.partition(":")
-    files = dict[str, tarfile.TarInfo]()
-    try:
-        with tarfile.open(path, "r:") as tar:
-            again = dict[str, None]()
-            try:
-                for member in tar:
-                    _require_whole(member, os.path.getsize(path))
-                    if member.isfile() and member.name in files:
-                        again[member.name] = None
-                    files[member.name] = member  # the last of a name, which unpacking would leave
-                _require_end(path, tar.offset)
-            except (tarfile.TarError, OSError) as error:
-                before = len(_samples(files, []))
-                index.skipped.append(("", f"{error}; what precedes the damage, {before} samples, is used"))
-            if again:
-                why = f"names that stand in it more than once: {len(again)}, first {next(iter(again))}"
-                index.skipped.append(("", f"{why}; the last file of each is used"))
-            samples = _samples(files, index.skipped)
-            for key, members in samples.items():
-                try:
-                    found = _image(members, image)
-                    if found is not None:
-                        name = next((m for ending, m in members if ending == file.lower()), None)
-                        index.add(key, found, _class(tar, name, entry))
-                except (BadSample, ValueError, OSError) as error:
-                    index.skipped.append((key, str(error)))
-    except (tarfile.TarError, OSError) as error:
-        index.skipped.append(("", _reason(path, error)))
-    return index
-
-
-def _require_whole(member: tarfile.TarInfo, size: int) -> None:
-    if member.isfile() and member.offset_data + member.size > size:
-        raise tarfile.ReadError(f"the file ends within {member.name}")
-
-
-def _require_end(path: str, end: int) -> None:
-    """See that a shard ends where its members do; tarfile takes any end for that."""
-    with open(path, "rb") as file:
-        file.seek(end)
-        mark, rest = file.read(tarfile.BLOCKSIZE), file.read(tarfile.RECORDSIZE)
-    if len(mark) < tarfile.BLOCKSIZE or any(mark):
-        raise tarfile.ReadError(f"no end mark at byte {end:,}, so it is cut off or damaged there")
-    if any(rest):
-        raise tarfile.ReadError(f"more follows its end mark at byte {end:,}, as where tar files were joined")
-
-
-def _samples(
-    members: Mapping[str, tarfile.TarInfo], skipped: Skipped
-) -> dict[str, list[tuple[str, tarfile.TarInfo]]]:
-    """The files of each sample, under what follows the first dot of their names; links are what they name."""
-    samples = dict[str, list[tuple[str, tarfile.TarInfo]]]()
-    for path, member in members.items():
-        folder, _, name = path.rpartition("/")
-        base, _, ending = name.partition(".")
-        file: tarfile.TarInfo | None = member
-        if member.islnk() or member.issym():
-            there = member.linkname if member.islnk() else os.path.join(folder, member.linkname)
-            file = members.get(os.path.normpath(there))
-            if file is None:
-                skipped.append((path, f"a link to {member.linkname}, which is not in this tar file"))
-        if base and file is not None and file.isfile():
-            samples.setdefault(f"{folder}/{base}" if folder else base, []).append((ending.lower(), file))
-    return samples
-
-
-def _image(members: list[tuple[str, tarfile.TarInfo]], image: str | None) -> tarfile.TarInfo | None:
-    """The image of a sample, or None.
-
-    Raises:
-        BadSample: there are several, or it is empty.
-    """
-    wanted = (f".{image.lower()}",) if image else ENDINGS
-    found = [(ending, m) for ending, m in members if f".{ending}".endswith(wanted)]
-    exact = [(ending, m) for ending, m in found if image and ending == image.lower()]
-    found = exact or found
-    if len(found) > 1:
-        names = ", ".join(m.name for _, m in found[:3])
-        raise BadSample(
-            f"a sample of {len(found)} images ({names}), as names are one up to their first dot: choose one "
-            "by its ending (--data.image), or rename the files"
-        )
-    if found and not found[0][1].size:
-        raise BadSample("empty file")
-    return found[0][1] if found else None
-
-
-def _reason(path: str, error: Exception) -> str:
-    with open(path, "rb") as file:
-        head = file.read(6)
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        return "a compressed tar file, which cannot be read at random: unpack it"
-    return str(error)
-
-
-def _class(tar: tarfile.TarFile, member: tarfile.TarInfo | None, entry: str) -> str | None:
-    file = None if member is None else tar.extractfile(member)
-    if member is None or file is None:
-        return None
-    text = file.read().decode("utf-8").strip()
-    if entry:
-        fields = json.loads(text)
-        value = fields.get(entry) if isinstance(fields, dict) else None
-        if value is None:
-            return None
-        text = str(value).strip()
-    if not text:
-        raise BadSample(f"its label is empty: put a class there, or take away {entry or member.name}")
-    # what wrote one class as a number may have written it as a fraction elsewhere
-    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
