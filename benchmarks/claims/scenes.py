@@ -34,7 +34,6 @@ LAYERS = {
     "system": "vision/phg-mae",
     "data": {"name": "vision/earth-layers", "labelled": 0.1},
     "preset": "small",
-    "steps": 400,
 }
 
 
