@@ -115,10 +115,10 @@ def look(path: str | Path | io.BytesIO) -> Header:
             for claimed, there in _CUT.findall(file.extra_info):
                 if int(there) < int(claimed) < _STREAM:
                     raise BadSample(f"truncated: says {int(claimed):,} bytes, and holds {int(there):,}")
-            if not _has_its_end(file):
-                raise BadSample(f"truncated: says {file.frames:,} samples, and ends before the last")
             if not _pages_are_whole(path):
                 raise BadSample("truncated: ends within a page of Ogg")
+            if not _has_its_end(file):
+                raise BadSample(f"truncated: says {file.frames:,} samples, and ends before the last")
             cancels = False
             for block in file.blocks(file.samplerate, dtype="float32", always_2d=True):
                 if np.abs(mono(block)).max(initial=0) > SILENCE:
