@@ -45,16 +45,22 @@ def test_what_was_there_stays_until_all_is_written(tmp_path: Path) -> None:
     assert path.read_text() == "second" and names(path.parent) == ["a.txt"]
 
 
-def test_what_was_there_stays_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "why", "advice"),
+    [(28, "No space left on device", "make room"), (24, "Too many open files", r"let .* \(ulimit -n\)")],
+)
+def test_what_was_there_stays_when_writing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, why: str, advice: str
+) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "first")
 
     def full() -> None:
         with atomic(path) as file:
             file.write("sec")
-            raise OSError(28, "No space left on device")
+            raise OSError(number, why)
 
-    with pytest.raises(UserError, match=r"a.txt cannot be written: No space left on device; make room"):
+    with pytest.raises(UserError, match=rf"a.txt cannot be written: {why}; {advice}"):
         full()
     assert path.read_text() == "first" and names(tmp_path) == ["a.txt"]
 

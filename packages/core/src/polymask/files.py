@@ -37,6 +37,7 @@ LOCK = ".lock"
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
+    errno.EMFILE: "let a process have more open files (ulimit -n), or give fewer --workers",
     errno.ENOENT: "was its folder moved or deleted?",
 }
 

@@ -38,6 +38,18 @@ def test_batches_do_not_depend_on_workers_or_start(toy, plan):
         assert torch.equal(one["x"], two["x"])
 
 
+def test_too_few_open_files_for_workers_are_told(toy, plan):
+    def cut_off():
+        yield {}
+        raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")
+
+    loader = Loader(Keyed(toy.Data().split("train"), seed=0), Batches(plan))
+    batches = cut_off()
+    assert loader._next(batches) == [{}]
+    with pytest.raises(UserError, match="more files are open .* give fewer --workers, or more by ulimit"):
+        loader._next(batches)
+
+
 class Strange:
     """A data set of which one sample is another than those before, or is not there."""
 

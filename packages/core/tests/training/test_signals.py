@@ -105,23 +105,6 @@ def test_a_dead_worker_costs_no_step(toy, tmp_path):
         assert torch.equal(one, two)
 
 
-def test_too_few_files_for_workers_is_said(toy, tmp_path):
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = os.dup(0)
-    os.close(highest)
-
-    class Limit(toy.pl.Callback):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-
-    try:
-        with pytest.raises(UserError, match="more files are open .*: give fewer --workers"):
-            toy.train(tmp_path, workers=2, callbacks=[Limit()])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_what_a_worker_says_comes_without_its_traceback(toy, tmp_path):
     class Data(toy.Data):
         def split(self, name, *, augment=False):
