@@ -70,7 +70,7 @@ class Shards:
     def __init__(self, pattern: str, image: str | None, label: str, skipped: Skipped) -> None:
         shards = find_shards(pattern)
         self.paths = [path for path, _ in shards]
-        self.sizes = [about.size for _, about in shards]
+        self.file_sizes = [about.size for _, about in shards]
         key = pattern if remote.is_far(pattern) else os.path.abspath(pattern)
         indexed = indexes(shards, image, label, [remote.shown(key)])
         for path, index in zip(self.paths, indexed, strict=True):
