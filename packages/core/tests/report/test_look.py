@@ -66,6 +66,13 @@ def test_a_score_decides_where_the_masking_asks_for_one(gradients, pixels):
     assert coverage[:, :4].max() == 0 and coverage[:, 4:].min() == 1
 
 
+def test_masks_that_are_the_same_at_every_step_are_drawn_once(gradients, pixels):
+    sight = mask_sheet(TopScore(ratio=0.5), gradients(), tokenizer=pixels, score=Brightness(), masks=40)
+    assert list(sight.rows) == ["mask"]
+    changing = mask_sheet(Random(ratio=0.5), gradients(), tokenizer=pixels, draws=2, masks=40)
+    assert list(changing.rows) == ["mask\nstep 0", "mask\nstep 999"]
+
+
 def test_masks_that_belong_together_are_all_shown(gradients, pixels):
     sight = mask_sheet(Disjoint(masking=Random(ratio=0.5)), gradients(), tokenizer=pixels, draws=2, masks=40)
     assert list(sight.rows) == [f"view {v}\nstep {s}" for s in (0, 999) for v in (1, 2)]

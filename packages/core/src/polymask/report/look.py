@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from polymask.config import PartConfig, Source, built_from, options_of, resolve_part
@@ -143,14 +146,15 @@ def mask_sheet(
     (first,) = views.pictures_of(data, views.batch_of(held_out, [0]), 168)
     batch = views.batch_of(held_out, evenly(len(held_out), max(1, samples // frames(first))), labels)
     originals = views.pictures_of(data, batch, 168)
-    rows: dict[str, list[Pixels]] = {}
+    drawn: list[tuple[str, int, list[Pixels]]] = []
     at = Step(total // 2, total, seed)
     title = _title(what, score)
     with evaluating(what) if isinstance(what, System) else nullcontext(), torch.no_grad():
         for k in range(draws):
             step = Step(round(k * (total - 1) / max(draws - 1, 1)), total, seed)
             for name, view in viewer(batch, step).items():
-                rows[f"{name}\nstep {step.index:,}"] = view.pixels(data, batch, originals)
+                drawn.append((name, step.index, view.pixels(data, batch, originals)))
+        rows = _rows(drawn)
         explained = views.explanation(what, batch, at) if isinstance(what, System) else None
         if explained is not None:
             rows["what the answer\ndepends on"] = explained.pixels(data, batch, originals)
@@ -163,6 +167,19 @@ def mask_sheet(
     found = built_from(data) or {"name": type(data).__name__}
     source = f":{found['source']}" if "source" in found else ""
     return MaskSheet(title, f"{found['name']}{source}", originals, rows, statistics, at)
+
+
+def _rows(drawn: Sequence[tuple[str, int, list[Pixels]]]) -> dict[str, list[Pixels]]:
+    """Pictures of masks by what stands beside them; those that are the same at every step stand once."""
+    by_name: dict[str, list[list[Pixels]]] = {}
+    for name, _, pictures in drawn:
+        by_name.setdefault(name, []).append(pictures)
+    still = {
+        name
+        for name, (first, *others) in by_name.items()
+        if others and all(map(np.array_equal, first * len(others), itertools.chain(*others)))
+    }
+    return {name if name in still else f"{name}\nstep {index:,}": pictures for name, index, pictures in drawn}
 
 
 def usual_tokenizer(data: Dataset, registry: Registry) -> PartConfig:
