@@ -78,11 +78,17 @@ MASKED_ALONE = {
 }
 
 
-# Tiles of shaded relief with climates, and of satellite images without
+# Tiles of shaded relief with land and water, and of satellite images without. A teacher of minutes is never
+# as sure as the paper asks (0.968): at 0.8 pseudo-labels weigh 0.2 after 100 steps and 0.5 after 200
 DOMAINS = {
     "system": "vision/masked-feature",
-    "data": "vision/earth-domains",
+    "data": {
+        "name": "vision/earth-domains",
+        "source_data": {"name": "vision/earth", "layer": "relief", "label": "land"},
+        "target_data": {"name": "vision/earth", "label": "land"},
+    },
     "preset": "small",
+    "sure": 0.8,
     "steps": 300,
 }
 
