@@ -150,6 +150,8 @@ def is_current(path: Path, step: int | None) -> bool:
         path: of the result, in the folder of the run.
         step: at which it was measured, if that is known.
     """
+    if step is None:
+        return True
     from polymask.checkpoints import CHECKPOINT, read_checkpoint
     from polymask.training.metrics import read_metrics
 
@@ -159,7 +161,7 @@ def is_current(path: Path, step: int | None) -> bool:
     with contextlib.suppress(UserError):  # it may be gone
         # a run that was stopped has no row since the last of log_every steps
         reached = max(reached, int(read_checkpoint(path.parent / CHECKPOINT).get("global_step", 0)))
-    if step is None or step >= reached:
+    if step >= reached:
         return True
     warnings.warn(
         f"{path} was measured at step {step:,}, and the run is at step {reached:,} now: measure it again",

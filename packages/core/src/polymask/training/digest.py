@@ -37,11 +37,14 @@ def digest(data: Dataset, part: SplitName = "train") -> dict[str, Any]:
         split = data.splits[part]
         names = split.names()
         found["names"] = _hash(name.encode("utf-8", "surrogateescape") for name in names)
-        root = getattr(split.source, "root", None)
-        files = [os.path.join(root, name) for name in names] if root else getattr(split.source, "paths", ())
-        with ThreadPoolExecutor() as pool:
-            chunks = pool.map(_sizes, [files[i : i + 256] for i in range(0, len(files), 256)])
-            sizes = getattr(split.source, "file_sizes", None) or [size for chunk in chunks for size in chunk]
+        sizes = getattr(split.source, "file_sizes", None)  # of shards, which may be far
+        if sizes is None:
+            root = getattr(split.source, "root", None)
+            paths = getattr(split.source, "paths", ())
+            files = [os.path.join(root, name) for name in names] if root else paths
+            with ThreadPoolExecutor() as pool:
+                chunks = pool.map(_sizes, [files[i : i + 256] for i in range(0, len(files), 256)])
+                sizes = [size for chunk in chunks for size in chunk]
         found["sizes"] = _hash(b"%d" % size for size in sizes)
     read = Keyed(samples, seed=0)
     places = evenly(len(samples), READ)
