@@ -191,11 +191,9 @@ def test_coco_as_it_is_downloaded(tmp_path: Path) -> None:
             tmp_path, [{"image_id": 100 + i, "bbox": [1, 1, 3, 3]} for i in range(n)], images=n, nested=split
         )
         (tmp_path / "images" / split).rename(tmp_path / split)
+        listed = json.loads((tmp_path / "annotations.json").read_text())
         (tmp_path / "annotations.json").rename(tmp_path / "annotations" / f"instances_{split}.json")
-        captions = {
-            "images": [{"id": 100, "file_name": "0.png"}],
-            "annotations": [{"image_id": 100, "caption": ""}],
-        }
+        captions = {**listed, "annotations": [{"image_id": 100, "caption": "a square"}]}
         (tmp_path / "annotations" / f"captions_{split}.json").write_text(json.dumps(captions))
     data: Any = open_data(f"vision/boxes:{tmp_path}", images=".", annotations="annotations", **PLAIN)
     assert [len(data.split(name)) for name in ("train", "test")] == [4, 1] and not data.skipped

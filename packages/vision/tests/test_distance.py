@@ -100,6 +100,8 @@ def test_a_system_that_knows_is_a_tenth_off_and_rivals_go_by_the_boxes() -> None
     run: Any = OfSystem(Knowing(), placed())
     scores = list(Distance(batch_size=7)(run))
     assert all((one.low or 0) >= 0 and (one.high or 0) <= 1 for one in scores if "within" in one.metric)
+    # all are right of all that were asked: a share has an interval then too, and a mean has none
+    assert all(one.low < 1 == one.value for one in scores if one.row == TRAINED and "within" in one.metric)
     found = {(one.row, one.metric): one.value for one in scores}
     for condition in ("", ", occluded", ", jittered"):
         assert found[TRAINED, f"AbsRel{condition}"] == pytest.approx(0.1, abs=1e-4)
