@@ -110,7 +110,7 @@ DUAL = {told: Path("runs", f"evidence-vision-tgm-guide-{'told' if told else 'unt
 
 def pixel_teacher(folder: Path) -> dict[str, Any]:
     """Train the teacher of SALT's students, for a sixth of the steps."""
-    options = {"system": "vision/mae", "preset": "small-v-pixel", "steps": 200}
+    options = {"system": "vision/mae", "preset": "small-v-pixel", "steps": 100}
     trained({"data": "vision/moving-digits", **options}, V_PIXEL, "all")
     return {}
 
@@ -187,11 +187,11 @@ CLAIMS: dict[str, Claim] = {
         text="At equal steps, its teacher's included, a student of a frozen teacher that learned from pixels "
         "knows more than V-JEPA, whose teacher is a moving average, and than V-Pixel, the teacher trained on "
         "(SALT, arXiv 2509.24317); digits that move, which are made up",
-        config={"system": "vision/salt", "data": "vision/moving-digits", "preset": "small", "steps": 1200},
+        config={"system": "vision/salt", "data": "vision/moving-digits", "preset": "small", "steps": 600},
         variants={
             "v-jepa": {"teacher": "ema", "momentum": 0.98},
             "v-pixel": {"system": "vision/mae", "preset": "small-v-pixel"},
-            "salt": {"teacher": str(V_PIXEL.with_name(f"{V_PIXEL.name}-all")), "steps": 1000},
+            "salt": {"teacher": str(V_PIXEL.with_name(f"{V_PIXEL.name}-all")), "steps": 500},
         },
         about=("salt",),
         measure="linear",
