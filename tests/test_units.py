@@ -1,21 +1,27 @@
-"""Blocks of encoders and decoders, whichever project wrote them: found, and computed again for backward."""
+"""Blocks of encoders and decoders, whichever project wrote them: found, shared out, and computed again."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
-from polymask import Step
+from polymask import Step, UserError
 from polymask.registry import default_registry
 from polymask.testing.loop import optimiser, total
-from polymask.testing.subject import Subject
+from polymask.testing.subject import Subject, seeded
+from polymask.training.sharding import reached_into, shard
 from polymask.training.units import blocks_of, recomputing
 
 
@@ -61,6 +67,69 @@ def test_backbones_of_timm(name: str, found: dict[str, int]) -> None:
 @pytest.mark.parametrize("name", [part.full_name for part in default_registry().parts("systems")])
 def test_all_weights_have_an_axis_to_shard_along(name: str) -> None:
     assert [key for key, x in subject(name).make().named_parameters() if not x.dim()] == []
+
+
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[DeviceMesh]:
+    """A process group of this process alone: weights are gathered and gradients scattered all the same."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,), mesh_dim_names=("data_parallel",))
+    dist.destroy_process_group()
+
+
+# what their blocks are asked for beside their output: keys and queries, attention, one layer alone
+REACHED_INTO = {
+    "vision/dmt-jepa": {"summary.blocks.0", "summary.blocks.1"},
+    "vision/hybrid-distillation": {
+        "encoder.vit.blocks.0",
+        "relation_target.network.module.model.blocks.4",
+        "target.network.module.model.blocks.5",
+    },
+    "vision/maskalign": {"target.network.module.model.blocks.5"},
+    "vision/mixedae": {"encoder.vit.blocks.1"},
+    "vision/r-amt": {"encoder.vit.blocks.0", "encoder.vit.blocks.1"},
+}
+
+
+@pytest.mark.parametrize("name", [part.full_name for part in default_registry().parts("systems")])
+def test_shared_out_by_blocks_gradients_are_the_same(name: str, one_process: DeviceMesh) -> None:
+    made = subject(name)
+    whole, parts = made.make().train(), made.make().train()
+    batch, first = made.batch_for(whole, 4), Step(0, 30, 0)
+
+    def run() -> None:
+        total(parts, batch)
+        parts.encode(batch)
+
+    found = reached_into(parts, run)
+    assert found == REACHED_INTO.get(name, set())
+    for system in (whole, parts):
+        for key in system.unused:
+            system.get_parameter(key).requires_grad_(False)
+    blocks = set(blocks_of(parts))
+    shard(parts, one_process, whole=found)
+    units = {key for key, module in parts.named_modules() if isinstance(module, FSDPModule)}
+    assert units == {"", *blocks} - found
+    for system in (whole, parts):
+        torch.autograd.backward(total(system, batch))
+    if name == "vision/r-amt":
+        with pytest.raises(UserError, match="--strategy ddp"):
+            parts.after_backward(first)
+        return
+    for system in (whole, parts):
+        with seeded(0):
+            system.after_backward(first)
+            system.after_step(first)
+    grads = {key: p.grad for key, p in parts.named_parameters() if p.grad is not None}
+    for key, p in whole.named_parameters():
+        assert (p.grad is None) == (key not in grads), key
+        if p.grad is not None:  # summed in another order where a block runs twice
+            error = grads[key].full_tensor() - p.grad
+            assert error.norm() <= 1e-4 * (1 + p.grad.norm()), key
+    expected = whole.state_dict()
+    for key, x in parts.state_dict().items():
+        x = x.full_tensor() if isinstance(x, DTensor) else x
+        torch.testing.assert_close(x, expected[key], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["audio/hubert", "language/mae", "pointcloud/mae", "vision/mae"])

@@ -11,7 +11,7 @@ from polymask.checkpoints import read_checkpoint, system_weights
 from polymask.training import read_metrics
 
 # no dropout, which processes draw each for themselves
-PLAIN = {"toy": {"drop": 0.0}, "steps": 10, "record": True, "log_every": 5, "clip": 1.0}
+PLAIN = {"toy": {"drop": 0.0, "depth": 2}, "steps": 10, "record": True, "log_every": 5, "clip": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def seen(folder, processes):
 
 
 def weights(folder, toy):
-    system = toy.Toy(drop=0.0)
+    system = toy.Toy(drop=0.0, depth=2)
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     system.load_state_dict(system_weights(checkpoint, system))
     return system.eval()
@@ -62,7 +62,7 @@ def test_same_features_from_a_checkpoint_loaded_in_one_process(toy, one, two):
     x = toy.Data().x
     with torch.no_grad():
         alone, together = (weights(f, toy).encode({"x": x}).values for f in (one, two))
-        untrained = toy.Toy(drop=0.0).eval().encode({"x": x}).values
+        untrained = toy.Toy(drop=0.0, depth=2).eval().encode({"x": x}).values
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
     assert (alone - untrained).abs().max() > 0.05
 
@@ -86,7 +86,7 @@ def test_one_process_goes_on_with_the_run_of_two(toy, launch, two, tmp_path_fact
     folder = tmp_path_factory.mktemp("fewer")
     options = {**PLAIN, "record": False, "checkpoint_every": 4}
     launch(folder, 2, kill={"parts": 6}, strategy=strategy, **options)
-    system = toy.train(folder, system=toy.Toy(drop=0.0), resume=True, **_trained(options))
+    system = toy.train(folder, system=toy.Toy(drop=0.0, depth=2), resume=True, **_trained(options))
     x = toy.Data().x
     with torch.no_grad():
         together = weights(two, toy).encode({"x": x}).values

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask import distributed
+from polymask.data import collate
 from polymask.errors import UserError
 from polymask.loss_reduction import counting
 from polymask.protocols import Batch
@@ -63,9 +64,9 @@ class Training(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            from polymask.training.sharding import shard
+            from polymask.training.sharding import reached_into, shard
 
-            shard(self.system, self.device_mesh)
+            shard(self.system, self.device_mesh, whole=reached_into(self.system, self._try))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         self.optimiser, self.scales = make_optimiser(self.system, self.plan.options, self.plan.lr(0))
@@ -146,6 +147,15 @@ class Training(pl.LightningModule):
         self._require_alike(step.index + 1)
 
     # ------------------------------------------------------------------ ours
+
+    def _try(self) -> None:
+        """Run the system on a few samples, as the first and the last step and the monitors do."""
+        count = min(max(2, self.system.least_batch), len(self.dataset.samples))
+        batch = collate([self.dataset[0, sample] for sample in range(count)])
+        for index in (0, self.plan.total - 1):
+            self.losses(batch, Step(index, self.plan.total, self.plan.options.seed), 0)
+        with torch.no_grad():
+            self.system.encode(batch)
 
     def _counted(self, batch: Batch, part: int, weight: float) -> dict[str, Tensor]:
         """Losses of one part, in which means over masks divide by what the whole step scores.

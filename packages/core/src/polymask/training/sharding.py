@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from polymask.systems.base import System
+from polymask.training.units import blocks_of, buffers_kept
 
 
 class Sharded(ModelParallelStrategy):
@@ -20,11 +29,67 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(system: System, mesh: DeviceMesh) -> None:
-    """Share a system out as one unit, gathered whole for the length of a forward and backward.
+def shard(system: System, mesh: DeviceMesh, whole: Collection[str] = ()) -> None:
+    """Share out each block of a system, gathered while it runs, and what is left as one more unit.
 
-    Finer units would save more memory, but a system may reach into its blocks past their
-    ``forward``, where nothing gathers their weights.
+    Args:
+        system: to be shared out, in place.
+        mesh: of the processes, with an axis ``data_parallel``.
+        whole: blocks that belong to what is left, as :func:`reached_into` finds them.
     """
-    fully_shard(system, mesh=mesh["data_parallel"])
+    along = mesh["data_parallel"]
+    for name, block in blocks_of(system).items():
+        if name not in whole:
+            fully_shard(block, mesh=along)
+    fully_shard(system, mesh=along)
     register_fsdp_forward_method(system, "encode")
+
+
+def reached_into(system: nn.Module, run: Callable[[], object]) -> set[str]:
+    """Names of blocks whose weights are used past their ``forward``, where FSDP would not gather them.
+
+    Args:
+        system: whose blocks are watched, in evaluation mode, since in training some take note of what they
+            have seen; its buffers and the global generators stay as they are.
+        run: what is done with the system, once.
+    """
+    watch, training = _Watch(blocks_of(system)), system.training
+    system.eval()
+    try:
+        with torch.random.fork_rng(), buffers_kept(system), watch.hooked(), watch:
+            run()
+    finally:
+        system.train(training)
+    return watch.found
+
+
+class _Watch(TorchFunctionMode):
+    """Sees which weights tensors are made of."""
+
+    def __init__(self, blocks: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.blocks, self.found = blocks, set[str]()
+        self.owner = {id(p): name for name, block in blocks.items() for p in block.parameters()}
+        self.running: list[str] = []
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Within, know which blocks run."""
+        hooks = []
+        for name, block in self.blocks.items():
+            hooks.append(block.register_forward_pre_hook(lambda *_, name=name: self.running.append(name)))
+            hooks.append(block.register_forward_hook(lambda *_: self.running.pop() and None))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(x, torch.Tensor) for x in tree_leaves(result)):  # sizes may be asked
+            owners = (self.owner.get(id(x)) for x in tree_leaves((args, kwargs)))
+            self.found.update(name for name in owners if name is not None and name not in self.running)
+        return result

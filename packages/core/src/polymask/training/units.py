@@ -59,13 +59,13 @@ def _run_again(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = MethodType(type(block).forward, block)
     if not block.training or not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    contexts = contextlib.nullcontext(), _buffers_kept(block)
+    contexts = contextlib.nullcontext(), buffers_kept(block)
     return checkpoint(forward, *args, use_reentrant=False, context_fn=lambda: contexts, **kwargs)
 
 
 @contextlib.contextmanager
-def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Take back what is done to buffers: a batch norm would count its batch twice."""
+def buffers_kept(block: nn.Module) -> Iterator[None]:
+    """Within, what is done to buffers is taken back: a batch norm would count its batch twice."""
     before = [(buffer, buffer.clone()) for buffer in block.buffers()]
     try:
         yield
