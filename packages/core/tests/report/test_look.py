@@ -51,6 +51,15 @@ def test_what_is_coloured_is_what_is_hidden(gradients, pixels):
         assert np.array_equal(changed, hidden[k].numpy())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"), [({"source": "photos"}, "a/b:photos"), ({"source": None}, "a/b"), ({}, "a/b")]
+)
+def test_data_are_named_with_their_source_if_they_have_one(gradients, pixels, arguments, named):
+    data = gradients()
+    data._polymask_built_from = ("a/b", arguments)
+    assert mask_sheet(Random(ratio=0.5), data, tokenizer=pixels, masks=40).data == named
+
+
 def test_statistics_are_of_as_many_masks_as_asked(gradients, pixels):
     sight = mask_sheet(Random(ratio=0.5), gradients(), tokenizer=pixels, masks=1000)
     found = sight.statistics["mask"]

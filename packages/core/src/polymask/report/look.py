@@ -165,7 +165,7 @@ def mask_sheet(
             "polymask report RUN shows what it does"
         )
     found = built_from(data) or {"name": type(data).__name__}
-    source = f":{found['source']}" if "source" in found else ""
+    source = f":{found['source']}" if found.get("source") is not None else ""
     return MaskSheet(title, f"{found['name']}{source}", originals, rows, statistics, at)
 
 
