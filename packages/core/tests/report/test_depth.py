@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from polymask import Preview, Step, System
 from polymask.evaluation.features import evaluating
 from polymask.maskings import Random
+from polymask.report import charts
 from polymask.report.page import Page, _pictures
-from polymask.report.progress import schedule
+from polymask.report.progress import schedule, training
 from polymask.report.templates import render
 
 
@@ -47,3 +49,18 @@ def test_what_changes_over_the_run_is_drawn_over_all_of_it():
     assert asked[0] == (0, 90) and asked[-1] == (90, 90)
     assert chart.title == "Schedule" and "half" in chart.svg and "all" in chart.svg
     assert schedule(System(), 90) == []
+
+
+def test_what_a_system_says_of_itself_is_titled_in_words_and_shown_below_zero_too(monkeypatch):
+    seen = {}
+
+    def panel(*size):
+        made, axes = charts_panel(*size)
+        seen[len(seen)] = axes
+        return made, axes
+
+    charts_panel = charts.panel
+    monkeypatch.setattr(charts, "panel", panel)
+    rows = {"step": [1.0, 2.0], "mask_IoU_gauge": [0.2, 0.4], "lean_gauge": [-0.5, 0.25]}
+    assert [chart.title for chart in training(rows)] == ["Mask IoU", "Lean"]
+    assert [axes.get_ylim() for axes in seen.values()] == [(0.0, pytest.approx(0.44)), (-0.55, 0.275)]

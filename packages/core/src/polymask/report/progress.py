@@ -45,7 +45,7 @@ def training(metrics: Metrics) -> list[Chart]:
         ("Gradient", "norm before clipping", ["grad_norm"]),
         ("Spread of features", f"below {SPREAD} they have collapsed", _ending("_std", watched)),
         ("Rank of features", f"directions in use; below {RANK} collapsed", _ending("_rank", watched)),
-        *((name.removesuffix("_gauge").capitalize(), "of the samples watched", [name]) for name in gauges),
+        *((_in_words(name.removesuffix("_gauge")), "of the samples watched", [name]) for name in gauges),
         ("Throughput", "samples per second", ["samples_per_second"]),
         ("Waiting for data", "share of the time", ["data_wait"]),
         ("Padding", "share of what is computed", ["padding"]),
@@ -59,9 +59,16 @@ def training(metrics: Metrics) -> list[Chart]:
         if title == "Loss":
             charts.logarithmic(axes)
         elif title not in ("Learning rate", "Gradient", "Probes on the way"):
-            axes.set_ylim(0, 1.1 * float(np.nanmax(list(lines.values()))) or 1)
+            values = list(lines.values())
+            axes.set_ylim(1.1 * min(0.0, float(np.nanmin(values))), 1.1 * float(np.nanmax(values)) or 1)
         found.append(Chart(title, note, charts.svg(made, f"{title}, {note}")))
     return found
+
+
+def _in_words(name: str) -> str:
+    """A name of code as a title."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def schedule(system: System, total: int) -> list[Chart]:
