@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Run, RunConfig, Step, System, UserError
+from polymask.evaluation.intervals import jackknife_interval
 from polymask.evaluation.result import TRAINED
 from polymask_vision.boxes import boxes_of
-from polymask_vision.distance import CONSTANT, SIZE, Distance, Rivals, errors, jittered, occluded
+from polymask_vision.distance import (
+    CONSTANT,
+    SIZE,
+    Distance,
+    Rivals,
+    by_image,
+    errors,
+    jittered,
+    occluded,
+    scores,
+)
 
 STEP = Step(0, 1, 3)
 
@@ -31,6 +42,24 @@ def test_errors_by_hand() -> None:
     torch.testing.assert_close(found["AbsRel"], torch.tensor([0.0, 0.25, 0.26 / 1.26, 2.0]))
     torch.testing.assert_close(found["RMSE"], torch.tensor([0.0, 1.0, 0.0676, 4.0]))
     assert found["within 1.25"].tolist() == [1, 0, 0, 0]  # 5 / 4 is not below
+
+
+def test_objects_of_one_image_are_no_more_than_the_image() -> None:
+    """Each object ten times over: the scores are the same, and so are their intervals."""
+    chance = torch.Generator().manual_seed(0)
+    truth = torch.rand(30, 2, generator=chance) + 1
+    told, known = truth * (0.6 + 0.8 * torch.rand(30, 2, generator=chance)), torch.rand(30, 2) < 0.8
+    once = by_image(told, truth, known)
+    often = by_image(*(x.repeat(1, 10) for x in (told, truth, known)))
+    assert once.shape == (30, 4) and torch.equal(once[:, 3], known.sum(1).double())
+    for metric, value in scores(once.sum(0)).items():
+        torch.testing.assert_close(scores(often.sum(0))[metric], value, rtol=1e-5, atol=0)
+        one, other = (
+            jackknife_interval(float(value), scores(x.sum(0) - x)[metric], 0.0, 1.0) for x in (once, often)
+        )
+        assert one.low == pytest.approx(other.low, rel=1e-4) and one.error > 0
+    flat = errors(told[known], truth[known])
+    assert float(scores(once.sum(0))["RMSE"]) == pytest.approx(float(flat["RMSE"].mean().sqrt()), rel=1e-5)
 
 
 def test_a_share_of_each_box_is_covered_and_nothing_else() -> None:
@@ -98,11 +127,11 @@ def placed(**options: Any) -> Any:
 
 def test_a_system_that_knows_is_a_tenth_off_and_rivals_go_by_the_boxes() -> None:
     run: Any = OfSystem(Knowing(), placed())
-    scores = list(Distance(batch_size=7)(run))
-    assert all((one.low or 0) >= 0 and (one.high or 0) <= 1 for one in scores if "within" in one.metric)
-    # all are right of all that were asked: a share has an interval then too, and a mean has none
-    assert all(one.low < 1 == one.value for one in scores if one.row == TRAINED and "within" in one.metric)
-    found = {(one.row, one.metric): one.value for one in scores}
+    measured = list(Distance(batch_size=7)(run))
+    assert all((one.low or 0) >= 0 and (one.high or 0) <= 1 for one in measured if "within" in one.metric)
+    # all are right of all that were asked: a share has an interval then too
+    assert all(one.low < 1 == one.value for one in measured if one.row == TRAINED and "within" in one.metric)
+    found = {(one.row, one.metric): one.value for one in measured}
     for condition in ("", ", occluded", ", jittered"):
         assert found[TRAINED, f"AbsRel{condition}"] == pytest.approx(0.1, abs=1e-4)
         assert found[TRAINED, f"within 1.25{condition}"] == 1

@@ -99,7 +99,9 @@ def test_the_jackknife_of_a_mean_is_its_t_interval():
     assert (found.error, found.low, found.high) == pytest.approx(
         (expected.error, expected.low, expected.high)
     )
-    assert jackknife_interval(0.9, without, 0.0, 1.0).high == 1.0
+    assert jackknife_interval(0.9, without, -1.0, 1.0).high == 1.0
+    sure = jackknife_interval(1.0, torch.ones(20, dtype=torch.float64), 0.0, 1.0)
+    assert 0.8 < sure.low < 0.9 and sure.high == 1.0  # of 20 samples, as Wilson has it
     assert jackknife_interval(0.9, without[:1]).error != jackknife_interval(0.9, without[:1]).error
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from polymask import Batch, Step, UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.heldout_loss import batches
+from polymask.evaluation.intervals import jackknife_interval
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED
 from polymask.protocols import sample_ids
@@ -46,8 +47,9 @@ class Distance:
 
     Beside boxes as they are stand the same with part of each covered by pixels from elsewhere in the image
     (``occluded``), and boxes moved and resized at random (``jittered``). Objects of unknown distance do not
-    count. The rows beside the system look at no pixel: one distance for all, which is the median of those
-    known in training, and a power of the height of the box, fitted to the same.
+    count. Intervals are over images, since the objects of one are alike. The rows beside the system look at
+    no pixel: one distance for all, which is the median of those known in training, and a power of the height
+    of the box, fitted to the same.
 
     Args:
         covered: share of the area of each box that is covered.
@@ -76,28 +78,28 @@ class Distance:
                 f"{type(run.system).__name__} does not tell distances of objects: take a run of vision/mom"
             )
         rivals = Rivals.of(run, self.images, self.batch_size)
-        found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        found: dict[tuple[str, str], list[Tensor]] = {}
         with evaluating(run.system) as system, torch.no_grad():
             for batch in batches(system, run.data, self.images, self.batch_size, whole=True):
                 for condition, seen in self.conditions(batch).items():
                     told, valid = tells.distances(seen)
                     truth = distances_of(batch, told.shape[1])
                     known = valid & truth.isfinite()
-                    rows = {TRAINED: told, **rivals(seen)}
-                    for row, guess in rows.items():
-                        pair = guess[known].float().cpu(), truth[known].float().cpu()
-                        found.setdefault((row, condition), []).append(pair)
-        for (row, condition), pairs in found.items():
-            told, truth = (torch.cat(side) for side in zip(*pairs, strict=True))
-            if not len(truth):
+                    for row, guess in {TRAINED: told, **rivals(seen)}.items():
+                        sums = by_image(guess.float(), truth, known).cpu()
+                        found.setdefault((row, condition), []).append(sums)
+        for (row, condition), parts in found.items():
+            sums = torch.cat(parts)
+            if not sums[:, -1].any():
                 raise UserError(f"{run.name}: no held-out object has a known distance")
-            for metric, values in errors(told, truth).items():
+            sums = sums[sums[:, -1] > 0]
+            whole, without = scores(sums.sum(0)), scores(sums.sum(0) - sums)
+            for metric, value in whole.items():
                 name = metric if condition == "clean" else f"{metric}, {condition}"
-                if metric == "RMSE":
-                    yield Measurement(row, name, math.sqrt(values.mean()))
-                else:
-                    interval = Measurement.share if metric == "within 1.25" else Measurement.mean
-                    yield interval(row, name, values.tolist())
+                most = 1.0 if metric == "within 1.25" else math.inf
+                interval = jackknife_interval(float(value), without[metric], 0.0, most)
+                ends = (interval.low, interval.high) if math.isfinite(interval.error) else (None, None)
+                yield Measurement(row, name, interval.mean, *ends)
 
     def conditions(self, batch: Batch) -> Mapping[str, Batch]:
         """The same images and boxes as they are, covered in part, and with other boxes."""
@@ -116,6 +118,24 @@ def errors(told: Tensor, truth: Tensor) -> dict[str, Tensor]:
         "RMSE": (told - truth).square(),
         "within 1.25": (off < 1.25).float(),
     }
+
+
+def by_image(told: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """Sums of :func:`errors` over the objects of each image, and how many there are, float64 ``[B, 4]``.
+
+    Args:
+        told: ``[B, n]``.
+        truth: ``[B, n]``.
+        known: which count, bool ``[B, n]``.
+    """
+    found = [torch.where(known, error, 0.0).sum(1) for error in errors(told, truth).values()]
+    return torch.stack([*found, known.sum(1)], dim=1).double()
+
+
+def scores(sums: Tensor) -> dict[str, Tensor]:
+    """Scores by metric of such sums, ``[..., 4]`` to ``[...]`` each."""
+    relative, squared, within = (sums[..., :3] / sums[..., 3:]).unbind(-1)
+    return {"AbsRel": relative, "RMSE": squared.sqrt(), "within 1.25": within}
 
 
 def occluded(batch: Batch, share: float, step: Step, key: str = "image") -> Batch:

@@ -125,6 +125,8 @@ def jackknife_interval(
 ) -> Interval:
     """A statistic of independent samples, with the interval of the delete-one jackknife (Tukey 1958).
 
+    One that lies in [0, 1] gets Wilson's interval with the jackknife's error, which is no point at the ends.
+
     Args:
         whole: the statistic of all samples.
         without: ``[n]``, float64, the same without each of them.
@@ -135,6 +137,8 @@ def jackknife_interval(
     if n == 1 or not without.isfinite().all():
         return Interval(whole, math.nan, low, high)
     error = math.sqrt(float((without - without.mean()).square().sum()) * (n - 1) / n)
+    if (low, high) == (0.0, 1.0):
+        return _wilson(whole, error, n)
     half = float(stdtrit(n - 1, 0.975)) * error
     return Interval(whole, error, max(whole - half, low), min(whole + half, high))
 
