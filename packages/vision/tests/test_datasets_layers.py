@@ -140,6 +140,17 @@ def test_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert {name for name, _ in data.skipped} == {"3.png", "5.png", "6.png"}
 
 
+def test_those_of_more_values_than_most_are_left_out(tmp_path: Path) -> None:
+    layers.example_source(tmp_path)
+    for name in "14":
+        np.save(tmp_path / "distance" / f"{name}.npy", np.zeros((16, 16, 3), dtype=np.float32))
+    data: Any = build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2}, test=0.0)
+    assert data.provides["layers"]["distance"] == 1
+    with pytest.warns(UserWarning, match="its distance has 3 values at a pixel, others have 1"):
+        _ = [data.split("train")[i] for i in range(8)]
+    assert {name for name, _ in data.skipped} == {"1.png", "4.png"}
+
+
 def test_coarser_layers_are_enlarged_and_rare_ones_standardised(tmp_path: Path) -> None:
     layers.example_source(tmp_path)
     coarse = np.arange(16.0).reshape(4, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -120,7 +121,7 @@ class LayerFiles(Files):
         self.layers = {KEY: 3}
 
     def standardise(self, index: Sequence[int]) -> None:
-        """Take mean and deviation of values, and how many a pixel has, from some samples that have any.
+        """Take mean and deviation of values, and how many most pixels have, from some samples that have any.
 
         Raises:
             UserError: a layer has no file for any of them.
@@ -133,7 +134,8 @@ class LayerFiles(Files):
             values = [self._values(name, there[k]).flatten(1) for k in evenly(len(there), LOOK)]
             if not values:
                 raise UserError(f"the layer {name} has no file for any of {len(index)} training images")
-            x = torch.cat(values, dim=1).double()
+            usual = Counter(map(len, values)).most_common(1)[0][0]  # others are left out as they are read
+            x = torch.cat([each for each in values if len(each) == usual], dim=1).double()
             x = x[:, x.isfinite().all(0)]
             self.layers[name] = len(x)
             deviation = x.std(1) if x.shape[1] > 1 else torch.zeros(len(x))
