@@ -39,6 +39,13 @@ def test_blocks_that_are_reached_into(way):
     assert reached_into(net, lambda: net(torch.randn(2, 3, 8))) == {"blocks.1"}
 
 
+def test_blocks_that_share_a_weight():
+    net = Net()
+    net.blocks.append(Block(8, 2))
+    net.blocks[2].mlp = net.blocks[0].mlp
+    assert reached_into(net, lambda: None) == {"blocks.0", "blocks.2"}
+
+
 def test_what_is_called_is_not_reached_into_and_a_try_leaves_nothing():
     net = Net()
     assert net.training

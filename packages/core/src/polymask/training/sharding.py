@@ -50,13 +50,13 @@ def reached_into(system: nn.Module, run: Callable[[], object]) -> set[str]:
 
     Args:
         system: whose blocks are watched, in evaluation mode, since in training some take note of what they
-            have seen; its buffers and the global generators stay as they are.
+            have seen; its buffers and the global generators of the CPU stay as they are.
         run: what is done with the system, once.
     """
     watch, training = _Watch(blocks_of(system)), system.training
     system.eval()
     try:
-        with torch.random.fork_rng(), buffers_kept(system), watch.hooked(), watch:
+        with torch.random.fork_rng(devices=[]), buffers_kept(system), watch.hooked(), watch:
             run()
     finally:
         system.train(training)
@@ -69,8 +69,13 @@ class _Watch(TorchFunctionMode):
     def __init__(self, blocks: dict[str, nn.Module]) -> None:
         super().__init__()
         self.blocks, self.found = blocks, set[str]()
-        self.owner = {id(p): name for name, block in blocks.items() for p in block.parameters()}
+        self.owner: dict[int, str] = {}
         self.running: list[str] = []
+        for name, block in blocks.items():
+            for weight in block.parameters():
+                other = self.owner.setdefault(id(weight), name)
+                if other != name:  # a weight of two blocks is of neither
+                    self.found |= {name, other}
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
