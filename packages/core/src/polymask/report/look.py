@@ -25,7 +25,7 @@ from polymask.registry import Registry, default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, frames, sheet
 from polymask.report.statistics import MaskStatistics
-from polymask.report.templates import flat
+from polymask.report.templates import flat, named
 from polymask.step import Step
 from polymask.systems.base import System
 
@@ -164,9 +164,8 @@ def mask_sheet(
             f"{title} hides no part of a sample that could be looked at (masks over weights are none): "
             "polymask report RUN shows what it does"
         )
-    found = built_from(data) or {"name": type(data).__name__}
-    source = f":{found['source']}" if found.get("source") is not None else ""
-    return MaskSheet(title, f"{found['name']}{source}", originals, rows, statistics, at)
+    over = named(built_from(data) or type(data).__name__)
+    return MaskSheet(title, over, originals, rows, statistics, at)
 
 
 def _rows(drawn: Sequence[tuple[str, int, list[Pixels]]]) -> dict[str, list[Pixels]]:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from polymask.config import CONFIG
 from polymask.errors import UserError
@@ -19,7 +18,7 @@ from polymask.files import read_yaml, write_text
 from polymask.report import charts
 from polymask.report.charts import PAGE
 from polymask.report.progress import Chart
-from polymask.report.templates import MARK, render
+from polymask.report.templates import MARK, named, render
 from polymask.training.metrics import read_metrics
 
 DEEPEST = 4
@@ -134,7 +133,7 @@ def _row(run: Path, folder: Path) -> Row:
         name=run.relative_to(folder).as_posix(),
         link=(report if report.is_file() else run).relative_to(folder).as_posix(),
         system=str(config.get("system") or "built in Python"),
-        data=_named(data, "source") if data else "given in Python",
+        data=named(data) if data else "given in Python",
         preset=str(config.get("preset") or ""),
         parts={slot: str(part["name"]) for slot, part in parts.items() if slot != "data"},
         steps=[row["step"] for row in metrics],
@@ -147,12 +146,6 @@ def _row(run: Path, folder: Path) -> Row:
         gain=gain,
         scores=values,
     )
-
-
-def _named(part: Any, *options: str) -> str:
-    if not isinstance(part, Mapping):
-        return str(part)
-    return ":".join(str(part[key]) for key in ("name", *options) if part.get(key) is not None)
 
 
 def _charts(rows: Sequence[Row], what: str) -> list[Chart]:

@@ -26,6 +26,13 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(context)
 
 
+def named(part: Any) -> str:
+    """A part of a configuration as it is written on the command line: ``NAME``, or ``NAME:SOURCE``."""
+    if not isinstance(part, Mapping):
+        return str(part)
+    return ":".join(str(part[key]) for key in ("name", "source") if part.get(key) is not None)
+
+
 def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
     """Nested mappings as dotted names and text."""
     found: dict[str, str] = {}
