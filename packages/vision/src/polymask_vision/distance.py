@@ -16,7 +16,6 @@ from torch import Tensor
 from polymask import Batch, Step, UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.heldout_loss import batches
-from polymask.evaluation.intervals import jackknife_interval
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED
 from polymask.protocols import sample_ids
@@ -90,16 +89,14 @@ class Distance:
                         found.setdefault((row, condition), []).append(sums)
         for (row, condition), parts in found.items():
             sums = torch.cat(parts)
-            if not sums[:, -1].any():
-                raise UserError(f"{run.name}: no held-out object has a known distance")
             sums = sums[sums[:, -1] > 0]
+            if not len(sums):
+                raise UserError(f"{run.name}: no held-out object has a known distance")
             whole, without = scores(sums.sum(0)), scores(sums.sum(0) - sums)
             for metric, value in whole.items():
                 name = metric if condition == "clean" else f"{metric}, {condition}"
                 most = 1.0 if metric == "within 1.25" else math.inf
-                interval = jackknife_interval(float(value), without[metric], 0.0, most)
-                ends = (interval.low, interval.high) if math.isfinite(interval.error) else (None, None)
-                yield Measurement(row, name, interval.mean, *ends)
+                yield Measurement.jackknife(row, name, float(value), without[metric], 0.0, most)
 
     def conditions(self, batch: Batch) -> Mapping[str, Batch]:
         """The same images and boxes as they are, covered in part, and with other boxes."""

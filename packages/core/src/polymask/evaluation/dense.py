@@ -17,7 +17,6 @@ from polymask.data import Samples, evenly
 from polymask.errors import UserError
 from polymask.evaluation.classifiers import Linear, Ridge, fit_linear, fit_ridge
 from polymask.evaluation.features import batches, require_finite
-from polymask.evaluation.intervals import jackknife_interval
 from polymask.evaluation.measurements import Measurement
 from polymask.protocols import Batch
 
@@ -171,9 +170,7 @@ def scored(
     for metric in whole:
         low, high = bounds.get(metric, (0.0, torch.inf if regression else 1.0))
         for value, others, name in _each(metric, whole[metric], without[metric], classes):
-            found = jackknife_interval(value, others, low, high)
-            ends = (found.low, found.high) if found.error == found.error else (None, None)
-            yield Measurement(row, name, value, *ends)
+            yield Measurement.jackknife(row, name, value, others, low, high)
 
 
 def _each(

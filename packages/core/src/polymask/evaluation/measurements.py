@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 from polymask.config import PartConfig, Source, resolve_part
 from polymask.errors import UserError
-from polymask.evaluation.intervals import accuracy_interval, t_interval
+from polymask.evaluation.intervals import accuracy_interval, jackknife_interval, t_interval
 from polymask.evaluation.result import CAVEAT, is_current
 from polymask.files import read_json, require_writable, write_json
 from polymask.registry import Registry, default_registry
@@ -62,6 +63,24 @@ class Measurement:
         """The mean of independent values in [0, 1], such as right answers, with Wilson's interval."""
         found = accuracy_interval(torch.tensor([values], dtype=torch.float64))
         return cls(row, metric, found.mean, found.low, found.high)
+
+    @classmethod
+    def jackknife(
+        cls, row: str, metric: str, value: float, without: Tensor, low: float, high: float
+    ) -> Measurement:
+        """A statistic of samples with the interval of the delete-one jackknife, if that says anything.
+
+        Args:
+            row: what was measured.
+            metric: the statistic.
+            value: of all samples.
+            without: ``[n]``, float64, the same without each of them.
+            low: the least that it can be.
+            high: the most that it can be.
+        """
+        found = jackknife_interval(value, without, low, high)
+        ends = (found.low, found.high) if math.isfinite(found.error) else (None, None)
+        return cls(row, metric, value, *ends)
 
 
 class Evaluation(Protocol):
