@@ -20,6 +20,7 @@ from polymask.training.losses import wrong_losses
 from polymask.training.optimiser import make_optimiser
 from polymask.training.order import Batches, mix
 from polymask.training.plan import Plan
+from polymask.training.sanity_check import few
 from polymask.training.stop_iteration import ends_nothing
 
 NEVER = torch.iinfo(torch.int64).max
@@ -150,7 +151,7 @@ class Training(pl.LightningModule):
 
     def _try(self) -> None:
         """Run the system on a few samples, as the first and the last step and the monitors do."""
-        count = min(max(2, self.system.least_batch), len(self.dataset.samples))
+        count = few(self.system, self.dataset.samples)
         batch = collate([self.dataset[0, sample] for sample in range(count)])
         for index in (0, self.plan.total - 1):
             self.losses(batch, Step(index, self.plan.total, self.plan.options.seed), 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import torch
 
 from polymask.data import Dataset, SplitName, collate
@@ -35,7 +37,7 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
             samples = data.split("train")
             if len(samples) == 0:
                 raise UserError("the data set has no training samples")
-            ids = list(range(min(max(2, system.least_batch), len(samples))))
+            ids = list(range(few(system, samples)))
             batch = {**collate([samples[i] for i in ids]), "id": torch.tensor(ids)}
             if data.key not in batch:
                 raise UserError(
@@ -72,6 +74,11 @@ def sanity_check(name: str, system: System, data: Dataset, seed: int = 0) -> Non
         ) from error
     finally:
         system.train()
+
+
+def few(system: System, samples: Sized) -> int:
+    """How many samples a system is tried on: two, or as many as it needs at least."""
+    return min(max(2, system.least_batch), len(samples))
 
 
 def _fits(lengths: object, n: int) -> bool:

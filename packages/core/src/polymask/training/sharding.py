@@ -29,7 +29,7 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(system: System, mesh: DeviceMesh, whole: Collection[str] = ()) -> None:
+def shard(system: System, mesh: DeviceMesh, whole: Collection[str]) -> None:
     """Share out each block of a system, gathered while it runs, and what is left as one more unit.
 
     Args:
