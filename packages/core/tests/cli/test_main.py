@@ -75,6 +75,20 @@ def test_every_verb_has_help_with_an_example(polymask, verb):
     assert f"usage: polymask {verb}" in shown.out and f"example:\n  polymask {verb}" in shown.out
 
 
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_told_otherwise(monkeypatch, said, spins):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    main(["--version"])
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
 def test_version(polymask):
     from importlib.metadata import version
 

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C. ``POLYMASK_DEBUG=1`` shows the traceback of an error of the user's.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # torch's threads wait for each other by spinning, which on busy cores keeps them from working
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called us
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
