@@ -49,6 +49,9 @@ def test_two_processes(one: tuple[str, Path], strategy: str, tmp_path: Path) -> 
         found, wanted, before = (run.system.encode(batch).values for run in (two, expected, begun))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     assert (wanted - before).abs().max() > 0.1
+    for rank in range(2):
+        after = torch.load(tmp_path / f"after-{rank}.pt", weights_only=True)
+        assert [k for k, x in two.system.state_dict().items() if not torch.equal(x, after[k])] == []
 
 
 def seen(folder: Path, processes: int) -> dict[int, list[object]]:

@@ -85,6 +85,10 @@ def _main(env: dict[str, Any], folder: Path, config: Config, resume: bool) -> No
         # who leaves first resets connections that others may still read from
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    # each process is left with the whole system, which asks no other
+    torch.save(run.system.state_dict(), folder / f"after-{env.get('RANK', 0)}.pt")
+    with torch.no_grad():
+        run.system.encode({"image": torch.stack([run.data.split("test")[i]["image"] for i in range(2)])})
 
 
 if __name__ == "__main__":

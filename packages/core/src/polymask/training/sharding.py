@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from polymask.checkpoints import CHECKPOINT
+from polymask.run import Run
 from polymask.systems.base import System
 from polymask.training.units import blocks_of, buffers_kept
 
@@ -43,6 +46,26 @@ def shard(system: System, mesh: DeviceMesh, whole: Collection[str]) -> None:
             fully_shard(block, mesh=along)
     fully_shard(system, mesh=along)
     register_fsdp_forward_method(system, "encode")
+
+
+@contextmanager
+def copied(run: Run) -> Iterator[System]:
+    """A copy of a run's system, to be shared out, since that cannot be undone in place.
+
+    Within, the weights of the system take no memory; behind it they are those of the last checkpoint.
+    """
+    copy = deepcopy(run.system)
+    storages = {id(s): s for s in (p.untyped_storage() for p in run.system.parameters()) if s.resizable()}
+    sizes = {key: storage.nbytes() for key, storage in storages.items()}
+    for storage in storages.values():
+        storage.resize_(0)
+    try:
+        yield copy
+    finally:
+        for key, storage in storages.items():
+            storage.resize_(sizes[key])
+        if (run.folder / CHECKPOINT).is_file():
+            run.load()
 
 
 def reached_into(system: nn.Module, run: Callable[[], object]) -> set[str]:

@@ -128,6 +128,10 @@ def fit(
             *([ProgressLine(meter)] if progress else []),
             *callbacks,
         ]
+        if options.strategy == "fsdp":
+            from polymask.training.sharding import copied
+
+            system = held.enter_context(copied(run))
         module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
         if options.recompute:
             held.enter_context(recomputing(system))
