@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from polymask.registry import default_registry
 from polymask.testing.loop import optimiser, total
 from polymask.testing.subject import Subject, seeded
 from polymask.training.sharding import reached_into, shard
-from polymask.training.units import blocks_of, recomputing
+from polymask.training.units import blocks_of, compiling, recomputing
 
 
 def subject(name: str) -> Subject:
@@ -134,14 +135,14 @@ def test_shared_out_by_blocks_gradients_are_the_same(name: str, one_process: Dev
 
 @pytest.mark.parametrize("name", ["audio/hubert", "language/mae", "pointcloud/mae", "vision/mae"])
 def test_computed_again_all_is_the_same_but_memory(name: str) -> None:
-    plain, again = (three_steps(subject(name), held) for held in (False, True))
+    plain, again = (three_steps(subject(name), within) for within in (contextlib.nullcontext, recomputing))
     for one, other in zip(plain[:-1], again[:-1], strict=True):
         assert one.keys() == other.keys()
         assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []
     assert again[-1] < 0.6 * plain[-1]
 
 
-def three_steps(made: Subject, again: bool) -> tuple[Any, ...]:
+def three_steps(made: Subject, within: Callable[[nn.Module], Any]) -> tuple[Any, ...]:
     """Losses and gradients of each step, weights after them, and bytes kept for the last backward."""
     system = made.make().train()
     for part in system.modules():
@@ -151,7 +152,7 @@ def three_steps(made: Subject, again: bool) -> tuple[Any, ...]:
             part.drop_prob = 0.2
     batch, optimizer = made.batch_for(system, 4), optimiser(system)
     found: list[dict[str, Tensor]] = []
-    with recomputing(system) if again else contextlib.nullcontext():
+    with within(system):
         for index in range(3):
             kept: dict[int, int] = {}
 
@@ -168,3 +169,21 @@ def three_steps(made: Subject, again: bool) -> tuple[Any, ...]:
             optimizer.step()
             system.after_step(Step(index, 30, 0))
     return *found, system.state_dict(), sum(kept.values())
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("name", ["audio/hubert", "language/mae", "pointcloud/mae", "vision/mae"])
+def test_compiled_all_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = three_steps(subject(name), contextlib.nullcontext)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    compiled = three_steps(subject(name), compiling)
+    assert graphs
+    for one, other in zip(plain[:-1], compiled[:-1], strict=True):
+        assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []

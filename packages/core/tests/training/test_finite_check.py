@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -66,6 +67,20 @@ def test_run_stops_and_names_the_place(toy, tmp_path, where, cause):
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     batch = torch.load(tmp_path / "failed" / "step-7" / "batch-0-0.pt", weights_only=True)
     assert batch["id"].tolist() == report(tmp_path, 7)[0]["samples"]
+
+
+@pytest.mark.compile
+def test_a_module_within_compiled_blocks_is_named(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+
+    class Failing(toy.Toy):
+        def forward(self, batch, step):
+            with torch.no_grad():  # finite, but not a sum of several
+                self.block[1].linear1.bias.fill_(3e38 if step.index == 4 else 0.0)
+            return super().forward(batch, step)
+
+    with pytest.raises(Diverged, match=r"stopped at step 4.*that of block\.1\.linear2 \(Linear\)"):
+        toy.train(tmp_path, system=Failing(depth=2), compile=True, steps=6)
 
 
 def test_bad_data_is_named_by_sample(toy, tmp_path):

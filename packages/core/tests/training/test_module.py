@@ -139,22 +139,6 @@ def test_dropout_depends_on_seed_and_step_alone(toy, tmp_path):
     assert not torch.equal(weights(one), weights(other))
 
 
-def test_training_leaves_no_mark_on_the_system(toy, tmp_path, monkeypatch):
-    system = toy.Toy(drop=0.0)
-    calls = []
-
-    def compile_(self):
-        self._compiled_call_impl = lambda *args: (calls.append(1), self._call_impl(*args))[1]
-
-    monkeypatch.setattr(toy.Toy, "compile", compile_)
-    toy.train(tmp_path / "c", system=system, steps=3, compile=True)
-    plain = toy.train(tmp_path / "p", system=toy.Toy(drop=0.0), steps=3)
-    assert calls == [1, 1, 1]
-    assert system._compiled_call_impl is None
-    assert system.state_dict().keys() == plain.state_dict().keys()
-    assert torch.equal(weights(system), weights(plain))
-
-
 WRONG = {
     "none": (lambda losses: {}, "forward returned dict, not losses by name"),
     "vectors": (

@@ -1,8 +1,9 @@
-"""Which modules of a system are its blocks, and what computing them again changes: nothing but memory."""
+"""Which modules of a system are its blocks, and that a run is the same however they are run."""
 
 from __future__ import annotations
 
 import copy
+import functools
 
 import lightning.pytorch as pl
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from polymask.blocks import Block, CrossBlock
 from polymask.checkpoints import read_checkpoint
 from polymask.decoders import LightDecoder
-from polymask.training.units import blocks_of, recomputing
+from polymask.training.units import blocks_of, compiling, recomputing
 
 
 def names(**parts):
@@ -144,6 +145,58 @@ def test_a_run_goes_on_with_or_without(toy, tmp_path):
     assert read_checkpoint(tmp_path / "half" / "checkpoints" / "last.ckpt")["global_step"] == 5
     half = toy.train(tmp_path / "half", system=toy.Toy(depth=2), recompute=True, resume=True)
     assert all(torch.equal(x, half.state_dict()[name]) for name, x in whole.state_dict().items())
+
+
+# ----------------------------------------------------------------------------- compiled
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Graphs that were made, which run as they are."""
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    return made
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_of_compiled_blocks_is_the_same(toy, tmp_path, graphs, recompute, accumulate):
+    options = {"steps": 3, "accumulate": accumulate, "recompute": recompute}
+    plain = toy.train(tmp_path / "plain", system=toy.Toy(depth=3), **options)
+    assert not graphs
+    system = toy.train(tmp_path / "compiled", system=toy.Toy(depth=3), compile=True, **options)
+    assert 1 <= len(graphs) <= 4  # by training or not, with gradient or not: never by block
+    assert all("forward" not in vars(module) for module in system.modules())
+    assert system.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(x, system.state_dict()[name]) for name, x in plain.state_dict().items())
+
+
+class Shifted(nn.Module):
+    """A block with a whole number of its own, for which code is compiled anew."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift, self.layer = shift, nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.layer(x).roll(self.shift, 1)
+
+
+@pytest.mark.compile
+def test_blocks_that_all_differ_are_all_compiled(graphs):
+    net = nn.Sequential(*(Shifted(i) for i in range(12)))
+    x = torch.randn(2, 4)
+    expected = net(x)
+    with compiling(net):
+        assert torch.equal(net(x), expected)
+    assert len(graphs) == 12
 
 
 @pytest.mark.slow

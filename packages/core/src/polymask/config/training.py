@@ -54,7 +54,7 @@ class TrainOptions:
         init: weights that the encoder begins with, instead of random ones: a run or export of ours, a
             safetensors file, or LIBRARY:NAME; to go on with a run, --resume it.
         seed: of weights, order, augmentation, masks and dropout.
-        compile: compile the system's forward with torch.compile.
+        compile: compile each block of encoders, decoders and teachers with torch.compile.
         recompute: compute each block of encoders and decoders once more for its backward instead of keeping
             what is inside it: the same result in less memory, for one more forward pass of the blocks.
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.

@@ -79,7 +79,8 @@ class FiniteCheck(pl.Callback):
         system.zero_grad()
         moved = trainer.strategy.batch_to_device(batch)
         found = _Trace(system)
-        with found, trainer.precision_plugin.forward_context():
+        eager = torch.compiler.set_stance("force_eager")  # hooks do not run within what is compiled
+        with found, eager, trainer.precision_plugin.forward_context():
             terms = module.losses(moved, step, part)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         return {
@@ -125,14 +126,11 @@ class _Trace:
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Trace:
-        # hooks do not run inside a compiled forward
-        self._compiled, self.system._compiled_call_impl = self.system._compiled_call_impl, None
         for name, module in self.system.named_modules():
             self._handles.append(module.register_forward_hook(self._hook(name)))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.system._compiled_call_impl = self._compiled
         for handle in self._handles:
             handle.remove()
 

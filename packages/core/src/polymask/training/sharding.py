@@ -79,7 +79,8 @@ def reached_into(system: nn.Module, run: Callable[[], object]) -> set[str]:
     watch, training = _Watch(blocks_of(system)), system.training
     system.eval()
     try:
-        with torch.random.fork_rng(devices=[]), buffers_kept(system), watch.hooked(), watch:
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.random.fork_rng(devices=[]), buffers_kept(system), watch.hooked(), watch, eager:
             run()
     finally:
         system.train(training)

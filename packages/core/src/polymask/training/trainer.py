@@ -41,7 +41,7 @@ from polymask.training.online_probe import OnlineProbe
 from polymask.training.plan import Plan, make_plan
 from polymask.training.progress import ProgressLine
 from polymask.training.signals import Signals
-from polymask.training.units import recomputing
+from polymask.training.units import compiling, recomputing
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,12 @@ def fit(
 
             system = held.enter_context(copied(run))
         module = Training(system.train(), Keyed(samples, options.seed, lengths, labels), plan)
+        if options.compile:
+            held.enter_context(compiling(system))
         if options.recompute:
             held.enter_context(recomputing(system))
-        if options.compile:
-            system.compile()
-        try:
-            with signals.listening(trainer):
-                trainer.fit(module, ckpt_path=folder / CHECKPOINT if begun else None, weights_only=True)
-        finally:
-            system._compiled_call_impl = None
+        with signals.listening(trainer):
+            trainer.fit(module, ckpt_path=folder / CHECKPOINT if begun else None, weights_only=True)
         run.step = trainer.global_step
     if run.step < plan.total and not signals.received and not trainer.should_stop:
         raise UserError(

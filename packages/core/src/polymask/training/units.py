@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+Forward = Callable[..., Any]
 
 
 def blocks_of(system: nn.Module) -> dict[str, nn.Module]:
@@ -44,23 +47,43 @@ def _composed(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def recomputing(system: nn.Module) -> Iterator[None]:
     """Within, blocks that train keep what they are given alone, and run once more for their backward."""
-    blocks = [block for block in blocks_of(system).values() if "forward" not in vars(block)]
-    for block in blocks:
+    with _changed(system, lambda forward: functools.partial(_run_again, forward)):
+        yield
+
+
+@contextlib.contextmanager
+def compiling(system: nn.Module) -> Iterator[None]:
+    """Within, blocks run compiled, those of one class and size by the same code."""
+    # blocks of one class differ in size, dropped paths and whether they train, and are compiled for each
+    with torch._dynamo.config.patch(recompile_limit=256), _changed(system, torch.compile):
+        yield
+
+
+@contextlib.contextmanager
+def _changed(system: nn.Module, change: Callable[[Forward], Forward]) -> Iterator[None]:
+    """Within, each block's forward is another function of the block and what it is given."""
+    found = {block: block.forward for block in blocks_of(system).values()}
+    methods = {block: forward for block, forward in found.items() if isinstance(forward, MethodType)}
+    before = {block: vars(block).get("forward") for block in methods}
+    of = functools.cache(change)
+    for block, method in methods.items():
         # a method, so that a copy of the block runs its own weights
-        vars(block)["forward"] = MethodType(_run_again, block)
+        vars(block)["forward"] = MethodType(of(method.__func__), block)
     try:
         yield
     finally:
-        for block in blocks:
-            vars(block).pop("forward", None)
+        for block, forward in before.items():
+            if forward is None:
+                vars(block).pop("forward")
+            else:
+                vars(block)["forward"] = forward
 
 
-def _run_again(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    forward = MethodType(type(block).forward, block)
+def _run_again(forward: Forward, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not block.training or not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
+        return forward(block, *args, **kwargs)
     contexts = contextlib.nullcontext(), buffers_kept(block)
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=lambda: contexts, **kwargs)
+    return checkpoint(forward, block, *args, use_reentrant=False, context_fn=lambda: contexts, **kwargs)
 
 
 @contextlib.contextmanager
