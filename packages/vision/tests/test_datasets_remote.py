@@ -23,9 +23,10 @@ from PIL import Image
 
 from polymask import Run, RunConfig, UserError
 from polymask.checkpoints import read_checkpoint
-from polymask.data import findings, open_data, remote
+from polymask.data import findings, open_data
 from polymask.training import fit
 from polymask.training.digest import digest
+from polymask_vision.datasets import remote
 
 pytest.importorskip("aiohttp")
 

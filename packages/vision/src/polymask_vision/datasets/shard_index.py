@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from polymask.data import BadSample, Skipped, findings, remote
+from polymask.data import BadSample, Skipped, findings
+from polymask_vision.datasets import remote
 from polymask_vision.datasets.decode import ENDINGS
 
 _WHOLE = re.compile(r"-?[0-9]+\.0*")

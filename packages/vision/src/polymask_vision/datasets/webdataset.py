@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from polymask import UserError
-from polymask.data import Skipped, Splits, class_names, class_numbers, divide, remote, whole
+from polymask.data import Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.data.splits import Names
 from polymask.types import Share
+from polymask_vision.datasets import remote
 from polymask_vision.datasets.decode import ENDINGS
 from polymask_vision.datasets.shard_index import indexes
 

@@ -8,7 +8,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from polymask import UserError
-from polymask.data import BadSample, reading, remote
+from polymask.data import BadSample, reading
+from polymask_vision.datasets import remote
 
 
 @pytest.fixture
