@@ -150,8 +150,13 @@ def test_files_of_something_else_stay(polymask, trained, generates, name):
     assert Path("mine", name).read_text() == "mine"
 
 
-def test_samples_are_written_over_by_others_of_ours(polymask, trained, generates):
-    assert [polymask("generate", trained, "-n", "2", "--out", "ours").status for _ in range(2)] == [0, 0]
+def test_samples_give_way_to_others_of_ours(polymask, trained, generates):
+    assert polymask("generate", trained, "-n", "4", "--masking", "core/random", "--out", "ours").status == 0
+    Path("ours", "sample-notes.txt").write_text("mine")
+    assert polymask("generate", trained, "-n", "2", "--out", "ours").status == 0
+    names = {path.name for path in Path("ours").iterdir() if path.suffix in (".png", ".txt")}
+    samples = {"sample-00000.png", "sample-00001.png"}
+    assert names == {"grid.png", "states.png", *samples, "sample-notes.txt"}
 
 
 def test_the_page_of_a_run_shows_a_film(trained, generates):

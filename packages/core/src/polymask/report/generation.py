@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def write(run: Run, found: Generated, folder: Path) -> list[Path]:
     """Write pictures of all samples, of the way to them and of what was known, and files of each sample.
 
     A sample is what its data shows of it where that can be saved (audio), a PNG otherwise. All numbers are in
-    ``samples.safetensors``.
+    ``samples.safetensors``. What was written there before is gone then.
 
     Returns:
         Paths of the files.
@@ -200,6 +201,9 @@ def write(run: Run, found: Generated, folder: Path) -> list[Path]:
     for name, content in files.items():
         with atomic(folder / name, "wb") as file:
             file.write(content)
+    for name in set(contents(folder)) - files.keys():
+        if name in NAMES or re.fullmatch(rf"{SAMPLE}\d{{5,}}\.\w+", name):
+            (folder / name).unlink()
     return [folder / name for name in files]
 
 
