@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +18,21 @@ Fact = Annotated[T, FACT]
 
 ``in_dim: Fact[int]`` takes the fact ``in_dim``. Options of other types are never filled, whatever their name.
 """
+
+
+@dataclass(frozen=True)
+class Of:
+    """Marks the type of an option that is about another one: a source that sets the other anew drops it.
+
+    Args:
+        option: the other.
+    """
+
+    option: str
+
+
+ModelArguments = Annotated[Mapping[str, Any] | None, Of("model")]
+"""Arguments of what the option ``model`` names; those of a preset are not those of another model."""
 
 
 COUNTABLE = 10**12

@@ -17,7 +17,7 @@ from polymask.config.tree import construct
 from polymask.maskings import Block, Random, Scheduled, Span
 from polymask.objectives import MSE
 from polymask.testing.subject import Subject
-from polymask.types import Fact
+from polymask.types import Fact, ModelArguments
 
 ORDER: list[str] = []
 
@@ -49,6 +49,11 @@ class Reader:
 class OtherReader:
     def __init__(self, *, layers: int = 3, in_dim: int = 2) -> None:
         self.layers, self.in_dim = layers, in_dim
+
+
+class Named:
+    def __init__(self, *, model: str = "large", arguments: ModelArguments = None, seed: int = 0) -> None:
+        self.model, self.arguments = model, arguments
 
 
 class Gaps:
@@ -288,6 +293,24 @@ def test_another_part_at_depth_drops_what_was_set_for_the_one_before(registry: R
     whole = {"name": "toy/twin", "masking": {"ratio": 0.3}}
     host = resolved(registry, below, {"host": whole}, name="wrapper")["host"]
     assert host["masking"] == {"name": "core/random", "cell": 2, "ratio": 0.3}  # the twin's own cell
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"seed": 1}, {"model": "small", "arguments": {"depth": 2}, "seed": 1}),
+        ({"model": "small"}, {"model": "small", "arguments": {"depth": 2}}),
+        ({"model": "large"}, {"model": "large"}),
+        ({"model": "large", "arguments.depth": 9}, {"model": "large", "arguments": {"depth": 9}}),
+        ({"arguments": {"depth": 9}}, {"model": "small", "arguments": {"depth": 9}}),
+    ],
+)
+def test_another_model_drops_the_arguments_of_the_first(given: Any, found: Any) -> None:
+    preset = {"tiny": {"model": "small", "arguments": {"depth": 2}}}
+    target = f"{__name__}:Named"
+    part = Part(name="named", target=target, summary="by name", plugin="toy", kind="encoders", presets=preset)
+    tree = resolve_part(part, Source("arguments", given), registry=Registry(), preset="tiny").require()
+    assert tree.options == found
 
 
 def test_what_is_set_before_a_part_is_named_holds_for_whichever_it_is(registry: Registry) -> None:

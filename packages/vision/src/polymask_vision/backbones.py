@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from polymask import UserError
 from polymask.export import Exporter, save_json, save_state
 from polymask.imports import WEIGHTS, Importer, Weights
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, ModelArguments
 from polymask_vision.export import for_timm, timm_config
 from polymask_vision.imports import rest_of, timm_model
 from polymask_vision.positions import grid_index
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         patch_size: Fact[Count] = 32,
         channels: Fact[Count] = 3,
         model: str = "resnet50",
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
     ) -> None:
         super().__init__()
         if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from polymask import UserError
 from polymask.export import Exporter
-from polymask.types import Count, Fact, Whole
+from polymask.types import Count, Fact, ModelArguments, Whole
 from polymask_vision.backbones import Backbone
 from polymask_vision.masked_activations import Fill, Masked, NoRule
 from polymask_vision.positions import grid_index
@@ -56,7 +55,7 @@ class LayerMasked(Backbone):
         patch_size: Fact[Count] = 32,
         channels: Fact[Count] = 3,
         model: str = "resnet50",
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
         stage: Whole | None = None,
         fill: Fill = "neighbours",
     ) -> None:

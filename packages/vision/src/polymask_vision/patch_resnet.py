@@ -20,7 +20,7 @@ from torch import Tensor
 from polymask import UserError
 from polymask.export import Exporter, save_json, save_state
 from polymask.imports import WEIGHTS, Weights
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, ModelArguments
 from polymask_vision.export import timm_config
 from polymask_vision.resnet import Stages
 
@@ -57,7 +57,7 @@ class PatchResNet(Stages):
         patch_size: Fact[Count] = 32,
         channels: Fact[Count] = 3,
         model: str = "resnet50",
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
         stages: Count = 3,
         small_stem: bool = False,
     ) -> None:

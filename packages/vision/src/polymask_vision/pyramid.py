@@ -7,7 +7,7 @@ and w columns of the features of a box.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 
 from polymask import UserError
+from polymask.types import ModelArguments
 
 
 class Levels(nn.Module):
@@ -46,7 +47,7 @@ class Levels(nn.Module):
         channels: int = 3,
         levels: Sequence[int] | None = None,
         pretrained: bool = False,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
     ) -> None:
         super().__init__()
         options = {**(arguments or {}), "in_chans": channels, "pretrained": pretrained}

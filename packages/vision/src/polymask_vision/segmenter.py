@@ -18,6 +18,7 @@ from polymask.checkpoints import read_state
 from polymask.export import save_json, save_state
 from polymask.files import read_json
 from polymask.imports import WEIGHTS
+from polymask.types import ModelArguments
 from polymask_vision.pyramid import Levels, join_levels
 
 Kind = Literal["daformer", "deeplab"]
@@ -113,7 +114,7 @@ class Segmenter(nn.Module):
         model: str,
         levels: Sequence[int] | None = None,
         pretrained: bool = False,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
         decoder: Kind = "daformer",
         dim: int = 256,
         dilations: Sequence[int] | None = None,

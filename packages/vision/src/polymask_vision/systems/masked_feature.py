@@ -38,7 +38,7 @@ from torch import Tensor
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, distributed
 from polymask.positions import coordinates
 from polymask.protocols import Encoder, Masking, sample_ids
-from polymask.types import Count, Fact, NotNegative, Share, Whole
+from polymask.types import Count, Fact, ModelArguments, NotNegative, Share, Whole
 from polymask_vision.datasets.maps import LABELS
 from polymask_vision.domain_mix import BatchTeacher, augment, half_of_classes, pixel_loss, require_domains
 from polymask_vision.rebuilder import Rebuilder, over, patch, times_of
@@ -91,7 +91,7 @@ class MaskedFeature(System):
         model: str = "resnet50",
         levels: tuple[Whole, ...] | None = None,
         pretrained: bool = False,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
         decoder: Kind = "daformer",
         decoder_dim: Count = 256,
         dilations: tuple[Count, ...] | None = None,

@@ -32,8 +32,8 @@ a mask, H rows and W columns of pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserErr
 from polymask.data import length_key
 from polymask.positions import coordinates
 from polymask.protocols import Objective, sample_ids
-from polymask.types import Count, Fact, NotNegative, Positive, Share
+from polymask.types import Count, Fact, ModelArguments, NotNegative, Positive, Share
 from polymask_vision.boxes import BOXES, POLYGONS
 from polymask_vision.instance_masks import Detections, in_image, instances, mask_nms, outlined, rasterise
 from polymask_vision.mask_heads import Head, MaskHead
@@ -97,7 +97,7 @@ class MAYOR(System):
         objective: Objective,
         model: str = "resnet50",
         levels: tuple[int, ...] = (1, 2, 3, 4),
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
         pretrained: bool = False,
         width: Count = 256,
         boxes: Literal["proposed", "given"] = "proposed",

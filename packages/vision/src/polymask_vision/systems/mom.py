@@ -32,7 +32,6 @@ C channels, H rows and W columns of pixels, h and w of a crop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Token
 from polymask.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target
 from polymask.schedules import Schedule
-from polymask.types import Count, Fact, NotNegative, Share, Whole
+from polymask.types import Count, Fact, ModelArguments, NotNegative, Share, Whole
 from polymask_vision.boxes import BOXES, DISTANCE, distances_of, outlined
 from polymask_vision.distance_head import DistanceHead, DistanceLoss
 from polymask_vision.object_tokens import Objects, ObjectTokens
@@ -101,7 +100,7 @@ class MoM(System):
         mean: Fact[Sequence[float]] = (0.0,),
         std: Fact[Sequence[float]] = (1.0,),
         model: str = "convnext_base",
-        arguments: Mapping[str, Any] | None = None,
+        arguments: ModelArguments = None,
         pretrained: bool = False,
         levels: tuple[Whole, ...] | None = None,
         pyramid_dim: Count = 128,
