@@ -145,7 +145,9 @@ def test_tables_of_the_hub_streamed_or_not(tmp_path: Path) -> None:
         rows = ({"content": f"{split} text {i}", "label": "ab"[i % 2], "n": i} for i in range(count))
         write(tmp_path, {f"{split}.jsonl": "\n".join(map(json.dumps, rows))})
     for streaming in (False, True):
-        corpus = read_splits(hub.load(str(tmp_path), None, streaming), "x", None, None, 5)
+        corpus = read_splits(
+            hub.load(str(tmp_path), None, streaming=streaming, option="documents", most=5), "x", None, None
+        )
         assert list(corpus.texts) == [f"train text {i}" for i in range(5)] + [
             f"test text {i}" for i in range(3)
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import datasets
 import torch
 from torch import Tensor
 
-from polymask import UserError
 from polymask.data import BadSample, Skipped, Splits, divide, hub, whole
 from polymask.types import Count, Share
 from polymask_audio.datasets.recordings import Header, Recordings, look, read, write_tone
@@ -47,21 +45,17 @@ def huggingface(
         recordings: maximum number of recordings of each split to look at.
         test: share of each class to hold out where there is no split for it.
     """
-    if streaming and recordings is None:
-        raise UserError("hf: how much of the stream? give --data.recordings N")
     # the library makes tables of files by itself
     hint = "; audio files without a table are read by folder:PATH, or by hf: where torchcodec is"
-    splits = hub.load(source, config, streaming, hint)
+    splits = hub.load(source, config, streaming=streaming, option="recordings", most=recordings, hint=hint)
     features = splits[0].features
-    if features is None:
-        raise UserError(f"hf:{source} does not tell its columns as a stream: leave streaming out")
     audio = hub.column(
         features, audio, source, "audio", "audio", lambda kind: isinstance(kind, datasets.Audio)
     )
     label = hub.label_column(features, label, source)
     skipped: Skipped = []
     tables = [
-        _table(split, audio, label, recordings, f"{source} {name}", skipped)
+        _table(split, audio, label, f"{source} {name}", skipped)
         for split, name in zip(splits, ("train", "test"), strict=False)
     ]
     parts, classes = [whole(table) for table, _ in tables], None
@@ -132,7 +126,6 @@ def _table(
     split: Any,
     column: str,
     label: str | None,
-    most: int | None,
     title: str,
     skipped: Skipped,
 ) -> tuple[Table, list[Any]]:
@@ -140,10 +133,8 @@ def _table(
     has_label = label is not None and label in split.features
     rows = split.select_columns([column, *([label] if has_label else [])])
     rows = rows.cast_column(column, datasets.Audio(decode=False))
-    if isinstance(rows, datasets.IterableDataset):
-        rows = list(itertools.islice(rows, most))
     index, headers, names = [], [], []
-    for i, row in enumerate(itertools.islice(rows, most)):
+    for i, row in enumerate(rows):
         try:
             headers.append(look(stored(row[column] or {"bytes": None, "path": None})))
         except BadSample as error:

@@ -26,18 +26,33 @@ _SAVED = ("dataset_dict.json", "state.json")
 """What ``save_to_disk`` of ``datasets`` leaves in a folder."""
 
 
-def load(source: str, config: str | None, streaming: bool = False, hint: str = "") -> list[Any]:
+def load(
+    source: str,
+    config: str | None,
+    *,
+    streaming: bool = False,
+    option: str,
+    most: int | None,
+    hint: str = "",
+) -> list[datasets.Dataset]:
     """The split to train on and, where there is one, that to test on.
+
+    A stream has no random access and cannot be resumed exactly: of one that is asked for the first rows are
+    read, once, and kept in memory, images and audio as they are stored.
 
     Args:
         source: name on the hub; or a folder in its layout, or that ``save_to_disk`` wrote.
         config: which of several configurations.
-        streaming: leave the rows where they are.
+        streaming: read the first ``most`` rows of each split, and leave the rest where it is.
+        option: what the user calls ``most``.
+        most: maximum number of rows of each split.
         hint: what to say beside an error of a package that is missing.
 
     Raises:
-        UserError: neither can be loaded.
+        UserError: neither can be loaded, or a stream without an end is asked for.
     """
+    if streaming and most is None:
+        raise UserError(f"hf: how much of the stream? give --data.{option} N")
     folder = Path(source).expanduser()
     local = folder.is_dir()
     found: Any
@@ -46,15 +61,28 @@ def load(source: str, config: str | None, streaming: bool = False, hint: str = "
             found = datasets.load_from_disk(str(folder))
         else:
             found = datasets.load_dataset(str(folder) if local else source, config, streaming=streaming)
+        if isinstance(found, datasets.Dataset):
+            found = {"train": found}
+        first = "train" if "train" in found else next(iter(found))
+        names = [first, *(name for name in TEST if name in found and name != first)][:2]
+        return [found[name] if most is None else _first(found[name], most) for name in names]
     # the library lets errors of its network and file layers through as they are
     except Exception as error:
         where = f"the folder {folder}" if local else f"{source!r} (no folder of that name here)"
         more = hint if isinstance(error.__cause__ or error, ImportError) else ""
         raise UserError(f"hf: cannot load {where}: {error}{more}") from error
-    if isinstance(found, datasets.Dataset):
-        found = {"train": found}
-    first = "train" if "train" in found else next(iter(found))
-    return [found[first], *(found[name] for name in TEST if name in found and name != first)][:2]
+
+
+def _first(split: Any, most: int) -> datasets.Dataset:
+    """The first rows of a split, of a stream in memory."""
+    if isinstance(split, datasets.Dataset):
+        return split.select(range(min(most, len(split))))
+    for name, kind in (split.features or {}).items():
+        if isinstance(kind, datasets.Image | datasets.Audio):
+            split = split.cast_column(name, type(kind)(decode=False))
+    rows = datasets.Dataset.from_list(list(split.take(most)))
+    # with its types from the start it would encode audio again
+    return rows.cast(split.features) if split.features and len(rows) else rows
 
 
 def label_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str | None:

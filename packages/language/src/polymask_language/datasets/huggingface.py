@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 
-from polymask import UserError
 from polymask.data import Skipped, hub
 from polymask.types import Count
 from polymask_language.datasets.base import Corpus
@@ -43,9 +41,8 @@ def huggingface(
         streaming: read the first ``documents`` of each split and leave the rest where it is.
         documents: maximum number of documents of each split.
     """
-    if streaming and documents is None:
-        raise UserError("hf: how much of the stream? give --data.documents N")
-    return read_splits(hub.load(source, config, streaming), source, text, label, documents)
+    splits = hub.load(source, config, streaming=streaming, option="documents", most=documents)
+    return read_splits(splits, source, text, label)
 
 
 def example_source(folder: Path) -> str:
@@ -56,11 +53,9 @@ def example_source(folder: Path) -> str:
     return str(folder)
 
 
-def read_splits(
-    splits: list[Any], source: str, text: str | None, label: str | None, documents: int | None
-) -> Corpus:
-    """The documents of one or two splits, which may be streams."""
-    features = splits[0].features or dict.fromkeys(next(iter(splits[0]), {}))
+def read_splits(splits: list[Any], source: str, text: str | None, label: str | None) -> Corpus:
+    """The documents of one or two splits."""
+    features = splits[0].features
     text = _text_column(features, text, source)
     label = hub.label_column(features, label, source)
     texts: list[str] = []
@@ -70,7 +65,7 @@ def read_splits(
     for side, split in enumerate(splits):
         names.append([])
         columns = split.select_columns([text, *([] if label is None else [label])])
-        for number, row in enumerate(itertools.islice(columns, documents)):
+        for number, row in enumerate(columns):
             if not isinstance(row[text], str) or not row[text].strip():
                 skipped.append((f"{source} {'test' if side else 'train'} {number}", "no text"))
                 continue

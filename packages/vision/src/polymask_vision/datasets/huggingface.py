@@ -9,9 +9,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-from polymask import UserError
 from polymask.data import BadSample, Splits, divide, hub, whole
-from polymask.types import Share
+from polymask.types import Count, Share
 from polymask_vision.datasets.decode import Raw
 
 
@@ -22,6 +21,7 @@ def huggingface(
     image: str | None = None,
     label: str | None = None,
     streaming: bool = False,
+    images: Count | None = None,
     test: Share = 0.1,
 ) -> Splits[Table]:
     """A data set of the Hugging Face hub, by name, or a local folder in the hub's layout.
@@ -30,20 +30,20 @@ def huggingface(
     split ``train`` is trained on; ``test``, else ``validation``, is held out; without either, a fixed
     share of each class is.
 
+    A stream has no random access and cannot be resumed exactly, so of one that is asked for the first
+    ``images`` of each split are read, once, and kept in memory as they are stored. Without, the data is kept
+    in a cache and mapped, not loaded into memory.
+
     Args:
         source: name on the hub, or a folder (``hf:ylecun/mnist``, ``hf:FOLDER``).
         config: which of several configurations.
         image: column of images.
         label: column of classes; ``none`` to use none.
-        streaming: not possible: a stream cannot be resumed exactly.
+        streaming: read the first ``images`` of each split and leave the rest where it is.
+        images: maximum number of images of each split to look at.
         test: share of each class to hold out where there is no split for it.
     """
-    if streaming:
-        raise UserError(
-            "hf: does not stream: a stream has no random access, and a run could not be resumed exactly. "
-            "Leave streaming out (the data is kept in a cache and mapped, not loaded into memory)"
-        )
-    splits = hub.load(source, config)
+    splits = hub.load(source, config, streaming=streaming, option="images", most=images)
     features = splits[0].features
     image = _image_column(features, image, source)
     label = hub.label_column(features, label, source)
