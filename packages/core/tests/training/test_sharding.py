@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from polymask import Run
 from polymask.blocks import Block
-from polymask.training.sharding import reached_into
+from polymask.training.sharding import copied, reached_into
 
 
 class Net(nn.Module):
@@ -62,3 +63,17 @@ def test_a_failed_try_leaves_nothing_either():
     with pytest.raises(RuntimeError):
         reached_into(net, lambda: net(torch.randn(2, 3, 9)))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_behind_a_copy_a_run_is_at_its_last_checkpoint_or_lost(toy, tmp_path, saved):
+    expected = toy.train(tmp_path, steps=2).state_dict() if saved else {}
+    run = Run(tmp_path, toy.Toy(), toy.Data(), toy.options(steps=2))
+    before = {name: x.clone() for name, x in run.system.named_parameters()}
+    with copied(run) as copy:
+        assert all(torch.equal(x, before[name]) for name, x in copy.named_parameters())
+        assert {x.untyped_storage().nbytes() for x in run.system.parameters()} == {0}
+    if saved:
+        assert all(torch.equal(x, expected[name]) for name, x in run.system.state_dict().items())
+    else:
+        assert all(x.isnan().all() for x in run.system.parameters())

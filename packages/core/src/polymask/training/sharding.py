@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -52,7 +53,8 @@ def shard(system: System, mesh: DeviceMesh, whole: Collection[str]) -> None:
 def copied(run: Run) -> Iterator[System]:
     """A copy of a run's system, to be shared out, since that cannot be undone in place.
 
-    Within, the weights of the system take no memory; behind it they are those of the last checkpoint.
+    Within, the weights of the system take no memory; behind it they are those of the last checkpoint, or nan
+    where there is none.
     """
     copy = deepcopy(run.system)
     storages = {id(s): s for s in (p.untyped_storage() for p in run.system.parameters()) if s.resizable()}
@@ -66,6 +68,9 @@ def copied(run: Run) -> Iterator[System]:
             storage.resize_(sizes[key])
         if (run.folder / CHECKPOINT).is_file():
             run.load()
+        else:  # it failed before the first: not what the memory happens to hold
+            for parameter in run.system.parameters():
+                torch.nn.init.constant_(parameter, math.nan)
 
 
 def reached_into(system: nn.Module, run: Callable[[], object]) -> set[str]:
