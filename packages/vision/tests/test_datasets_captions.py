@@ -63,8 +63,10 @@ def test_rows_of_no_use_are_left_out_and_named(tmp_path: Path) -> None:
         "nosuch.png,three",
         "green.png,",
         "blue.png, four  five ",
+        "grey.png,a cat, on a mat",
     ]
     (tmp_path / "captions.csv").write_text("\n".join(rows))
+    (tmp_path / "captions.jsonl").touch()
     with pytest.warns(UserWarning, match="left out"):
         data = open_data(f"vision/folder:{tmp_path}", **PLAIN)
     assert told(data) == {"red.png": "one", "green.png": "", "blue.png": "four five", "grey.png": ""}
@@ -72,8 +74,10 @@ def test_rows_of_no_use_are_left_out_and_named(tmp_path: Path) -> None:
         "captions.csv, line 3": "another caption of red.png; its first is used",
         "captions.csv, line 4": "there is no file nosuch.png that can be used",
         "captions.csv, line 5": "it lacks a file or a caption",
+        "captions.csv, line 7": "more fields than columns: put a caption with a comma in double quotes",
+        "captions.jsonl": "captions are those of captions.csv",
     }
-    with pytest.warns(UserWarning, match="5 left out"):
+    with pytest.warns(UserWarning, match="7 left out"):
         worded: Any = open_data(f"vision/folder:{tmp_path}", **WORDS, **PLAIN)
     assert sorted(told(worded)) == ["blue.png", "red.png"]
     assert {name for name, why in worded.skipped if why == "it has no caption"} == {"green.png", "grey.png"}
@@ -81,7 +85,12 @@ def test_rows_of_no_use_are_left_out_and_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(b"a,b\nred.png,x", "it begins with a, b"), (b"\xff\xfe", "is not UTF-8")],
+    [
+        (b"a,b\nred.png,x", "it begins with a, b"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b'file,caption\nred.png,"a red\ngreen.png,x\n', "line 2: unexpected end of data; see to its quotes"),
+        (b"file,caption\nred.png," + b"x" * 200_000, "line 2: field larger than field limit"),
+    ],
 )
 def test_tables_that_cannot_be_read_are_refused(content: bytes, match: str, tmp_path: Path) -> None:
     images(tmp_path)
@@ -92,10 +101,12 @@ def test_tables_that_cannot_be_read_are_refused(content: bytes, match: str, tmp_
 
 def test_a_broken_line_of_json_is_left_out(tmp_path: Path) -> None:
     images(tmp_path)
-    (tmp_path / "captions.jsonl").write_text('{"file": "red.png", "caption": "one"}\n{"file"\n[1]\n')
-    with pytest.warns(UserWarning, match="2 left out"):
+    (tmp_path / "captions.jsonl").write_text(
+        '{"file": "red.png", "caption": "one"}\n{"file"\n[1]\n' + "[" * 100_000
+    )
+    with pytest.warns(UserWarning, match="3 left out"):
         data = open_data(f"vision/folder:{tmp_path}", **PLAIN)
-    assert [why for _, why in data.skipped] == ["no JSON object"] * 2
+    assert [why for _, why in data.skipped] == ["no JSON object"] * 3
 
 
 def test_words_are_entries_of_samples_and_their_vocabulary_is_for_text_slots_alone(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def test_the_towers_of_a_run_tell_each_patch_of_each_frame(
     torch.manual_seed(0)
     size = {"frames": 4, "size": (8, 16), "channels": 3}
     dual: Any = build("vision/dual", preset="tiny", facts=size, **{"tokenizer.patch_size": 4})
-    monkeypatch.setattr(Run, "open", lambda folder: SimpleNamespace(system=dual))
+    run = SimpleNamespace(system=dual, folder="run", facts={"mean": (0.2, 0.2, 0.2), "std": (0.3, 0.3, 0.3)})
+    monkeypatch.setattr(Run, "open", lambda folder: run)
     guide, batch = opened("run"), dual.example(2)
     moved = batch["video"].clone()
     moved[1, 2, :, 4:8, 8:12] += 1
@@ -157,6 +158,10 @@ def test_the_towers_of_a_run_tell_each_patch_of_each_frame(
     opened("run", text={"tokenizer_file": str(vocabularies[1])})
     with pytest.raises(UserError, match="another vocabulary"):
         opened("run", text={"tokenizer_file": str(vocabularies[2])})
+    opened("run", mean=(0.2, 0.2, 0.205), std=(0.3, 0.3, 0.3))
+    for scale in ({"mean": (0.2, 0.5, 0.2), "std": (0.3, 0.3, 0.3)}, {"mean": (0.2,) * 3, "std": (0.2,) * 3}):
+        with pytest.raises(UserError, match="was trained on pixels with mean"):
+            opened("run", **scale)
     monkeypatch.setattr(Run, "open", lambda folder: SimpleNamespace(system=torch.nn.Linear(1, 1)))
     with pytest.raises(UserError, match="does not match patches with captions"):
         opened("run")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from polymask import RunConfig, UserError, build
@@ -111,6 +112,21 @@ def test_broken_clips_are_left_out_counted_and_named(folder: Path) -> None:
         sample = data.split("train")[place]
     assert sample["video"].isfinite().all()
     assert "b/3.mkv" in dict(data.skipped)
+
+
+@pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv", "slow.gif"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_slow_clips_are_whole(tmp_path: Path, name: str, count: int) -> None:
+    if name == "slow.gif":
+        pictures = [Image.fromarray(frame) for frame in ramp()[:count]]
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=2000)
+    else:
+        videos.write(tmp_path / name, ramp()[:count], rate=1)
+    shutil.copy(tmp_path / name, tmp_path / f"other-{name}")
+    data = open_data(f"vision/videos:{tmp_path}", frames=6, test=0.0)
+    video = data.split("train")[0]["video"]
+    assert not data.skipped
+    assert len({tuple(frame.flatten().tolist()) for frame in video}) == count
 
 
 def test_frames_of_two_sizes_are_no_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class EMACodebook(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """The code of each vector ``[..., dim]``, int64 ``[...]``."""
         with torch.autocast(z.device.type, enabled=False):
-            return nearest(z.float(), self.book)
+            return nearest(z.float(), self.book.float())
 
     @torch.no_grad()
     def watch(self, z: Tensor, ids: Tensor, real: Tensor, step: Step, samples: Tensor) -> None:

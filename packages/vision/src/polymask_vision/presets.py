@@ -495,8 +495,6 @@ PREVIPS: Presets = {
     # whose rate does not carry over, so this one is ours. Cameras are the same in all its windows
     "paper": {
         "data.size": 224,
-        "tokenizer.run": "random:2048x34",
-        "target.run": "random:2048x34",
         "encoder.dim": 256,
         "encoder.depth": 6,
         "encoder.heads": 8,
@@ -510,8 +508,6 @@ PREVIPS: Presets = {
         "weight_decay": 1e-5,
     },
     "small": {
-        "tokenizer.run": "random:128x8",
-        "target.run": "random:128x8",
         "encoder.dim": 64,
         "encoder.depth": 2,
         "encoder.heads": 4,

@@ -26,7 +26,7 @@ class Pixels(nn.Module):
         patch_norm: subtract the mean of the patch and divide by its standard deviation (He et
             al. 2021: unbiased variance, 1e-6 inside the root).
         by_channel: subtract and divide in each channel by itself, over all frames of a tubelet together
-            (VideoMAE: Tong et al. 2022, which adds 1e-6 to the standard deviation).
+            (VideoMAE: Tong et al. 2022, which adds 1e-6 to the deviation, not to the variance).
         channels: of an image or a frame, from the tokenizer.
     """
 

@@ -14,6 +14,7 @@ from polymask import Batch, UserError
 from polymask.data import valid_of
 from polymask.imports import require_whole
 from polymask_vision.networks import Images
+from polymask_vision.pixel_scale import require_same_scale
 
 RANDOM = "random"
 """In place of a folder: random maps of patches and of words, which know nothing of each other."""
@@ -70,22 +71,30 @@ def open_guide(
         return RandomGuide(channels)
     if name.startswith("transformers:"):
         return CLIPGuide(name.removeprefix("transformers:"), channels, mean, std)
-    return RunGuide(name, text)
+    return RunGuide(name, text, mean, std)
 
 
 class RunGuide(Guide):
     """The towers of a run of vision/dual."""
 
-    def __init__(self, folder: str, text: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        text: Mapping[str, Any] | None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         from polymask.run import Run
 
         super().__init__()
-        dual: Any = Run.open(folder).system
+        run = Run.open(folder)
+        dual: Any = run.system
         if not hasattr(dual, "project") or not hasattr(dual, "embed_text"):
             raise UserError(
                 f"the run {folder} does not match patches with captions: use one of vision/dual, as polymask "
                 "recipe vision/tgm trains it"
             )
+        require_same_scale(run, mean, std)
         self.folder, self.dual, self.dim = folder, dual, dual.dim
         own, asked = dual.text_tokenizer.tokenizer_file, (text or {}).get("tokenizer_file")
         if own is not None and asked is not None and Path(own).read_bytes() != Path(asked).read_bytes():

@@ -104,7 +104,8 @@ def places(scores: Tensor, right: Tensor) -> Tensor:
         right: bool ``[Q, n]``, one at least in each row.
     """
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-    return ((scores >= best) & ~right).sum(1)
+    # what is no number is behind nothing: where a right one is, all wrong ones are before it
+    return (~(scores < best) & ~right).sum(1)
 
 
 def chance(right: Tensor, k: int) -> float:

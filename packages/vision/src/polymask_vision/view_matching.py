@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polymask import Mask
+from polymask import Mask, distributed
 from polymask.protocols import Objective
 
 
@@ -30,7 +30,7 @@ def match_views(objective: Objective, found: Mapping[str, Views]) -> Tensor:
     """A modality with each other one over all pairs of views, and each with itself over pairs of two views.
 
     Of each two modalities, and of each by itself, the mean over pairs counts; these are summed. A pair is
-    scored over the windows that have both of its views.
+    scored over the windows that have both of its views, if two have, on all processes together.
 
     Args:
         objective: scores ``[B, 1, E]`` and ``[B, 1, E]`` under a mask, with other windows as negatives.
@@ -39,12 +39,16 @@ def match_views(objective: Objective, found: Mapping[str, Views]) -> Tensor:
     terms = []
     for one, other in itertools.combinations_with_replacement(found.values(), 2):
         views = range(one.real.shape[1])
-        pairs = itertools.permutations(views, 2) if one is other else itertools.product(views, views)
+        pairs = list(itertools.permutations(views, 2) if one is other else itertools.product(views, views))
+        if not pairs:
+            continue
+        both = [one.real[:, [p]] & other.real[:, [q]] for p, q in pairs]
         each = [
-            objective(one.values[:, [p]], other.values[:, [q]], Mask(one.real[:, [p]] & other.real[:, [q]]))
-            for p, q in pairs
+            objective(one.values[:, [p]], other.values[:, [q]], Mask(real))
+            for (p, q), real in zip(pairs, both, strict=True)
         ]
-        if each:
-            terms.append(torch.stack(each).mean())
+        windows = distributed.mean(torch.stack([real.sum() for real in both]).float())
+        matched = (windows * distributed.processes() > 1.5).float()
+        terms.append((torch.stack(each) * matched).sum() / matched.sum().clamp(min=1))
     # a single view by a single modality matches nothing
     return torch.stack(terms).sum() if terms else 0 * next(iter(found.values())).values.sum()

@@ -293,6 +293,7 @@ def test_places_and_chance_are_those_of_their_definition() -> None:
     assert places(scores, right).tolist() == [0, 2, 2]
     right[1, 0] = True
     assert places(scores, right).tolist() == [0, 0, 2]
+    assert places(torch.full((3, 3), torch.nan), right).tolist() == [2, 1, 2]
     assert chance(torch.eye(50, dtype=torch.bool), 5) == pytest.approx(0.1)
     assert chance(torch.eye(3, dtype=torch.bool), 10) == 1
     two = torch.tensor([[True, True, False, False]])

@@ -150,6 +150,14 @@ def test_a_missing_camera_takes_no_part_in_any_pair() -> None:
     i, j = found["video"].values, found["pose"].values
     third = system.match_objective(i[:, [2]], j[:, [0]], Mask(found["video"].real[:, [2]]))
     torch.testing.assert_close(third, clip(i[others, 2], j[others, 0]))
+    # and a camera that one window alone has matches nothing, and is no part of the mean
+    few, seen = {name: Views(x.values, x.real.clone()) for name, x in found.items()}, [0, 1, 2, 3]
+    pair = {name: Views(x.values[:, :2], x.real[:, :2]) for name, x in found.items()}
+    for views in few.values():
+        views.real[seen, 2] = False
+    torch.testing.assert_close(
+        match_views(system.match_objective, few), match_views(system.match_objective, pair)
+    )
     tokens = system.encode(batch)
     alone = {key: batch[key][[1], :2] for key in ("video", "pose", SEEN)}
     torch.testing.assert_close(tokens.pool()[1], system.encode(alone).pool()[0], rtol=1e-4, atol=1e-5)
@@ -355,6 +363,7 @@ def test_what_cannot_be_is_said() -> None:
         ({**POSES, "match_weight": 0.0, "geometry_weight": 0.0, "masking": None}, "nothing masked"),
         ({**POSES, "views": 1}, "one view match nothing"),
         ({"decoder_heads": 5}, "not divisible by 5 heads"),
+        ({"target.run": "random:16x2"}, "codes of two runs"),
     ):
         with pytest.raises(UserError, match=message):
             make(**options)

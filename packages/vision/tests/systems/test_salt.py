@@ -14,6 +14,7 @@ from polymask import Batch, Mask, Run, RunConfig, Step, Tokens, UserError, build
 from polymask.data import open_data
 from polymask.recipes import run_recipe
 from polymask.training import fit
+from polymask_vision.systems.salt import salt
 
 FACTS = {"frames": 8, "size": (16, 16), "channels": 1}
 TINY = {
@@ -156,6 +157,8 @@ def test_an_untrained_teacher_is_no_copy_of_the_student() -> None:
 def test_teacher_and_student_may_differ_in_width(teacher: Path) -> None:
     facts = {"frames": 8, "size": (32, 32), "channels": 1}
     options = TINY | {"tokenizer.patch_size": 8, "encoder.dim": 48, "teacher": str(teacher)}
+    with pytest.raises(UserError, match="was trained on pixels with mean"):
+        build("vision/salt", facts={**facts, "mean": (0.9,), "std": (0.05,)}, **options)
     system: Any = build("vision/salt", facts=facts, **options)
     assert system.teacher.module.out_dim == 36 and system.encoder.out_dim == 48
     data = open_data("vision/moving-digits", limit=8)
@@ -260,6 +263,14 @@ def test_images_are_tokens_too() -> None:
     loss = system(system.example(4), STEP)["prediction"]
     loss.backward()
     assert loss.isfinite()
+
+
+def test_a_recipe_that_cannot_be_is_refused() -> None:
+    stage: Any = None
+    with pytest.raises(UserError, match="no preset 'nope'; it has paper"):
+        salt(stage, preset="nope")
+    with pytest.raises(UserError, match="leaves the student no steps"):
+        salt(stage, share=1.0)
 
 
 def test_the_recipe_trains_a_teacher_with_its_share_of_the_steps_then_a_student(tmp_path: Path) -> None:

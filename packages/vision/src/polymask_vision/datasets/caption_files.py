@@ -34,12 +34,13 @@ def read_captions(
         with rows that are of no use, such as second captions where these are not kept.
 
     Raises:
-        UserError: a table has no column of files, or none of captions.
+        UserError: a table has no column of files, or none of captions, or a quote in it does not end.
     """
     table = next((name for name in TABLES if (root / name).is_file()), None)
     if table is not None:
         found, broken = _of_table(root / table, set(names), several)
-        kept = [(name, why) for name, why in skipped if name != table]
+        other = f"captions are those of {table}"
+        kept = [(name, other if name in TABLES else why) for name, why in skipped if name != table]
         return [found.get(name, []) for name in names], sorted([*kept, *broken])
     texts = {name for name, _ in skipped if name.endswith(".txt")}
     beside = {name: text for name in names if (text := f"{splitext(name)[0]}.txt") in texts}
@@ -78,15 +79,22 @@ def _of_table(path: Path, names: set[str], several: bool) -> tuple[dict[str, lis
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        columns = rows.fieldnames or ()
-        if not (set(FILE) & set(columns) and set(CAPTION) & set(columns)):
-            raise UserError(
-                f"{path} needs a first line with the names of its columns, file and caption; it begins with "
-                f"{', '.join(columns) or 'nothing'}"
-            )
-        for row in rows:
-            yield rows.line_num, row
+        rows = csv.DictReader(file, strict=True)
+        try:
+            yield from _rows(rows, path)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num + 1}: {error}; see to its quotes") from error
+
+
+def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    columns = rows.fieldnames or ()
+    if not (set(FILE) & set(columns) and set(CAPTION) & set(columns)):
+        raise UserError(
+            f"{path} needs a first line with the names of its columns, file and caption; it begins with "
+            f"{', '.join(columns) or 'nothing'}"
+        )
+    for row in rows:
+        yield rows.line_num, row
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -95,7 +103,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             if line.strip():
                 try:
                     yield number, json.loads(line)
-                except json.JSONDecodeError:
+                except (json.JSONDecodeError, RecursionError):
                     yield number, None
 
 
@@ -107,6 +115,8 @@ def _pair(row: Any) -> tuple[str, str]:
     """
     if not isinstance(row, Mapping):
         raise BadSample("no JSON object")
+    if None in row:
+        raise BadSample("more fields than columns: put a caption with a comma in double quotes")
     name, caption = (next((row[k] for k in keys if row.get(k)), None) for keys in (FILE, CAPTION))
     if not isinstance(name, str) or not isinstance(caption, str) or not caption.strip():
         raise BadSample("it lacks a file or a caption")

@@ -110,7 +110,7 @@ class Files:
             if not shown:
                 raise BadSample("it holds no frames")
             missing = len(times) - len(shown)
-            end = float(shown[-1].time or 0) - _start(container)
+            end = float(shown[-1].time or 0) + _duration(shown[-1]) - _start(container)
             if missing and times[-1] - end > max(_SLACK, length / 10):
                 raise BadSample(f"it ends after {end:.1f} of {length:.1f} seconds")
             shown += shown[-1:] * missing
@@ -140,6 +140,11 @@ class CaptionedFiles(Files):
     def wordings(self, index: int) -> Sequence[str]:
         """All of one."""
         return self.captions[index]
+
+
+def _duration(frame: av.VideoFrame) -> float:
+    """How long a frame is to be seen, in seconds; 0 where the file does not tell."""
+    return float((frame.duration or 0) * (frame.time_base or 0))
 
 
 def _shown(container: av.container.InputContainer, times: Sequence[float]) -> list[av.VideoFrame]:

@@ -108,8 +108,8 @@ class CroCo(System):
             return None
         why = (
             "croco completes a picture from a second one of the same scene, and samples of this data have "
-            "one: use pairs:FOLDER, two crops of each image (--data.views 2 --data.augment crop-jitter), or "
-            "--conditioning none"
+            "only one: use pairs:FOLDER, two crops of each image (--data.views 2 --data.augment "
+            "crop-jitter), or --conditioning none"
         )
         return functional.encode(self.tokenizer, self.encoder, other_view(self.tokenizer, batch, why))
 

@@ -104,6 +104,10 @@ class PreViPS(System):
             raise UserError(
                 "previps predicts codes of masked poses: use --target vision/pose-codes, or --masking none"
             )
+        both: tuple[Any, ...] = tokenizer, target
+        books = [part.coder.codebook.book for part in both if hasattr(part, "coder")]
+        if len(books) == 2 and not torch.equal(*books):
+            raise UserError("codes of two runs: give --tokenizer.run and --target.run the same folder")
         if masking is None and not match_weight:
             raise UserError("nothing is matched and nothing masked: give --masking or --match_weight")
         if match_weight and video_encoder is None and views == 1:

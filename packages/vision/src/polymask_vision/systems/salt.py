@@ -30,6 +30,7 @@ Shapes: B samples, N tokens, K of them visible, M hidden, T teacher width.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,8 +42,9 @@ from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage, divided
 from polymask.teachers import EMATeacher, Frozen, normalise
-from polymask.types import Count, Share
+from polymask.types import Count, Fact, Share
 from polymask_vision.decoders import LatentPredictor
+from polymask_vision.pixel_scale import require_same_scale
 
 EMA = "ema"
 """In place of a folder: a moving average of the student, as in V-JEPA, which SALT is compared to."""
@@ -69,6 +71,8 @@ class SALT(System):
         predictor_dim: width of the predictor (paper: 384).
         predictor_depth: blocks of the predictor (paper: 12).
         predictor_heads: attention heads of the predictor (paper: 16).
+        mean: per channel, what was subtracted from values in [0, 1], from the data.
+        std: per channel, what they were divided by, from the data.
     """
 
     leaves_out = True
@@ -88,6 +92,8 @@ class SALT(System):
         predictor_dim: Count = 384,
         predictor_depth: Count = 12,
         predictor_heads: Count = 16,
+        mean: Fact[Sequence[float] | None] = None,
+        std: Fact[Sequence[float] | None] = None,
     ) -> None:
         super().__init__()
         if norm not in ("layer", "none"):
@@ -105,7 +111,7 @@ class SALT(System):
             student: Any = encoder
             self.teacher = EMATeacher(student, momentum=momentum, final=1.0, curve="linear")
         elif target is None and teacher is not None:
-            self.teacher = Frozen(teacher_of(teacher, tokenizer, encoder))
+            self.teacher = Frozen(teacher_of(teacher, tokenizer, encoder, mean, std))
         width = target.dim if target is not None else self._teacher.out_dim
         self.predictor: Any = LatentPredictor.behind(
             encoder,
@@ -183,13 +189,21 @@ class SALT(System):
         return Preview(media)
 
 
-def teacher_of(folder: str, tokenizer: Tokenizer, encoder: Encoder) -> Any:
+def teacher_of(
+    folder: str,
+    tokenizer: Tokenizer,
+    encoder: Encoder,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Any:
     """The encoder of a finished run, if it encodes the tokens of a tokenizer.
 
     Args:
         folder: of the run, or :data:`UNTRAINED`.
         tokenizer: of the system that asks.
         encoder: its encoder, which an untrained teacher is like.
+        mean: of the pixels, as they are normalised.
+        std: of the pixels, as they are normalised.
 
     Raises:
         UserError: it does not.
@@ -200,7 +214,8 @@ def teacher_of(folder: str, tokenizer: Tokenizer, encoder: Encoder) -> Any:
         fresh: Any = copy.deepcopy(encoder)
         initialise(fresh)
         return fresh
-    found: Any = Run.open(folder).system
+    run = Run.open(folder)
+    found: Any = run.system
     teacher = getattr(found, "backbone", None)
     if teacher is None or not hasattr(found, "tokenizer"):
         raise UserError(
@@ -213,6 +228,7 @@ def teacher_of(folder: str, tokenizer: Tokenizer, encoder: Encoder) -> Any:
             f"{own.get('grid')}, and these are of {asked.get('in_dim')} on {asked.get('grid')}: use the "
             "tokenizer options and the data of its run"
         )
+    require_same_scale(run, mean, std)
     return teacher
 
 
@@ -235,6 +251,10 @@ def salt(
     """
     from polymask_vision import presets
 
+    if preset not in presets.SALT:
+        raise UserError(f"vision/salt has no preset {preset!r}; it has {', '.join(sorted(presets.SALT))}")
+    if share == 1:
+        raise UserError("share=1 leaves the student no steps: give less")
     total = steps or round(presets.SALT[preset]["steps"] / (1 - share))
     first, rest = divided(total, share)
     teacher = stage("teacher", "vision/mae", preset=f"{preset}-v-pixel", steps=first)
