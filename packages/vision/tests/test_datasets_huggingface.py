@@ -125,6 +125,25 @@ def test_samples_survive_pickling(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_captions_are_a_text_or_several_of_each_image(tmp_path: Path, streaming: bool) -> None:
+    text, more = datasets.Value("string"), {"streaming": streaming, "images": 9, "test": 0}
+    columns = {"image": images(1, 2, 3), "text": ["one", None, "three"], "all": [["a", "b"], [], [" "]]}
+    write(tmp_path, "train", columns, image=IMAGE, text=text, all=datasets.List(text))
+    data: Any = open_data(f"vision/hf:{tmp_path}", **more)
+    assert data.captions("train") == ["one", "", "three"]
+    data = open_data(f"vision/hf:{tmp_path}", caption="all", **more)
+    source = data.splits["train"].source
+    assert data.captions("train") == ["a", "", ""] and source.wordings(0) == ["a", "b"]
+    assert open_data(f"vision/hf:{tmp_path}", caption="none", **more).captions("train") is None
+    with pytest.raises(UserError, match="no column 'nothing'"):
+        open_data(f"vision/hf:{tmp_path}", caption="nothing", **more)
+    pytest.importorskip("polymask_language")
+    with pytest.warns(UserWarning, match="1 left out, 2 used"):
+        words = open_data(f"vision/hf:{tmp_path}", text_vocab="bpe", text_vocab_size=300, **more)
+    assert words.split("train")[0]["text"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_of_many_the_first_images_are_taken(tmp_path: Path, streaming: bool) -> None:
     write(tmp_path, "train", {"image": images(*range(0, 120, 10))}, image=IMAGE)
     data = open_data(f"vision/hf:{tmp_path}", streaming=streaming, images=5, test=0)

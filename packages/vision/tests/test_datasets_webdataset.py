@@ -8,6 +8,7 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -270,3 +271,28 @@ def test_the_last_file_of_a_name_counts(tmp_path: Path) -> None:
 def test_a_label_that_no_sample_has_is_refused(shards: Path, label: str) -> None:
     with pytest.raises(UserError, match=f"no sample has a label '{label}'"):
         open_data(f"wds:{shards}", label=label)
+
+
+@pytest.mark.parametrize(("option", "found"), [({}, "a text"), ({"caption": "json:said"}, "a field")])
+def test_captions_are_files_or_fields(tmp_path: Path, option: dict[str, str], found: str) -> None:
+    members = {}
+    for i in range(8):
+        members[f"{i}.png"] = picture(10 * i)
+        members[f"{i}.txt"] = f" a text \n of {i}".encode() if i != 3 else b""
+        members[f"{i}.json"] = f'{{"said": "a field of {i}"}}'.encode() if i != 3 else b"{}"
+    path = shard(tmp_path / "a.tar", members)
+    for _ in range(2):  # the second time from what was kept
+        data: Any = open_data(f"wds:{path}", test=0, **option)
+        assert data.captions("train") == [f"{found} of {i}" if i != 3 else "" for i in range(8)]
+    assert open_data(f"wds:{path}", test=0, caption="none").captions("train") is None
+    pytest.importorskip("polymask_language")
+    with pytest.warns(UserWarning, match="1 left out, 7 used"):
+        words = open_data(f"wds:{path}", test=0.2, text_vocab="bpe", text_vocab_size=300, **option)
+    assert words.split("train")[0]["text"].dtype == torch.int64
+
+
+def test_a_caption_that_is_no_text_costs_its_sample(tmp_path: Path) -> None:
+    members = {f"{i}.png": picture(10 * i) for i in range(3)}
+    path = shard(tmp_path / "a.tar", {**members, "1.txt": b"\xff\xfe"})
+    with pytest.warns(UserWarning, match="1 left out, 2 used.*can't decode"):
+        open_data(f"wds:{path}", test=0)

@@ -13,6 +13,9 @@ from polymask.data import BadSample, Splits, divide, hub, whole
 from polymask.types import Count, Share
 from polymask_vision.datasets.decode import Raw
 
+CAPTION = ("caption", "captions", "text", "texts", "description")
+"""Columns that hold captions, where none is named."""
+
 
 def huggingface(
     *,
@@ -20,13 +23,14 @@ def huggingface(
     config: str | None = None,
     image: str | None = None,
     label: str | None = None,
+    caption: str | None = None,
     streaming: bool = False,
     images: Count | None = None,
     test: Share = 0.1,
 ) -> Splits[Table]:
     """A data set of the Hugging Face hub, by name, or a local folder in the hub's layout.
 
-    The column of images, and that of classes if there is one, are found by their type and name. The
+    The columns of images, of classes and of captions, if there are such, are found by type and name. The
     split ``train`` is trained on; ``test``, else ``validation``, is held out; without either, a fixed
     share of each class is.
 
@@ -39,6 +43,7 @@ def huggingface(
         config: which of several configurations.
         image: column of images.
         label: column of classes; ``none`` to use none.
+        caption: column of captions, a text or several for each image; ``none`` to use none.
         streaming: read the first ``images`` of each split and leave the rest where it is.
         images: maximum number of images of each split to look at.
         test: share of each class to hold out where there is no split for it.
@@ -47,7 +52,11 @@ def huggingface(
     features = splits[0].features
     image = _image_column(features, image, source)
     label = hub.label_column(features, label, source)
-    tables = [Table(split, image, source) for split in splits]
+    caption = _caption_column(features, caption, source)
+    tables = [
+        Table(split, image, source) if caption is None else CaptionedTable(split, image, caption, source)
+        for split in splits
+    ]
     parts, classes = [whole(table) for table in tables], None
     if label is not None:
         classes, labels = hub.classes_of(features[label], [_values(split, label) for split in splits])
@@ -86,6 +95,41 @@ class Table:
 
     def name(self, index: int) -> str:
         return f"{self.title} {index}"
+
+
+class CaptionedTable(Table):
+    """The images of a split and their captions.
+
+    Args:
+        split: a split of a data set.
+        column: where its images are.
+        caption: where their captions are, a text or several for each.
+        title: what to call it.
+    """
+
+    def __init__(self, split: Any, column: str, caption: str, title: str) -> None:
+        super().__init__(split, column, title)
+        self.texts, self.key = split.select_columns([caption]), caption
+
+    def caption(self, index: int) -> str:
+        """The first; empty where there is none."""
+        return "".join(self.wordings(index)[:1])
+
+    def wordings(self, index: int) -> Sequence[str]:
+        """All of one."""
+        said = self.texts[index][self.key] or ()
+        return [x for x in ([said] if isinstance(said, str) else said) if x and x.strip()]
+
+
+def _caption_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str | None:
+    if wanted is not None:
+        return None if wanted == "none" else hub.existing(features, wanted, source)
+    return next((name for name in CAPTION if name in features and _texts(features[name])), None)
+
+
+def _texts(kind: Any) -> bool:
+    """Whether a column holds text, or several texts in each row."""
+    return getattr(getattr(kind, "feature", kind), "dtype", None) in ("string", "large_string")
 
 
 def _image_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str:

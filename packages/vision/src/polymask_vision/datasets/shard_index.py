@@ -8,9 +8,10 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from polymask.data import BadSample, Skipped, findings
@@ -22,26 +23,38 @@ _WHOLE = re.compile(r"-?[0-9]+\.0*")
 _TEXT = 1 << 20
 """Bytes of a label at most that is read in passing."""
 
+Members = list[tuple[str, tarfile.TarInfo]]
+"""Files of a sample, by ending."""
+
+Told = tuple[str, bytes]
+"""Name and content of a file."""
+
 
 @dataclass
 class Index:
-    """What one tar file holds: per sample its name, where its image lies, its class."""
+    """What one tar file holds: per sample its name, where its image lies, its class and caption."""
 
     keys: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
     classes: list[str | None] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
     skipped: Skipped = field(default_factory=list)
     sure: bool = True
     """Whether it follows from the content alone, and not from what failed in reading it."""
 
-    def add(self, key: str, image: tarfile.TarInfo, label: str | None) -> None:
+    def add(self, key: str, image: tarfile.TarInfo, label: str | None, caption: str) -> None:
         self.keys.append(key)
         self.places.append((image.offset_data, image.size))
         self.classes.append(label)
+        self.captions.append(caption)
 
 
 def indexes(
-    shards: Sequence[tuple[str, remote.About]], image: str | None, label: str, key: Sequence[str]
+    shards: Sequence[tuple[str, remote.About]],
+    image: str | None,
+    label: str,
+    caption: str,
+    key: Sequence[str],
 ) -> list[Index]:
     """What each of some tar files holds; shards that are the same as at another time are not read again.
 
@@ -49,9 +62,10 @@ def indexes(
         shards: path and state of each.
         image: ending of the image's file, or None for any known one.
         label: ending of the file that holds the class, or ``json:FIELD``.
+        caption: the same of the caption.
         key: what these shards are kept under.
     """
-    place = findings.kept_path("shards", [*key, image or "", label])
+    place = findings.kept_path("shards", [*key, image or "", label, caption])
     states = [(remote.shown(path), about.size, about.identity) for path, about in shards]
     known = dict[Any, Index]()
     with contextlib.suppress(Exception):  # whatever was kept and is no such thing is nothing
@@ -60,31 +74,34 @@ def indexes(
         }
     new = [number for number, state in enumerate(states) if state[2] is None or state not in known]
     with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda number: _index(shards[number][0], states[number][1], image, label), new)
+        read = pool.map(lambda number: _index(*shards[number], image, label, caption), new)
         fresh = dict(zip(new, read, strict=True))
     found = [fresh[number] if number in fresh else known[state] for number, state in enumerate(states)]
     keep = [(s, index) for s, index in zip(states, found, strict=True) if s[2] is not None and index.sure]
     many = sum(len(index.keys) for index in found) >= findings.FEW or any(remote.is_far(p) for p, _ in shards)
     if many and (len(keep) != len(known) or any(state not in known for state, _ in keep)):
-        rows = [(state, i.keys, i.places, i.classes, i.skipped) for state, i in keep]
+        rows = [(state, i.keys, i.places, i.classes, i.captions, i.skipped) for state, i in keep]
         findings.save(place, shards=findings.packed(rows))
     return found
 
 
-def _known(keys: list[str], places: list[Any], classes: list[str | None], skipped: list[Any]) -> Index:
+def _known(
+    keys: list[str], places: list[Any], classes: list[str | None], captions: list[str], skipped: list[Any]
+) -> Index:
     """What was kept of a shard.
 
     Raises:
         ValueError: it is no such thing.
     """
-    if not len(keys) == len(places) == len(classes):
+    if not len(keys) == len(places) == len(classes) == len(captions):
         raise ValueError("not as many names as places")
-    return Index(keys, [(start, size) for start, size in places], classes, [(a, b) for a, b in skipped])
+    pairs = [(start, size) for start, size in places]
+    return Index(keys, pairs, classes, captions, [(a, b) for a, b in skipped])
 
 
-def _index(path: str, size: int, image: str | None, label: str) -> Index:
-    index = Index()
-    wanted, _, entry = label.partition(":")
+def _index(path: str, about: remote.About, image: str | None, label: str, caption: str) -> Index:
+    index, size = Index(), about.size
+    wanted = {told.partition(":")[0].lower() for told in (label, caption)}
     files = dict[str, tarfile.TarInfo]()
     texts = dict[int, bytes]()
     try:
@@ -97,7 +114,7 @@ def _index(path: str, size: int, image: str | None, label: str) -> Index:
                         again[member.name] = None
                     files[member.name] = member  # the last of a name, which unpacking would leave
                     # in passing: to come back would read a far file twice
-                    if _ending(member.name) == wanted.lower() and 0 < member.size < _TEXT:
+                    if _ending(member.name) in wanted and 0 < member.size < _TEXT:
                         texts[member.offset_data] = _content(tar, member)
                 _require_end(file, tar.offset)
             except (tarfile.TarError, OSError) as error:
@@ -112,11 +129,8 @@ def _index(path: str, size: int, image: str | None, label: str) -> Index:
                 try:
                     found = _image(members, image)
                     if found is not None:
-                        name = next((m for ending, m in members if ending == wanted.lower()), None)
-                        text = None if name is None else texts.get(name.offset_data)
-                        if name is not None and text is None:
-                            text = _content(tar, name)
-                        index.add(key, found, _class(text, entry, name))
+                        told = partial(_told, tar, texts, members)
+                        index.add(key, found, _class(told, label), _caption(told, caption))
                 except (BadSample, ValueError, OSError) as error:
                     index.sure = index.sure and not isinstance(error, OSError)
                     index.skipped.append((key, str(error)))
@@ -141,11 +155,9 @@ def _require_end(file: io.BufferedIOBase, end: int) -> None:
         raise tarfile.ReadError(f"more follows its end mark at byte {end:,}, as where tar files were joined")
 
 
-def _samples(
-    members: Mapping[str, tarfile.TarInfo], skipped: Skipped
-) -> dict[str, list[tuple[str, tarfile.TarInfo]]]:
+def _samples(members: Mapping[str, tarfile.TarInfo], skipped: Skipped) -> dict[str, Members]:
     """The files of each sample, under what follows the first dot of their names; links are what they name."""
-    samples = dict[str, list[tuple[str, tarfile.TarInfo]]]()
+    samples = dict[str, Members]()
     for path, member in members.items():
         folder, _, name = path.rpartition("/")
         base = name.partition(".")[0]
@@ -164,7 +176,7 @@ def _ending(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _image(members: list[tuple[str, tarfile.TarInfo]], image: str | None) -> tarfile.TarInfo | None:
+def _image(members: Members, image: str | None) -> tarfile.TarInfo | None:
     """The image of a sample, or None.
 
     Raises:
@@ -197,17 +209,38 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _class(content: bytes | None, entry: str, member: tarfile.TarInfo | None) -> str | None:
-    if content is None or member is None:
+def _told(tar: tarfile.TarFile, texts: Mapping[int, bytes], members: Members, ending: str) -> Told | None:
+    """A file of a sample by its ending, read before or now; None where there is none."""
+    name = next((m for one, m in members if one == ending.lower()), None)
+    if name is None:
         return None
-    text = content.decode("utf-8").strip()
-    if entry:
-        fields = json.loads(text)
-        value = fields.get(entry) if isinstance(fields, dict) else None
-        if value is None:
-            return None
-        text = str(value).strip()
+    content = texts.get(name.offset_data)
+    return name.name, _content(tar, name) if content is None else content
+
+
+def _field(told: Callable[[str], Told | None], where: str) -> tuple[str, str] | None:
+    """What to call a label or a caption, and its text; None where there is none."""
+    ending, _, entry = where.partition(":")
+    if (found := told(ending)) is None:
+        return None
+    name, text = found[0], found[1].decode("utf-8").strip()
+    if not entry:
+        return name, text
+    fields = json.loads(text)
+    value = fields.get(entry) if isinstance(fields, dict) else None
+    return None if value is None else (entry, str(value).strip())
+
+
+def _class(told: Callable[[str], Told | None], where: str) -> str | None:
+    if (found := _field(told, where)) is None:
+        return None
+    name, text = found
     if not text:
-        raise BadSample(f"its label is empty: put a class there, or take away {entry or member.name}")
+        raise BadSample(f"its label is empty: put a class there, or take away {name}")
     # what wrote one class as a number may have written it as a fraction elsewhere
     return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
+
+
+def _caption(told: Callable[[str], Told | None], where: str) -> str:
+    found = _field(told, where)
+    return "" if found is None else " ".join(found[1].split())

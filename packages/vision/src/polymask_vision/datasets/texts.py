@@ -97,7 +97,7 @@ class Captions:
         if not isinstance(found.train.source, Captioned):
             raise UserError(
                 "text_vocab asks for the words of captions, and these data have none: give a folder with "
-                "captions.csv, captions.jsonl or a .txt beside each file, or data that has them, such as "
+                "captions.csv, captions.jsonl or a .txt beside each file, hf: or wds: with captions, such as "
                 "stamps, persons or moving-digits"
             )
         sides, skipped = dict[str, Split[Any]](), []

@@ -15,7 +15,10 @@ from polymask.data.splits import Names
 from polymask.types import Share
 from polymask_vision.datasets import remote
 from polymask_vision.datasets.decode import ENDINGS
-from polymask_vision.datasets.shard_index import indexes
+from polymask_vision.datasets.shard_index import Index, indexes
+
+Files = Sequence[tuple[str, remote.About]]
+"""Paths of shards, and what is known of each."""
 
 
 def webdataset(
@@ -24,12 +27,13 @@ def webdataset(
     test_source: str | None = None,
     image: str | None = None,
     label: str = "cls",
+    caption: str = "txt",
     test: Share = 0.1,
 ) -> Splits[Shards]:
-    """Tar files in WebDataset's format, here or far: ``a.jpg`` and ``a.cls`` are image and class of a sample.
+    """Tar files in WebDataset's format, here or far: ``a.jpg``, ``a.cls``, ``a.txt`` are one sample.
 
-    The files of a sample share their name up to its first dot, and may lie anywhere in their tar file. A
-    sample of several images is left out unless ``image`` says which is meant.
+    The files of a sample, its image, class and caption, share their name up to its first dot, and may lie
+    anywhere in their tar file. A sample of several images is left out unless ``image`` says which is meant.
 
     The members are indexed once and read by their place in the file: random access, so that training shuffles
     all samples alike and resumes exactly, which a stream of shards cannot. Shards may lie wherever fsspec
@@ -42,10 +46,23 @@ def webdataset(
         test_source: the same for shards to test on; by default a fixed share of each class is held out.
         image: ending of the image's file; by default any known one.
         label: ending of the file that holds the class, or ``json:FIELD``; ``none`` to use none.
+        caption: the same of the caption.
         test: share of each class to hold out where there are no shards for it.
     """
     skipped: Skipped = []
-    shards = [Shards(pattern, image, label, skipped) for pattern in (source, test_source) if pattern]
+    patterns = [pattern for pattern in (source, test_source) if pattern]
+    files = [find_shards(pattern) for pattern in patterns]
+    kept = [remote.shown(p if remote.is_far(p) else os.path.abspath(p)) for p in patterns]
+    read = [indexes(found, image, label, caption, [key]) for found, key in zip(files, kept, strict=True)]
+    for found, indexed in zip(files, read, strict=True):
+        skipped.extend(_left_out(found, indexed))
+    for pattern, indexed in zip(patterns, read, strict=True):
+        if not any(index.keys for index in indexed):
+            reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+            endings = image or ", ".join(ENDINGS)
+            raise UserError(f"wds:{pattern}: no images ({endings}) in {len(indexed)} shards{reason}")
+    kind = CaptionedShards if any(any(i.captions) for indexed in read for i in indexed) else Shards
+    shards = [kind(found, indexed) for found, indexed in zip(files, read, strict=True)]
     classes = class_names(*(part.classes for part in shards)) or None
     if classes is None and label not in ("cls", "none"):
         raise UserError(f"wds:{source}: no sample has a label {label!r}: choose another --data.label")
@@ -59,34 +76,19 @@ class Shards:
     """The images in some tar files.
 
     Args:
-        pattern: which files.
-        image: ending of the image's file, or None for any known one.
-        label: ending of the file that holds the class, or ``json:FIELD``.
-        skipped: takes what is left out, ``(shard or member, reason)``.
-
-    Raises:
-        UserError: no such files, or no images in them.
+        files: path of each and what is known of it.
+        indexed: what each holds.
     """
 
-    def __init__(self, pattern: str, image: str | None, label: str, skipped: Skipped) -> None:
-        shards = find_shards(pattern)
-        self.paths = [path for path, _ in shards]
-        self.file_sizes = [about.size for _, about in shards]
-        key = pattern if remote.is_far(pattern) else os.path.abspath(pattern)
-        indexed = indexes(shards, image, label, [remote.shown(key)])
-        for path, index in zip(self.paths, indexed, strict=True):
-            shown = remote.shown(path)
-            skipped.extend((f"{shown}/{name}" if name else shown, reason) for name, reason in index.skipped)
+    def __init__(self, files: Files, indexed: Sequence[Index]) -> None:
+        self.paths = [path for path, _ in files]
+        self.file_sizes = [about.size for _, about in files]
         self.keys = Names([key for index in indexed for key in index.keys])
         self.classes = [name for index in indexed for name in index.classes]
         places = [place for index in indexed for place in index.places]
         self._place = np.array(places, dtype=np.int64).reshape(-1, 2)
         self._ahead = dict[int, bytes]()
         self._shard = np.repeat(np.arange(len(indexed)), [len(index.keys) for index in indexed])
-        if not len(self.keys):
-            reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-            endings = image or ", ".join(ENDINGS)
-            raise UserError(f"wds:{pattern}: no images ({endings}) in {len(self.paths)} shards{reason}")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -107,6 +109,26 @@ class Shards:
 
     def name(self, index: int) -> str:
         return f"{PurePosixPath(remote.shown(self.paths[self._shard[index]])).name}/{self.keys[index]}"
+
+
+class CaptionedShards(Shards):
+    """The images in some tar files, and a few words about each; arguments as of :class:`Shards`."""
+
+    def __init__(self, files: Files, indexed: Sequence[Index]) -> None:
+        super().__init__(files, indexed)
+        self.captions = Names([caption for index in indexed for caption in index.captions])
+
+    def caption(self, index: int) -> str:
+        """Empty where there is none."""
+        return self.captions[index]
+
+
+def _left_out(files: Files, indexed: Sequence[Index]) -> Iterator[tuple[str, str]]:
+    """Shards and their members that are left out, each with the reason."""
+    for (path, _), index in zip(files, indexed, strict=True):
+        shown = remote.shown(path)
+        for name, reason in index.skipped:
+            yield (f"{shown}/{name}" if name else shown), reason
 
 
 def find_shards(pattern: str) -> list[tuple[str, remote.About]]:
