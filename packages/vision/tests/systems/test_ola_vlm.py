@@ -540,6 +540,12 @@ def test_evaluations_refuse_other_systems_and_data(run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_the_recipe_sees_first_what_its_teachers_lack(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no maps or classes for depth, seg: name other --teachers"):
+        run_recipe("vision/ola-vlm", {"name": "vision/digits"}, tmp_path / "a", progress=False)
+    assert not list((tmp_path / "a").glob("*/config.yaml"))
+
+
 def test_the_recipe_trains_a_system_that_answers_without_heads(tmp_path: Path) -> None:
     data = {"name": "vision/scenes", "count": 40, "pixels": 16, "text_vocab": "bpe"}
     options = {"preset": "tiny", "steps": 1, "patch_size": 4}

@@ -273,10 +273,14 @@ def ola_vlm(
     """
     if unknown := set(teachers) - set(TEACHERS):
         raise UserError(f"teachers={sorted(unknown)}: choose of {', '.join(TEACHERS)}")
+    maps = {"depth": "value_map", "seg": "label_map"}
+    sample, classes = stage.data.split("train")[0], stage.data.labels("train")
+    lacking = [name for name in teachers if (maps[name] not in sample if name in maps else classes is None)]
+    if lacking:
+        raise UserError(f"these data have no maps or classes for {', '.join(lacking)}: name other --teachers")
     common: dict[str, Any] = {"preset": preset, "tokenizer.patch_size": patch_size}
     common |= {} if steps is None else {"steps": steps}
     stage("encoder", "vision/mae", **common)
-    maps = {"depth": "value_map", "seg": "label_map"}
     slots: dict[str, Any] = {}
     for name in teachers:
         system, told = "vision/supervised", dict[str, Any]()
@@ -286,13 +290,11 @@ def ola_vlm(
         run = relative_to_run(stage(f"{name}-teacher", system, **told, **common).folder.name)
         slots[f"{name}_target"] = {"name": "vision/teacher", "run": run, "layers": (-1,)}
     none = dict.fromkeys(f"{name}_target" for name in TEACHERS)
-    begin: dict[str, Any] = {"init": relative_to_run("encoder")}
+    words: dict[str, Any] = {"text_encoder.pretrained": language}
     if language is None:
         stage("language", "vision/ola-vlm", **none, with_images=False, train_language=True, **common)
-        begin["base"] = relative_to_run("language")
-    else:
-        begin["text_encoder.pretrained"] = language
-    stage("pre-training", "vision/ola-vlm", **none | slots, **begin, train_language=False, **common)
-    begin = {"base": relative_to_run("pre-training")}
-    begin |= {} if language is None else {"text_encoder.pretrained": language}
-    stage("tuning", "vision/ola-vlm", **none, **begin, train_language=True, **common)
+        words = {"base": relative_to_run("language")}
+    first = none | slots | words | {"init": relative_to_run("encoder")}
+    stage("pre-training", "vision/ola-vlm", **first, train_language=False, **common)
+    last = none | words | {"base": relative_to_run("pre-training")}
+    stage("tuning", "vision/ola-vlm", **last, train_language=True, **common)
