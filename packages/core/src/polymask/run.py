@@ -121,7 +121,11 @@ class Run:
         if data is None and checkpoint is None:
             data = open_data_of(config, folder)
         facts = facts_of(data) if data is not None else checkpoint["polymask"]["facts"]  # type: ignore[index]
-        run = cls(folder, _built(config, facts, folder).eval(), data, config.training, config=config)
+        try:
+            system = _built(config, facts, folder).eval()
+        except UserError as error:  # of another run that it names, for example, and which was moved
+            raise UserError(f"the run {folder} cannot be built again: {error}") from error
+        run = cls(folder, system, data, config.training, config=config)
         run.facts = facts
         if trained and checkpoint is not None:
             run.load(checkpoint)

@@ -172,6 +172,19 @@ def test_teacher_and_student_may_differ_in_width(teacher: Path) -> None:
     torch.testing.assert_close(system.latents(batch, tokens), F.layer_norm(own, (36,)))
 
 
+def test_a_student_whose_teacher_has_gone_says_whose_it_was(tmp_path: Path) -> None:
+    options = {"data": {"name": "vision/moving-digits", "limit": 24}, "preset": "tiny", "steps": 1}
+    given = {"system": "vision/salt", "teacher": "untrained", **options}
+    run = Run.create(RunConfig.resolve(given), tmp_path / "student")
+    fit(run, progress=False)
+    path = run.folder / "config.yaml"
+    path.write_text(path.read_text().replace("teacher: untrained", "teacher: gone/teacher"))
+    with pytest.raises(
+        UserError, match=r"student cannot be built again: gone.teacher is no run folder"
+    ):
+        Run.open(run.folder)
+
+
 def test_what_cannot_teach_is_refused(teacher: Path) -> None:
     with pytest.raises(UserError, match="needs a frozen teacher"):
         make(teacher=None)

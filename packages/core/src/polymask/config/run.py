@@ -91,7 +91,8 @@ class RunConfig:
         """
         path = Path(folder) / CONFIG
         if not path.is_file():
-            raise UserError(f"{folder} is no run folder: it holds no {CONFIG}")
+            place = "" if Path(folder).is_absolute() else f" (looked for in {Path.cwd()})"
+            raise UserError(f"{folder} is no run folder{place}: it holds no {CONFIG}")
         source = Source.of_file(path, resume=True)
         if not source.options.get("system"):
             raise UserError(
