@@ -179,9 +179,7 @@ def test_a_student_whose_teacher_has_gone_says_whose_it_was(tmp_path: Path) -> N
     fit(run, progress=False)
     path = run.folder / "config.yaml"
     path.write_text(path.read_text().replace("teacher: untrained", "teacher: gone/teacher"))
-    with pytest.raises(
-        UserError, match=r"student cannot be built again: gone.teacher is no run folder"
-    ):
+    with pytest.raises(UserError, match=r"student cannot be built again: gone.teacher is no run folder"):
         Run.open(run.folder)
 
 
