@@ -157,7 +157,7 @@ class _Resolver:
         path: str = "",
     ) -> PartConfig:
         """A part and, in turn, those in its slots."""
-        title, prefix = part.full_name if part else self.name, f"{path}." if path else ""
+        name, prefix = part.full_name if part else self.name, f"{path}." if path else ""
         known = {**(options_of(part) if part else {}), **extra}
         self.known |= {f"{prefix}{key}": option for key, option in known.items()}
         slots: dict[str, list[tuple[Source, Any]]] = {key: [] for key, option in known.items() if option.slot}
@@ -176,14 +176,14 @@ class _Resolver:
                 elif key in known:
                     checked = self._checked(known[key], value, source, prefix)
                     if checked != options.get(key, known[key].default):
-                        for name in (name for name, o in known.items() if o.of == key and name not in values):
-                            options.pop(name, None), origins.pop(name, None)
+                        for one in (one for one, o in known.items() if o.of == key and one not in values):
+                            options.pop(one, None), origins.pop(one, None)
                     options[key], origins[key] = checked, source.label
                 elif isinstance(value, Mapping) and any(one.startswith(f"{key}.") for one in known):
                     # options that a verb groups, as probe.draws
                     items += [(f"{key}.{inner}", one) for inner, one in value.items()]
                 else:
-                    self.unknown.append((f"{prefix}{key}", source.label, title))
+                    self.unknown.append((f"{prefix}{key}", source.label, name))
         for key, fillings in slots.items():
             value = self._slot(known[key], fillings, f"{prefix}{key}")
             if value is not UNSET:
@@ -191,7 +191,7 @@ class _Resolver:
             # that of a run may be left out, or given in Python
             needed = part and (key != "data" or part.kind == "datasets")
             if needed and value in (UNSET, None) and known[key].default is UNSET:
-                self.wrong.append(f"{title} needs a {key}: give --{prefix}{key} NAME")
+                self.wrong.append(f"{name} needs a {key}: give --{prefix}{key} NAME")
         return PartConfig(part, known, options, origins)
 
     def _declared(self, part: Part, preset: str | None, known: Options) -> Iterator[Given]:
