@@ -12,6 +12,7 @@ import numpy as np
 from polymask.data import BadSample, Splits, divide, hub, whole
 from polymask.types import Count, Share
 from polymask_vision.datasets.decode import Raw
+from polymask_vision.datasets.texts import SeveralCaptions
 
 CAPTION = ("caption", "captions", "text", "texts", "description")
 """Columns that hold captions, where none is named."""
@@ -97,7 +98,7 @@ class Table:
         return f"{self.title} {index}"
 
 
-class CaptionedTable(Table):
+class CaptionedTable(SeveralCaptions, Table):
     """The images of a split and their captions.
 
     Args:
@@ -109,16 +110,8 @@ class CaptionedTable(Table):
 
     def __init__(self, split: Any, column: str, caption: str, title: str) -> None:
         super().__init__(split, column, title)
-        self.texts, self.key = split.select_columns([caption]), caption
-
-    def caption(self, index: int) -> str:
-        """The first; empty where there is none."""
-        return "".join(self.wordings(index)[:1])
-
-    def wordings(self, index: int) -> Sequence[str]:
-        """All of one."""
-        said = self.texts[index][self.key] or ()
-        return [x for x in ([said] if isinstance(said, str) else said) if x and x.strip()]
+        told = ([x] if isinstance(x, str) else x or () for x in split.select_columns([caption])[:][caption])
+        self.captions = [[text for text in own if text and text.strip()] for own in told]
 
 
 def _caption_column(features: Mapping[str, Any], wanted: str | None, source: str) -> str | None:

@@ -40,6 +40,24 @@ class Wordings(Protocol):
         """What a sample shows, said in several ways, the first as ``caption``."""
 
 
+class SeveralCaptions:
+    """Images or clips by number, with none, one or several captions each.
+
+    Attributes:
+        captions: of each.
+    """
+
+    captions: Sequence[Sequence[str]]
+
+    def caption(self, index: int) -> str:
+        """The first; empty where there is none."""
+        return "".join(self.captions[index][:1])
+
+    def wordings(self, index: int) -> Sequence[str]:
+        """All of one."""
+        return self.captions[index]
+
+
 @runtime_checkable
 class Planted(Protocol):
     """Images of which some have captions that were made false in one place."""

@@ -17,6 +17,7 @@ from polymask.data.splits import Names
 from polymask.types import Share
 from polymask_vision.datasets.caption_files import read_captions
 from polymask_vision.datasets.decode import Raw, reason
+from polymask_vision.datasets.texts import SeveralCaptions
 
 ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".mts", ".ogv"),
@@ -117,7 +118,7 @@ class Files:
             return [np.rot90(x.to_ndarray(format="rgb24"), round(x.rotation / 90)) for x in shown]
 
 
-class CaptionedFiles(Files):
+class CaptionedFiles(SeveralCaptions, Files):
     """Video files with captions, by number.
 
     Args:
@@ -132,14 +133,6 @@ class CaptionedFiles(Files):
     ) -> None:
         super().__init__(root, names, lengths)
         self.captions = captions
-
-    def caption(self, index: int) -> str:
-        """The first; empty where there is none."""
-        return "".join(self.captions[index][:1])
-
-    def wordings(self, index: int) -> Sequence[str]:
-        """All of one."""
-        return self.captions[index]
 
 
 def _duration(frame: av.VideoFrame) -> float:

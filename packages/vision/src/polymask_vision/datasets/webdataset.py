@@ -50,19 +50,9 @@ def webdataset(
         test: share of each class to hold out where there are no shards for it.
     """
     skipped: Skipped = []
-    patterns = [pattern for pattern in (source, test_source) if pattern]
-    files = [find_shards(pattern) for pattern in patterns]
-    kept = [remote.shown(p if remote.is_far(p) else os.path.abspath(p)) for p in patterns]
-    read = [indexes(found, image, label, caption, [key]) for found, key in zip(files, kept, strict=True)]
-    for found, indexed in zip(files, read, strict=True):
-        skipped.extend(_left_out(found, indexed))
-    for pattern, indexed in zip(patterns, read, strict=True):
-        if not any(index.keys for index in indexed):
-            reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-            endings = image or ", ".join(ENDINGS)
-            raise UserError(f"wds:{pattern}: no images ({endings}) in {len(indexed)} shards{reason}")
-    kind = CaptionedShards if any(any(i.captions) for indexed in read for i in indexed) else Shards
-    shards = [kind(found, indexed) for found, indexed in zip(files, read, strict=True)]
+    read = [_read(p, image, label, caption, skipped) for p in (source, test_source) if p]
+    captioned = any(any(index.captions) for _, indexed in read for index in indexed)
+    shards = [(CaptionedShards if captioned else Shards)(*one) for one in read]
     classes = class_names(*(part.classes for part in shards)) or None
     if classes is None and label not in ("cls", "none"):
         raise UserError(f"wds:{source}: no sample has a label {label!r}: choose another --data.label")
@@ -123,12 +113,32 @@ class CaptionedShards(Shards):
         return self.captions[index]
 
 
-def _left_out(files: Files, indexed: Sequence[Index]) -> Iterator[tuple[str, str]]:
-    """Shards and their members that are left out, each with the reason."""
+def _read(
+    pattern: str, image: str | None, label: str, caption: str, skipped: Skipped
+) -> tuple[Files, list[Index]]:
+    """Shards and what each holds.
+
+    Args:
+        pattern: which files.
+        image: ending of the image's file, or None for any known one.
+        label: ending of the file that holds the class, or ``json:FIELD``.
+        caption: the same of the caption.
+        skipped: takes what is left out, ``(shard or member, reason)``.
+
+    Raises:
+        UserError: no such files, or no images in them.
+    """
+    files = find_shards(pattern)
+    key = pattern if remote.is_far(pattern) else os.path.abspath(pattern)
+    indexed = indexes(files, image, label, caption, [remote.shown(key)])
     for (path, _), index in zip(files, indexed, strict=True):
         shown = remote.shown(path)
-        for name, reason in index.skipped:
-            yield (f"{shown}/{name}" if name else shown), reason
+        skipped.extend((f"{shown}/{name}" if name else shown, reason) for name, reason in index.skipped)
+    if not any(index.keys for index in indexed):
+        reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        endings = image or ", ".join(ENDINGS)
+        raise UserError(f"wds:{pattern}: no images ({endings}) in {len(files)} shards{reason}")
+    return files, indexed
 
 
 def find_shards(pattern: str) -> list[tuple[str, remote.About]]:
