@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -31,10 +32,12 @@ def shades(data: Any) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("name", ["pairs", "motorcycle"])
+@pytest.mark.parametrize("name", ["pairs", "motorcycle", "video-pairs"])
 def test_readers_keep_the_promises_of_data_sets(name: str) -> None:
     if name == "motorcycle":
         pytest.importorskip("skimage")
+    if name == "video-pairs":
+        pytest.importorskip("av")
     found = check_part(f"vision/{name}", kind="datasets")
     assert found and not [result for result in found if result.outcome != "passed"]
 
@@ -69,6 +72,38 @@ def test_pictures_beside_one_another_are_paired_by_their_ends(tmp_path: Path) ->
     skipped = dict(data.skipped)
     assert set(skipped) == {"alone_1.png", "late_2.png", "third.png"}
     assert "neither _1 nor _2" in skipped["third.png"]
+
+
+def test_a_third_folder_has_a_value_of_each_pixel_of_the_first_pictures(tmp_path: Path) -> None:
+    for i in range(8):
+        save(tmp_path / "left" / "a" / f"{i}.png", 10 * i)
+        save(tmp_path / "right" / "a" / f"{i}.png", 10 * i + 5)
+        disparity = np.full((8, 8), 256 * i, dtype=np.uint16)
+        disparity[0] = 0
+        (tmp_path / "disparity" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(disparity).save(tmp_path / "disparity" / "a" / f"{i}.png")
+    (tmp_path / "disparity" / "a" / "6.png").unlink()
+    save(tmp_path / "disparity" / "a" / "7.png", 0, (4, 4))
+    data: Any = open_data(f"vision/pairs:{tmp_path}", values="disparity", ignore=0, test=0.3, **PLAIN)
+    assert data.map_classes is None
+    seen = set()
+    for name in ("train", "test"):
+        for sample in data.split(name):
+            number = round(float(sample["image"][0, 0, 0]) * 255) // 10
+            assert round(float(sample["other"][0, 0, 0]) * 255) == 10 * number + 5
+            assert sample["value_map"][0].isnan().all()
+            assert number == 0 or (sample["value_map"][1:] == 256 * number).all()
+            seen.add(number)
+    assert seen == set(range(6))
+    skipped = dict(data.skipped)
+    assert skipped["a/6.png"] == "there is no mask disparity/a/6.png"
+    assert "its mask 4 x 4" in skipped["a/7.png"] and len(skipped) == 2
+    with pytest.raises(UserError, match=r"no folder .*depth of maps: say where it is, --data.values NAME"):
+        open_data(f"vision/pairs:{tmp_path}", values="depth")
+    save(tmp_path / "beside" / "a_1.png", 1)
+    save(tmp_path / "beside" / "a_2.png", 1)
+    with pytest.raises(UserError, match=r"maps lie beside folders.* there is no folder .*left"):
+        open_data(f"vision/pairs:{tmp_path / 'beside'}", values="depth")
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
@@ -159,3 +194,35 @@ def test_crop_jitter_changes_the_light_of_either_picture_for_itself(tmp_path: Pa
 def test_pairs_of_five_channels_have_no_colours_to_change() -> None:
     with pytest.raises(UserError, match="needs 1 or 3 channels"):
         Preparation(size=8, mean=(0.5,) * 5, std=(0.5,) * 5, augment="crop-jitter")
+
+
+# ----------------------------------------------------------------------------------- of video
+
+
+def frame(x: Tensor) -> int:
+    """Which frame of a ramp it is."""
+    return round(float(x.mean()) * 25.5)
+
+
+def test_frames_of_video_are_pairs_some_time_apart_and_clips_are_not_divided(tmp_path: Path) -> None:
+    videos = pytest.importorskip("polymask_vision.datasets.videos", reason="needs polymask-vision[video]")
+    brightness = (10 * np.arange(24, dtype=np.uint8))[:, None, None, None]
+    for i in range(6):
+        path = tmp_path / "ab"[i % 2] / f"{i}.mkv"
+        path.parent.mkdir(exist_ok=True)
+        videos.write(path, np.broadcast_to(brightness, (24, 32, 32, 3)).copy(), rate=12)
+    videos.write(tmp_path / "a" / "short.mkv", np.zeros((4, 32, 32, 3), np.uint8), rate=12)
+    data: Any = open_data(f"vision/video-pairs:{tmp_path}", apart=0.5, every=0.25, test=0.3, **PLAIN)
+    # starts at 0, 0.25, ..., 1.5 seconds
+    assert len(data.split("train")) == 4 * 7 and len(data.split("test")) == 2 * 7
+    assert data.classes == ["a", "b"] and data.labels("train").bincount().tolist() == [14, 14]
+    clips = {name: {one.split(" at ")[0] for one in data.splits[name].names()} for name in ("train", "test")}
+    assert not clips["train"] & clips["test"] and len(set(data.splits["train"].names())) == 28
+    assert data.splits["train"].names()[:2] == [f"{min(clips['train'])} at {t:g} s" for t in (0, 0.25)]
+    for place in (0, 3, 6, 8):
+        sample = data.split("train")[place]
+        assert frame(sample["image"]) == pytest.approx(3 * (place % 7), abs=1)
+        assert frame(sample["other"]) - frame(sample["image"]) == pytest.approx(6, abs=1)
+    assert dict(data.skipped) == {"a/short.mkv": "it is 0.33 seconds long, and frames are 0.5 apart"}
+    with pytest.raises(UserError, match=r"all 7 clips are shorter than 9 seconds: .*--data.apart"):
+        open_data(f"vision/video-pairs:{tmp_path}", apart=9)

@@ -92,12 +92,12 @@ def test_what_has_no_mask_or_another_size_is_left_out_and_named(tmp_path: Path) 
     data = opened(tmp_path)
     assert len(data.split("train")) + len(data.split("test")) == 3
     reasons = dict(data.skipped)
-    assert reasons["2.png"] == "there is no mask 2.png"
+    assert reasons["2.png"] == "there is no mask masks/2.png"
     assert reasons["3.png"] == "it is 8 x 12 pixels, and its mask 4 x 6"
     assert reasons["4.png"].startswith("its mask: not an image")
     for path in (tmp_path / "masks").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"no images with a mask .*first 0.png: there is no mask 0.png"):
+    with pytest.raises(UserError, match=r"no images with a mask .*first 0.png: there is no mask masks/0.png"):
         opened(tmp_path)
 
 
@@ -129,19 +129,26 @@ def test_values_are_floats_with_unknown_ones(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path, str(i), halves(0, 1))
         depth = np.linspace(0, 3, 96, dtype=np.float32).reshape(8, 12)
-        if i % 2:
-            (tmp_path / "masks" / f"{i}.png").unlink()
-            np.save(tmp_path / "masks" / f"{i}.npy", depth)
+        suffix = (".png", ".npy", ".tiff", ".pfm")[i]
+        mask = (tmp_path / "masks" / str(i)).with_suffix(suffix)
+        (tmp_path / "masks" / f"{i}.png").unlink()
+        if i > 1:
+            depth[0, 0] = np.nan
+        if suffix == ".npy":
+            np.save(mask, depth)
+        elif suffix == ".pfm":
+            mask.write_bytes(b"Pf\n12 8\n-1.0\n" + depth[::-1].astype("<f4").tobytes())
         else:
-            Image.fromarray((depth * 1000).astype(np.uint16)).save(tmp_path / "masks" / f"{i}.png")
+            Image.fromarray(depth if i else (depth * 1000).astype(np.uint16)).save(mask)
     data = opened(tmp_path, values=True, ignore=0)
-    kinds = set()
+    assert not data.skipped
+    kinds = []
     for split in ("train", "test"):
         for i in range(2):
             found = data.split(split)[i]["value_map"]
             assert found.dtype == torch.float32 and found[0, 0].isnan() and found.isfinite().sum() == 95
-            kinds.add(round(float(found[-1, -1])))
-    assert kinds == {3, 3000}
+            kinds.append(round(float(found[-1, -1])))
+    assert sorted(kinds) == [3, 3, 3, 3000]
 
 
 def test_splits_are_folders_and_maps_follow_the_crop(tmp_path: Path) -> None:

@@ -356,6 +356,21 @@ def polymask_register_datasets() -> Iterable[Part]:
             modality="image",
         ),
         Part(
+            name="video-pairs",
+            target="polymask_vision.datasets.video_pairs:video_pairs",
+            prepare=IMAGES,
+            summary="video-pairs:PATH, two frames of video files, some time apart",
+            modality="image",
+            needs="pip install 'polymask-vision[video]'",
+        ),
+        Part(
+            name="rendered-rooms",
+            target="polymask_vision.datasets.rendered_rooms:rendered_rooms",
+            prepare=IMAGES,
+            summary="made-up rooms rendered for two cameras, with the depth of each pixel, built in",
+            modality="image",
+        ),
+        Part(
             name="motorcycle",
             target="polymask_vision.datasets.motorcycle:motorcycle",
             prepare=IMAGES,

@@ -32,7 +32,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Files taken for images."""
 
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
-_JPEG, _PNG, _NPY = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
+_JPEG, _PNG, _NPY, _PFM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"Pf\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -146,6 +146,8 @@ def fault(path: str | Path) -> str | None:
     elif head.startswith(_NPY):
         # mapped, not read: a header may claim any size
         return _try(lambda: _planes(np.load(path, mmap_mode="r", allow_pickle=False), first=False))
+    elif head.startswith(_PFM):
+        whole = False
     else:
         return "not an image: its content is of no known format"
     return None if whole else _try(lambda: _load(path))

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, Splits
+from polymask.data import BadSample, Splits, evenly
 from polymask.data.folders import read_folder
 from polymask.types import Share
 from polymask_vision.datasets.decode import ENDINGS, fault
 from polymask_vision.datasets.folder import Files
+from polymask_vision.datasets.maps import MaskReader
+from polymask_vision.datasets.segmentation import LOOK, mask_of
 
 ONE, TWO = "_1", "_2"
 """Ends of names of pictures that lie beside one another."""
@@ -21,28 +24,53 @@ ONE, TWO = "_1", "_2"
 SECOND = "the second of a pair"
 
 
-def pairs(*, source: str, first: str = "left", second: str = "right", test: Share = 0.1) -> Splits[PairFiles]:
+def pairs(
+    *,
+    source: str,
+    first: str = "left",
+    second: str = "right",
+    values: str | None = None,
+    ignore: float | None = None,
+    test: Share = 0.1,
+) -> Splits[PairFiles]:
     """Two pictures of each scene, as samples ``image`` and ``other``: from two cameras, or of two moments.
 
     They lie in two folders under one name, ``left/a/b.jpg`` and ``right/a/b.png``; or, where the folder
     ``first`` is not there, beside one another as ``a/b_1.jpg`` and ``a/b_2.png``. Folders within are splits
     and classes as in ``folder``. The two may differ in size and format.
 
-    Pictures without a partner, and pairs of which one is damaged, are left out and listed in ``skipped``.
-    That the two show much of the same is not looked into.
+    A third folder may hold a value of each pixel of the first pictures, their disparity or depth, as
+    ``disparity/a/b.pfm``, a grey image of 8 or 16 bits or floats, or ``.npy``; samples hold it as
+    ``value_map``, as it is stored, which ``vision/dense`` predicts.
+
+    Pictures without a partner or a map, and pairs of which one is damaged, are left out and listed in
+    ``skipped``. That the two show much of the same is not looked into.
 
     Args:
         source: the folder (``pairs:PATH``).
         first: the folder of first pictures in it.
         second: that of second pictures.
+        values: that of maps, of the size of the first pictures; by default there are none.
+        ignore: value of pixels that are not known, 0 in KITTI's maps; NaN and infinity are none either way.
         test: share of each class of pairs to hold out where there is no folder for it.
     """
     root = Path(source).expanduser()
     apart = (root / first).is_dir()
+    maps = None if values is None else root / values
     if apart and not (root / second).is_dir():
         raise UserError(
             f"pairs:{source}: there is {first}, and no folder {(root / second).absolute()} of second "
             "pictures: say where they are, --data.second NAME"
+        )
+    if maps is not None and not apart:
+        raise UserError(
+            f"pairs:{source}: maps lie beside folders of first and second pictures, and there is no folder "
+            f"{(root / first).absolute()}"
+        )
+    if maps is not None and not maps.is_dir():
+        raise UserError(
+            f"pairs:{source}: there is no folder {maps.absolute()} of maps: say where it is, --data.values "
+            "NAME"
         )
     here, there = (root / first, root / second) if apart else (root, root)
     if apart and here.resolve() == there.resolve():
@@ -50,17 +78,23 @@ def pairs(*, source: str, first: str = "left", second: str = "right", test: Shar
             f"pairs:{source}: {first} and {second} are one folder, and each picture would be paired with "
             "itself: give --data.second another"
         )
-    found = read_folder(
-        str(here),
-        ENDINGS,
-        f"pictures with a partner in {second}" if apart else "pairs NAME_1 and NAME_2",
-        lambda path: _apart(path, here, there) if apart else _beside(path, root),
-    )
+
+    def look(path: Path) -> tuple[str, str]:
+        partner = _apart(path, here, there) if apart else _beside(path, root)
+        return partner, "" if maps is None else mask_of(path, here, maps)
+
+    what = f"pictures with a partner in {second}" if apart else "pairs NAME_1 and NAME_2"
+    found = read_folder(str(here), ENDINGS, what + (f" and a map in {values}" if values else ""), look)
     skipped = [(name, why) for name, why in found.skipped if why != SECOND]
     if apart:
         skipped += _left_over(here, there)
-    kept = dataclasses.replace(found, skipped=skipped)
-    return kept.splits(PairFiles(here, found.names, there, found.looks), test)
+    others, names = ([look[i] for look in found.looks] for i in (0, 1))
+    files = PairFiles(here, found.names, Files(there, others))
+    if maps is not None:
+        reader = MaskReader(None, values=True, ignore=ignore)
+        reader.check((names[i], (maps / names[i]).read_bytes()) for i in evenly(len(names), LOOK))
+        files = PairMapFiles(here, found.names, Files(there, others), Files(maps, names), reader)
+    return dataclasses.replace(found, skipped=skipped).splits(files, test)
 
 
 def example_source(folder: Path) -> str:
@@ -80,16 +114,38 @@ class PairFiles(Files):
     Args:
         root: the folder that names are relative to.
         names: of the first pictures.
-        other_root: the folder that names of second pictures are relative to.
-        others: names of the second pictures.
+        others: the second pictures.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], other_root: Path, others: Sequence[str]) -> None:
+    def __init__(self, root: Path, names: Sequence[str], others: Files) -> None:
         super().__init__(root, names)
-        self.others = Files(other_root, others)
+        self.others = others
 
     def other(self, index: int) -> bytes:
         return self.others.read(index)
+
+
+class PairMapFiles(PairFiles):
+    """The same with a value of each pixel of the first pictures.
+
+    Args:
+        root: the folder that names are relative to.
+        names: of the first pictures.
+        others: the second pictures.
+        values: the maps.
+        reader: turns a file into a map.
+    """
+
+    map_classes = None
+
+    def __init__(
+        self, root: Path, names: Sequence[str], others: Files, values: Files, reader: MaskReader
+    ) -> None:
+        super().__init__(root, names, others)
+        self.values, self.reader = values, reader
+
+    def maps(self, index: int) -> dict[str, Tensor]:
+        return self.reader(self.values.read(index))
 
 
 def _apart(path: Path, first: Path, second: Path) -> str:

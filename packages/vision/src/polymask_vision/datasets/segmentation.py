@@ -20,6 +20,9 @@ from polymask_vision.datasets.maps import MaskReader
 LOOK = 64
 """How many masks are looked at, evenly spaced."""
 
+MASK_ENDINGS = (".png", *(suffix for suffix in ENDINGS if suffix != ".png"), ".pfm", ".npy")
+"""Files taken for masks, the first of a name that there is."""
+
 
 def segmentation(
     *,
@@ -43,7 +46,7 @@ def segmentation(
     Args:
         source: the folder with both (``segmentation:PATH``).
         images: the folder of images in it.
-        masks: that of masks; files of the same name with any suffix, or ``.npy``.
+        masks: that of masks; files of the same name with any suffix, ``.pfm`` or ``.npy``.
         values: whether masks hold values, and no classes.
         labels: number or colour of each class, ``{sky: [0,0,128], road: [128,64,128]}``; by default the
             numbers are the classes.
@@ -64,7 +67,7 @@ def segmentation(
         str(root / images),
         ENDINGS,
         "images with a mask",
-        lambda path: _look(path, root / images, root / masks),
+        lambda path: mask_of(path, root / images, root / masks),
     )
     files = MaskedFiles(found.root, found.names, root / masks, found.looks, reader)
     reader.check(
@@ -107,20 +110,24 @@ class MaskedFiles(Files):
         return self.reader(self.masks.read(index))
 
 
-def _look(path: Path, images: Path, masks: Path) -> str:
-    """The name of the mask of an image."""
+def mask_of(path: Path, images: Path, masks: Path) -> str:
+    """The name of the mask of an image, of the same size, below the folder of masks.
+
+    Raises:
+        BadSample: the image is damaged, or has no such mask.
+    """
     if broken := fault(path):
         raise BadSample(broken)
     stem = (masks / path.relative_to(images)).with_suffix("")
-    for suffix in (".png", *ENDINGS, ".npy"):
+    for suffix in MASK_ENDINGS:
         mask = stem.with_name(stem.name + suffix)
         if mask.is_file():
             break
     else:
-        raise BadSample(f"there is no mask {stem.relative_to(masks)}.png")
+        raise BadSample(f"there is no mask {stem.relative_to(masks.parent)}.png")
     if broken := fault(mask):
         raise BadSample(f"its mask: {broken}")
-    size, mask_size = _size(path), _size(mask)
+    size, mask_size = _size(path), _mask_size(mask)
     if size != mask_size:
         raise BadSample(f"it is {size[0]} x {size[1]} pixels, and its mask {mask_size[0]} x {mask_size[1]}")
     return mask.relative_to(masks).as_posix()
@@ -129,11 +136,18 @@ def _look(path: Path, images: Path, masks: Path) -> str:
 def _size(path: Path) -> tuple[int, int]:
     """Height and width, read from the head of a file where it can be."""
     with reading(reason):
-        if path.suffix == ".npy":
-            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
-            return height, width
         try:
             with Image.open(path) as image:
                 return header(image).size
         except UnidentifiedImageError:  # a TIFF of many bands
             return header(path.read_bytes()).size
+
+
+def _mask_size(path: Path) -> tuple[int, int]:
+    """The same of a mask, as it is stored; its values may be NaN."""
+    with reading(reason):
+        if path.suffix == ".npy":
+            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            return height, width
+        with Image.open(path) as image:
+            return image.height, image.width
