@@ -9,7 +9,7 @@ from typing import Any
 from claims.claim import Claim, trained
 
 # Of 64 patches of 8 pixels, 13 stay visible
-ROOMS = {
+RENDERED = {
     "system": "vision/croco",
     "data": {"name": "vision/rendered-rooms"},
     "preset": "small",
@@ -219,7 +219,7 @@ CLAIMS: dict[str, Claim] = {
     "vision/croco": Claim(
         text="Completing a picture from a second one of the scene teaches more of depth than completing it "
         "alone (CroCo, arXiv 2210.10716); depth by the encoder of one picture, of rendered rooms",
-        config=ROOMS,
+        config=RENDERED,
         variants={"mae": {"conditioning": "none"}, "croco": {}},
         about=("croco",),
         evaluation={"name": "vision/dense", "images": None},
