@@ -67,7 +67,8 @@ HEADS = {
 
 
 # Tests are by other cameras than those of training
-ROOMS = {"data": {"name": "vision/camera-poses", "windows": 800, "test_windows": 400}}
+# 20 motions
+ROOMS = {"data": {"name": "vision/recorded-poses", "windows": 40, "test_windows": 20}}
 
 
 MASKED_ALONE = {
@@ -264,7 +265,7 @@ CLAIMS: dict[str, Claim] = {
     "vision/previps": Claim(
         text="With few labels, activities seen by new cameras are told better where clips and poses of all "
         "cameras were matched, with agreement of their geometry and masked poses, than by masked poses alone "
-        "(PreViPS, arXiv 2502.13883); stick figures that are made up, five labelled windows of each activity",
+        "(PreViPS, arXiv 2502.13883); captured motions, synthetic cameras, five labelled windows of each motion",
         config={**ROOMS, "system": "vision/previps", "preset": "small", "steps": 250},
         variants={
             "masked poses alone": MASKED_ALONE,

@@ -518,6 +518,15 @@ def polymask_register_datasets() -> Iterable[Part]:
             tags=frozenset({"ragged"}),
         ),
         Part(
+            name="recorded-poses",
+            target="polymask_vision.datasets.recorded_poses:recorded_poses",
+            prepare="polymask_vision.datasets.multiview:MultiViewDataset",
+            summary="people who move as was captured, by 2 or 3 synthetic cameras, fetched once",
+            paper="motions: Peng et al. 2018, arXiv 1804.02717",
+            modality="pose",
+            tags=frozenset({"ragged"}),
+        ),
+        Part(
             name="animated-emoji",
             target="polymask_vision.datasets.animated_emoji:animated_emoji",
             prepare=VIDEO,

@@ -15,6 +15,7 @@ from polymask.types import Count, NotNegative, Share
 from polymask_vision.poses import JOINTS
 from polymask_vision.stick_figures import draw
 
+MADE_UP = "stick figures that move by rule, not recorded"
 ACTIVITIES = ("idle", "walk", "reach", "hand over")
 PERSONS, VIEWS = 3, 3
 SECONDS = 2.0
@@ -50,49 +51,55 @@ def camera_poses(
         noise: standard deviation of joints, in sides of the frame.
         missing: share of joints that a detector misses, and of persons.
     """
-    source = Rooms(windows, test_windows, frames, cameras, noise, missing)
     number = torch.arange(windows + test_windows)
-    train = number < windows
+    activity, train = number % len(ACTIVITIES), number < windows
+    body, third = bodies(number, activity, frames)
+    source = Rooms(body, third, frames / SECONDS, MADE_UP, train, cameras, noise, missing)
     return Splits(
-        train=Split(source, number[train], source.activity[train]),
-        test=Split(source, number[~train], source.activity[~train]),
+        train=Split(source, number[train], activity[train]),
+        test=Split(source, number[~train], activity[~train]),
         classes=ACTIVITIES,
     )
 
 
 class Rooms:
-    """Windows by number: places are made at once, video when it is asked for.
+    """Windows by number: what cameras see is made at once, video when it is asked for.
 
     Args:
-        windows: that the first cameras see.
-        others: that the others see.
-        frames: of a window.
+        body: joints in metres, z up, float32 ``[n, T, P, 17, 3]``.
+        third: whether the last person is there, bool ``[n]``.
+        rate: frames per second.
+        about: what of it is recorded, for reports.
+        train: which windows the first cameras see, bool ``[n]``; others see the rest.
         cameras: of each kind.
-        noise: of joints.
+        noise: of joints, in sides of the frame.
         missing: share of joints and of persons.
     """
 
-    frames: int
-    rate: float
-
     def __init__(
-        self, windows: int, others: int, frames: int, cameras: int, noise: float, missing: float
+        self,
+        body: Tensor,
+        third: Tensor,
+        rate: float,
+        about: str,
+        train: Tensor,
+        cameras: int,
+        noise: float,
+        missing: float,
     ) -> None:
-        n, step = windows + others, Step()
+        self.rate, self.about = rate, about
+        (n, self.frames), step = body.shape[:2], Step()
         ids = torch.arange(n)
-        self.frames, self.rate = frames, frames / SECONDS
-        self.activity = ids % len(ACTIVITIES)
-        body, third = bodies(ids, self.activity, frames)
         room = step.noise(ids, 2 + VIEWS + VIEWS * PERSONS, ROOM)
         self.views = 2 + (room[:, 0] < 0.5).long()
         # different cameras of a window, of those that its split has
         number = step.noise(ids, cameras, ROOM + 100).argsort(1)[:, torch.arange(VIEWS) % cameras]
-        number = number + cameras * (ids >= windows)[:, None]
+        number = number + cameras * ~train[:, None]
         self.clean, self.depth = project(body, number)
-        there = torch.ones(n, 1, 1, PERSONS, dtype=torch.bool).repeat(1, VIEWS, frames, 1)
+        there = torch.ones(n, 1, 1, PERSONS, dtype=torch.bool).repeat(1, VIEWS, self.frames, 1)
         there[..., 2] = third[:, None, None]
         self.there = there
-        shape = (n, VIEWS, frames, PERSONS, len(JOINTS))
+        shape = (n, VIEWS, self.frames, PERSONS, len(JOINTS))
         self.pose = self.clean + noise * step.normal(ids, math.prod(shape[1:]) * 2, NOISE).view(*shape, 2)
         found = step.noise(ids, math.prod(shape[1:]), MISSING).view(shape) >= missing
         met = step.noise(ids, math.prod(shape[1:-1]), MISSING + 100).view(shape[:-1]) >= missing
@@ -105,7 +112,7 @@ class Rooms:
         self.grounds = 0.35 * shades[:, 3 * PERSONS :].view(n, VIEWS, 2)
 
     def __len__(self) -> int:
-        return len(self.activity)
+        return len(self.views)
 
     def name(self, index: int) -> str:
         return f"window {index}"
@@ -219,10 +226,30 @@ def joints_of(arm: Tensor, bend: Tensor, leg: Tensor, knee: Tensor, lean: Tensor
     knees = hips + hanging(leg, 0.44)
     ankles = knees + hanging(leg - knee, 0.42)
     ahead = torch.tensor([1.0, 0.0, 0.0])
-    eyes, ears = beside(head + 0.08 * ahead + 0.04 * up, 0.035), beside(head + 0.02 * up, 0.08)
-    nose = (head + 0.1 * ahead)[..., None, :]
-    parts = (nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles)
-    return torch.cat([part.expand(*lean.shape, -1, 3) for part in parts], dim=-2)
+    left = torch.tensor([0.0, 1.0, 0.0])
+    parts = (shoulders, elbows, wrists, hips, knees, ankles)
+    limbs = torch.cat([part.expand(*lean.shape, -1, 3) for part in parts], dim=-2)
+    return torch.cat([face(head, ahead, left, up), limbs], dim=-2)
+
+
+def face(head: Tensor, ahead: Tensor, left: Tensor, up: Tensor) -> Tensor:
+    """Nose, eyes and ears ``[..., 5, 3]`` of a head, its middle ``[..., 3]`` in metres.
+
+    Args:
+        head: its middle.
+        ahead: where it looks, of length 1, as the others.
+        left: its left.
+        up: where the trunk or the neck points.
+    """
+    eyes, ears = head + 0.08 * ahead + 0.04 * up, head + 0.02 * up
+    places = (
+        head + 0.1 * ahead,
+        eyes + 0.035 * left,
+        eyes - 0.035 * left,
+        ears + 0.08 * left,
+        ears - 0.08 * left,
+    )
+    return torch.stack(places, dim=-2)
 
 
 def project(body: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:

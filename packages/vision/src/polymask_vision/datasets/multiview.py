@@ -137,7 +137,7 @@ class MultiViewDataset(FileDataset[Rooms]):
         video = torch.cat([sample["video"].flatten() for sample in some])
         there = seen.any(-1)
         return {
-            "synthetic": "stick figures that move by rule, not recorded",
+            "synthetic": source.about,
             "views": f"2 to {VIEWS} cameras, at most {self.views} of them",
             "size": f"{source.frames} frames of {self.size[0]} x {self.size[1]} pixels",
             "frames": f"{source.rate:g} a second",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -46,10 +45,10 @@ def video_pairs(
             f"video-pairs:{source}: all {len(clips)} clips are shorter than {apart:g} seconds: give a "
             "smaller --data.apart"
         )
-    return dataclasses.replace(
-        found,
+    return Splits(
         train=_of_clips(found.train, pairs),
         test=_of_clips(found.test, pairs),
+        classes=found.classes,
         skipped=sorted([*found.skipped, *short]),
     )
 

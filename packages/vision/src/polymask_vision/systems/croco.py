@@ -3,12 +3,12 @@
 Hide 90 % of one picture, encode what is left of it and all of a second picture of the same scene with one
 encoder, and let a decoder that attends to the second predict the pixels hidden in the first.
 
-    pip install 'polymask-vision[stereo]'
-    polymask pretrain vision/croco --preset small --data motorcycle --data.size 48
+    polymask pretrain vision/croco --preset small --data rendered-rooms --tokenizer.patch_size 8
     polymask evaluate RUN vision/dense
     polymask evaluate RUN vision/other-view
 
-arXiv 2210.10716. Pairs are read by ``pairs:FOLDER`` and ``motorcycle``. Of any other images two crops are
+arXiv 2210.10716. Pairs are two cameras' (``pairs:FOLDER``, ``motorcycle``, ``rendered-rooms``) or two frames
+of a video (``video-pairs:FOLDER``). Of any other images two crops are
 taken (``--data.views 2``, in all presets), between which nothing but place and colours differs. How much two
 pictures of a pair see of one another is for the data to say: the paper asks for half, and pairs of equal
 pictures teach to copy. Pictures are neither flipped nor scaled, and each has a jitter of its own.

@@ -3,11 +3,12 @@
 Match the clip of every camera with the poses that any camera of the same window was found to show, agree on
 how alike cameras are by clip and by pose, and predict masked poses as codes; no camera is calibrated.
 
-    polymask recipe vision/previps --data camera-poses
-    polymask pretrain vision/previps --preset small --data camera-poses --tokenizer.run RUN --target.run RUN
+    polymask recipe vision/previps --data recorded-poses
+    polymask pretrain vision/previps --preset small --data recorded-poses --tokenizer.run RUN --target.run RUN
 
 Hamoud et al., arXiv 2502.13883. The recipe trains ``vision/pose-tokenizer``, which names a pose by several
-codes, then this. The data are stick figures, which are made up: nothing here is about real operating rooms.
+codes, then this. The data are stick figures, whose motion is captured (``recorded-poses``) or made up
+(``camera-poses``), before synthetic cameras: nothing here is about real operating rooms.
 
 The authors' code was not to be had. Losses and sizes are those of an unofficial implementation that cites the
 paper's equations; sums and means are as it has them. Ours, since nothing tells: the vectors of a pose's codes
