@@ -265,7 +265,7 @@ CLAIMS: dict[str, Claim] = {
     "vision/previps": Claim(
         text="With few labels, activities seen by new cameras are told better where clips and poses of all "
         "cameras were matched, with agreement of their geometry and masked poses, than by masked poses alone "
-        "(PreViPS, arXiv 2502.13883); captured motions, synthetic cameras, five labelled windows of each motion",
+        "(PreViPS, arXiv 2502.13883); captured motions, synthetic cameras, five labelled windows of each",
         config={**ROOMS, "system": "vision/previps", "preset": "small", "steps": 250},
         variants={
             "masked poses alone": MASKED_ALONE,
