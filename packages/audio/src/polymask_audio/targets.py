@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.codebooks import Codebook, nearest
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_audio.features import Features, Mel, open_features, take
 from polymask_audio.multi_codebook import load
 
@@ -124,7 +124,7 @@ class Teacher(_OfFrames):
     def __init__(
         self,
         *,
-        run: str | None = None,
+        run: Place = None,
         model: str | None = None,
         layer: int | None = None,
         norm: bool = False,
@@ -161,7 +161,7 @@ class Clusters(_OfFrames):
     """
 
     def __init__(
-        self, *, file: str | None = None, frames: Count = 1, rate: Fact[Count] = 16000, hop: Fact[Count] = 320
+        self, *, file: Place = None, frames: Count = 1, rate: Fact[Count] = 16000, hop: Fact[Count] = 320
     ) -> None:
         if frames < 1:
             raise UserError(f"a token has 1 frame of features or more, got frames={frames}")

@@ -85,6 +85,7 @@ class Run:
             UserError: no data is named, or something cannot be built.
         """
         folder = Path(folder)
+        config = config.beside(folder)
         data = open_data_of(config, folder) if data is None else as_dataset(data)
         run = cls(folder, _built(config, facts_of(data), folder), data, config.training, config=config)
         run.initial = run._begin(run.system, run.facts)

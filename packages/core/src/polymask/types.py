@@ -35,6 +35,17 @@ ModelArguments = Annotated[Mapping[str, Any] | None, Of("model")]
 """Arguments of what the option ``model`` names; those of a preset are not those of another model."""
 
 
+PLACE = "place"
+"""Marks a type, see :data:`Place`."""
+
+Place = Annotated[str | None, PLACE]
+"""A run, an export or a file, by its path, or what has a name of another form.
+
+A path that does not begin at the root is kept as seen from the folder of the run, so that it is found from
+any working directory, and where both are moved together.
+"""
+
+
 COUNTABLE = 10**12
 """The largest number of things; more is a slip of the pen that would overflow somewhere."""
 

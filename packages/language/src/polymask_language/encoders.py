@@ -13,7 +13,7 @@ from polymask import UserError
 from polymask.export import Exporter
 from polymask.imports import Weights
 from polymask.protocols import Attended
-from polymask.types import Count, Fact, Positive, Whole
+from polymask.types import Count, Fact, Place, Positive, Whole
 from polymask_language import configurations, export
 from polymask_language.attention import ATTENDED, attended, attention, place_of
 from polymask_language.configurations import BIDIRECTIONAL, CAUSAL, FROM_PADDING
@@ -169,7 +169,7 @@ class Transformer(Adapter):
         mlp_ratio: Positive | None = None,
         dropout: float = 0.1,
         init_std: float | None = None,
-        pretrained: str | None = None,
+        pretrained: Place = None,
     ) -> None:
         if pretrained is None:
             model = configurations.build(
@@ -246,7 +246,7 @@ class Causal(Adapter):
         dropout: float = 0.1,
         init_std: float | None = None,
         tied: bool = True,
-        pretrained: str | None = None,
+        pretrained: Place = None,
     ) -> None:
         head = None
         if pretrained is None:

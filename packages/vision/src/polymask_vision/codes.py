@@ -18,7 +18,7 @@ from polymask.data import Dataset, collate
 from polymask.protocols import Tokenizer
 from polymask.recipes import Stage
 from polymask.run import open_data_of
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_vision.tokenizers import Patches
 
 FEATURES = "pixels"
@@ -36,7 +36,7 @@ class Codes(nn.Module):
         UserError: no file, or one that holds something else.
     """
 
-    def __init__(self, *, in_dim: Fact[Count] = 768, file: str | None = None) -> None:
+    def __init__(self, *, in_dim: Fact[Count] = 768, file: Place = None) -> None:
         super().__init__()
         self.book = open_book(file, in_dim, "target", "vision/cae")
         self.dim = self.book.codes
@@ -72,7 +72,7 @@ class CodePatches(Patches):
         size: Fact[Count | tuple[Count, Count]] = 224,
         channels: Fact[Count] = 3,
         patch_size: Count = 16,
-        file: str | None = None,
+        file: Place = None,
     ) -> None:
         super().__init__(size=size, channels=channels, patch_size=patch_size)
         self.book = open_book(file, patch_size**2 * channels, "tokenizer", "vision/maskgit")

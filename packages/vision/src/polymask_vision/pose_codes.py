@@ -13,7 +13,7 @@ from polymask.blocks import Block, initialise
 from polymask.positions import coordinates
 from polymask.run import Run
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_vision.ema_codebook import EMACodebook
 from polymask_vision.poses import Figures, Poses
 
@@ -157,7 +157,7 @@ class PoseTokens(_Coded):
     def __init__(
         self,
         *,
-        run: str | None = None,
+        run: Place = None,
         box: bool = True,
         persons: Fact[Count] = 3,
         joints: Fact[Count] = 17,
@@ -203,7 +203,7 @@ class PoseCodes(_Coded):
         UserError: no such run, or one of another system.
     """
 
-    def __init__(self, *, run: str | None = None, joints: Fact[Count] = 17) -> None:
+    def __init__(self, *, run: Place = None, joints: Fact[Count] = 17) -> None:
         super().__init__(run, joints, "target")
         self.dim, self.streams = len(self.coder.codebook.book), self.coder.tokens
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_vision.feature_cache import FeatureCache, cached
 from polymask_vision.networks import open_network
 from polymask_vision.targets import image_tokens
@@ -43,7 +43,7 @@ class Relations(nn.Module):
     def __init__(
         self,
         *,
-        run: str | None = None,
+        run: Place = None,
         model: str | None = None,
         pretrained: bool = True,
         layers: tuple[int, ...] = (-3, -2),

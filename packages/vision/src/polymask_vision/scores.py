@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_vision.networks import open_network
 
 
@@ -86,7 +86,7 @@ class Attention(nn.Module):
     def __init__(
         self,
         *,
-        run: str | None = None,
+        run: Place = None,
         model: str | None = None,
         pretrained: bool = True,
         block: int = -1,

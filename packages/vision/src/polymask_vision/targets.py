@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymask import Tokens, UserError
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_vision.feature_cache import FeatureCache, cached
 from polymask_vision.networks import open_network
 
@@ -222,7 +222,7 @@ class Teacher(nn.Module):
     def __init__(
         self,
         *,
-        run: str | None = None,
+        run: Place = None,
         model: str | None = None,
         pretrained: bool = True,
         layers: tuple[int, ...] | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, Tokens, UserError
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact
+from polymask.types import Count, Fact, Place
 from polymask_vision.text_guide import TEXT, Guide, open_guide
 
 
@@ -65,7 +65,7 @@ class TextSimilarity(nn.Module):
     def __init__(
         self,
         *,
-        guide: str | None = None,
+        guide: Place = None,
         key: str = "video",
         channels: Fact[Count] = 3,
         mean: Fact[Sequence[float] | None] = None,

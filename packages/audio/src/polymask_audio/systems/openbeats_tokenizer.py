@@ -26,7 +26,7 @@ from polymask.positions import SinCos
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
 from polymask.run import Run
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact, NotNegative, Share, Whole
+from polymask.types import Count, Fact, NotNegative, Place, Share, Whole
 from polymask_audio.encoders import ViT
 
 
@@ -208,7 +208,7 @@ class Distilled(Frozen):
         UserError: no such run, one of another system, or one on tokens of another kind.
     """
 
-    def __init__(self, *, run: str | None = None, in_dim: Fact[Count] = 256) -> None:
+    def __init__(self, *, run: Place = None, in_dim: Fact[Count] = 256) -> None:
         if run is None:
             raise UserError(
                 "distilled by what? give --target.run FOLDER of a run of audio/openbeats-tokenizer; "

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from polymask.config.source import Module, constructor, definition, evaluate, parameters
 from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
-from polymask.types import FACT, Of
+from polymask.types import FACT, PLACE, Of
 
 UNSET = inspect.Parameter.empty
 """The default of an option without a default, or with one that only its module knows."""
@@ -59,6 +59,11 @@ class Option:
     def fact(self) -> bool:
         """Whether it is filled from facts, see :data:`polymask.types.Fact`."""
         return FACT in getattr(self.type, "__metadata__", ())
+
+    @functools.cached_property
+    def place(self) -> bool:
+        """Whether it may be a path, see :data:`polymask.types.Place`."""
+        return PLACE in getattr(self.type, "__metadata__", ())
 
     @functools.cached_property
     def of(self) -> str | None:

@@ -11,7 +11,7 @@ from polymask.config.layers import TRAINING, Source
 from polymask.config.options import options_of
 from polymask.config.resolve import Resolved, resolve_part, resolve_system
 from polymask.config.training import TrainOptions
-from polymask.config.tree import PartConfig, plain
+from polymask.config.tree import PartConfig, path_beside, plain
 from polymask.errors import UserError
 from polymask.registry import Registry, default_registry
 
@@ -70,6 +70,11 @@ class RunConfig:
                 "choose another --tokenizer (polymask list tokenizers), or other --data"
             )
         return cls(system, resolved.preset, data, TrainOptions(**training))
+
+    def beside(self, folder: str | Path) -> RunConfig:
+        """The same with paths of runs and files as they are seen from the folder of the run."""
+        training = replace(self.training, init=path_beside(self.training.init, folder))
+        return replace(self, system=self.system.beside(folder), training=training)
 
     def plain(self) -> dict[str, Any]:
         """As ``config.yaml`` has it: defaults written out, what facts fill left out."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from polymask.errors import UserError
-from polymask.types import Count, NotNegative, Positive, Range, Whole, range_of
+from polymask.types import Count, NotNegative, Place, Positive, Range, Whole, range_of
 
 ALTERNATIVES = (
     *(("steps", "epochs"), ("warmup_steps", "warmup_epochs")),
@@ -90,7 +90,7 @@ class TrainOptions:
     nodes: Count = 1
     strategy: str = "auto"
     workers: Whole | None = None
-    init: str | None = None
+    init: Place = None
     seed: int = 0
     compile: bool = False
     recompute: bool = False

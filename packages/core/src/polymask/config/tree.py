@@ -16,6 +16,9 @@ from polymask.parts import Part, slot_kind
 RUN = "{run}"
 """The folder of the run, at the beginning of an option: what lies beside it is found where both are moved."""
 
+_SIGNS = ("config.yaml", "config.json")
+"""One of them is in the folder of a run, and in that of an export."""
+
 _BUILD_ORDER = ("datasets", "tokenizers", "encoders", "targets", "maskings", "objectives", "systems")
 
 
@@ -63,6 +66,17 @@ class PartConfig:
             elif defaults and option.default is not UNSET and not option.fact:
                 values[name] = plain(option.default)
         return values
+
+    def beside(self, folder: str | os.PathLike[str]) -> PartConfig:
+        """The same with paths of runs and files as they are seen from the folder of a run."""
+        options = {
+            name: value.beside(folder) if isinstance(value, PartConfig) else value
+            for name, value in self.options.items()
+        }
+        for name, value in options.items():
+            if self.known[name].place:
+                options[name] = path_beside(value, folder)
+        return replace(self, options=options)
 
     def build(self, facts: Mapping[str, Any] | None = None) -> Any:
         """Build the part: those in its slots first, then itself.
@@ -193,6 +207,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def path_beside(value: Any, folder: str | os.PathLike[str]) -> Any:
+    """A relative path of a run, an export or a file, to begin with :data:`RUN`; all else as it is."""
+    if not isinstance(value, str) or value.startswith(RUN) or os.path.isabs(value):
+        return value
+    if os.path.isfile(value) or any(os.path.isfile(os.path.join(value, name)) for name in _SIGNS):
+        return f"{RUN}/{os.path.relpath(value, folder)}"
+    return value
 
 
 def resolve_path(value: Any, folder: str | os.PathLike[str] | None) -> Any:

@@ -131,6 +131,7 @@ def fault(path: str | Path) -> str | None:
             tail = file.read()
     except OSError as error:
         return reason(error)
+    whole = False
     if not head:
         return "empty file"
     if head.startswith(_JPEG):
@@ -146,9 +147,7 @@ def fault(path: str | Path) -> str | None:
     elif head.startswith(_NPY):
         # mapped, not read: a header may claim any size
         return _try(lambda: _planes(np.load(path, mmap_mode="r", allow_pickle=False), first=False))
-    elif head.startswith(_PFM):
-        whole = False
-    else:
+    elif not head.startswith(_PFM):
         return "not an image: its content is of no known format"
     return None if whole else _try(lambda: _load(path))
 

@@ -38,7 +38,7 @@ from polymask.protocols import Encoder, Tokenizer
 from polymask.recipes import Stage
 from polymask.systems.supervised import Supervised
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact, NotNegative, Share
+from polymask.types import Count, Fact, NotNegative, Place, Share
 from polymask_vision import presets
 from polymask_vision.selectors import Selector, selector_of
 
@@ -70,7 +70,7 @@ class COMET(System):
         *,
         tokenizer: Tokenizer,
         encoder: Encoder,
-        detector: str | None = None,
+        detector: Place = None,
         classes: Fact[Count] = 10,
         selector: Selector = "lraspp",
         selector_width: Count = 32,

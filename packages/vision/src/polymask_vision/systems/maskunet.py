@@ -53,7 +53,7 @@ from polymask.config import relative_to_run
 from polymask.protocols import Masking
 from polymask.recipes import Stage
 from polymask.systems.base import Generates
-from polymask.types import Count
+from polymask.types import Count, Place
 from polymask_vision.sampling import Denoising
 from polymask_vision.systems.umd import UMD
 from polymask_vision.weights import masked_weights, require_learned, weights_of
@@ -81,7 +81,7 @@ class MaskUNet(Host, Generates):
         *,
         host: System,
         masking: Masking,
-        base: str | None = None,
+        base: Place = None,
         where: Literal["decoder", "all"] = "decoder",
         factor: Count = 4,
         hidden_dim: Count = 64,

@@ -44,7 +44,7 @@ from polymask.config import relative_to_run
 from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
 from polymask.recipes import Stage
-from polymask.types import Count, NotNegative, Share
+from polymask.types import Count, NotNegative, Place, Share
 from polymask_vision.interleaved import Interleaved
 from polymask_vision.perceiver import PerceiverHead
 from polymask_vision.vlm import ImageLanguageModel
@@ -115,7 +115,7 @@ class OLAVLM(ImageLanguageModel):
         prompt: str = "",
         with_images: bool = True,
         train_language: bool = False,
-        base: str | None = None,
+        base: Place = None,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,

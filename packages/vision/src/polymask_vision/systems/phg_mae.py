@@ -52,7 +52,7 @@ from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, sample_ids
 from polymask.recipes import Stage
 from polymask.teachers import Frozen
-from polymask.types import Count, NotNegative
+from polymask.types import Count, NotNegative, Place
 from polymask_vision.layers import LayerPatches
 from polymask_vision.tokenizers import Patches, picture_of
 
@@ -82,7 +82,7 @@ class PHGMAE(System):
         masking: Masking,
         reconstruction_weight: NotNegative = 0.1,
         reconstruct: Literal["hidden", "all"] = "hidden",
-        teacher: str | None = None,
+        teacher: Place = None,
         passes: Count = 8,
     ) -> None:
         super().__init__()

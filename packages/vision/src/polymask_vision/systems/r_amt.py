@@ -54,7 +54,7 @@ from polymask.export import export
 from polymask.imports import load_initial
 from polymask.protocols import Encoder, Masking, Tokenizer
 from polymask.recipes import Stage
-from polymask.types import Count, Fact, NotNegative, Positive, Share
+from polymask.types import Count, Fact, NotNegative, Place, Positive, Share
 from polymask_vision.bases import fit_classifier, head_of, of_timm, open_base
 from polymask_vision.weights import (
     masked_weights,
@@ -96,7 +96,7 @@ class RAMT(System):
         tokenizer: Tokenizer,
         encoder: Encoder,
         masking: Masking,
-        base: str | None = None,
+        base: Place = None,
         which: Literal["attention", "all"] = "attention",
         initial: float = 0.01,
         drop: Share = 1.0,

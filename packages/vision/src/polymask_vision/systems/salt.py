@@ -42,7 +42,7 @@ from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage, divided
 from polymask.teachers import EMATeacher, Frozen, normalise
-from polymask.types import Count, Fact, Share
+from polymask.types import Count, Fact, Place, Share
 from polymask_vision.decoders import LatentPredictor
 from polymask_vision.pixel_scale import require_same_scale
 
@@ -84,7 +84,7 @@ class SALT(System):
         encoder: Encoder,
         masking: Masking,
         objective: Objective,
-        teacher: str | None = None,
+        teacher: Place = None,
         target: Target | None = None,
         norm: Literal["layer", "none"] = "layer",
         score: Target | None = None,

@@ -42,7 +42,7 @@ from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage, divided
 from polymask.teachers import Frozen
-from polymask.types import Count, Fact, NotNegative, Share
+from polymask.types import Count, Fact, NotNegative, Place, Share
 from polymask_vision.datasets.texts import IDENTITY
 from polymask_vision.text_guide import TEXT, open_guide
 from polymask_vision.video_scores import heat
@@ -86,7 +86,7 @@ class TGM(System):
         objective: Objective,
         match_objective: Objective,
         score: Target | None = None,
-        guide: str | None = None,
+        guide: Place = None,
         match_weight: NotNegative = 1.0,
         dim: Count = 512,
         decoder_dim: Count = 384,
