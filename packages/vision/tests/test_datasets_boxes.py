@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from torch import Tensor
 from polymask import UserError
 from polymask.data import collate, open_data
 from polymask_vision.boxes import boxes_of, distances_of, moved, some_of
+from polymask_vision.datasets.coco import thinned
 from polymask_vision.datasets.digits import digits
 from polymask_vision.datasets.place import Prepared
 from polymask_vision.datasets.prepare import Preparation
@@ -93,6 +95,7 @@ def test_a_smaller_share_lies_within_a_larger() -> None:
     names = [f"{i}.png" for i in range(200)]
     shares = [some_of(names, share) for share in (0.05, 0.2, 1.0)]
     assert [int(one.sum()) for one in shares] == [10, 40, 200]
+    assert [int(some_of(names[:20], share).sum()) for share in (0.0, 0.01)] == [0, 1]
     assert not (shares[0] & ~shares[1]).any()
     with pytest.raises(UserError, match="labelled=2"):
         some_of(names, 2)
@@ -165,12 +168,12 @@ def test_cocos_boxes_are_read_with_distances_and_outlines(tmp_path: Path) -> Non
     assert first["polygons"][1].tolist() == [[20.5, 10], [24.5, 10], [24.5, 15], [20.5, 15], [20.5, 15]]
     assert dict(data.skipped) == {
         "3.png": "it has no box",
-        "unlisted.png": "it is not listed in the annotations",
+        "unlisted.png": "it is not listed in the annotations, which name 0.png",
     }
     few = read(open_data(source, labelled=0.0, test=0.3, **PLAIN))
     assert sum(not x["distance"].isnan().all() for x in few.values()) == 1  # the one held out
-    thinned = read(open_data(source, vertices=3, **PLAIN))["0.png"]["polygons"]
-    assert thinned[1].tolist() == [[20.5, 10], [24.5, 10], [24.5, 15]]
+    few = read(open_data(source, vertices=3, **PLAIN))["0.png"]["polygons"]
+    assert few[1].tolist() == [[24.5, 10], [24.5, 15], [20.5, 15]]
 
 
 def test_folders_of_splits_and_several_files(tmp_path: Path) -> None:
@@ -209,6 +212,8 @@ def test_coco_as_it_is_downloaded(tmp_path: Path) -> None:
         ({}, "bbox of an annotation is None"),
         ({"bbox": [1, 1, 2, 3], "segmentation": [[1, 2, 3, 4]]}, "three vertices"),
         ({"bbox": [1, 1, 2, 3], "segmentation": [1, 2]}, "three vertices"),
+        ({"bbox": [1, 1, 2, 3], "segmentation": "abc"}, "neither polygons nor a mask"),
+        ({"bbox": [1, 1, 2, 3], "segmentation": 5}, "neither polygons nor a mask"),
         (
             {"bbox": [32, 1, 5, 5], "id": 7},
             "bbox of annotation 7 is [32, 1, 5, 5], outside of its 32 x 24 pixels",
@@ -235,9 +240,133 @@ def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path) -> None:
     assert found["1.png"]["boxes"].tolist() == [[30.5, 20, 32, 24]]
 
 
-def test_annotations_of_images_that_are_not_listed_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file of annotations as COCO's"):
-        open_data(write(tmp_path, [{"image_id": 9, "bbox": [1, 1, 2, 3]}]))
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": []}, "no file of annotations as COCO's"),
+        ([1], "no file of annotations as COCO's"),
+        (
+            {"images": [{"id": 4, "file_name": "0.png"}], "annotations": [{"id": 1, "image_id": "4"}]},
+            "annotation 1 is of the image '4', and no image has this id; there is 4",
+        ),
+        (
+            {"images": [{"id": 4, "file_name": "0.png"}, {"id": 4, "file_name": "1.png"}], "annotations": []},
+            "the id 4 is that of 0.png and of 1.png",
+        ),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, content: Any, message: str) -> None:
+    source = write(tmp_path, [])
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        open_data(source)
+
+
+def listed(folder: Path, file: str, names: dict[str, list[list[float]]], **more: Any) -> None:
+    """Images of 32 x 24 pixels and a file that lists them by other names, with their boxes."""
+    images = [{"id": i, "file_name": name, **more} for i, name in enumerate(names)]
+    every = [
+        {"image_id": i, "bbox": box, "id": 10 * i + k}
+        for i, boxes in enumerate(names.values())
+        for k, box in enumerate(boxes)
+    ]
+    (folder / "annotations").mkdir(exist_ok=True)
+    content = json.dumps({"images": images, "annotations": every})
+    (folder / "annotations" / file).write_text("\ufeff" + content, encoding="utf-8")
+
+
+def test_images_of_one_name_in_two_folders_keep_boxes_of_their_own(tmp_path: Path) -> None:
+    one, other = [[1.0, 1, 3, 3]], [[5.0, 5, 9, 9]]
+    for split in ("train", "val"):
+        write(tmp_path, [], nested=split)
+    source = f"vision/boxes:{tmp_path}"
+    listed(tmp_path, "instances_train.json", {f"{i}.png": one for i in range(4)})
+    listed(tmp_path, "instances_val.json", {f"{i}.png": other for i in range(4)})
+    data: Any = open_data(source, annotations="annotations", **PLAIN)
+    for split, box in (("train", [1, 1, 4, 4]), ("test", [5, 5, 14, 14])):
+        assert [sample["boxes"].tolist() for sample in data.split(split)] == [[box]] * 4
+    (tmp_path / "annotations" / "instances_val.json").rename(tmp_path / "annotations" / "instances_b.json")
+    data = open_data(source, annotations="annotations", **PLAIN)
+    assert len(data.split("train")) == 4
+    assert data.skipped[0][1].startswith("0.png is listed, and 2 images are called so: give each file_name")
+
+
+def test_objects_that_several_files_list_count_once_and_all_of_them(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    names = {f"{i}.png": [[1.0, 1, 3, 3], [5.0, 5, 9, 9]] for i in range(4)}
+    listed(tmp_path, "instances_persons.json", names)
+    listed(tmp_path, "instances_again.json", names)
+    listed(tmp_path, "instances_cars.json", {"0.png": [[7.0, 7, 2, 2]], "9.png": [], "8.png": []})
+    listed(tmp_path, "instances_other.json", {"far/1.jpg": []})
+    data: Any = open_data(f"vision/boxes:{tmp_path}", annotations="annotations", **PLAIN)
+    found = read(data)
+    assert {name: len(x["boxes"]) for name, x in found.items()} == {
+        "0.png": 3,
+        "1.png": 2,
+        "2.png": 2,
+        "3.png": 2,
+    }
+    assert dict(data.skipped) == {
+        "8.png": "it is listed in instances_cars.json, and is not there",
+        "9.png": "it is listed in instances_cars.json, and is not there",
+        "instances_other.json": "none of the 1 images that it lists is there",
+    }
+
+
+@pytest.mark.parametrize("name", ["images/{}.png", "./{}.png", "images\\{}.png"])
+def test_names_are_those_of_files_however_they_are_written(tmp_path: Path, name: str) -> None:
+    write(tmp_path, [])
+    listed(tmp_path, "a.json", {name.format(i): [[1.0, 1, 3, 3]] for i in range(4)})
+    data: Any = open_data(f"vision/boxes:{tmp_path}", annotations="annotations", **PLAIN)
+    assert len(read(data)) == 4 and not data.skipped
+
+
+def test_an_image_of_another_size_than_listed_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.new("RGB", (32, 24))
+    turned.save(tmp_path / "images" / "1.png", exif=exif)
+    Image.new("RGB", (64, 48)).save(tmp_path / "images" / "2.png")
+    boxes = {f"{i}.png": [[1.0, 1, 3, 3]] for i in range(4)}
+    listed(tmp_path, "a.json", boxes, width=32, height=24)
+    data: Any = open_data(f"vision/boxes:{tmp_path}", annotations="annotations", **PLAIN)
+    assert set(read(data)) == {"0.png", "3.png"}
+    skipped = dict(data.skipped)
+    assert skipped["2.png"] == "it is 64 x 48 pixels, and 32 x 24 in a.json"
+    assert "it is 24 x 32 pixels, and 32 x 24 in a.json: its tag of orientation turns it" in skipped["1.png"]
+
+
+def test_an_outline_of_many_vertices_keeps_its_shape() -> None:
+    shapely = pytest.importorskip("shapely")
+    top = np.stack([np.linspace(0, 30, 32), np.zeros(32)], axis=1)
+    rectangle = np.concatenate([top, [[30.0, 20], [0, 20]]])
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    circle = 10 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    radius = np.where(np.arange(200) % 50 < 25, 10, 4)[:, None]
+    cross = radius / 10 * circle
+    for outline, least in (
+        (rectangle, 1.0),
+        (np.roll(rectangle, 7, axis=0), 1.0),
+        (circle, 0.95),
+        (cross, 0.9),
+    ):
+        few = thinned(outline, 16)
+        one, other = shapely.Polygon(outline), shapely.Polygon(few)
+        overlap = one.intersection(other).area / one.union(other).area
+        assert len(few) == 16 and overlap >= least - 1e-9
+    assert sorted(map(tuple, thinned(rectangle, 4))) == [(0, 0), (0, 20), (30, 0), (30, 20)]
+
+
+def test_an_outline_needs_no_box_and_three_vertices(tmp_path: Path) -> None:
+    every = [
+        {"image_id": 100, "segmentation": [[2.0, 3, 10, 3, 2, 9]]},
+        {"image_id": 101, "bbox": [1, 1, 2, 2]},
+    ]
+    source = write(tmp_path, every, images=2)
+    assert read(open_data(source, **PLAIN))["0.png"]["boxes"].tolist() == [[2, 3, 10, 9]]
+    with pytest.raises(UserError, match="vertices=2: an outline has 3 or more"):
+        open_data(source, vertices=2)
 
 
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:

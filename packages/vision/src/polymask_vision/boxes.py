@@ -111,7 +111,7 @@ def some_of(names: Sequence[str], share: float) -> Tensor:
 
     Args:
         names: of the samples.
-        share: in [0, 1], rounded.
+        share: in [0, 1], rounded; one sample at least where it is above 0.
 
     Raises:
         UserError: a share out of range.
@@ -120,7 +120,7 @@ def some_of(names: Sequence[str], share: float) -> Tensor:
         raise UserError(f"labelled={share}: give a share of the images, 0 to 1")
     order = sorted(range(len(names)), key=lambda i: hash_key(names[i]))
     chosen = torch.zeros(len(names), dtype=torch.bool)
-    chosen[order[: round(share * len(names))]] = True
+    chosen[order[: max(round(share * len(names)), share > 0)]] = True
     return chosen
 
 

@@ -127,14 +127,18 @@ def mask_of(path: Path, images: Path, masks: Path) -> str:
         raise BadSample(f"there is no mask {stem.relative_to(masks.parent)}.png")
     if broken := fault(mask):
         raise BadSample(f"its mask: {broken}")
-    size, mask_size = _size(path), _mask_size(mask)
+    size, mask_size = size_of(path), _mask_size(mask)
     if size != mask_size:
         raise BadSample(f"it is {size[0]} x {size[1]} pixels, and its mask {mask_size[0]} x {mask_size[1]}")
     return mask.relative_to(masks).as_posix()
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width, read from the head of a file where it can be."""
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image, upright, read from the head of a file where it can be.
+
+    Raises:
+        BadSample: it has none.
+    """
     with reading(reason):
         try:
             with Image.open(path) as image:
