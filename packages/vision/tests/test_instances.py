@@ -40,6 +40,18 @@ def test_figures_of_masks_by_hand() -> None:
     assert none["mask IoU"] == [1, 1] and none["leak, crowded"] == [0]
 
 
+def test_what_two_instances_share_is_no_leak() -> None:
+    truth = bars((0, 4), (2, 6), (0, 6))[None, :2]
+    boxes = bars((0, 6), (0, 6))[None]
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    assert fits(truth, truth, boxes, valid)["leak, crowded"] == [0]
+    # all of the box: of both the two rows that the other alone has
+    assert fits(boxes, truth, boxes, valid)["leak, crowded"] == [1]
+    same = bars((0, 4), (0, 4))[None]
+    found = fits(same, same, boxes, valid)
+    assert found["leak, crowded"] == [] and found["mask IoU, crowded"] == [1]
+
+
 def square(left: float, top: float, right: float, bottom: float) -> np.ndarray[Any, Any]:
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
@@ -50,8 +62,8 @@ def test_overlaps_of_outlines() -> None:
     two = [square(0, 0, 4, 2), square(2, 2, 6, 6), np.array([[0, 0], [4, 4], [4, 0], [0, 4]])]
     bow_tie = 8 / 16  # crosses itself: two triangles, of half the square
     expected = np.array([[8 / 16, 4 / 28, bow_tie], [0, 0, 0]])
-    np.testing.assert_allclose(polygon_overlaps(one, two), expected)
-    assert polygon_overlaps([], two).shape == (0, 3) and polygon_overlaps(one, []).shape == (2, 0)
+    np.testing.assert_allclose(polygon_overlaps(one, two, (12, 12)), expected)
+    assert polygon_overlaps([], two, (12, 12)).shape == (0, 3) and polygon_overlaps(one, [], (12, 12)).shape == (2, 0)
 
 
 def test_the_outline_of_a_mask_holds_it() -> None:
@@ -89,6 +101,20 @@ def test_counts_of_images() -> None:
     valid = torch.tensor([[True, True], [False, True]])
     total = matched(found, corners.expand(2, 2, 4, 2), valid, (32, 32), Instances())
     assert total.tolist() == [2, 5, 3]
+
+
+def test_detections_without_a_mask_count_and_instances_are_cut_at_the_edge() -> None:
+    pytest.importorskip("shapely")
+    pytest.importorskip("skimage")
+    line = torch.tensor([[-18.0, 2.0, 12.0, 10.0]])
+    corners = line[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(1, 1, 4, 2)
+    frames = torch.tensor([[[0.0, 2.0, 12.0, 10.0], [4.0, 20.0, 8.0, 24.0], [4.0, 20.0, 8.0, 24.0]]])
+    masks = torch.ones(1, 3, 8, 8)
+    masks[:, 1:] = 0
+    score = torch.tensor([[0.9, 0.8, 0.0]])
+    found = Detections(frames, score, masks, frames)
+    total = matched(found, corners, torch.ones(1, 1, dtype=torch.bool), (32, 32), Instances())
+    assert total.tolist() == [1, 2, 1]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +160,6 @@ def test_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     for name in ("shapely", "skimage"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"polymask-vision\[instances\]"):
-        polygon_overlaps([], [])
+        polygon_overlaps([], [], (4, 4))
     with pytest.raises(UserError, match=r"polymask-vision\[instances\]"):
         outline_of(torch.zeros(4, 4))

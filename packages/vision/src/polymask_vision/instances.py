@@ -49,7 +49,7 @@ class Instances:
     """Masks of instances, of boxes that are given, and instances found.
 
     Masks are compared at the pixels of the image, at a probability of 0.5: their intersection over union with
-    the instance, and the leak, the share that is marked of the pixels which neighbours have in the box.
+    the instance, and the leak, the share that is marked of the pixels which neighbours alone have in the box.
     Crowded instances are those of whose box neighbours have a tenth or more; instances alone have no
     neighbour there. Figures are means over the instances of an image, intervals over images. Boxes are moved
     as in training, the same ones for every row.
@@ -57,7 +57,8 @@ class Instances:
     Of systems that find instances by themselves the outline of each mask is compared with the outlines of the
     data: precision, recall and their harmonic mean over all images, where each detection, the most probable
     first, finds the instance that it overlaps most of those not found yet, from an intersection over union
-    of polygons (shapely) on. There are no intervals of these.
+    of polygons (shapely) on. Of instances the part within the image counts, and a detection whose mask is
+    empty finds none. There are no intervals of these.
 
     Args:
         images: maximum number of test images, evenly spaced.
@@ -137,14 +138,15 @@ def fits(said: Tensor, truth: Tensor, boxes: Tensor, valid: Tensor) -> dict[str,
     iou = (said & truth).flatten(2).sum(-1) / union
     near = (truth.sum(1, keepdim=True) > truth.long()) & boxes
     theirs, room = near.flatten(2).sum(-1), boxes.flatten(2).sum(-1)
-    leak = (near & said).flatten(2).sum(-1) / theirs.clamp(min=1)
+    others = near & ~truth
+    leak = (others & said).flatten(2).sum(-1) / others.flatten(2).sum(-1).clamp(min=1)
     real = valid & (size > 0)
     crowded = real & (theirs >= CROWDED * room) & (theirs > 0)
     of = {
         "mask IoU": (iou, real),
         "mask IoU, crowded": (iou, crowded),
         "mask IoU, alone": (iou, real & (theirs == 0)),
-        "leak, crowded": (leak, crowded),
+        "leak, crowded": (leak, crowded & others.flatten(2).any(-1)),
     }
     return {name: _by_image(values, counted) for name, (values, counted) in of.items()}
 
@@ -167,8 +169,8 @@ def matched(
         kept = score_R > 0
         order = score_R[kept].argsort(descending=True, stable=True)
         outlines = [outline for mask in masks_RHW[kept][order] if (outline := outline_of(mask)) is not None]
-        overlaps = polygon_overlaps(outlines, [one.numpy() for one in outline_GV2[real_G]])
-        total += torch.tensor([hits(overlaps, asked.overlap), len(outlines), int(real_G.sum())])
+        overlaps = polygon_overlaps(outlines, [one.numpy() for one in outline_GV2[real_G]], size)
+        total += torch.tensor([hits(overlaps, asked.overlap), int(kept.sum()), int(real_G.sum())])
     return total
 
 
@@ -188,16 +190,21 @@ def hits(overlaps: np.ndarray[Any, Any], least: float) -> int:
 
 
 def polygon_overlaps(
-    first: Sequence[np.ndarray[Any, Any]], second: Sequence[np.ndarray[Any, Any]]
+    first: Sequence[np.ndarray[Any, Any]], second: Sequence[np.ndarray[Any, Any]], size: tuple[int, int]
 ) -> np.ndarray[Any, Any]:
-    """Intersection over union of outlines, ``[first, second]``, by shapely."""
+    """Intersection over union of outlines within images of a size, ``[first, second]``, by shapely."""
     try:
         import shapely
     except ImportError as error:
         raise missing() from error
-    one, two = (np.array([shapely.make_valid(shapely.Polygon(x)) for x in some]) for some in (first, second))
+    image = shapely.box(0, 0, size[1], size[0])
+    one, two = (
+        shapely.intersection([shapely.make_valid(shapely.Polygon(x)) for x in some], image)
+        for some in (first, second)
+    )
     if not len(one) or not len(two):
         return np.zeros((len(one), len(two)))
     common = shapely.area(shapely.intersection(one[:, None], two))
-    found: np.ndarray[Any, Any] = common / (shapely.area(one)[:, None] + shapely.area(two) - common)
+    union = shapely.area(one)[:, None] + shapely.area(two) - common
+    found: np.ndarray[Any, Any] = common / np.maximum(union, np.finfo(float).tiny)
     return found

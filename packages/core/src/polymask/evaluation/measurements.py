@@ -191,6 +191,8 @@ def evaluate_run(
     with evaluating(opened.system):
         given: Any = measure(opened)
         scores = list(given) if isinstance(given, Iterable) else []
+    if isinstance(given, Iterable) and not scores:
+        raise UserError(f"{config.name} found nothing to measure in the test samples of {opened.folder}")
     if not scores or not all(isinstance(score, Measurement) for score in scores):
         raise UserError(f"{config.name} measured nothing: it gave {given!r}, not a list of Measurement")
     scores = [_plain(score, config.name) for score in scores]
