@@ -98,13 +98,13 @@ def test_what_has_no_graph_is_refused_with_the_operation(tmp_path: Path) -> None
 
 def test_a_graph_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make("vision/mae", "vision/vit")
-    forward = graphs._Graph.forward
+    forward = graphs._Features.forward
 
     def other(self: Any, *entries: torch.Tensor) -> Any:
         tokens, pooled = forward(self, *entries)
         return tokens + (0.0 if torch.compiler.is_exporting() else 0.01), pooled
 
-    monkeypatch.setattr(graphs._Graph, "forward", other)
+    monkeypatch.setattr(graphs._Features, "forward", other)
     with pytest.raises(UserError, match=re.escape("ONNX Runtime's tokens differ from PyTorch's by")):
         export.export(made, "onnx", tmp_path)
     assert list(tmp_path.iterdir()) == []

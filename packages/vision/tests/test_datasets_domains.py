@@ -125,3 +125,18 @@ def test_a_class_beyond_their_number_is_said(tmp_path: Path) -> None:
     data: Any = build("vision/two-domains", "datasets", **options, pixel_classes=1)
     with pytest.raises(UserError, match=r"holds 1, and there are 1 classes.*--data.pixel_classes"):
         data.split("train")[0]
+
+
+def test_classes_of_both_domains_are_named_alike(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        segmentation.example_source(tmp_path / name)
+    labels = {"ground": 0, "square": 1}
+    options = {
+        "source_data": {"name": "vision/segmentation", "source": str(tmp_path / "one"), "labels": labels},
+        "target_data": {"name": "vision/segmentation", "source": str(tmp_path / "other")},
+    }
+    assert build("vision/two-domains", "datasets", **options).map_classes == ["ground", "square"]
+    options["target_data"]["labels"] = {"square": 1, "ground": 0}
+    with pytest.raises(UserError, match="are ground, square in the source and square, ground in the target"):
+        build("vision/two-domains", "datasets", **options)

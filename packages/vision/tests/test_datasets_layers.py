@@ -134,10 +134,54 @@ def test_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 16), 7, dtype=np.uint8)).save(tmp_path / "object" / "5.png")
     np.save(tmp_path / "distance" / "6.npy", np.zeros((9, 5), dtype=np.float32))
     data: Any = build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2}, test=0.0)
-    assert [name for name, _ in data.skipped] == ["3.png"] and "distance" in data.skipped[0][1]
-    with pytest.warns(UserWarning, match=r"its object holds 7, of no class|its map is 9 x 5"):
-        _ = [data.split("train")[i] for i in range(7)]
+    reasons = dict(data.skipped)
+    assert set(reasons) == {"3.png", "6.png"} and "distance" in reasons["3.png"]
+    assert reasons["6.png"] == "it is 16 x 16 pixels, and its distance 9 x 5"
+    with pytest.warns(UserWarning, match=r"its object holds 7, of no class"):
+        _ = [data.split("train")[i] for i in range(6)]
     assert {name for name, _ in data.skipped} == {"3.png", "5.png", "6.png"}
+
+
+@pytest.mark.parametrize(
+    ("object", "message"),
+    [
+        (lambda square: 255 * square, "files of the layer object hold 0 and 255 alone"),
+        (lambda square: 0 * square + 255, "no pixel in .* files of the layer object has a class"),
+        (lambda square: 7 * square, r"object/.*its object holds 7, of no class; a layer of 2 classes holds"),
+        (
+            lambda square: np.stack([square, 0 * square, square], -1),
+            r"its mask is in colours, .*; a layer of",
+        ),
+        (None, "the layer object has no file for any of"),
+    ],
+)
+def test_a_layer_of_classes_that_holds_none_is_refused(tmp_path: Path, object: Any, message: str) -> None:
+    layers.example_source(tmp_path)
+    for path in list((tmp_path / "object").iterdir()):
+        square = np.array(Image.open(path))
+        path.unlink()
+        if object is not None:
+            Image.fromarray(object(square).astype(np.uint8)).save(path)
+    with pytest.raises(UserError, match=message):
+        build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2}, tasks=("object",))
+
+
+def test_a_layer_without_a_known_value_is_refused_and_a_folder_of_something_else_is_none(
+    tmp_path: Path,
+) -> None:
+    layers.example_source(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "read me.txt").write_text("nothing")
+    with pytest.warns(UserWarning, match="notes has no file of any image and is no layer"):
+        data: Any = build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2})
+    assert data.provides["layers"] == {"image": 3, "distance": 1, "object": 2}
+    for path in (tmp_path / "distance").iterdir():
+        np.save(path, np.full((16, 16), np.nan, dtype=np.float32))
+    with (
+        pytest.warns(UserWarning, match="notes"),
+        pytest.raises(UserError, match="of the layer distance is known: all are NaN"),
+    ):
+        build("vision/layers", "datasets", source=str(tmp_path), classes={"object": 2})
 
 
 def test_those_of_more_values_than_most_are_left_out(tmp_path: Path) -> None:

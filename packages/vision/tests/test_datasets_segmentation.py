@@ -74,6 +74,13 @@ def test_colours_are_classes_by_name_and_others_unknown_where_so_said(tmp_path: 
         opened(tmp_path)
 
 
+def test_grey_masks_with_opacity_are_read(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path, str(i), halves(0, 1))
+        Image.fromarray(halves(0, 1)).convert("LA").save(tmp_path / "masks" / f"{i}.png")
+    assert opened(tmp_path).split("train")[0]["label_map"][0].tolist() == [0] * 6 + [1] * 6
+
+
 def test_masks_of_0_and_255_are_asked_about(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path, str(i), halves(0, 255))

@@ -63,7 +63,9 @@ def test_overlaps_of_outlines() -> None:
     bow_tie = 8 / 16  # crosses itself: two triangles, of half the square
     expected = np.array([[8 / 16, 4 / 28, bow_tie], [0, 0, 0]])
     np.testing.assert_allclose(polygon_overlaps(one, two, (12, 12)), expected)
-    assert polygon_overlaps([], two, (12, 12)).shape == (0, 3) and polygon_overlaps(one, [], (12, 12)).shape == (2, 0)
+    assert polygon_overlaps([], two, (12, 12)).shape == (0, 3) and polygon_overlaps(
+        one, [], (12, 12)
+    ).shape == (2, 0)
 
 
 def test_the_outline_of_a_mask_holds_it() -> None:

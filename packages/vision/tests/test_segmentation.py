@@ -90,3 +90,12 @@ def test_a_domain_without_labels_is_left_out_and_what_segments_nothing_refused()
     one.system = nn.Linear(1, 1)
     with pytest.raises(UserError, match="Linear segments no images by itself"):
         list(Segmentation()(one))
+
+
+def test_pixels_of_a_class_that_the_network_does_not_know_are_refused() -> None:
+    one = run()
+    one.system.classes = 4
+    assert list(Segmentation()(one))
+    one.data.target.splits["test"].source.map_labels[:, :1] = 5
+    with pytest.raises(UserError, match="has pixels of class 5, and the network knows 4 classes, 0 to 3"):
+        list(Segmentation()(one))

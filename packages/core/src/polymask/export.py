@@ -218,7 +218,7 @@ def _features(system: System, facts: Mapping[str, Any]) -> Features:
     if tokenizer is None or encoder is None:
         raise UserError(
             f"{type(system).__name__} has no tokenizer and encoder of its own to export: its run is what "
-            "polymask evaluate and generate take"
+            "polymask evaluate takes"
         )
     return Features(tokenizer=tokenizer, encoder=encoder, facts=facts)
 

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,44 +37,66 @@ LARGE = 1_500_000_000
 """Bytes of weights from which they lie in a file of their own, ``model.onnx.data``: a graph ends at 2 GiB."""
 
 
+class Graph(nn.Module):
+    """What is written: a module whose forward takes ``names`` in order and returns ``outputs`` in order.
+
+    Attributes:
+        names: of the inputs.
+        outputs: their names.
+        lengths: of those inputs whose second axis is free as the first of all is.
+    """
+
+    names: Sequence[str]
+    outputs: Sequence[str]
+    lengths: Sequence[str] = ()
+
+    def example(self, n: int, seed: int) -> tuple[Tensor, ...]:
+        """Inputs of n rows."""
+        raise NotImplementedError
+
+
 def write_onnx(features: Features, out: Path) -> dict[str, Any]:
-    """Write the graph, once ONNX Runtime has given PyTorch's outputs for batches of other sizes.
+    """Write the graph of a tokenizer and an encoder, or of a classifier, see :func:`write_graph`."""
+    return write_graph(_Features(features), out, type(features.encoder).__name__)
+
+
+def write_graph(graph: Graph, out: Path, what: str) -> dict[str, Any]:
+    """Write a graph, once ONNX Runtime has given PyTorch's outputs for batches of other sizes.
 
     Args:
-        features: a tokenizer and an encoder, or a classifier, in eval mode and on the CPU.
+        graph: in eval mode and on the CPU.
         out: folder for ``model.onnx``.
+        what: it is, for messages.
 
     Returns:
         Names and shapes of inputs and outputs, for a description.
 
     Raises:
-        UserError: a library is missing, or the encoder cannot be expressed, with the reason.
+        UserError: a library is missing, or the graph cannot be expressed, with the reason.
     """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(library)
         except ImportError as error:
             raise UserError(f"{library} is not installed: pip install 'polymask[onnx]'") from error
-    graph = _Graph(features)
-    free = {0: torch.export.Dim.AUTO} | ({1: torch.export.Dim.AUTO} if len(graph.names) > 1 else {})
-    shapes = {name: free if name == features.tokenizer.key else {0: free[0]} for name in graph.names}
+    rows, auto = {0: torch.export.Dim.AUTO}, torch.export.Dim.AUTO
+    shapes = {name: rows | ({1: auto} if name in graph.lengths else {}) for name in graph.names}
     with _quiet():
         try:
             program: Any = torch.onnx.export(
                 graph,
                 graph.example(3, 0),
-                input_names=graph.names,
-                output_names=graph.outputs,
+                input_names=list(graph.names),
+                output_names=list(graph.outputs),
                 dynamic_shapes=(tuple(shapes.values()),),
                 dynamo=True,
                 verbose=False,
             )
         except Exception as error:
             raise UserError(
-                f"{type(features.encoder).__name__} cannot be expressed in ONNX: {_reason(error)}. "
-                "Choose another format"
+                f"{what} cannot be expressed in ONNX: {_reason(error)}. Choose another format"
             ) from error
-    large = sum(weight.nbytes for weight in features.state_dict().values()) > LARGE
+    large = sum(weight.nbytes for weight in graph.state_dict().values()) > LARGE
     with writing(out), tempfile.TemporaryDirectory(dir=out) as folder:
         program.save(Path(folder, GRAPH), external_data=large)
         _check(graph, Path(folder, GRAPH))
@@ -88,13 +110,14 @@ def write_onnx(features: Features, out: Path) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": list(graph.outputs)}
 
 
-class _Graph(nn.Module):
+class _Features(Graph):
     def __init__(self, features: Features) -> None:
         super().__init__()
         self.features: Any = features
         key = features.tokenizer.key
         self.names = [name for name in (key, length_key(key)) if name in features.tokenizer.example(1)]
         self.outputs = ("logits",) if hasattr(features, "classify") else ("tokens", "pooled")
+        self.lengths = (key,) if len(self.names) > 1 else ()
 
     def example(self, n: int, seed: int) -> tuple[Tensor, ...]:
         batch = self.features.tokenizer.example(n, seed)
@@ -108,7 +131,7 @@ class _Graph(nn.Module):
         return tokens.values, tokens.pool()
 
 
-def _check(graph: _Graph, file: Path) -> None:
+def _check(graph: Graph, file: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

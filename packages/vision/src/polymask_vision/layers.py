@@ -140,6 +140,16 @@ class LayerPatches(Patches):
         """Tokens back to the images among the layers, ``[B, C, H, W]``."""
         return picture_of(values, self.grid, self.patch_size)[:, self.layers[self.key]]
 
+    def picture(self, name: str, x_BCHW: Tensor) -> Tensor:
+        """A layer as an image in the units of the data; classes in colours, 0 everywhere is grey."""
+        channels = self.layers[self.key].stop
+        if name in self.class_layers:
+            best_BHW = torch.where(x_BCHW.any(1), x_BCHW.argmax(1), -1)
+            return coloured(best_BHW, x_BCHW.shape[1], channels)
+        if x_BCHW.shape[1] == channels:
+            return x_BCHW
+        return x_BCHW.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+
     def example(self, n: int, seed: int = 0) -> Batch:
         """Noise as values, and random classes, in all layers."""
         generator = torch.Generator().manual_seed(seed)
@@ -151,3 +161,11 @@ class LayerPatches(Patches):
             else:
                 batch[name] = torch.randn(n, count, *self.size, generator=generator)
         return batch
+
+
+def coloured(label_BHW: Tensor, classes: int, channels: int) -> Tensor:
+    """Classes as normalised images ``[B, channels, H, W]``, each of a colour; -1 is grey."""
+    shift_C11 = torch.arange(channels, device=label_BHW.device)[:, None, None] / channels
+    label_B1HW = label_BHW[:, None]
+    colours = 2 * torch.cos(2 * torch.pi * (label_B1HW / classes + shift_C11))
+    return torch.where(label_B1HW < 0, 0.0, colours)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from polymask import UserError
 from polymask.run import Run
+
+Scales = Mapping[str, Sequence[Sequence[float]]]
+"""Mean and deviation of each channel, by layer of values."""
 
 
 def require_same_scale(run: Run, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
@@ -27,3 +30,27 @@ def require_same_scale(run: Run, mean: Sequence[float] | None, std: Sequence[flo
             f"out, and these have mean {mean} and deviation {std}: give --data.mean and --data.std "
             "of that run"
         )
+
+
+def require_same_scales(run: Run, scales: Scales | None) -> None:
+    """The same of layers of values: means within a tenth of the deviation, deviations within a tenth.
+
+    Means and deviations are of some samples, and differ a little between data of one kind.
+
+    Raises:
+        UserError: it was not.
+    """
+    known: Scales = run.facts.get("scales") or {}
+    for name, (mean, std) in (scales or {}).items():
+        own_mean, own_std = known.get(name, (mean, std))
+        pairs = zip(own_mean, own_std, mean, std, strict=True)
+        if any(abs(a - c) > 0.1 * b or not 0.9 < d / b < 1.1 for a, b, c, d in pairs):
+            raise UserError(
+                f"the run {run.folder} was trained on {name} with mean {_shown(own_mean)} and deviation "
+                f"{_shown(own_std)} taken out, and here it is {_shown(mean)} and {_shown(std)}: train both "
+                "on the same data, with the same --data.mean and --data.std"
+            )
+
+
+def _shown(values: Sequence[float]) -> str:
+    return ", ".join(f"{x:.3g}" for x in values)

@@ -63,9 +63,15 @@ class Segmentation:
         index = evenly(len(samples), self.images)
         kept: dict[str, list[Tensor]] = {row: [] for row in systems}
         truths: list[Tensor] = []
+        classes = getattr(systems[TRAINED], "classes", None)
         for batch in batches(samples, index, batch_size=self.batch_size):
             truth = batch[LABELS]
             known = truth >= 0
+            if classes is not None and (most := int(truth.max())) >= classes:
+                raise UserError(
+                    f"a test image has pixels of class {most}, and the network knows {classes} classes, 0 to "
+                    f"{classes - 1}: say what is unknown (--data.ignore), or train it with more"
+                )
             truths += [one[there] for one, there in zip(truth, known, strict=True) if there.any()]
             for row, system in systems.items():
                 image = batch[data.key].to(next(system.parameters()).device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from polymask import Batch, Mask, Run, Step, UserError, build
 from polymask.evaluation.measurements import Measurement
+from polymask.export import export
 from polymask.recipes import run_recipe
 from polymask_vision.datasets import earth
 from polymask_vision.dense import Dense
@@ -257,6 +259,48 @@ def test_a_teacher_stands_in_where_a_sample_has_no_label(recipe: Path) -> None:
 def test_a_teacher_of_other_layers_is_refused(recipe: Path) -> None:
     with pytest.raises(UserError, match="knows image, relief, elevation, land, climate, and this data"):
         make(teacher=str(recipe / "ensemble"))
+
+
+def test_the_student_is_exported_with_its_answers(recipe: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run = Run.open(recipe / "student")
+    student: Any = run.system
+    out = export(run, "tasks", tmp_path / "out")
+    session = runtime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [one.name for one in session.get_inputs()] == ["image"]
+    image = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    (answer,) = session.run(None, {"image": image.numpy()})
+    expected = student.answer({"image": image})["climate"].detach()
+    torch.testing.assert_close(torch.from_numpy(answer), expected, rtol=1e-4, atol=1e-5)
+    assert answer.sum(1) == pytest.approx(1, abs=1e-4)
+    about = json.loads((out / "tasks.json").read_text())
+    assert about["outputs"] == ["climate"] and set(about["scales"]) == set(run.facts["scales"])
+    # the teacher stays behind
+    weights = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    assert (out / "model.onnx").stat().st_size < 4 * weights + 200_000
+
+
+def test_a_teacher_of_other_scales_is_refused(recipe: Path) -> None:
+    run = Run.open(recipe / "ensemble")
+    facts = dict(run.facts)
+    assert set(facts["scales"]) == {"image", "relief", "elevation"} and len(facts["scales"]["image"][0]) == 3
+
+    def student(**scales: Any) -> Any:
+        asked = {**facts, "scales": {**facts["scales"], **scales}}
+        teacher = str(recipe / "ensemble")
+        return build("vision/phg-mae", preset="tiny", facts=asked, teacher=teacher)
+
+    mean, std = facts["scales"]["elevation"]
+    moved = [[m + share * s for m, s in zip(mean, std, strict=True)] for share in (0.05, 0.2)]
+    assert student(elevation=(moved[0], [1.05 * s for s in std])).teacher is not None
+    for other in ((moved[1], std), (mean, [1.2 * s for s in std])):
+        with pytest.raises(
+            UserError, match="was trained on elevation with mean .* taken out, and here it is"
+        ):
+            student(elevation=other)
+    with pytest.raises(UserError, match="was trained on image"):
+        student(image=([0.1] * 3, facts["scales"]["image"][1]))
 
 
 def test_what_cannot_work_is_refused() -> None:

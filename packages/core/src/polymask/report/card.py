@@ -39,6 +39,8 @@ ENCODERS = {
     "apply_masks(encoder, FOLDER)  # of the base, whose hidden weights are then 0",
     "segmenter": "from polymask_vision.segmenter import load_segmenter\n\n"
     "network = load_segmenter(FOLDER)  # images, normalised as segmenter.json says, to logits of each pixel",
+    "tasks": "import onnxruntime\n\nsession = onnxruntime.InferenceSession(f'{FOLDER}/model.onnx')\n"
+    "answers = session.run(None, layers)  # arrays by name, prepared as tasks.json says",
     "transformers": "from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(FOLDER)",
 }
 """How an encoder is loaded, by format."""

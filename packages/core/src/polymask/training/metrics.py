@@ -233,9 +233,9 @@ class MetricLogger(pl.Callback):
         )
         warnings.warn(
             f"{what}, and taught nothing. Where no site was scored, mask more, or give longer samples or "
-            "larger batches (polymask look shows what is masked); where samples lack what is to be told, as a "
-            "label or a distance, give data that have it; a term that counts only what a teacher is sure of "
-            "may begin later",
+            "larger batches (polymask look shows what is masked); where samples lack what is to be told, a "
+            "label or a distance for example, give data that have it; a term that counts only what a teacher "
+            "is sure of may begin later",
             stacklevel=2,
         )
 

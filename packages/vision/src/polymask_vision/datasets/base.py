@@ -143,7 +143,7 @@ class ImageDataset(FileDataset[Images]):
             "mean": self.preparation.mean,
             "std": self.preparation.std,
             "samples": len(self.splits["train"]),
-            **layer_facts(found.train.source, channels),
+            **layer_facts(found.train.source, channels, (self.preparation.mean, self.preparation.std)),
         }
         spans = {self.range or one.span for one in headers.values()}
         if len(spans) == 1:

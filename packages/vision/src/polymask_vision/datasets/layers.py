@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, Splits, evenly
+from polymask.data import BadSample, Splits, evenly, reading
 from polymask.data.folders import read_folder
 from polymask.types import Count, Share
-from polymask_vision.datasets.decode import ENDINGS, fault, header, planes
+from polymask_vision.datasets.decode import ENDINGS, fault, header, planes, reason
 from polymask_vision.datasets.folder import Files
 from polymask_vision.datasets.maps import LABELS, MaskReader
+from polymask_vision.datasets.segmentation import size_of
 
 KEY = "image"
 
@@ -42,7 +44,8 @@ def layers(
 
     A layer of another size than its image, and of the same shape, is brought to that by nearest pixels. Where
     a layer lacks the file of an image, it is unknown there: so few samples may have labels. Images that
-    are damaged, and those with a damaged file in a layer, are left out and listed in ``skipped``.
+    are damaged, and those with a damaged file in a layer or one of another shape, are left out and listed in
+    ``skipped``. A folder with no file of any image is no layer.
 
     Args:
         source: the folder with all of them (``layers:PATH``).
@@ -72,9 +75,12 @@ def layers(
         str(root / image), ENDINGS, "images in layers", lambda path: _look(path, root, image, others)
     )
     beside = {name: [each[k] for each in found.looks] for k, name in enumerate(others)}
+    for name in [one for one, files in beside.items() if not any(files) and one not in (*classes, *tasks)]:
+        warnings.warn(f"layers:{source}: {name} has no file of any image and is no layer", stacklevel=2)
+        del beside[name]
     files = LayerFiles(found.root, found.names, root, beside, classes, tasks)
     splits = found.splits(files, test)
-    files.standardise(splits.train.index.tolist())
+    files.examine(splits.train.index.tolist())
     return splits
 
 
@@ -120,28 +126,56 @@ class LayerFiles(Files):
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers = {KEY: 3}
 
-    def standardise(self, index: Sequence[int]) -> None:
-        """Take mean and deviation of values, and how many most pixels have, from some samples that have any.
+    def examine(self, index: Sequence[int]) -> None:
+        """Look at some samples of each layer: of values, for mean, deviation and how many most pixels have.
+
+        Args:
+            index: numbers of the training samples.
 
         Raises:
-            UserError: a layer has no file for any of them.
+            UserError: a layer has no file for any of them, nothing in it is known, or most hold no classes.
         """
         for name, files in self.others.items():
-            if name in self.classes:
-                self.layers[name] = self.classes[name]
-                continue
             there = [i for i in index if files.names[i]]
-            values = [self._values(name, there[k]).flatten(1) for k in evenly(len(there), LOOK)]
-            if not values:
+            some = [there[k] for k in evenly(len(there), LOOK)]
+            if not some:
                 raise UserError(f"the layer {name} has no file for any of {len(index)} training images")
-            usual = Counter(map(len, values)).most_common(1)[0][0]  # others are left out as they are read
-            x = torch.cat([each for each in values if len(each) == usual], dim=1).double()
-            x = x[:, x.isfinite().all(0)]
-            self.layers[name] = len(x)
-            deviation = x.std(1) if x.shape[1] > 1 else torch.zeros(len(x))
-            # a constant layer becomes 0
-            deviation = torch.where(deviation > 0, deviation, 1.0)
-            self.statistics[name] = x.mean(1)[:, None, None], deviation[:, None, None]
+            if name in self.classes:
+                self._examine_classes(name, some)
+            else:
+                self._standardise(name, some)
+
+    def _examine_classes(self, name: str, index: Sequence[int]) -> None:
+        self.layers[name] = self.classes[name]
+        wrong, seen, unknown = list[str](), set[int](), False
+        for i in index:
+            try:
+                label = self._labels(name, i)
+            except BadSample as error:
+                wrong.append(f"{self.others[name].names[i]}: {error}")
+                continue
+            seen.update(np.unique(label.numpy()).tolist())
+            unknown |= bool((label < 0).any())
+        rule = f"a layer of {self.classes[name]} classes holds their numbers, from 0 on, and 255 for unknown"
+        if 2 * len(wrong) > len(index):
+            raise UserError(f"{len(wrong)} of {len(index)} files of the layer {name}, {wrong[0]}; {rule}")
+        if seen <= {-1}:
+            raise UserError(f"no pixel in {len(index)} files of the layer {name} has a class; {rule}")
+        if seen == {-1, 0}:
+            raise UserError(f"{len(index)} files of the layer {name} hold 0 and 255 alone; {rule}")
+
+    def _standardise(self, name: str, index: Sequence[int]) -> None:
+        values = [self._values(name, i).flatten(1) for i in index]
+        usual = Counter(map(len, values)).most_common(1)[0][0]  # others are left out as they are read
+        x = torch.cat([each for each in values if len(each) == usual], dim=1).double()
+        x = x[:, x.isfinite().all(0)]
+        if not x.shape[1]:
+            raise UserError(f"no value in {len(index)} files of the layer {name} is known: all are NaN")
+        self.layers[name] = len(x)
+        deviation = x.std(1) if x.shape[1] > 1 else torch.zeros(len(x))
+        # a constant layer becomes 0
+        deviation = torch.where(deviation > 0, deviation, 1.0)
+        self.statistics[name] = x.mean(1)[:, None, None], deviation[:, None, None]
 
     def maps(self, index: int) -> dict[str, Tensor]:
         found = {}
@@ -152,9 +186,7 @@ class LayerFiles(Files):
                 blank = torch.full(shape, -1) if name in self.classes else torch.full(shape, torch.nan)
                 found[name] = blank
             elif name in self.classes:
-                found[name] = MaskReader(None, False, None)(files.read(index))[LABELS]
-                if int(found[name].max()) >= self.classes[name]:
-                    raise BadSample(f"its {name} holds {int(found[name].max())}, of no class")
+                found[name] = self._labels(name, index)
             else:
                 mean, std = self.statistics[name]
                 values = self._values(name, index)
@@ -164,6 +196,17 @@ class LayerFiles(Files):
                     )
                 found[name] = ((values - mean) / std).float()
         return found
+
+    def _labels(self, name: str, index: int) -> Tensor:
+        """Classes, int64 ``[H, W]``.
+
+        Raises:
+            BadSample: there is something else.
+        """
+        label = MaskReader(None, False, None)(self.others[name].read(index))[LABELS]
+        if int(label.max()) >= self.classes[name]:
+            raise BadSample(f"its {name} holds {int(label.max())}, of no class")
+        return label
 
     def _values(self, name: str, index: int) -> Tensor:
         """As they are in the file, float64 ``[C, H, W]``."""
@@ -179,7 +222,21 @@ def _look(path: Path, root: Path, image: str, others: Sequence[str]) -> tuple[st
         stem = (root / name / path.relative_to(root / image)).with_suffix("")
         files = (stem.with_name(stem.name + suffix) for suffix in (".npy", ".png", *ENDINGS))
         there = next((file for file in files if file.is_file()), None)
-        if there is not None and (broken := fault(there)):
-            raise BadSample(f"its {name}: {broken}")
+        if there is not None:
+            if broken := fault(there):
+                raise BadSample(f"its {name}: {broken}")
+            (height, width), (h, w) = size_of(path), _size(there)
+            if h * width != w * height:
+                raise BadSample(f"it is {height} x {width} pixels, and its {name} {h} x {w}")
         found.append("" if there is None else there.relative_to(root).as_posix())
     return tuple(found)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width of a file of a layer."""
+    if path.suffix != ".npy":
+        return size_of(path)
+    with reading(reason):
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        height, width = shape[1:] if len(shape) == 3 and shape[0] < shape[2] else shape[:2]
+        return height, width

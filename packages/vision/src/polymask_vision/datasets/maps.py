@@ -55,22 +55,36 @@ class Layered(Mapped, Protocol):
         layers: channels, or classes, of each by name, ``image`` first.
         class_layers: which of them are of classes.
         tasks: which of them are to be predicted.
+        statistics: mean and deviation that were taken out of each layer of values, ``[C, 1, 1]``.
     """
 
     layers: Mapping[str, int]
     class_layers: Sequence[str]
     tasks: Sequence[str]
+    statistics: Mapping[str, tuple[Tensor, Tensor]]
 
 
-def layer_facts(source: object, channels: int) -> dict[str, Any]:
-    """What parts take as constructor arguments of the layers of images; nothing of other images."""
+def layer_facts(source: object, channels: int, scale: tuple[Sequence[float], ...]) -> dict[str, Any]:
+    """What parts take as constructor arguments of the layers of images; nothing of other images.
+
+    Args:
+        source: the images.
+        channels: of the images themselves.
+        scale: mean and deviation that are taken out of them.
+    """
     if not isinstance(source, Layered):
         return {}
+    scales = {name: tuple(x.flatten().tolist() for x in both) for name, both in source.statistics.items()}
     return {
+        "scales": {**scales, "image": tuple(map(list, scale))},
         "layers": {**source.layers, "image": channels},
         "class_layers": tuple(source.class_layers),
         "tasks": tuple(source.tasks),
     }
+
+
+class InColours(BadSample):
+    """A mask is in colours, and nobody said what they stand for."""
 
 
 class MaskReader:
@@ -137,6 +151,9 @@ class MaskReader:
         for name, raw in masks:
             try:
                 mask = self._decoded(raw)
+            except InColours as error:
+                say = "" if self.values else ": say which is which, --data.labels '{sky: [0,0,128], ...}'"
+                raise UserError(f"{name}: {error}{say}") from error
             except BadSample as error:
                 raise UserError(f"{name}: {error}") from error
             if self.values:
@@ -164,15 +181,13 @@ class MaskReader:
                 in_colour = (
                     image.mode in ("RGB", "RGBA", "P") if self.colour else image.mode in ("RGB", "RGBA")
                 )
-                found = np.array(image.convert("RGB") if in_colour else image)
+                grey = image.getchannel(0) if image.mode == "LA" else image
+                found = np.array(image.convert("RGB") if in_colour else grey)
         if found.ndim == 3 and found.shape[2] == 3:
             if self.colour:
                 return _packed(found)
             if (found != found[..., :1]).any():
-                say = (
-                    "" if self.values else ": say which is which class, --data.labels '{sky: [0,0,128], ...}'"
-                )
-                raise BadSample(f"its mask is in colours, {_shown(_packed(found), True)}{say}")
+                raise InColours(f"its mask is in colours, {_shown(_packed(found), True)}")
             found = found[..., 0]
         if found.ndim != 2:
             raise BadSample(f"its mask is of shape {list(found.shape)}, not [H, W]")

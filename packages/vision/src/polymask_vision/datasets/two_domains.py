@@ -34,7 +34,7 @@ class TwoDomains:
 
     Raises:
         UserError: the source has no label maps, nobody knows how many classes there are, or the two are of
-            different sizes, channels or normalisation.
+            different sizes, channels, normalisation or names of classes.
     """
 
     def __init__(
@@ -65,6 +65,13 @@ class TwoDomains:
             raise UserError(
                 "the source does not name the classes of its pixels: give their number, "
                 "--data.pixel_classes, or their names (--data.source_data.labels of vision/segmentation)"
+            )
+        told: Sequence[str] | None = getattr(target_data, "map_classes", None)
+        if told and names and list(told) != list(names):
+            raise UserError(
+                f"classes of pixels are {', '.join(names)} in the source and {', '.join(told)} in the "
+                "target, and evaluations compare them by number: give both the same names in the same order "
+                "(--data.source_data.labels, --data.target_data.labels)"
             )
         self.map_classes = names
         self.key, self.classes = source_data.key, source_data.classes

@@ -41,6 +41,7 @@ from polymask.protocols import Encoder, Masking, sample_ids
 from polymask.types import Count, Fact, ModelArguments, NotNegative, Share, Whole
 from polymask_vision.datasets.maps import LABELS
 from polymask_vision.domain_mix import BatchTeacher, augment, half_of_classes, pixel_loss, require_domains
+from polymask_vision.layers import coloured
 from polymask_vision.rebuilder import Rebuilder, over, patch, times_of
 from polymask_vision.segmenter import Kind, Segmenter, enlarge, save_segmenter
 from polymask_vision.tokenizers import Patches
@@ -291,8 +292,4 @@ class MaskedFeature(System):
 
     def coloured(self, label_BHW: Tensor) -> Tensor:
         """Classes as images in the units of the data, each of a colour; unknown is grey."""
-        channels = self.tokenizer.channels
-        shift_C11 = torch.arange(channels, device=label_BHW.device)[:, None, None] / channels
-        label_B1HW = label_BHW[:, None]
-        colours = 2 * torch.cos(2 * torch.pi * (label_B1HW / self.classes + shift_C11))
-        return torch.where(label_B1HW < 0, 0.0, colours)
+        return coloured(label_BHW, self.classes, self.tokenizer.channels)

@@ -29,6 +29,8 @@ Shapes: B samples, C channels of all layers, I inputs, H rows and W columns of p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -52,8 +54,10 @@ from polymask.config import relative_to_run
 from polymask.protocols import Encoder, Masking, sample_ids
 from polymask.recipes import Stage
 from polymask.teachers import Frozen
-from polymask.types import Count, NotNegative, Place
+from polymask.types import Count, Fact, NotNegative, Place
 from polymask_vision.layers import LayerPatches
+from polymask_vision.pixel_scale import Scales, require_same_scales
+from polymask_vision.task_graph import save_tasks
 from polymask_vision.tokenizers import Patches, picture_of
 
 ENSEMBLE = 1000
@@ -72,6 +76,7 @@ class PHGMAE(System):
         teacher: folder of a finished run of phg-mae on the same layers, whose ensemble stands in for labels
             of samples that have none; or None.
         passes: masks in an ensemble of the teacher.
+        scales: mean and deviation that were taken out of each layer of values, from the data.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class PHGMAE(System):
         reconstruct: Literal["hidden", "all"] = "hidden",
         teacher: Place = None,
         passes: Count = 8,
+        scales: Fact[Scales | None] = None,
     ) -> None:
         super().__init__()
         if not isinstance(tokenizer, LayerPatches):
@@ -104,7 +110,7 @@ class PHGMAE(System):
         self.weight, self.reconstruct, self.passes = reconstruction_weight, reconstruct, passes
         side = tokenizer.patch_size * encoder.downsample
         self.head = nn.Linear(encoder.out_dim, tokenizer.outputs * side**2)
-        self.teacher: Any = None if teacher is None else Frozen(teacher_of(teacher, tokenizer))
+        self.teacher: Any = None if teacher is None else Frozen(teacher_of(teacher, tokenizer, scales))
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         layers = self.tokenizer
@@ -188,6 +194,10 @@ class PHGMAE(System):
         """
         return self.activate(self.predict(self.tokenizer.stack(batch, mask)))
 
+    def exports(self) -> dict[str, Callable[[Mapping[str, Any], Path], None]]:
+        """Formats of ``polymask export``: the network with its answers, see :func:`save_tasks`."""
+        return {"tasks": lambda facts, out: save_tasks(self, facts, out)}
+
     @torch.no_grad()
     def ensemble(self, batch: Batch, step: Step, passes: int, stream: int = ENSEMBLE) -> dict[str, Tensor]:
         """The mean of such answers over several masks, of probabilities rather than logits.
@@ -241,26 +251,14 @@ class PHGMAE(System):
         for name in (*layers.inputs, *layers.tasks):
             place = layers.layers[name]
             known, seen = self.truth(batch, name, None)[0], shown_BCHW[:, place]
-            media[name] = self.picture(name, known)
+            media[name] = layers.picture(name, known)
             if name in layers.inputs:
-                media[f"{name}, visible"] = self.picture(name, seen)
-            media[f"{name}, predicted"] = self.picture(name, out_BCHW[:, place])
+                media[f"{name}, visible"] = layers.picture(name, seen)
+            media[f"{name}, predicted"] = layers.picture(name, out_BCHW[:, place])
         return Preview(media)
 
-    def picture(self, name: str, x_BCHW: Tensor) -> Tensor:
-        """A layer as an image in the units of the data; classes in colours, 0 everywhere is grey."""
-        channels = self.tokenizer.layers[self.tokenizer.key].stop
-        if name in self.tokenizer.class_layers:
-            shift_C11 = torch.arange(channels, device=x_BCHW.device)[:, None, None] / channels
-            best_B1HW = x_BCHW.argmax(1, keepdim=True)
-            colours = 2 * torch.cos(2 * torch.pi * (best_B1HW / x_BCHW.shape[1] + shift_C11))
-            return torch.where(x_BCHW.any(1, keepdim=True), colours, 0.0)
-        if x_BCHW.shape[1] == channels:
-            return x_BCHW
-        return x_BCHW.mean(1, keepdim=True).expand(-1, channels, -1, -1)
 
-
-def teacher_of(folder: str, layers: LayerPatches) -> System:
+def teacher_of(folder: str, layers: LayerPatches, scales: Scales | None) -> System:
     """The system of a finished run of phg-mae, if its layers are the same.
 
     Raises:
@@ -268,15 +266,20 @@ def teacher_of(folder: str, layers: LayerPatches) -> System:
     """
     from polymask.run import Run
 
-    found: Any = Run.open(folder).system
+    run = Run.open(folder)
+    found: Any = run.system
     if not isinstance(found, PHGMAE):
         raise UserError(f"{folder} holds {type(found).__name__}: give --teacher a run of vision/phg-mae")
-    own, asked = (dict(one.layers, size=one.size, tasks=one.tasks) for one in (found.tokenizer, layers))
+    own, asked = (
+        dict(one.layers, size=one.size, tasks=one.tasks, classes=one.class_layers)
+        for one in (found.tokenizer, layers)
+    )
     if own != asked:
         raise UserError(
             f"the teacher {folder} knows {', '.join(found.tokenizer.layers)}, and this data has "
             f"{', '.join(layers.layers)}; or their sizes, classes or tasks differ: train it on the same data"
         )
+    require_same_scales(run, scales)
     return found
 
 

@@ -74,7 +74,13 @@ def _resolve(source: Run | Features, given: Source, registry: Registry) -> dict[
     from polymask.run import Run
 
     own = source.config.data if isinstance(source, Run) and source.config else None
-    tokenizer = built_from(source.tokenizer if isinstance(source, Features) else source.system.tokenizer)
+    made = getattr(source if isinstance(source, Features) else source.system, "tokenizer", None)
+    if made is None:
+        raise UserError(
+            f"{type(getattr(source, 'system', source)).__name__} has no tokenizer, and so no features of a "
+            "whole sample: its run is what polymask evaluate takes"
+        )
+    tokenizer = built_from(made)
     modality = registry.find("tokenizers", tokenizer["name"]).modality if tokenizer else "any"
     registry = registry.within(modality)
     asked, sources = given.options.get("data"), [given]

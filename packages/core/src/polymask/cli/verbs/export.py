@@ -16,7 +16,7 @@ def run(argv: list[str]) -> int:
         "--format",
         default="safetensors",
         metavar="NAME",
-        help="safetensors, onnx, or one that encoder or system offers: timm, transformers, segmenter, masks",
+        help="safetensors, onnx, or what encoder or system offer, as timm, transformers, segmenter or tasks",
     )
     parser.add_argument("--out", metavar="DIR", help="folder to write; RUN/export/NAME by default")
     parser.add_argument("--no-head", action="store_true", help="the encoder alone, without its classifier")
