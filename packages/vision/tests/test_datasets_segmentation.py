@@ -81,6 +81,15 @@ def test_grey_masks_with_opacity_are_read(tmp_path: Path) -> None:
     assert opened(tmp_path).split("train")[0]["label_map"][0].tolist() == [0] * 6 + [1] * 6
 
 
+def test_masks_in_jpeg_are_warned_of(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path, str(i), halves(0, 0))
+        (tmp_path / "masks" / f"{i}.png").unlink()
+        Image.fromarray(halves(0, 0)).save(tmp_path / "masks" / f"{i}.jpg")
+    with pytest.warns(UserWarning, match=r"4 masks are JPEG, as 0.jpg"):
+        opened(tmp_path)
+
+
 def test_masks_of_0_and_255_are_asked_about(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path, str(i), halves(0, 255))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def segmentation(
         "images with a mask",
         lambda path: mask_of(path, root / images, root / masks),
     )
+    if not values and (lossy := [one for one in found.looks if one.lower().endswith((".jpg", ".jpeg"))]):
+        warnings.warn(
+            f"{len(lossy)} masks are JPEG, as {lossy[0]}, which blurs borders into numbers of other classes: "
+            "store them as PNG",
+            stacklevel=2,
+        )
     files = MaskedFiles(found.root, found.names, root / masks, found.looks, reader)
     reader.check(
         (found.looks[i], (root / masks / found.looks[i]).read_bytes()) for i in evenly(len(files), LOOK)
