@@ -19,7 +19,7 @@ from polymask.data import BadSample, Splits
 from polymask.data.folders import read_folder
 from polymask.types import Count, Share
 from polymask_vision.boxes import BOXES, DISTANCE, POLYGONS, some_of
-from polymask_vision.datasets.coco import Annotations, Instance, thinned
+from polymask_vision.datasets.coco import Annotations, Instance, objects_of, thinned
 from polymask_vision.datasets.decode import ENDINGS, fault
 from polymask_vision.datasets.folder import Files
 from polymask_vision.datasets.segmentation import size_of
@@ -74,15 +74,16 @@ def boxes(
     found = Annotations(listed, root / images)
 
     def look(path: Path) -> list[Instance]:
+        own = found.find(path.relative_to(root / images).as_posix())
         if broken := fault(path):
             raise BadSample(broken)
-        return found.of(path.relative_to(root / images).as_posix(), *size_of(path))
+        return objects_of(own, *size_of(path))
 
     looked = read_folder(str(root / images), ENDINGS, "images with boxes", look)
     files = BoxedFiles(looked.root, looked.names, looked.looks, vertices)
-    damaged = {name for name, _ in looked.skipped}
-    gone = [(name, why) for name, why in found.missing() if name not in damaged]
-    splits = dataclasses.replace(looked, skipped=[*looked.skipped, *gone]).splits(files, test)
+    # empty files are named already, and were not looked at
+    skipped = dict(found.missing()) | dict(looked.skipped)
+    splits = dataclasses.replace(looked, skipped=sorted(skipped.items())).splits(files, test)
     chosen = some_of(splits.train.names(), labelled)
     files.unknown = frozenset(splits.train.index[~chosen].tolist())
     return splits

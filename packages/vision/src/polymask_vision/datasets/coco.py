@@ -74,34 +74,18 @@ class Annotations:
             self.by_name.setdefault(one.name, []).append(one)
         self._met = set[Listed]()
 
-    def of(self, name: str, height: int, width: int) -> list[Instance]:
-        """The objects of an image, whichever files they are listed in, each once.
+    def find(self, name: str) -> list[Listed]:
+        """What the files say of an image.
 
         Args:
             name: of the image, below the folder; the last part of it may be all that is listed.
-            height: in pixels, of the image upright.
-            width: the same.
 
         Raises:
-            BadSample: the image is not listed, or of another size, has no object, or an annotation makes no
-                sense.
+            BadSample: it is not listed.
         """
         own = self.by_name.get(name) or self._by_last_part(name)
         self._met.update(own)
-        for one in own:
-            if one.size is not None and one.size != (height, width):
-                turned = one.size == (width, height)
-                raise BadSample(
-                    f"it is {width} x {height} pixels, and {one.size[1]} x {one.size[0]} in {one.file.name}"
-                    + (": its tag of orientation turns it, or width and height are exchanged" * turned)
-                )
-        distinct: dict[str, Annotation] = {}
-        for annotation in (each for one in own for each in one.annotations):
-            content = {key: value for key, value in annotation.items() if key not in ("id", "image_id")}
-            distinct.setdefault(json.dumps(content, sort_keys=True), annotation)
-        if not distinct:
-            raise BadSample("it has no box")
-        return [instance_of(one, height, width) for one in distinct.values()]
+        return own
 
     def missing(self) -> Skipped:
         """Images that are listed and were never asked for; of a file of which none was, the file."""
@@ -135,6 +119,33 @@ class Annotations:
     def _called(self) -> Counter[str]:
         """How many files have a name, in whatever folder."""
         return Counter(name for *_, names in os.walk(self.root, followlinks=True) for name in names)
+
+
+def objects_of(own: Sequence[Listed], height: int, width: int) -> list[Instance]:
+    """The objects of an image, whichever files they are listed in, each once.
+
+    Args:
+        own: what the files say of it.
+        height: in pixels, of the image upright.
+        width: the same.
+
+    Raises:
+        BadSample: it is of another size, has no object, or an annotation makes no sense.
+    """
+    for one in own:
+        if one.size is not None and one.size != (height, width):
+            turned = one.size == (width, height)
+            raise BadSample(
+                f"it is {width} x {height} pixels, and {one.size[1]} x {one.size[0]} in {one.file.name}"
+                + (": its tag of orientation turns it, or width and height are exchanged" * turned)
+            )
+    distinct: dict[str, Annotation] = {}
+    for annotation in (each for one in own for each in one.annotations):
+        content = {key: value for key, value in annotation.items() if key not in ("id", "image_id")}
+        distinct.setdefault(json.dumps(content, sort_keys=True), annotation)
+    if not distinct:
+        raise BadSample("it has no box")
+    return [instance_of(one, height, width) for one in distinct.values()]
 
 
 def instance_of(one: Annotation, height: int, width: int) -> Instance:
