@@ -288,7 +288,9 @@ def test_images_of_one_name_in_two_folders_keep_boxes_of_their_own(tmp_path: Pat
     (tmp_path / "annotations" / "instances_val.json").rename(tmp_path / "annotations" / "instances_b.json")
     data = open_data(source, annotations="annotations", **PLAIN)
     assert len(data.split("train")) == 4
-    assert data.skipped[0][1].startswith("0.png is listed, and 2 images are called so: give each file_name")
+    reasons = dict(data.skipped)
+    assert reasons["val/0.png"].startswith("0.png is listed, and 2 images are called so: give each file_name")
+    assert reasons["instances_b.json"] == "none of the 4 images that it lists is there"
 
 
 def test_objects_that_several_files_list_count_once_and_all_of_them(tmp_path: Path) -> None:

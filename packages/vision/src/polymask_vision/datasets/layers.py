@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from polymask import UserError
-from polymask.data import BadSample, Splits, evenly, reading
+from polymask.data import BadSample, Splits, evenly
 from polymask.data.folders import read_folder
 from polymask.types import Count, Share
-from polymask_vision.datasets.decode import ENDINGS, fault, header, planes, reason
+from polymask_vision.datasets.decode import ENDINGS, fault, header, planes
 from polymask_vision.datasets.folder import Files
 from polymask_vision.datasets.maps import LABELS, MaskReader
-from polymask_vision.datasets.segmentation import size_of
+from polymask_vision.datasets.segmentation import size_of, stored_size
 
 KEY = "image"
 
@@ -147,7 +147,7 @@ class LayerFiles(Files):
 
     def _examine_classes(self, name: str, index: Sequence[int]) -> None:
         self.layers[name] = self.classes[name]
-        wrong, seen, unknown = list[str](), set[int](), False
+        wrong, seen = list[str](), set[int]()
         for i in index:
             try:
                 label = self._labels(name, i)
@@ -155,7 +155,6 @@ class LayerFiles(Files):
                 wrong.append(f"{self.others[name].names[i]}: {error}")
                 continue
             seen.update(np.unique(label.numpy()).tolist())
-            unknown |= bool((label < 0).any())
         rule = f"a layer of {self.classes[name]} classes holds their numbers, from 0 on, and 255 for unknown"
         if 2 * len(wrong) > len(index):
             raise UserError(f"{len(wrong)} of {len(index)} files of the layer {name}, {wrong[0]}; {rule}")
@@ -225,18 +224,8 @@ def _look(path: Path, root: Path, image: str, others: Sequence[str]) -> tuple[st
         if there is not None:
             if broken := fault(there):
                 raise BadSample(f"its {name}: {broken}")
-            (height, width), (h, w) = size_of(path), _size(there)
+            (height, width), (h, w) = size_of(path), stored_size(there)
             if h * width != w * height:
                 raise BadSample(f"it is {height} x {width} pixels, and its {name} {h} x {w}")
         found.append("" if there is None else there.relative_to(root).as_posix())
     return tuple(found)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width of a file of a layer."""
-    if path.suffix != ".npy":
-        return size_of(path)
-    with reading(reason):
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-        height, width = shape[1:] if len(shape) == 3 and shape[0] < shape[2] else shape[:2]
-        return height, width

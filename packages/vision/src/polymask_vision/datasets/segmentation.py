@@ -14,7 +14,7 @@ from polymask import UserError
 from polymask.data import BadSample, Splits, evenly, reading
 from polymask.data.folders import read_folder
 from polymask.types import Share
-from polymask_vision.datasets.decode import ENDINGS, fault, header, reason
+from polymask_vision.datasets.decode import ENDINGS, fault, header, planes, reason
 from polymask_vision.datasets.folder import Files
 from polymask_vision.datasets.maps import MaskReader
 
@@ -134,7 +134,7 @@ def mask_of(path: Path, images: Path, masks: Path) -> str:
         raise BadSample(f"there is no mask {stem.relative_to(masks.parent)}.png")
     if broken := fault(mask):
         raise BadSample(f"its mask: {broken}")
-    size, mask_size = size_of(path), _mask_size(mask)
+    size, mask_size = size_of(path), stored_size(mask)
     if size != mask_size:
         raise BadSample(f"it is {size[0]} x {size[1]} pixels, and its mask {mask_size[0]} x {mask_size[1]}")
     return mask.relative_to(masks).as_posix()
@@ -154,11 +154,20 @@ def size_of(path: Path) -> tuple[int, int]:
             return header(path.read_bytes()).size
 
 
-def _mask_size(path: Path) -> tuple[int, int]:
-    """The same of a mask, as it is stored; its values may be NaN."""
+def stored_size(path: Path) -> tuple[int, int]:
+    """The same of a file of values or classes, as it is stored; values may be NaN.
+
+    Raises:
+        BadSample: it has none.
+    """
     with reading(reason):
         if path.suffix == ".npy":
-            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            height, width = shape[1:] if len(shape) == 3 and shape[0] < shape[2] else shape[:2]
             return height, width
-        with Image.open(path) as image:
-            return image.height, image.width
+        try:
+            with Image.open(path) as image:
+                return image.height, image.width
+        except UnidentifiedImageError:  # a TIFF of many bands
+            _, height, width = planes(path.read_bytes()).shape
+            return height, width
