@@ -64,6 +64,9 @@ def test_depth_is_that_of_a_wall_and_of_a_box_before_it() -> None:
     assert which[corner] == 0 and face.view(32, 32)[middle] == 1
     wall = face.view(32, 32)[6, 16]
     assert wall == 0 and depth[6, 16] == pytest.approx(2.2 + float(boxes.half[0, 0]), abs=1e-4)
+    away = Camera.at(camera.place, torch.tensor([4.0, 0.0, 0.5]))
+    depth, which, *_ = boxes.cast(away.place, away.rays(32))
+    assert (which == 0).all() and (depth > 0).all()  # the box is behind it
 
 
 def test_held_out_rooms_are_covered_with_other_columns_and_rooms_are_fixed() -> None:
