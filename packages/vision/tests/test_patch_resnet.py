@@ -78,7 +78,10 @@ def test_the_default_is_three_stages_of_resnet_50() -> None:
     assert shapes[0] == shapes[1] and ours.out_dim == 1024 and ours.downsample == 1 and ours.pool == 2
 
 
-@pytest.mark.parametrize(("model", "arguments"), [("resnet18", NARROW), ("test_resnet", {})])
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [("resnet18", NARROW), ("test_resnet", {}), ("resnetv2_18", NARROW), ("resnetv2_18d", NARROW)],
+)
 def test_timm_loads_an_export_and_its_stages_say_the_same(
     model: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -111,6 +114,21 @@ def test_further_stages_are_drawn_anew_and_those_too_many_left_out() -> None:
     back = three.adapt(Weights(own), {})
     assert back.state.keys() == known.keys() and not back.changes
     assert back.unused == tuple(name for name in own if "layer4" in name)
+
+
+@pytest.mark.parametrize("small_stem", [False, True])
+def test_networks_that_norm_before_are_kept_up_to_a_stage(small_stem: bool) -> None:
+    tokenizer, encoder = make((32, 32), 8, model="resnetv2_18", small_stem=small_stem, stages=2)
+    names = {name.split(".")[1] for name, _ in encoder.named_parameters()}
+    assert names == {"stem", "stages"} and len(encoder.blocks) == len(encoder.layers) == 2
+    tokens = tokenizer(tokenizer.example(2))
+    loss = encoder.of_patches(tokens.values).square().mean()
+    loss.backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert [encoder._stage_of(f"net.{name}") for name in ("stem.conv.weight", "stages.1.blocks.0.x")] == [
+        0,
+        2,
+    ]
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

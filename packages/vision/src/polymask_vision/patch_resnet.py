@@ -15,7 +15,8 @@ import timm
 import timm.models
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from timm.models.resnetv2 import ResNetV2
+from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.export import Exporter, save_json, save_state
@@ -26,7 +27,7 @@ from polymask_vision.resnet import Stages
 
 
 class PatchResNet(Stages):
-    """The first stages of any ResNet of timm (He et al. 2015).
+    """The first stages of any ResNet of timm (He et al. 2015), also of those that norm before (2016).
 
     It embeds nothing: a token is its pixels. :meth:`of_patches` runs on any patches, each an image of its own
     with zeros around it, so that no patch reaches another (Trinh et al. 2019, Selfie, arXiv 1906.02940). The
@@ -40,7 +41,7 @@ class PatchResNet(Stages):
         patch_size: side of a patch in pixels, from the tokenizer; it must divide the stride of the stages or
             be divided by it.
         channels: image channels, from the tokenizer.
-        model: name in timm of a ResNet (resnet50, resnet18d, resnext50_32x4d, ...).
+        model: name in timm of a ResNet (resnet50, resnet18d, resnext50_32x4d, resnetv2_50, ...).
         arguments: of timm's model, e.g. ``{channels: [32, 64, 128, 256]}``.
         stages: stages that are kept, from the first.
         small_stem: a convolution of 3 x 3 without stride and no pooling, for small patches, in place of a
@@ -74,8 +75,11 @@ class PatchResNet(Stages):
         features = self.net.feature_info
         if stages >= len(features):
             raise UserError(f"{model} has {len(features) - 1} stages: give --encoder.stages up to as many")
-        for stage in range(stages + 1, len(features)):
-            delattr(self.net, f"layer{stage}")
+        if isinstance(self.net, ResNetV2):
+            self.net.stages, self.net.norm = self.net.stages[:stages], nn.Identity()
+        else:
+            for stage in range(stages + 1, len(features)):
+                delattr(self.net, f"layer{stage}")
         if small_stem:
             self.shrink_stem(features[0]["num_chs"])
         self.out_dim: int = features[stages]["num_chs"]
@@ -95,7 +99,7 @@ class PatchResNet(Stages):
             net = timm.create_model(self.model, **self.options)
         except Exception as error:  # timm raises all kinds of errors
             raise UserError(f"timm cannot build {self.model!r} with {self.options}: {error}") from error
-        if not isinstance(net, timm.models.ResNet):
+        if not isinstance(net, timm.models.ResNet | ResNetV2):
             raise UserError(
                 f"{self.model} is no ResNet of timm but a {type(net).__name__}: give --encoder.model "
                 "resnet50 or another that `timm.list_models('resnet*')` names"
@@ -130,8 +134,8 @@ class PatchResNet(Stages):
     @staticmethod
     def _stage_of(name: str) -> int:
         """The stage that a weight is of, 0 for the stem."""
-        found = re.match(r"net\.layer(\d+)\.", name)
-        return int(found[1]) if found else 0
+        found = re.match(r"net\.(layer|stages\.)(\d+)\.", name)
+        return int(found[2]) + (found[1] != "layer") if found else 0
 
     def exports(self) -> dict[str, Exporter]:
         """Formats of ``polymask export`` beside safetensors."""

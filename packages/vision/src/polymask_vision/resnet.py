@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import timm.models
 from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
 from polymask import UserError
@@ -33,14 +35,24 @@ class Stages(nn.Module):
 
     def shrink_stem(self, width: int) -> None:
         """A convolution of 3 x 3 without stride and no pooling, in place of a stride of 4."""
-        self.net.conv1 = nn.Conv2d(self.channels, width, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.net.maxpool = nn.Identity()
+        conv = nn.Conv2d(self.channels, width, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(self.net, ResNetV2):
+            self.net.stem = nn.Sequential(OrderedDict(conv=conv))
+        else:
+            self.net.conv1, self.net.maxpool = conv, nn.Identity()
+
+    @property
+    def layers(self) -> list[Any]:
+        """The stages, in order."""
+        if isinstance(self.net, ResNetV2):
+            return list(self.net.stages)
+        return [getattr(self.net, f"layer{k + 1}") for k in range(self.stages)]
 
     @property
     def blocks(self) -> list[nn.Module]:
         """Blocks of all stages, in order."""
-        return [block for k in range(self.stages) for block in getattr(self.net, f"layer{k + 1}")]
+        return [block for layer in self.layers for block in getattr(layer, "blocks", layer)]
 
     def embed(self, values: Tensor) -> Tensor:
         """``[B, K, p * p * C]`` as it is."""
@@ -62,9 +74,13 @@ class Stages(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` to the output of the last stage."""
-        x: Tensor = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(image))))
-        for stage in range(self.stages):
-            x = getattr(self.net, f"layer{stage + 1}")(x)
+        net = self.net
+        if isinstance(net, ResNetV2):
+            x: Tensor = net.stem(image)
+        else:
+            x = net.maxpool(net.act1(net.bn1(net.conv1(image))))
+        for layer in self.layers:
+            x = layer(x)
         return x
 
 
