@@ -39,8 +39,8 @@ class Patches(nn.Module):
         if height % patch_size or width % patch_size:
             raise UserError(
                 f"patches of {patch_size} pixels do not tile images of {height} x {width}: choose a "
-                "--tokenizer.patch_size that divides both, or another image size (--data.size; of two domains, "
-                "that of each)"
+                "--tokenizer.patch_size that divides both, or another image size (--data.size; of two "
+                "domains, that of each)"
             )
         self.channels, self.patch_size = channels, patch_size
         self.size, self.grid = (height, width), (height // patch_size, width // patch_size)
