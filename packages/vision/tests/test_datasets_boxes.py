@@ -247,7 +247,7 @@ def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path) -> None:
         ([1], "no file of annotations as COCO's"),
         (
             {"images": [{"id": 4, "file_name": "0.png"}], "annotations": [{"id": 1, "image_id": "4"}]},
-            "annotation 1 is of the image '4', and no image has this id; there is 4",
+            "all 1 annotations are of images that it does not list, as '4'; it lists 4",
         ),
         (
             {"images": [{"id": 4, "file_name": "0.png"}, {"id": 4, "file_name": "1.png"}], "annotations": []},
@@ -260,6 +260,18 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, content: Any,
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         open_data(source)
+
+
+def test_annotations_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    every = [{"image_id": i, "bbox": [1, 1, 2, 3]} for i in (100, 101, 102, 103, 7, 9)]
+    data: Any = open_data(write(tmp_path, every), **PLAIN)
+    assert len(read(data)) == 4
+    assert dict(data.skipped) == {
+        "annotations.json": "2 annotations are of images that it does not list, as 7"
+    }
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no .json file in"):
+        open_data(f"vision/boxes:{tmp_path}", annotations="none")
 
 
 def listed(folder: Path, file: str, names: dict[str, list[list[float]]], **more: Any) -> None:

@@ -96,14 +96,37 @@ def test_a_third_folder_has_a_value_of_each_pixel_of_the_first_pictures(tmp_path
             seen.add(number)
     assert seen == set(range(6))
     skipped = dict(data.skipped)
-    assert skipped["a/6.png"] == "there is no mask disparity/a/6.png"
-    assert "its mask 4 x 4" in skipped["a/7.png"] and len(skipped) == 2
+    assert skipped["a/6.png"] == "there is no map disparity/a/6.png, or of another suffix"
+    assert "its map 4 x 4" in skipped["a/7.png"] and len(skipped) == 2
     with pytest.raises(UserError, match=r"no folder .*depth of maps: say where it is, --data.values NAME"):
         open_data(f"vision/pairs:{tmp_path}", values="depth")
+    with pytest.raises(UserError, match=r"no folder .*lef of first pictures; there are disparity, left"):
+        open_data(f"vision/pairs:{tmp_path}", first="lef")
+    with pytest.raises(UserError, match="pairs:nowhere: there is no folder"):
+        open_data("vision/pairs:nowhere")
     save(tmp_path / "beside" / "a_1.png", 1)
     save(tmp_path / "beside" / "a_2.png", 1)
     with pytest.raises(UserError, match=r"maps lie beside folders.* there is no folder .*left"):
         open_data(f"vision/pairs:{tmp_path / 'beside'}", values="depth")
+
+
+def test_a_map_of_something_else_is_left_out_and_most_of_them_are_refused(tmp_path: Path) -> None:
+    for i in range(10):
+        save(tmp_path / "left" / f"{i}.png", 10 * i)
+        save(tmp_path / "right" / f"{i}.png", 10 * i)
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        np.save(tmp_path / "depth" / f"{i}.npy", np.full((8, 8, 1), i, dtype=np.float32))
+    (tmp_path / "depth" / "3.npy").unlink()
+    Image.new("P", (8, 8)).save(tmp_path / "depth" / "3.png")
+    data: Any = open_data(f"vision/pairs:{tmp_path}", values="depth", test=0, **PLAIN)
+    with pytest.warns(UserWarning, match="3.png: its mask is of mode P, whose numbers are no values"):
+        found = [float(sample["value_map"][0, 0]) for sample in data.split("train")]
+    assert sorted(set(found)) == [0, 1, 2, 4, 5, 6, 7, 8, 9] and dict(data.skipped).keys() == {"3.png"}
+    for i in range(4, 10):
+        (tmp_path / "depth" / f"{i}.npy").unlink()
+        Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "depth" / f"{i}.png")
+    with pytest.raises(UserError, match="its mask is of mode P|its mask is in colours"):
+        open_data(f"vision/pairs:{tmp_path}", values="depth", test=0, **PLAIN)
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_what_has_no_mask_or_another_size_is_left_out_and_named(tmp_path: Path) 
     data = opened(tmp_path)
     assert len(data.split("train")) + len(data.split("test")) == 3
     reasons = dict(data.skipped)
-    assert reasons["2.png"] == "there is no mask masks/2.png"
+    assert reasons["2.png"] == "there is no mask masks/2.png, or of another suffix"
     assert reasons["3.png"] == "it is 8 x 12 pixels, and its mask 4 x 6"
     assert reasons["4.png"].startswith("its mask: not an image")
     for path in (tmp_path / "masks").iterdir():

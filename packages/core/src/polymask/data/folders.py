@@ -103,7 +103,7 @@ def read_folder(
     """
     root = Path(source).expanduser()
     if not root.is_dir():
-        raise UserError(f"folder:{source}: there is no folder {root.absolute()}")
+        raise UserError(f"there is no folder {root.absolute()}")
     skipped: Skipped = []
     suffixes = tuple(suffixes)
     names: list[str] = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from polymask.config.tree import resolve_path
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.classifiers import Answers, knn, linear
@@ -110,7 +111,7 @@ def probe(
         settings={
             "step": trained.step,
             "steps": plan_of(trained).total if own else None,
-            "init": trained.training.init,
+            "init": resolve_path(trained.training.init, trained.folder),
             "neighbours": neighbours,
             "labels_per_class": labels_per_class,
             "draws": len(picks),
@@ -192,7 +193,7 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     if train is None or test is None:
         raise UserError(
             "a probe needs labels, and this data has no labels: give data that has a class to each sample, "
-            "as files in one folder per class have"
+            "as files in one folder per class have. polymask list evaluations names what else can be measured"
         )
     for name, labels in (("training", train), ("test", test)):
         if not len(labels):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]
 
+from polymask.config.tree import resolve_path
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.finetuning import Finetuned
@@ -87,7 +88,8 @@ def write_card(run: Run, format: str, out: Path, *, head: bool = True) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    config: dict[str, Any] = run.config.plain() if run.config else {"system": run.name}
+    known = run.config.plain() if run.config else {"system": run.name}
+    config: dict[str, Any] = resolve_path(known, run.folder)
     system = str(config["system"])
     try:
         part = default_registry().find("systems", system)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from polymask.config import CONFIG, RunConfig
+from polymask.config.tree import resolve_path
 from polymask.data import MediaProvider, Samples, describe, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
@@ -115,7 +116,7 @@ def gather(source: Run | str | Path) -> Page:
     folder = source.folder if isinstance(source, Run) else Path(source)
     restore_config(folder)
     config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else RunConfig.load(folder).plain()
-    page = Page(title=str(config.get("system", folder.name)), config=_set(config))
+    page = Page(title=str(config.get("system", folder.name)), config=_set(resolve_path(config, folder)))
     try:
         page.summary = default_registry().find("systems", page.title).summary
     except UserError:

@@ -71,6 +71,8 @@ def boxes(
     listed = [where]
     if where.is_dir():  # COCO's own has captions, and persons once more with their joints, beside instances
         listed = sorted(where.glob("instances*.json")) or sorted(where.glob("*.json"))
+    if not listed:
+        raise UserError(f"boxes:{source}: there is no .json file in {where}: say where annotations are")
     found = Annotations(listed, root / images)
 
     def look(path: Path) -> list[Instance]:

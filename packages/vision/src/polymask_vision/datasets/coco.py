@@ -68,7 +68,11 @@ class Annotations:
     """
 
     def __init__(self, files: Sequence[Path], root: Path) -> None:
-        self.root, self.listed = root, [one for file in files for one in _read(file, root)]
+        self.root, self.listed, self._left = root, list[Listed](), Skipped()
+        for file in files:
+            listed, left = _read(file, root)
+            self.listed += listed
+            self._left += left
         self.by_name: dict[str, list[Listed]] = {}
         for one in self.listed:
             self.by_name.setdefault(one.name, []).append(one)
@@ -89,7 +93,7 @@ class Annotations:
 
     def missing(self) -> Skipped:
         """Images that are listed and were never asked for; of a file of which none was, the file."""
-        left: Skipped = []
+        left = list(self._left)
         for file in sorted({one.file for one in self.listed}):
             own = [one for one in self.listed if one.file == file]
             gone = [one for one in own if one not in self._met]
@@ -189,11 +193,12 @@ def thinned(outline: Outline, vertices: int) -> Outline:
     return outline
 
 
-def _read(file: Path, root: Path) -> list[Listed]:
-    """The images that a file lists."""
+def _read(file: Path, root: Path) -> tuple[list[Listed], Skipped]:
+    """The images that a file lists, and what is left out of it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
         images: dict[Any, Listed] = {}
+        strange = list[Any]()
         for each in content["images"]:
             size = each.get("height"), each.get("width")
             name = posixpath.normpath(str(each["file_name"]).replace("\\", "/"))
@@ -206,18 +211,22 @@ def _read(file: Path, root: Path) -> list[Listed]:
                 )
         for each in content["annotations"]:
             if each["image_id"] not in images:
-                raise UserError(
-                    f"{file}: annotation {each.get('id', '')} is of the image {each['image_id']!r}, and no "
-                    f"image has this id; there is {next(iter(images), 'none')!r}"
-                )
-            if not int(each.get("iscrowd") or 0):
+                strange.append(each["image_id"])
+            elif not int(each.get("iscrowd") or 0):
                 images[each["image_id"]].annotations.append(each)
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is no file of annotations as COCO's ({type(error).__name__}: {error}): it needs images "
             "with id and file_name, and annotations with image_id"
         ) from error
-    return list(images.values())
+    if not strange:
+        return list(images.values()), []
+    why = f"{len(strange)} annotations are of images that it does not list, as {strange[0]!r}"
+    if len(strange) == len(content["annotations"]):
+        raise UserError(f"{file}: all {why}; it lists {next(iter(images), 'none')!r}")
+    return list(images.values()), [(file.name, why)]
 
 
 def _outline(given: Any, name: str, height: int, width: int) -> Outline | None:

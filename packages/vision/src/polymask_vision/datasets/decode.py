@@ -286,8 +286,8 @@ def _strips_inside(path: str | Path, size: int) -> None:
 
 def reason(error: Exception) -> str:
     """An error in few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if told := getattr(error, "strerror", None):  # of an OSError, or of FFmpeg
+        return str(told)
     if "cannot identify image file" in str(error):
         return "not an image that PIL can read"
     return str(error) or type(error).__name__

@@ -145,17 +145,23 @@ class MaskReader:
             masks: some of them, by name.
 
         Raises:
-            UserError: they are in colours or in 0 and 255, and nobody said what these are; or hold others.
+            UserError: they are in colours or in 0 and 255, and nobody said what these are; or hold others; or
+                most hold no values, where these are asked for.
         """
         seen: set[float] = set()
+        wrong, count = list[UserError](), 0
         for name, raw in masks:
+            count += 1
             try:
                 mask = self._decoded(raw)
-            except InColours as error:
-                say = "" if self.values else ": say which is which, --data.labels '{sky: [0,0,128], ...}'"
-                raise UserError(f"{name}: {error}{say}") from error
             except BadSample as error:
-                raise UserError(f"{name}: {error}") from error
+                say = ""
+                if isinstance(error, InColours) and not self.values:
+                    say = ": say which is which, --data.labels '{sky: [0,0,128], ...}'"
+                wrong.append(UserError(f"{name}: {error}{say}"))
+                if self.values:
+                    continue
+                raise wrong[0] from error
             if self.values:
                 continue
             if unknown := self._unknown(mask):
@@ -166,6 +172,8 @@ class MaskReader:
                     f"say what is unknown (--data.ignore){hint}"
                 )
             seen.update(np.unique(mask).tolist())
+        if 2 * len(wrong) > count:  # a few are left out as they are read
+            raise wrong[0]
         if seen == {0, UNKNOWN} and self.ignore == UNKNOWN:
             raise UserError(
                 "masks hold 0 and 255 alone, and 255 stands for unknown: say what they are, --data.labels "
@@ -181,8 +189,12 @@ class MaskReader:
                 in_colour = (
                     image.mode in ("RGB", "RGBA", "P") if self.colour else image.mode in ("RGB", "RGBA")
                 )
+                if self.values and image.mode in ("P", "1"):
+                    raise BadSample(f"its mask is of mode {image.mode}, whose numbers are no values")
                 grey = image.getchannel(0) if image.mode == "LA" else image
                 found = np.array(image.convert("RGB") if in_colour else grey)
+        if found.ndim == 3 and found.shape[2] == 1:
+            found = found[..., 0]
         if found.ndim == 3 and found.shape[2] == 3:
             if self.colour:
                 return _packed(found)

@@ -55,7 +55,14 @@ def pairs(
         test: share of each class of pairs to hold out where there is no folder for it.
     """
     root = Path(source).expanduser()
+    if not root.is_dir():
+        raise UserError(f"pairs:{source}: there is no folder {root.absolute()}")
     apart = (root / first).is_dir()
+    if first != "left" and not apart:
+        raise UserError(
+            f"pairs:{source}: there is no folder {(root / first).absolute()} of first pictures; there are "
+            f"{', '.join(sorted(path.name for path in root.glob('*/'))) or 'none'}"
+        )
     maps = None if values is None else root / values
     if apart and not (root / second).is_dir():
         raise UserError(
@@ -81,7 +88,7 @@ def pairs(
 
     def look(path: Path) -> tuple[str, str]:
         partner = _apart(path, here, there) if apart else _beside(path, root)
-        return partner, "" if maps is None else mask_of(path, here, maps)
+        return partner, "" if maps is None else mask_of(path, here, maps, "map")
 
     what = f"pictures with a partner in {second}" if apart else "pairs NAME_1 and NAME_2"
     found = read_folder(str(here), ENDINGS, what + (f" and a map in {values}" if values else ""), look)

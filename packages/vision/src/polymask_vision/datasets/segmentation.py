@@ -117,8 +117,14 @@ class MaskedFiles(Files):
         return self.reader(self.masks.read(index))
 
 
-def mask_of(path: Path, images: Path, masks: Path) -> str:
+def mask_of(path: Path, images: Path, masks: Path, what: str = "mask") -> str:
     """The name of the mask of an image, of the same size, below the folder of masks.
+
+    Args:
+        path: of the image.
+        images: the folder of images.
+        masks: that of masks.
+        what: they are called in messages.
 
     Raises:
         BadSample: the image is damaged, or has no such mask.
@@ -131,12 +137,12 @@ def mask_of(path: Path, images: Path, masks: Path) -> str:
         if mask.is_file():
             break
     else:
-        raise BadSample(f"there is no mask {stem.relative_to(masks.parent)}.png")
+        raise BadSample(f"there is no {what} {stem.relative_to(masks.parent)}.png, or of another suffix")
     if broken := fault(mask):
-        raise BadSample(f"its mask: {broken}")
+        raise BadSample(f"its {what}: {broken}")
     size, mask_size = size_of(path), stored_size(mask)
     if size != mask_size:
-        raise BadSample(f"it is {size[0]} x {size[1]} pixels, and its mask {mask_size[0]} x {mask_size[1]}")
+        raise BadSample(f"it is {size[0]} x {size[1]} pixels, and its {what} {mask_size[0]} x {mask_size[1]}")
     return mask.relative_to(masks).as_posix()
 
 
