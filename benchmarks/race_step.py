@@ -18,6 +18,7 @@ any device.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import platform
@@ -151,9 +152,13 @@ class StablePretraining(nn.Module):
         return self.model(x).loss
 
 
-CONTESTANTS: dict[str, tuple[type[nn.Module], str]] = {
+CROSS = {"decoder": "cross", "decode_share": 0.25}
+"""Hidden tokens attend to visible ones alone, a quarter of them at a step: CrossMAE's decoder."""
+
+CONTESTANTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "floor": (Floor, "timm"),
     "polymask": (Polymask, "polymask"),
+    "polymask cross": (functools.partial(Polymask, **CROSS), "polymask"),
     "transformers": (Transformers, "transformers"),
     "lightly": (Lightly, "lightly"),
     "stable-pretraining": (StablePretraining, "stable-pretraining"),
