@@ -120,7 +120,7 @@ def test_further_stages_are_drawn_anew_and_those_too_many_left_out() -> None:
 def test_networks_that_norm_before_are_kept_up_to_a_stage(small_stem: bool) -> None:
     tokenizer, encoder = make((32, 32), 8, model="resnetv2_18", small_stem=small_stem, stages=2)
     names = {name.split(".")[1] for name, _ in encoder.named_parameters()}
-    assert names == {"stem", "stages"} and len(encoder.blocks) == len(encoder.layers) == 2
+    assert names == {"stem", "stages"} and len(encoder.blocks) == len(encoder.stage_modules) == 2
     tokens = tokenizer(tokenizer.example(2))
     loss = encoder.of_patches(tokens.values).square().mean()
     loss.backward()

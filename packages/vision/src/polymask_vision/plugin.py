@@ -524,6 +524,7 @@ def polymask_register_datasets() -> Iterable[Part]:
             summary="people who move as was captured, by 2 or 3 synthetic cameras, fetched once",
             paper="motions: Peng et al. 2018, arXiv 1804.02717",
             modality="pose",
+            needs="pip install 'polymask-vision[motion]'",
             tags=frozenset({"ragged"}),
         ),
         Part(

@@ -43,7 +43,7 @@ class Stages(nn.Module):
             self.net.conv1, self.net.maxpool = conv, nn.Identity()
 
     @property
-    def layers(self) -> list[Any]:
+    def stage_modules(self) -> list[Any]:
         """The stages, in order."""
         if isinstance(self.net, ResNetV2):
             return list(self.net.stages)
@@ -52,7 +52,7 @@ class Stages(nn.Module):
     @property
     def blocks(self) -> list[nn.Module]:
         """Blocks of all stages, in order."""
-        return [block for layer in self.layers for block in getattr(layer, "blocks", layer)]
+        return [block for layer in self.stage_modules for block in getattr(layer, "blocks", layer)]
 
     def embed(self, values: Tensor) -> Tensor:
         """``[B, K, p * p * C]`` as it is."""
@@ -79,7 +79,7 @@ class Stages(nn.Module):
             x: Tensor = net.stem(image)
         else:
             x = net.maxpool(net.act1(net.bn1(net.conv1(image))))
-        for layer in self.layers:
+        for layer in self.stage_modules:
             x = layer(x)
         return x
 

@@ -39,7 +39,7 @@ def recorded_poses(
 ) -> Splits[Rooms]:
     """Windows of two or three people who do one of 20 captured motions, seen by two or three cameras.
 
-    The motion is real: it is that of ``pointcloud/mocap`` (polymask-pointcloud, with its joints by name),
+    The motion is real: it is that of ``pointcloud/mocap`` (extra ``motion``, polymask-pointcloud),
     which says what motions there are. What is synthetic: who is in a room with whom, each person doing the
     motion from another beginning, at another speed and heading; the place of nose, eyes and ears, which was
     not captured, on a head that looks where the shoulders do; the cameras, and what they show, which is as
