@@ -25,8 +25,7 @@ from typing import Any
 import torch
 
 from polymask.checkpoints import CHECKPOINT, Checkpoint, read_checkpoint, system_weights
-from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain
-from polymask.config.tree import resolve_path
+from polymask.config import CONFIG, RUN, RunConfig, TrainOptions, plain, resolve_path
 from polymask.data import Dataset, as_dataset, facts_of
 from polymask.distributed import rank
 from polymask.errors import UserError

@@ -8,7 +8,7 @@ from polymask.config.options import UNSET, Option, options_of
 from polymask.config.resolve import Resolved, resolve_part, resolve_system
 from polymask.config.run import CONFIG, RunConfig, build
 from polymask.config.training import TrainOptions
-from polymask.config.tree import RUN, PartConfig, built_from, plain
+from polymask.config.tree import RUN, PartConfig, built_from, plain, resolve_path
 
 __all__ = [
     "CONFIG",
@@ -27,5 +27,6 @@ __all__ = [
     "plain",
     "relative_to_run",
     "resolve_part",
+    "resolve_path",
     "resolve_system",
 ]

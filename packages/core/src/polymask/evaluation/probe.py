@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from polymask.config.tree import resolve_path
+from polymask.config import resolve_path
 from polymask.data import Dataset
 from polymask.errors import UserError
 from polymask.evaluation.classifiers import Answers, knn, linear

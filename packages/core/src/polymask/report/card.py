@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]
 
-from polymask.config.tree import resolve_path
+from polymask.config import resolve_path
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.finetuning import Finetuned

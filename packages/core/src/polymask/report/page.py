@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask.config import CONFIG, RunConfig
-from polymask.config.tree import resolve_path
+from polymask.config import CONFIG, RunConfig, resolve_path
 from polymask.data import MediaProvider, Samples, describe, evenly, sample_of
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from polymask.checkpoints import CHECKPOINT, read_checkpoint
-from polymask.config import CONFIG, PartConfig, Resolved, RunConfig, Source, options_of, resolve_system
+from polymask.config import (
+    CONFIG,
+    PartConfig,
+    Resolved,
+    RunConfig,
+    Source,
+    options_of,
+    resolve_path,
+    resolve_system,
+)
 from polymask.config.options import without_facts
-from polymask.config.tree import resolve_path
 from polymask.errors import UserError
 from polymask.imports import DESCRIPTION, read_description
 from polymask.parts import Part
