@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from polymask import Run, RunConfig, UserError
+from polymask import Run, RunConfig, UserError, default_registry
+from polymask.cli.verbs import embed
+from polymask.config import Source
 from polymask.evaluation.measurements import Measurement
 from polymask_vision.instance_masks import Detections, outline_of
 from polymask_vision.instances import WHOLE, Instances, fits, hits, matched, polygon_overlaps
@@ -154,6 +156,11 @@ def test_systems_without_masks_are_refused(run: Run) -> None:
 
     with pytest.raises(UserError, match="vision/mayor"):
         list(Instances()(Other()))  # type: ignore[arg-type]
+
+
+def test_a_run_without_a_tokenizer_is_not_embedded(run: Run) -> None:
+    with pytest.raises(UserError, match="MAYOR has no tokenizer, and so no features of a whole sample"):
+        embed._resolve(run, Source("command line", {}), default_registry())
 
 
 def test_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

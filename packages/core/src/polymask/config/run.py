@@ -73,8 +73,9 @@ class RunConfig:
 
     def beside(self, folder: str | Path) -> RunConfig:
         """The same with paths of runs and files as they are seen from the folder of the run."""
-        training = replace(self.training, init=path_beside(self.training.init, folder))
-        return replace(self, system=self.system.beside(folder), training=training)
+        places = (name for name, option in TRAINING.items() if option.place)
+        seen = {name: path_beside(getattr(self.training, name), folder) for name in places}
+        return replace(self, system=self.system.beside(folder), training=replace(self.training, **seen))
 
     def plain(self) -> dict[str, Any]:
         """As ``config.yaml`` has it: defaults written out, what facts fill left out."""

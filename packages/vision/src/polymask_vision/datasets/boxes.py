@@ -79,7 +79,7 @@ def boxes(
         own = found.find(path.relative_to(root / images).as_posix())
         if broken := fault(path):
             raise BadSample(broken)
-        return objects_of(own, *size_of(path))
+        return [one.thinned(vertices) for one in objects_of(own, *size_of(path))]
 
     looked = read_folder(str(root / images), ENDINGS, "images with boxes", look)
     files = BoxedFiles(looked.root, looked.names, looked.looks, vertices)

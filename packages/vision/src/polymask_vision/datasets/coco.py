@@ -38,6 +38,10 @@ class Instance(NamedTuple):
     distance: float
     outline: Outline | None
 
+    def thinned(self, vertices: int) -> Instance:
+        """The same with an outline of so many vertices at most, see :func:`thinned`."""
+        return self if self.outline is None else self._replace(outline=thinned(self.outline, vertices))
+
 
 @dataclass(eq=False)
 class Listed:
@@ -68,14 +72,14 @@ class Annotations:
     """
 
     def __init__(self, files: Sequence[Path], root: Path) -> None:
-        self.root, self.listed, self._left = root, list[Listed](), Skipped()
-        for file in files:
-            listed, left = _read(file, root)
-            self.listed += listed
-            self._left += left
+        self.root, self._left = root, Skipped()
+        self.by_file: dict[Path, list[Listed]] = {}
         self.by_name: dict[str, list[Listed]] = {}
-        for one in self.listed:
-            self.by_name.setdefault(one.name, []).append(one)
+        for file in files:
+            self.by_file[file], left = _read(file, root)
+            self._left += left
+            for one in self.by_file[file]:
+                self.by_name.setdefault(one.name, []).append(one)
         self._met = set[Listed]()
 
     def find(self, name: str) -> list[Listed]:
@@ -94,10 +98,9 @@ class Annotations:
     def missing(self) -> Skipped:
         """Images that are listed and were never asked for; of a file of which none was, the file."""
         left = list(self._left)
-        for file in sorted({one.file for one in self.listed}):
-            own = [one for one in self.listed if one.file == file]
+        for file, own in self.by_file.items():
             gone = [one for one in own if one not in self._met]
-            if len(gone) == len(own):
+            if own and len(gone) == len(own):
                 left.append((file.name, f"none of the {len(own)} images that it lists is there"))
             else:
                 left += [(one.name, f"it is listed in {file.name}, and is not there") for one in gone]

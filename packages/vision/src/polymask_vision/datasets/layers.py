@@ -216,6 +216,7 @@ def _look(path: Path, root: Path, image: str, others: Sequence[str]) -> tuple[st
     """The name of the file of an image in each layer, empty where there is none."""
     if broken := fault(path):
         raise BadSample(broken)
+    height, width = size_of(path)
     found = []
     for name in others:
         stem = (root / name / path.relative_to(root / image)).with_suffix("")
@@ -224,7 +225,7 @@ def _look(path: Path, root: Path, image: str, others: Sequence[str]) -> tuple[st
         if there is not None:
             if broken := fault(there):
                 raise BadSample(f"its {name}: {broken}")
-            (height, width), (h, w) = size_of(path), stored_size(there)
+            h, w = stored_size(there)
             if h * width != w * height:
                 raise BadSample(f"it is {height} x {width} pixels, and its {name} {h} x {w}")
         found.append("" if there is None else there.relative_to(root).as_posix())

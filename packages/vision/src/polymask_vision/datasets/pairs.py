@@ -95,7 +95,7 @@ def pairs(
     skipped = [(name, why) for name, why in found.skipped if why != SECOND]
     if apart:
         skipped += _left_over(here, there)
-    others, names = ([look[i] for look in found.looks] for i in (0, 1))
+    others, names = ([both[i] for both in found.looks] for i in (0, 1))
     files = PairFiles(here, found.names, Files(there, others))
     if maps is not None:
         reader = MaskReader(None, values=True, ignore=ignore)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from polymask import UserError
@@ -53,9 +51,7 @@ def video_pairs(
     )
 
 
-def example_source(folder: Path) -> str:
-    """Squares that move, in two class folders."""
-    return videos.example_source(folder)
+example_source = videos.example_source
 
 
 class FramePairs:

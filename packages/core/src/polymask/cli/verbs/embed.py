@@ -74,11 +74,11 @@ def _resolve(source: Run | Features, given: Source, registry: Registry) -> dict[
     from polymask.run import Run
 
     own = source.config.data if isinstance(source, Run) and source.config else None
-    made = getattr(source if isinstance(source, Features) else source.system, "tokenizer", None)
-    if made is None:
+    owner = source if isinstance(source, Features) else source.system
+    if (made := getattr(owner, "tokenizer", None)) is None:
         raise UserError(
-            f"{type(getattr(source, 'system', source)).__name__} has no tokenizer, and so no features of a "
-            "whole sample: its run is what polymask evaluate takes"
+            f"{type(owner).__name__} has no tokenizer, and so no features of a whole sample: its run is what "
+            "polymask evaluate takes"
         )
     tokenizer = built_from(made)
     modality = registry.find("tokenizers", tokenizer["name"]).modality if tokenizer else "any"
