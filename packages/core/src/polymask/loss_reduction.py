@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,28 +19,41 @@ from torch import Tensor
 Share = Callable[[int, Tensor], Tensor]
 """``(index of the mean, count of this part) -> divisor``, scalars."""
 
+
+class Mean(NamedTuple):
+    """A mean that was taken: over how many sites, and what it is, scalars."""
+
+    count: Tensor
+    value: Tensor
+
+
 _share: Share | None = None
-_counts: list[Tensor] = []
+_means: list[Mean] = []
 
 
 @contextlib.contextmanager
-def counting(share: Share | None = None) -> Iterator[list[Tensor]]:
-    """Record the count of each mean, in the order of the calls; divide by ``share`` if it is given."""
-    global _share, _counts
-    before = _share, _counts
-    _share, _counts = share or (lambda number, count: count), []
+def counting(share: Share | None = None) -> Iterator[list[Mean]]:
+    """Record each mean, in the order of the calls; divide by ``share`` if it is given."""
+    global _share, _means
+    before = _share, _means
+    _share, _means = share or (lambda number, count: count), []
     try:
-        yield _counts
+        yield _means
     finally:
-        _share, _counts = before
+        _share, _means = before
 
 
-def divisor(count: Tensor) -> Tensor:
-    """The divisor of a mean over ``count`` sites; ``count`` itself outside of a scope.
+def mean(total: Tensor, count: Tensor) -> Tensor:
+    """A sum over ``count`` sites divided by their number, or by another in a scope; 0 over none.
 
     Counts with gradient (learned soft masks) stay as they are, and so do all in a compiled forward.
     """
     if torch.compiler.is_compiling() or _share is None or count.requires_grad:
-        return count
-    _counts.append(count)
-    return _share(len(_counts) - 1, count)
+        return _divided(total, count)
+    value = _divided(total, _share(len(_means), count))
+    _means.append(Mean(count, value))
+    return value
+
+
+def _divided(total: Tensor, divisor: Tensor) -> Tensor:
+    return total / torch.where(divisor > 0, divisor, 1.0)

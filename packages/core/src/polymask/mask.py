@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.loss_reduction import divisor
+from polymask.loss_reduction import mean
 from polymask.tokens import Tokens
 
 T = TypeVar("T", Tensor, Tokens)
@@ -177,8 +177,8 @@ class Mask:
         weight, loss = self.hidden.to(dtype), loss.to(dtype)
         hard = self.hidden.dtype == torch.bool
         total = (torch.where(self.hidden, loss, 0.0) if hard else weight * loss).sum()
-        count = weight.sum() if self.count is not None else divisor(weight.sum())
-        return total / torch.where(count > 0, count, 1.0)
+        count = weight.sum()
+        return mean(total, count) if self.count is None else total / torch.where(count > 0, count, 1.0)
 
     # ------------------------------------------------------------------ inside
 

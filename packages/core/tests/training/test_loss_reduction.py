@@ -17,11 +17,11 @@ SIZE, TOKENS = {"batch_size": 12}, {"batch_tokens": 120}
 def test_a_scope_counts_and_divides():
     mask = Mask(torch.tensor([[True, False, True], [False, False, True]]))
     loss = torch.arange(6.0).view(2, 3)
-    with counting() as counts:
+    with counting() as means:
         assert mask.mean(loss) == 7 / 3
         assert mask.invert().mean(loss) == 8 / 3
         Mask(mask.hidden[:1], visible=1).mean(loss[:1])  # the same in every piece: not counted
-    assert [int(count) for count in counts] == [3, 3]
+    assert [int(mean.count) for mean in means] == [3, 3]
     with counting(lambda number, count: count * (number + 2)):
         assert mask.mean(loss) == 7 / 6
         assert mask.mean(loss) == 7 / 9
@@ -33,21 +33,21 @@ def test_a_scope_counts_and_divides():
 
 def test_learned_weights_divide_by_themselves():
     weight = torch.tensor([[0.5, 0.25]], requires_grad=True)
-    with counting(lambda number, count: count * 10) as counts:
+    with counting(lambda number, count: count * 10) as means:
         assert Mask(weight).mean(torch.tensor([[1.0, 3.0]])) == 1.25 / 0.75
-    assert counts == []
+    assert means == []
 
 
 @pytest.fixture(scope="module")
 def once(toy, tmp_path_factory):
-    """One piece per step, by what makes a batch."""
+    """One piece per step, by what makes a batch and which system."""
     found = {}
 
-    def get(by):
-        key = next(iter(by))
+    def get(by, system="Counts"):
+        key = f"{system}-{next(iter(by))}"
         if key not in found:
             folder = tmp_path_factory.mktemp(key)
-            toy.train(folder, system=toy.Counts(), data=toy.Ragged(), **ONCE, **by)
+            toy.train(folder, system=getattr(toy, system)(), data=toy.Ragged(), **ONCE, **by)
             found[key] = folder
         return found[key]
 
@@ -58,7 +58,8 @@ def same(one, other):
     rows = [read_metrics(folder / "metrics.csv") for folder in (one, other)]
     assert len(rows[0]) == len(rows[1]) == 6
     for a, b in zip(*rows, strict=True):
-        for key in ("hidden", "visible", "size", "first", "loss", "grad_norm", "lr"):
+        assert set(a) == set(b) and {"hidden", "loss", "grad_norm"} <= set(a)
+        for key in set(a) & {"hidden", "visible", "size", "first", "loss", "grad_norm", "lr"}:
             assert a[key] == pytest.approx(b[key], rel=1e-4), key
     weights = [read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (one, other)]
     for name, value in weights[0].items():
@@ -74,13 +75,28 @@ def test_parts_one_after_the_other(toy, once, tmp_path, by, accumulate):
     assert system.calls == 6 * accumulate  # what ran ahead left no trace in buffers
 
 
+@pytest.mark.parametrize(("accumulate", "by"), [(2, SIZE), (3, TOKENS)])
+def test_one_mean_is_computed_once(toy, once, tmp_path, by, accumulate):
+    toy.OneMean.runs = 0
+    toy.train(tmp_path, system=toy.OneMean(), data=toy.Ragged(), accumulate=accumulate, **ONCE, **by)
+    assert toy.OneMean.runs == 6 * accumulate
+    same(once(by, "OneMean"), tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("accumulate", "strategy", "by"), [(1, "ddp", TOKENS), (2, "ddp", SIZE), (2, "fsdp", SIZE)]
+    ("accumulate", "strategy", "by", "counts"),
+    [
+        (1, "ddp", TOKENS, "Counts"),
+        (2, "ddp", SIZE, "Counts"),
+        (2, "fsdp", SIZE, "Counts"),
+        (2, "ddp", SIZE, "OneMean"),
+        (2, "fsdp", SIZE, "OneMean"),
+    ],
 )
 @pytest.mark.slow
-def test_processes(launch, once, tmp_path, by, strategy, accumulate):
-    assert launch(tmp_path, 2, counts=True, accumulate=accumulate, strategy=strategy, **ONCE, **by) == [0, 0]
-    same(once(by), tmp_path)
+def test_processes(launch, once, tmp_path, by, strategy, accumulate, counts):
+    assert launch(tmp_path, 2, counts=counts, accumulate=accumulate, strategy=strategy, **ONCE, **by) == [0, 0]
+    same(once(by, counts), tmp_path)
 
 
 def test_masks_of_fixed_count_are_run_once(toy, tmp_path):

@@ -126,13 +126,7 @@ class Counts(Toy):
     def forward(self, batch, step):
         self.calls += 1
         x = batch["x"]
-        valid = valid_of(batch, "x")
-        valid = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-        share = batch["id"][:, None] % 5 / 5 + 0.1
-        hidden = (step.noise(batch["id"], x.shape[1]) < share) & valid
-        z = self.embed(torch.where(hidden[..., None], 0.0, x))
-        error = (self.head(z) - x).square().mean(-1)
-        mask, real = Mask(hidden, valid=valid), Mask(valid)
+        mask, real, z, error = self.errors(batch, step)
         first = self.head(self.embed(x[:, 0])).square().mean()
         size = real.mean(z.square().mean(-1))
         return {
@@ -141,6 +135,27 @@ class Counts(Toy):
             "size": 0.1 * size,
             "first": first,
         }
+
+    def errors(self, batch, step):
+        """Hidden sites, real ones, hidden states and errors."""
+        x = batch["x"]
+        valid = valid_of(batch, "x")
+        valid = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+        share = batch["id"][:, None] % 5 / 5 + 0.1
+        hidden = (step.noise(batch["id"], x.shape[1]) < share) & valid
+        z = self.embed(torch.where(hidden[..., None], 0.0, x))
+        return Mask(hidden, valid=valid), Mask(valid), z, (self.head(z) - x).square().mean(-1)
+
+
+class OneMean(Counts):
+    """Its loss is a mean over more or fewer sites and nothing else."""
+
+    runs = 0
+
+    def forward(self, batch, step):
+        type(self).runs += 1
+        mask, _, _, error = self.errors(batch, step)
+        return {"hidden": mask.mean(error)}
 
 
 class Apart(Toy):
@@ -226,7 +241,7 @@ def train(folder, *, system=None, data=None, resume=False, callbacks=(), **chang
     return system
 
 
-def main(folder, env, kill, record, toy, counts=False, apart=None, **changed):
+def main(folder, env, kill, record, toy, counts=None, apart=None, **changed):
     # a child of a fork server would have servers of its own for its workers, which outlive a kill
     multiprocessing.set_start_method("fork", force=True)
     os.environ.update(env)
@@ -234,7 +249,7 @@ def main(folder, env, kill, record, toy, counts=False, apart=None, **changed):
     recorder = Record()
     callbacks = [recorder] if record else []
     callbacks += [Kill(**kill)] if kill else []
-    system, data = (Counts(), Ragged()) if counts else (Toy(**toy), None)
+    system, data = (globals()[counts](), Ragged()) if counts else (Toy(**toy), None)
     system = system if apart is None else Apart(**apart)
     try:
         train(folder, system=system, data=data, callbacks=callbacks, **changed)

@@ -11,10 +11,11 @@ from torch import Tensor
 from polymask import distributed
 from polymask.data import collate
 from polymask.errors import UserError
-from polymask.loss_reduction import counting
+from polymask.loss_reduction import Mean, counting
 from polymask.protocols import Batch
 from polymask.step import Step
 from polymask.systems.base import System
+from polymask.training.late_mean import LateMean, alone
 from polymask.training.loader import Keyed, Loader, workers_for
 from polymask.training.losses import wrong_losses
 from polymask.training.optimiser import make_optimiser
@@ -60,6 +61,7 @@ class Training(pl.LightningModule):
             system.get_parameter(name).requires_grad_(False)
         self.loader: Loader | None = None
         self._scored = torch.zeros(0)
+        self._late: LateMean | None = None
 
     # ------------------------------------------------------------------ what Lightning asks for
 
@@ -102,16 +104,26 @@ class Training(pl.LightningModule):
         assert self.loader is not None
         # the pieces' losses are averaged, so one of more samples weighs more
         weight = len(batch["id"]) * self.plan.pieces / self.loader.batches.rows(self.step.index)
-        terms = self._counted(batch, batch_idx % options.accumulate, weight)
-        terms = {name: weight * term for name, term in terms.items()} if weight != 1 else terms
+        part = batch_idx % options.accumulate
+        terms = self._counted(batch, part, weight)
+        if self._late is None and weight != 1:
+            terms = {name: weight * term for name, term in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.loss = loss.detach()
+        if self._late is not None:
+            last = part == options.accumulate - 1
+            if last:
+                self._late.end(self._total(self._late.count))
+            self.loss = self._late.logged(self.loss, last=last)
+            self.terms = dict.fromkeys(terms, self.loss)
         self._watch(self.loss)
         return loss
 
     @ends_nothing
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._late is not None:
+            self._late.correct(self.system.parameters())
         self.system.after_backward(self.step)
 
     def configure_gradient_clipping(
@@ -161,8 +173,8 @@ class Training(pl.LightningModule):
     def _counted(self, batch: Batch, part: int, weight: float) -> dict[str, Tensor]:
         """Losses of one part, in which means over masks divide by what the whole step scores.
 
-        Where parts follow one another, what the later ones score has to be known before the first: where
-        the first has masks of no fixed count, the rest runs ahead without gradient, and the first again.
+        Where parts follow one another, what the later ones score has to be known before the first, unless the
+        loss is one such mean and nothing else: the rest runs ahead without gradient, and the first again.
         """
         pieces, accumulate = self.plan.pieces, self.plan.options.accumulate
         share = weight / pieces
@@ -173,24 +185,33 @@ class Training(pl.LightningModule):
                 return self.losses(batch, self.step, part)
         if part == 0:
             buffers = [buffer.clone() for buffer in self.system.buffers()]
-            with counting() as counts:
+            with counting() as means:
                 terms = self.losses(batch, self.step, part)
-            self._scored = self._total(self._ahead(counts, buffers)) if counts else torch.zeros(0)
-            if not counts:
+            self._scored, self._late = torch.zeros(0), None
+            if not means:
                 return terms
+            if alone(terms, means):
+                unit = self._total(means[0].count) * accumulate / pieces
+                self._late = LateMean(unit, pieces)
+                return self._late.add(terms, means)
+            self._scored = self._total(self._ahead(means, buffers))
+        if self._late is not None:
+            with counting() as means:
+                terms = self.losses(batch, self.step, part)
+            return self._late.add(terms, means)
         scored = self._scored.unbind()
         with counting(lambda number, count: scored[number] * share if scored else count):
             return self.losses(batch, self.step, part)
 
     @torch.no_grad()
-    def _ahead(self, counts: list[Tensor], buffers: list[Tensor]) -> Tensor:
+    def _ahead(self, first: list[Mean], buffers: list[Tensor]) -> Tensor:
         """What this process's parts of the step score, by mean; buffers are left as they were."""
         assert self.loader is not None
-        found = torch.stack(counts)
+        found = torch.stack([mean.count for mean in first])
         for part, batch in enumerate(self.loader.parts[1:], start=1):
-            with counting() as counts:
+            with counting() as means:
                 self.losses(self.trainer.strategy.batch_to_device(batch), self.step, part)
-            found += torch.stack(counts)
+            found += torch.stack([mean.count for mean in means])
         for buffer, before in zip(self.system.buffers(), buffers, strict=True):
             buffer.copy_(before)
         return found
