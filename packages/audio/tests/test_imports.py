@@ -154,6 +154,13 @@ def test_base_models_and_others_are_refused(monkeypatch: pytest.MonkeyPatch, tmp
         load_initial(make(), f"transformers:{tmp_path}")
 
 
+def test_a_model_without_its_feature_extractor_is_refused(tmp_path: Path) -> None:
+    save("Hubert", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="does not say at which rate it hears"):
+        load_initial(make(), f"transformers:{tmp_path}", facts={"rate": 16000})
+
+
 def test_standardised_recordings_do_not_depend_on_padding() -> None:
     tokenizer = build("audio/waveform", "tokenizers", facts={"rate": 16000}, standardise=True)
     short = tokenizer({"audio": AUDIO[:1, :5000]})

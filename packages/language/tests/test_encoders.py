@@ -191,6 +191,7 @@ def test_a_loaded_model_and_the_data_share_a_vocabulary(kind: Any, tmp_path: Pat
     facts |= {"vocabulary": other.size, "tokenizer_file": str(other.file)}
     with pytest.raises(UserError, match=f"--data.vocab {tmp_path}"):
         kind(pretrained=str(tmp_path), **facts)
-    (tmp_path / "tokenizer.json").unlink()
+    for file in tmp_path.glob("*token*"):  # transformers then makes a tokenizer of special tokens alone
+        file.unlink()
     with pytest.warns(UserWarning, match="comes without a vocabulary"):
         kind(pretrained=str(tmp_path), **facts)

@@ -166,6 +166,7 @@ def test_layer_scale(tmp_path: Path) -> None:
         ({"encoder.dim": 64}, "--encoder.dim 32"),
         ({"encoder.depth": 3}, "--encoder.depth 2"),
         ({"encoder.heads": 2}, "--encoder.heads 4"),
+        ({"encoder.dim": 64, "encoder.heads": 2}, "--encoder.heads 4 --encoder.dim 32"),
         ({"encoder.mlp_ratio": 2.0}, "--encoder.mlp_ratio 4"),
         ({"encoder.class_token": False}, "--encoder.class_token true"),
         ({"encoder.layer_scale": 0.1}, "--encoder.layer_scale none"),
@@ -189,6 +190,23 @@ def test_what_our_vit_lacks_is_refused(tmp_path: Path, more: dict[str, Any]) -> 
         load_initial(make(), save_timm(model, tmp_path / "vit"), facts=facts())
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes", "says"),
+    [
+        ("ConvNext", {"hidden_sizes": [8, 8], "depths": [1, 1], "num_stages": 2}, "is a ConvNextModel"),
+        ("Bert", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}, "is a BertModel"),
+        ("DeiT", {"intermediate_size": 128}, "have a distillation token"),
+    ],
+)
+def test_other_kinds_of_transformers_are_refused(
+    tmp_path: Path, name: str, sizes: dict[str, Any], says: str
+) -> None:
+    config = getattr(transformers, f"{name}Config")(**(SMALL if name == "DeiT" else {}), **sizes)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=says):
+        load_initial(make(), f"transformers:{tmp_path}", facts=facts())
+
+
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -200,12 +218,15 @@ SMALL = {
 
 @pytest.mark.parametrize("name", ["ViT", "Dinov2"])
 @pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
-def test_a_model_of_transformers(tmp_path: Path, name: str, whole: bool) -> None:
+def test_a_model_of_transformers(
+    tmp_path: Path, name: str, whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     inner = {"intermediate_size": 128} if name == "ViT" else {}
     config = getattr(transformers, f"{name}Config")(**SMALL, **inner, layer_norm_eps=1e-6)
     model = shake(getattr(transformers, f"{name}ForImageClassification")(config))
     model.save_pretrained(tmp_path)
     transformers.ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD)).save_pretrained(tmp_path)
+    capsys.readouterr()
     system = make(VIT if name == "ViT" else {**VIT, "encoder.layer_scale": 1.0})
     source = f"transformers:{tmp_path}" if whole else str(tmp_path / "model.safetensors")
     report = load_initial(system, source, facts=facts((0.1, 0.2, 0.3), (1.0, 0.5, 0.4)) if whole else facts())
@@ -214,6 +235,7 @@ def test_a_model_of_transformers(tmp_path: Path, name: str, whole: bool) -> None
     expected = base(x).last_hidden_state
     mine = normalised(pixels(), (0.1, 0.2, 0.3), (1.0, 0.5, 0.4)) if whole else x
     close(features(system, mine), expected)
+    assert "REPORT" not in capsys.readouterr().err
     # the classifier never reaches us where transformers loads the model without it
     assert whole or any(name.startswith("classifier") for name in report.unused)
 
@@ -232,7 +254,8 @@ def test_swins(tmp_path: Path) -> None:
     )
     theirs = shake(transformers.SwinModel(config))
     theirs.save_pretrained(tmp_path / "hf")
-    load_initial(system, tmp_path / "hf", facts=facts())
+    report = load_initial(system, tmp_path / "hf", facts=facts())
+    assert report.changes == ("normalisation: none was saved beside the model, that of the data stays",)
     close(features(system, x), theirs(x).last_hidden_state)
 
 

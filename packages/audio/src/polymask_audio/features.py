@@ -21,7 +21,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from polymask import UserError, functional
 from polymask.data import length_key, valid_of
-from polymask.imports import require_whole
+from polymask.imports import require_whole, without_report
 from polymask.teachers import Frozen
 from polymask_audio.windows import energies, standardised, transform_size
 
@@ -238,7 +238,8 @@ def _run_torchaudio(model: Any, audio: Tensor, length: Tensor | None) -> tuple[l
 def _transformers(name: str) -> tuple[Any, ...]:
     from transformers import AutoFeatureExtractor, AutoModel
 
-    model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+    with without_report():
+        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
     require_whole(name, loading["missing_keys"])
     inputs: Any = AutoFeatureExtractor.from_pretrained(name)  # type: ignore[no-untyped-call]
     config: Any = model.config

@@ -11,7 +11,7 @@ import torchaudio
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from polymask import UserError
-from polymask.imports import Weights, require_whole
+from polymask.imports import Weights, require_whole, without_report
 
 _HEADS = re.compile(
     r"(aux|masked_spec_embed|mask_generator|logit_generator|quantizer|project_q|project_hid)\b"
@@ -51,23 +51,28 @@ def from_transformers(name: str, facts: Mapping[str, Any]) -> Weights:
         ) from error
     try:
         model: Any
-        model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        inputs: Any = AutoFeatureExtractor.from_pretrained(name)  # type: ignore[no-untyped-call]
+        with without_report():
+            model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load {name!r}: {error}") from error
-    require_whole(name, loading["missing_keys"])
     if type(model).__name__ not in ("Wav2Vec2Model", "HubertModel"):
         raise UserError(f"{name} is a {type(model).__name__}: audio/transformer is a wav2vec 2.0 or a HuBERT")
-    return _weights(name, import_huggingface_model(model), inputs.sampling_rate, bool(inputs.do_normalize))
+    require_whole(name, loading["missing_keys"])
+    found = import_huggingface_model(model)
+    _require_norms(name, found)
+    try:
+        inputs: Any = AutoFeatureExtractor.from_pretrained(name)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name} does not say at which rate it hears, and whether recordings are standardised: save its "
+            f"feature extractor beside it ({error})"
+        ) from error
+    return _weights(name, found, inputs.sampling_rate, bool(inputs.do_normalize))
 
 
 def _weights(name: str, model: Any, rate: int, standardise: bool) -> Weights:
+    _require_norms(name, model)
     layers, transformer = model.feature_extractor.conv_layers, model.encoder.transformer
-    if any(isinstance(layer.layer_norm, torch.nn.GroupNorm) for layer in layers):
-        raise UserError(
-            f"the convolutions of {name} are normed over time, through which all tokens meet; those of "
-            "audio/transformer are normed over channels, as in the large models: choose one of these"
-        )
     first, conv = transformer.layers[0], transformer.pos_conv_embed.conv
     options = {
         "dim": conv.in_channels,
@@ -82,6 +87,14 @@ def _weights(name: str, model: Any, rate: int, standardise: bool) -> Weights:
         "groups": conv.groups,
     }
     return Weights(model.state_dict(), options, {"rate": int(rate), "standardise": standardise})
+
+
+def _require_norms(name: str, model: Any) -> None:
+    if any(isinstance(layer.layer_norm, torch.nn.GroupNorm) for layer in model.feature_extractor.conv_layers):
+        raise UserError(
+            f"the convolutions of {name} are normed over time, through which all tokens meet; those of "
+            "audio/transformer are normed over channels, as in the large models: choose one of these"
+        )
 
 
 def adapt(weights: Weights) -> Weights:

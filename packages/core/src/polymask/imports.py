@@ -9,9 +9,10 @@ renames and resizes them, and ``extends``, options that may differ. Without, all
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,6 +44,7 @@ class Weights:
         facts: what the model was made for: ``mean``, ``std``, ``patch_size``, ``channels``, ``grid``.
         unused: names of weights that are no part of an encoder, e.g. of a classifier.
         changes: what was resized or converted, one line each.
+        encoder: full name of the encoder, where it is one of ours.
     """
 
     state: Mapping[str, Tensor]
@@ -50,6 +52,7 @@ class Weights:
     facts: Mapping[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    encoder: str | None = None
 
 
 _HEADS = re.compile(
@@ -110,10 +113,16 @@ def load_initial(system: System, source: str | Path, *, facts: Mapping[str, Any]
         weights = _read(str(source), encoder, known)
     weights = replace(weights, state=_usable(weights.state, str(source)))
     digest = weights_digest(weights.state)
-    require_options(encoder, weights.options)
-    adapted: Weights = encoder.adapt(weights, known) if hasattr(encoder, "adapt") else weights
-    _require_same_data(adapted.facts, known, facts or {})
-    _require_fit(encoder, adapted.state, str(source))
+    try:
+        adapted: Weights = encoder.adapt(weights, known) if hasattr(encoder, "adapt") else weights
+        require_options(encoder, weights.options)
+        _require_same_data(adapted.facts, known, facts or {})
+        _require_fit(encoder, adapted.state, str(source))
+    except UserError as error:
+        kind = (built_from(encoder) or {}).get("name")
+        if not kind or weights.encoder in (None, kind):
+            raise
+        raise UserError(f"{source} holds {weights.encoder}, and this is {kind}: {error}") from error
     # a teacher is copied from the encoder when the system is built, so it is found by its values
     copies = {name: module for name, module in system.named_modules() if _equal(module, encoder)}
     for module in (encoder, *copies.values()):
@@ -178,6 +187,19 @@ def read_description(folder: Path) -> dict[str, dict[str, Any]]:
     )
 
 
+@contextlib.contextmanager
+def without_report() -> Iterator[None]:
+    """No table on the terminal of what transformers leaves out of a model: what is missing is refused."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def require_whole(name: str, missing: Iterable[str]) -> None:
     """Refuse a model whose source lacks weights of an encoder, which its library draws at random then.
 
@@ -230,7 +252,7 @@ def _ours(state: Mapping[str, Tensor], built: Mapping[str, Any] | None, facts: M
         for name, value in _options(built).items()
         if isinstance(value, int) or (value and isinstance(value, list | tuple))
     }
-    return Weights(state, sizes, facts)
+    return Weights(state, sizes, facts, encoder=built and built["name"])
 
 
 def _options(built: Mapping[str, Any] | None) -> dict[str, Any]:

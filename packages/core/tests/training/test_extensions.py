@@ -47,6 +47,35 @@ def test_a_logger_by_class_gets_every_row_and_the_options(trained, tmp_path):
     assert "steps: 6" in (tmp_path / "other/hparams.yaml").read_text()
 
 
+def test_several_loggers_by_name(trained):
+    pytest.importorskip("tensorboard")
+    run = trained(logger=["csv", "tensorboard"])
+    assert list(run.folder.glob("tensorboard/events*"))
+    with (run.folder / "csv/metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+    assert losses == [row["loss"] for row in read_metrics(run.folder / "metrics.csv")]
+
+
+def test_mlflow_writes_into_the_run(trained):
+    pytest.importorskip("alembic")
+    mlflow = pytest.importorskip("mlflow")
+    run = trained(logger="mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{run.folder}/mlflow.db")
+    (kept,) = client.search_runs([client.get_experiment_by_name("polymask").experiment_id])
+    losses = [metric.value for metric in client.get_metric_history(kept.info.run_id, "loss")]
+    assert losses == pytest.approx([row["loss"] for row in read_metrics(run.folder / "metrics.csv")])
+    assert kept.data.params["steps"] == "6"
+
+
+def test_wandb_writes_into_the_run(trained, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = trained(logger="wandb")
+    (file,) = run.folder.glob("wandb/offline-run-*/*.wandb")
+    assert file.stat().st_size > 0
+
+
 def test_tensorboard_writes_into_the_run(trained):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = trained(logger="tensorboard")
@@ -69,12 +98,13 @@ def test_callbacks_run_along(trained, monkeypatch):
     [
         (
             {"logger": "tensorbord"},
-            "--logger tensorbord is not found .*choose tensorboard, wandb, mlflow, a cl",
+            "--logger tensorbord is not found .*choose csv, tensorboard, wandb, mlflow, a cl",
         ),
         ({"logger": "no_such_module:Logger"}, "no_such_module"),
         ({"logger": {"tensorboard": 3}}, "give its options as a mapping"),
         ({"logger": {"CSVLogger": {"folder": "x"}}}, "--logger CSVLogger: TypeError: .*'folder'"),
         ({"logger": "collections:Counter"}, "--logger collections:Counter is no Logger of Lightning"),
+        ({"logger": "comet"}, "--logger comet is not found .comet there is no class"),
         ({"callbacks": "CSVLogger"}, "--callbacks CSVLogger is not found"),
         ({"callbacks": "collections:Counter"}, "collections:Counter is no Callback of Lightning"),
     ],

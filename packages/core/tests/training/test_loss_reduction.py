@@ -95,7 +95,10 @@ def test_one_mean_is_computed_once(toy, once, tmp_path, by, accumulate):
 )
 @pytest.mark.slow
 def test_processes(launch, once, tmp_path, by, strategy, accumulate, counts):
-    assert launch(tmp_path, 2, counts=counts, accumulate=accumulate, strategy=strategy, **ONCE, **by) == [0, 0]
+    assert launch(tmp_path, 2, counts=counts, accumulate=accumulate, strategy=strategy, **ONCE, **by) == [
+        0,
+        0,
+    ]
     same(once(by, counts), tmp_path)
 
 

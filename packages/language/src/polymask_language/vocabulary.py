@@ -224,7 +224,10 @@ def _load(what: str) -> tokenizers.Tokenizer:
             return tokenizers.Tokenizer.from_file(str(path))
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(what).backend_tokenizer
+        found = AutoTokenizer.from_pretrained(what)
+        if len(found) <= len(found.all_special_tokens):  # what transformers makes of a folder without one
+            raise ValueError("there are special tokens alone")
+        return found.backend_tokenizer
     # the libraries raise plain Exception for files that are broken, and let network errors through
     except Exception as error:
         raise UserError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.imports import require_whole
+from polymask.imports import require_whole, without_report
 from polymask_vision.networks import Activations, Images, Network
 
 _PROJECTIONS = {"query": "query", "q_proj": "query", "key": "key", "k_proj": "key"}
@@ -36,7 +36,8 @@ class HubNetwork(Network):
             # fused attention does not give its weights
             eager = {"attn_implementation": "eager"}
             if pretrained:
-                loaded: Any = AutoModel.from_pretrained(name, **eager, output_loading_info=True)
+                with without_report():
+                    loaded: Any = AutoModel.from_pretrained(name, **eager, output_loading_info=True)
                 model = loaded[0]
                 require_whole(name, loaded[1]["missing_keys"])
             else:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.imports import Weights, require_options, require_whole
+from polymask.imports import Weights, require_options, require_whole, without_report
 from polymask_vision.resizing import by, embed_patches, resize_bias, resize_positions
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ _FROM_TRANSFORMERS = [
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"\.layer_scale([12])\.lambda1", r".ls\1.gamma"),
+    (r"\.lambda_([12])$", r".ls\1.gamma"),
     (r"^layernorm\.", "norm."),
 ]
 
@@ -111,29 +112,38 @@ def from_transformers(name: str, facts: Facts) -> Weights:
         ) from error
     try:
         model: Any
-        model, loading = transformers.AutoModel.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
+        with without_report():
+            model, loading = transformers.AutoModel.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load {name!r}: {error}") from error
     config = model.config
+    swin = hasattr(config, "window_size") and hasattr(config, "depths")
+    if not (hasattr(config, "image_size") and (swin or hasattr(config, "num_attention_heads"))):
+        raise UserError(
+            f"{name} is a {type(model).__name__}, and these encoders are Vision Transformers and Swin: "
+            "convolutional networks are encoders by vision/timm, from timm"
+        )
     _require_gelu(name, getattr(config, "hidden_act", "gelu") == "gelu")
-    options = {"heads": config.num_attention_heads}
-    if hasattr(config, "depths"):
+    if swin:
         options = {"depths": config.depths, "heads": config.num_heads, "window": config.window_size}
+    else:
+        options = {"heads": config.num_attention_heads}
     known: dict[str, Any] = {}
+    changes: tuple[str, ...] = ()
     try:
         processor: Any = transformers.AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
         if processor.do_normalize:
             known = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
-    except (OSError, ValueError, ImportError):  # none was saved beside the model
-        pass
+    except (OSError, ValueError, ImportError):
+        changes = ("normalisation: none was saved beside the model, that of the data stays",)
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
     grid = tuple(n // config.patch_size for n in size)
     drawn = loading["missing_keys"]
     require_whole(name, drawn)
     state = {weight: value for weight, value in model.state_dict().items() if weight not in drawn}
-    return Weights(state, options, {**known, "grid": grid})
+    return Weights(state, options, {**known, "grid": grid}, changes=changes)
 
 
 def _require_gelu(name: str, gelu: bool) -> None:
@@ -146,15 +156,18 @@ def adapt_vit(encoder: ViT, weights: Weights, facts: Facts) -> Weights:
     state, unused = _renamed(weights.state)
     state = {name.removeprefix("vit."): value for name, value in state.items()}
     _join_queries(state)
-    changes: list[str] = []
+    changes = [*weights.changes]
     if "rel_pos_bias.relative_position_bias_table" in state:
         state["relative.bias"] = state.pop("rel_pos_bias.relative_position_bias_table")
     scaled = any(name.endswith("ls1.gamma") for name in state)
     has_scale = hasattr(encoder.vit.blocks[0].ls1, "gamma") if len(encoder.vit.blocks) else scaled
     require_options(
         encoder,
-        _vit_sizes(state) | ({} if scaled == has_scale else {"layer_scale": 1e-5 if scaled else None}),
+        {**weights.options, **_vit_sizes(state)}
+        | ({} if scaled == has_scale else {"layer_scale": 1e-5 if scaled else None}),
     )
+    if any(name.endswith(("dist_token", "distillation_token")) for name in state):
+        raise UserError("these weights have a distillation token (DeiT); vision/vit has a class token alone")
     positions = state.get("pos_embed")
     if positions is not None and "cls_token" in state and _leads(positions, weights, state):
         # ours has no position for the class token: the two are only ever summed
@@ -189,20 +202,22 @@ def adapt_swin(encoder: Swin, weights: Weights, facts: Facts) -> Weights:
     state = {name.removeprefix("swin."): value for name, value in state.items()}
     _join_queries(state)
     own = encoder.swin.state_dict()
-    require_options(
-        encoder, {"dim": len(state["norm.weight"]) // encoder.downsample} if "norm.weight" in state else {}
-    )
-    changes: list[str] = []
+    dim = {"dim": len(state["norm.weight"]) // encoder.downsample} if "norm.weight" in state else {}
+    require_options(encoder, {**weights.options, **dim})
+    changes = [*weights.changes]
     if not any(name.startswith("layers.0.downsample") for name in own) and any(
         name.startswith("layers.0.downsample") for name in state
     ):  # some merge patches at the end of a stage, timm at the start of the next
         state = merged(state, 1)
+    resized = False
     for name, value in own.items():
         table = state.get(name)
         if name.endswith("relative_position_bias_table") and table is not None and table.shape != value.shape:
             block = encoder.swin.get_submodule(name.rpartition(".")[0])
             state[name] = resize_bias(table, block.window_size, tuple(value.shape))
-            changes = ["relative positions: interpolated to the windows of this grid"]
+            resized = True
+    if resized:
+        changes.append("relative positions: interpolated to the windows of this grid")
     embed_patches(state, weights, facts, changes)
     return Weights(
         {f"swin.{name}": value for name, value in state.items()},

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, UserError
 from polymask.data import valid_of
-from polymask.imports import require_whole
+from polymask.imports import require_whole, without_report
 from polymask_vision.networks import Images
 from polymask_vision.pixel_scale import require_same_scale
 
@@ -137,7 +137,8 @@ class CLIPGuide(Guide):
             from transformers import AutoImageProcessor, CLIPModel
 
             clip: Any = CLIPModel
-            self.model, loading = clip.from_pretrained(name, output_loading_info=True)
+            with without_report():
+                self.model, loading = clip.from_pretrained(name, output_loading_info=True)
             require_whole(name, loading["missing_keys"])
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             missing = getattr(error, "name", None) == "transformers"

@@ -10,6 +10,8 @@ from polymask.config import UNSET, Option, PartConfig
 from polymask.parts import Part
 from polymask.registry import Registry
 
+JSON = Option("json", bool, UNSET, "print JSON", " ")
+
 Groups = dict[str, dict[str, tuple[Option, object]]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,8 +60,8 @@ class TrainOptions:
         checkpoint_every: steps between checkpoints; a twentieth of the run, at most 1000, if none.
         log_every: steps per row of metrics.csv.
         probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.
-        logger: where metrics go beside metrics.csv: tensorboard, wandb, mlflow or a class of Lightning; with
-            options, or several, as {wandb: {project: masks}}.
+        logger: where metrics go beside metrics.csv: tensorboard, wandb, mlflow, csv or a class of Lightning;
+            several as [csv, wandb], with options as {wandb: {project: masks}}.
         callbacks: Lightning callbacks to run along, by class, with their options: {DeviceStatsMonitor: {}}.
         data_changed: resume although the training data is no longer what the run was begun with.
 
@@ -97,8 +97,8 @@ class TrainOptions:
     checkpoint_every: Count | None = None
     log_every: Count = 10
     probe_every: Count | None = None
-    logger: str | Mapping[str, Any] | None = None
-    callbacks: str | Mapping[str, Any] | None = None
+    logger: str | Sequence[str] | Mapping[str, Any] | None = None
+    callbacks: str | Sequence[str] | Mapping[str, Any] | None = None
     data_changed: bool = False
 
     def __post_init__(self) -> None:

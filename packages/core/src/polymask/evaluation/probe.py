@@ -183,8 +183,12 @@ def labelled(data: Dataset) -> bool:
     return True
 
 
-def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
+def labels_of(data: Dataset, what: str = "a probe") -> tuple[Tensor, Tensor]:
     """Labels of both splits, int64 each, -1 where a sample has none.
+
+    Args:
+        data: with or without labels.
+        what: needs them, for messages.
 
     Raises:
         UserError: a split has no label at all.
@@ -192,17 +196,17 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     train, test = data.labels("train"), data.labels("test")
     if train is None or test is None:
         raise UserError(
-            "a probe needs labels, and this data has no labels: give data that has a class to each sample, "
+            f"{what} needs labels, and this data has no labels: give data that has a class to each sample, "
             "as files in one folder per class have. polymask list evaluations names what else can be measured"
         )
     for name, labels in (("training", train), ("test", test)):
         if not len(labels):
             raise UserError(
-                f"a probe needs {name} samples, and there are none: a class of one sample holds none out, "
+                f"{what} needs {name} samples, and there are none: a class of one sample holds none out, "
                 "and neither does --data.test 0"
             )
         if not (labels >= 0).any():
-            raise UserError(f"a probe needs labels, and no {name} sample has one")
+            raise UserError(f"{what} needs labels, and no {name} sample has one")
     return checked(train, data, "train"), checked(test, data, "test")
 
 

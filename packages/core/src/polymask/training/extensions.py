@@ -14,11 +14,16 @@ from lightning.pytorch.loggers import Logger
 from polymask.config import TrainOptions
 from polymask.errors import UserError
 
-Named = str | Mapping[str, Any] | None
-"""A name, or names with the options of each."""
+Named = str | Sequence[str] | Mapping[str, Any] | None
+"""A name, several, or names with the options of each."""
 
-LOGGERS = {"tensorboard": "TensorBoardLogger", "wandb": "WandbLogger", "mlflow": "MLFlowLogger"}
-"""Classes of ``lightning.pytorch.loggers`` by the name of the option, which is that of the extra too."""
+LOGGERS = {
+    "csv": "CSVLogger",
+    "tensorboard": "TensorBoardLogger",
+    "wandb": "WandbLogger",
+    "mlflow": "MLFlowLogger",
+}
+"""Classes of ``lightning.pytorch.loggers`` by the name of the option, which is that of an extra, but csv."""
 
 
 def loggers_of(options: TrainOptions, folder: Path) -> list[Logger]:
@@ -29,6 +34,7 @@ def loggers_of(options: TrainOptions, folder: Path) -> list[Logger]:
     """
     same = hashlib.blake2b(str(folder.absolute()).encode(), digest_size=8).hexdigest()
     own: dict[str, dict[str, Any]] = {
+        "csv": {"save_dir": folder, "name": "", "version": "csv"},
         "tensorboard": {"save_dir": folder, "name": "", "version": "tensorboard"},
         "wandb": {
             "save_dir": folder,
@@ -82,7 +88,8 @@ def callbacks_of(options: TrainOptions) -> list[pl.Callback]:
 def _pairs(named: Named) -> list[tuple[str, Mapping[str, Any]]]:
     if named is None:
         return []
-    pairs = {named: {}} if isinstance(named, str) else named
+    names = [named] if isinstance(named, str) else named
+    pairs = names if isinstance(names, Mapping) else {name: {} for name in names}
     for name, given in pairs.items():
         if given is not None and not isinstance(given, Mapping):
             raise UserError(
@@ -95,7 +102,10 @@ def _find(path: str, home: str, asked: str, names: Mapping[str, str] | None = No
     """A class by ``package.module:Class``, or by its name alone in a module of Lightning."""
     module, colon, name = path.rpartition(":")
     try:
-        return getattr(importlib.import_module(module if colon else home), name)
+        found = getattr(importlib.import_module(module if colon else home), name)
+        if not callable(found):
+            raise AttributeError(f"{name} there is no class")
+        return found
     except (ImportError, AttributeError, ValueError) as error:
         choices = f"{', '.join(names)}, " if names else ""
         raise UserError(

@@ -35,8 +35,8 @@ class LateMean:
         """
         if not alone(terms, means):
             raise UserError(
-                "a loss that was a mean over a mask in the first part of a step is none in a later one: let the "
-                "system return Mask.mean in all of them, or train without --accumulate"
+                "a loss that was a mean over a mask in the first part of a step is none in a later one: let "
+                "the system return Mask.mean in all of them, or train without --accumulate"
             )
         ((name, value),), (mean,) = terms.items(), means
         self.count += mean.count

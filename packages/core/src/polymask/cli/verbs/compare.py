@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from polymask.cli.help import about, help_text, run_options
+from polymask.cli.help import JSON, about, help_text, run_options
 from polymask.cli.parse import Command, parse
 from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
-from polymask.cli.verbs.probe import JSON
 from polymask.cli.verbs.probe import OPTIONS as PROBE
 from polymask.config import UNSET, Option, PartConfig, Resolved, resolve_system
 from polymask.config.layers import TRAINING

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from polymask.cli.help import help_text
+from polymask.cli.help import JSON, help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, say, warn_broken
-from polymask.cli.verbs.probe import JSON
 from polymask.config import RUN, UNSET, Option, PartConfig, Source, built_from, resolve_part
 from polymask.config.options import options_of, table
 from polymask.config.resolve import DATA

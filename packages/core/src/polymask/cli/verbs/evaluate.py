@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.help import help_text
+from polymask.cli.help import JSON, help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_result, warn_broken
-from polymask.cli.verbs.probe import JSON
 from polymask.config import CONFIG, PartConfig, Resolved, RunConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError

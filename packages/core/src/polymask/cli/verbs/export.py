@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.terminal import Arguments, warn_broken
+from polymask.cli.terminal import Arguments, print_json, warn_broken
 from polymask.registry import default_registry
 
 
 def run(argv: list[str]) -> int:
-    """``polymask export RUN [--format NAME] [--out DIR] [--no-head]``."""
+    """``polymask export RUN [--format NAME] [--out DIR] [--no-head] [--json]``."""
     parser = Arguments("export", __doc__, "polymask export runs/mae-digits-1 --format timm --out encoder")
     parser.add_argument("folder", metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -20,6 +20,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--out", metavar="DIR", help="folder to write; RUN/export/NAME by default")
     parser.add_argument("--no-head", action="store_true", help="the encoder alone, without its classifier")
+    parser.add_argument("--json", action="store_true", help="print JSON: out, files")
     args = parser.parse_args(argv)
     warn_broken(default_registry())
     from polymask.export import export
@@ -31,5 +32,8 @@ def run(argv: list[str]) -> int:
     require_own(out)
     out = export(run, args.format, out, head=not args.no_head)
     write_card(run, args.format, out, head=not args.no_head)
-    print(out)
+    if args.json:
+        print_json({"out": str(out), "files": sorted(path.name for path in out.iterdir())})
+    else:
+        print(out)
     return 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from polymask.cli.help import about, help_text, run_options
+from polymask.cli.help import JSON, about, help_text, run_options
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_result, warn_broken
 from polymask.cli.verbs.pretrain import require_data
-from polymask.cli.verbs.probe import JSON
 from polymask.config import UNSET, Option, PartConfig, Source
 from polymask.config.layers import TRAINING
 from polymask.config.options import table

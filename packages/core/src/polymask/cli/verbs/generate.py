@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.help import help_text
+from polymask.cli.help import JSON, help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_json, say, warn_broken
-from polymask.cli.verbs.probe import JSON
 from polymask.config import UNSET, Option, PartConfig, resolve_part
 from polymask.config.options import generation_options, table
 from polymask.errors import UserError

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polymask.cli.help import about, help_text, run_options
+from polymask.cli.help import JSON, about, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import say, warn_broken
+from polymask.cli.terminal import print_json, say, warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.config import Option, PartConfig, Resolved, RunConfig, Source, resolve_part, resolve_system
 from polymask.config.options import table
@@ -50,14 +50,15 @@ SLOTS = table(
 
 
 def run(argv: list[str]) -> int:
-    """``polymask look MASKING|SYSTEM --data SPEC [-o FILE] [options]``, or of a run."""
+    """``polymask look MASKING|SYSTEM --data SPEC [-o FILE] [--json] [options]``, or of a run."""
     registry = warn_broken(default_registry())
-    command = parse(argv, flags=("help",), short={"-o": "out"})
-    wants_help, out = command.flag("help"), command.take("out") or "masks.png"
+    command = parse(argv, flags=("help", "json"), short={"-o": "out"})
+    wants_help, as_json = command.flag("help"), command.flag("json")
+    out = command.take("out") or "masks.png"
     if not command.words and not wants_help:
         raise UserError("look at what? the first argument should be a masking, a system or a run")
     if command.words and Path(command.words[0]).is_dir():
-        print(_draw_run(command, registry, out))
+        _say_where(_draw_run(command, registry, out), as_json)
         return 0
     part = _find(command.words[0], registry) if command.words else None
     resolved = Resolved(PartConfig(None, {"data": DATA, **OPTIONS}))
@@ -66,8 +67,15 @@ def run(argv: list[str]) -> int:
     if wants_help:
         print(_help(part, resolved, registry))
         return 0
-    print(_draw(resolved, registry, out))
+    _say_where(_draw(resolved, registry, out), as_json)
     return 0
+
+
+def _say_where(picture: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"picture": str(picture)})
+    else:
+        print(picture)
 
 
 def _resolve(part: Part, command: Command, registry: Registry, check: bool) -> Resolved:
@@ -143,6 +151,7 @@ def _help(part: Part | None, resolved: Resolved, registry: Registry) -> str:
     if tree.part is None:
         first = {"data": first["data"]}
     first["out"] = Option("out", str, "masks.png", "picture to write: .png, .svg or .pdf; or -o", "FILE")
+    first["json"] = JSON
     name = part.full_name if part else "MASKING|SYSTEM|RUN"
     example = f"polymask look {part.full_name if part else 'core/random'} --data vision/digits -o masks.png"
     return help_text(f"polymask look {name}", about(part) if part else FORMS, example, tree, first)

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polymask.cli.help import about, data_for, help_text, run_options
+from polymask.cli.help import JSON, about, data_for, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import print_result, say, warn_broken
+from polymask.cli.terminal import print_json, print_result, say, warn_broken
 from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConfig, Source, resolve_system
 from polymask.config.layers import TRAINING
 from polymask.errors import UserError
@@ -36,8 +36,9 @@ FOLDER = "POLYMASK_RUN_FOLDER"
 def run(argv: list[str]) -> int:
     """``polymask pretrain SYSTEM --data SPEC [options]``."""
     registry = warn_broken(default_registry())
-    command = parse(argv, flags=("help", "no-report"))
-    wants_help, report = command.flag("help"), not command.flag("no-report")
+    command = parse(argv, flags=("help", "json", "no-report"))
+    wants_help, as_json = command.flag("help"), command.flag("json")
+    report = not command.flag("no-report")
     if wants_help and not command.words and "config" not in command.values:
         print(_help(registry))
         return 0
@@ -58,7 +59,7 @@ def run(argv: list[str]) -> int:
 
     where = Path(folder) if folder else default_folder(config)
     try:
-        return _train(Run.create(config, where), resume is not None, report)
+        return _train(Run.create(config, where), resume is not None, report, as_json)
     finally:
         if not folder:
             with contextlib.suppress(OSError):
@@ -105,7 +106,7 @@ def default_folder(config: RunConfig) -> Path:
     return folder
 
 
-def _train(run: Run, resume: bool, report: bool) -> int:
+def _train(run: Run, resume: bool, report: bool, as_json: bool) -> int:
     from polymask.distributed import rank
     from polymask.training import fit
     from polymask.training.sanity_check import sanity_check
@@ -122,11 +123,11 @@ def _train(run: Run, resume: bool, report: bool) -> int:
     finally:
         os.environ.pop(FOLDER, None)
     if rank() == 0:
-        _conclude(run, report)
+        _conclude(run, report, as_json)
     return 0
 
 
-def _conclude(run: Run, report: bool) -> None:
+def _conclude(run: Run, report: bool, as_json: bool) -> None:
     from polymask.evaluation.probe import labels_of, probe
 
     found, why = None, ""
@@ -137,18 +138,22 @@ def _conclude(run: Run, report: bool) -> None:
     else:
         say("probing the encoder, the same encoder untrained, and the raw input")
         found = probe(run)
-    end = f"run: {run.folder}"
+    page = None
     if report:
         from polymask.report import write_report
 
         say("drawing the report")
-        end = f"report: {write_report(run)}"
+        page = write_report(run)
     # all is written before anything is printed, which nobody may read
+    if as_json:
+        measured = {"probe": found.to_json()} if found else {"no_probe": why}
+        print_json({"run": str(run.folder), "report": page and str(page), **measured})
+        return
     if found is None:
         print(f"no probe: {why}")
     else:
         print_result(found, as_json=False)
-    print(end)
+    print(f"report: {page}" if page else f"run: {run.folder}")
 
 
 def _resume(command: Command) -> Path | None:
@@ -161,6 +166,10 @@ def _resume(command: Command) -> Path | None:
         folder = command.take("out")
     else:
         return None
+    if "init" in command.values:
+        raise UserError(
+            f"--init and --resume exclude each other: {folder or 'a run'} goes on with its own weights"
+        )
     if folder is None:
         raise UserError("which run? give --resume DIR, or --resume with --out DIR")
     if "config" in command.values:
@@ -188,6 +197,7 @@ def _help(registry: Registry, resolved: Resolved | None = None) -> str:
         "out": Option("out", str, "runs/<system>-<data>-<n>", "folder of the run", "DIR"),
         "resume": Option("resume", str, None, "run to go on with; without DIR, that of --out", "[DIR]"),
         "no-report": Option("no-report", bool, UNSET, "leave out the HTML report", " "),
+        "json": JSON,
     }
     tree = resolved.tree if resolved else PartConfig(None, TRAINING)
     part, preset = tree.part, resolved.preset if resolved else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from polymask.cli.help import help_text
+from polymask.cli.help import JSON, help_text
 from polymask.cli.parse import parse
 from polymask.cli.terminal import print_result, warn_broken
-from polymask.config import UNSET, Option, PartConfig, resolve_part
+from polymask.config import Option, PartConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
 from polymask.registry import default_registry
@@ -21,7 +21,6 @@ OPTIONS = table(
     Option("seed", int, 0, "of the draws"),
 )
 """Those of :func:`polymask.evaluation.probe` that a user may want, written out to be light."""
-JSON = Option("json", bool, UNSET, "print JSON", " ")
 
 
 def run(argv: list[str]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from polymask.cli.help import help_text, run_options
+from polymask.cli.help import JSON, help_text, run_options
 from polymask.cli.parse import parse
-from polymask.cli.terminal import print_result, warn_broken
+from polymask.cli.terminal import print_json, print_result, warn_broken
 from polymask.cli.verbs.pretrain import require_data
 from polymask.config import Option, PartConfig, resolve_part
 from polymask.config.layers import TRAINING
@@ -23,10 +23,10 @@ SHARED = {
 
 
 def run(argv: list[str]) -> int:
-    """``polymask recipe NAME --data SPEC [options]``."""
+    """``polymask recipe NAME --data SPEC [--json] [options]``."""
     registry = warn_broken(default_registry())
-    command = parse(argv, flags=("help",), short={"-o": "out"})
-    wants_help, out = command.flag("help"), command.take("out")
+    command = parse(argv, flags=("help", "json"), short={"-o": "out"})
+    wants_help, as_json, out = command.flag("help"), command.flag("json"), command.take("out")
     names = ", ".join(part.full_name for part in registry.parts("recipes")) or "none installed"
     if not command.words and not wants_help:
         raise UserError(f"which recipe? the first argument should be one of: {names}")
@@ -41,6 +41,7 @@ def run(argv: list[str]) -> int:
         first = {
             "data": run_options(part, tree, None, registry)["data"],
             "out": Option("out", str, "runs/<recipe>-<data>", "folder of the recipe", "DIR"),
+            "json": JSON,
         }
         text = part.summary if part else f"{__doc__}\n\ninstalled: {names}"
         print(help_text(f"polymask recipe {name}", text, f"polymask recipe {name} --data NAME", tree, first))
@@ -58,7 +59,18 @@ def run(argv: list[str]) -> int:
     from polymask.report import write_report
 
     reports = [write_report(done) for done in stage.done]  # before what is printed, which nobody may read
-    for label, found in stage.probes().items():
+    probes = stage.probes()
+    if as_json:
+        found_of = {name: found.to_json() for name, found in probes.items()}
+        folders = [done.folder for done in stage.done]
+        print_json(
+            [
+                {"run": str(run), "report": str(path), "probe": found_of.get(run.name)}
+                for run, path in zip(folders, reports, strict=True)
+            ]
+        )
+        return 0
+    for label, found in probes.items():
         print(f"stage {label}")
         print_result(found, as_json=False)
     for path in reports:

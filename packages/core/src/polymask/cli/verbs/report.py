@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.terminal import Arguments, warn_broken
+from polymask.cli.terminal import Arguments, print_json, warn_broken
 from polymask.registry import default_registry
 
 
 def run(argv: list[str]) -> int:
-    """``polymask report RUN|FOLDER``."""
+    """``polymask report RUN|FOLDER [--json]``."""
     parser = Arguments("report", __doc__, "polymask report runs/mae-digits-1\n  polymask report runs")
     parser.add_argument("folder", metavar="FOLDER", help="of a run, or with runs in it", type=Path)
+    parser.add_argument("--json", action="store_true", help="print JSON: report")
     args = parser.parse_args(argv)
     warn_broken(default_registry())
     from polymask.files import require_writable
@@ -20,5 +21,9 @@ def run(argv: list[str]) -> int:
 
     if args.folder.is_dir():
         require_writable(args.folder)
-    print(write_report(args.folder) if holds_run(args.folder) else write_index(args.folder))
+    page = write_report(args.folder) if holds_run(args.folder) else write_index(args.folder)
+    if args.json:
+        print_json({"report": str(page)})
+    else:
+        print(page)
     return 0

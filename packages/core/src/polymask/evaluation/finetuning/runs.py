@@ -86,7 +86,7 @@ def finetune(
     _keep(out, config)
     if data is None:
         data = base.data.build({RUN: source})  # type: ignore[union-attr]
-    _, test = labels_of(data)
+    _, test = labels_of(data, "fine-tuning")
     counts = [len(few_labels(data=data, share=share).split("train")) for share in shares]
     starts = [start for start in STARTS if scratch or start == TRAINED]
     arms = [_Arm(base, source, out, data, *turn) for turn in itertools.product(seeds, shares, starts)]
