@@ -301,6 +301,12 @@ def test_what_we_export_comes_back(tmp_path: Path, kind: str, format: str) -> No
         close(features(other, x), features(old, x))
 
 
+def test_an_encoder_of_another_kind_is_named(tmp_path: Path) -> None:
+    export(make(SWIN, patch=4), "safetensors", tmp_path, facts=facts())
+    with pytest.raises(UserError, match="holds vision/swin, and this is vision/vit: the encoder has"):
+        load_initial(make(patch=4), tmp_path, facts=facts())
+
+
 def test_teachers_begin_with_the_same_weights(timm_source: tuple[Any, str]) -> None:
     system = build(
         "vision/ijepa",

@@ -193,7 +193,7 @@ def without_report() -> Iterator[None]:
     from transformers.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
@@ -252,7 +252,7 @@ def _ours(state: Mapping[str, Tensor], built: Mapping[str, Any] | None, facts: M
         for name, value in _options(built).items()
         if isinstance(value, int) or (value and isinstance(value, list | tuple))
     }
-    return Weights(state, sizes, facts, encoder=built and built["name"])
+    return Weights(state, sizes, facts, encoder=built["name"] if built else None)
 
 
 def _options(built: Mapping[str, Any] | None) -> dict[str, Any]:

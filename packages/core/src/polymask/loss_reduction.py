@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ Share = Callable[[int, Tensor], Tensor]
 """``(index of the mean, count of this part) -> divisor``, scalars."""
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True)
+class Mean:
     """A mean that was taken: over how many sites, and what it is, scalars."""
 
     count: Tensor

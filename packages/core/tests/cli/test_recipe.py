@@ -30,6 +30,17 @@ def test_every_stage_is_a_run_of_its_own(polymask, tmp_path):
     assert "stage first" in result.out and (tmp_path / "r" / "second" / "report.html").exists()
 
 
+def test_runs_and_probes_in_json(polymask, tmp_path):
+    result = polymask(*WORDS, "--steps", "1", "--json")
+    assert result.status == 0, result.err
+    stages = json.loads(result.out)
+    assert [stage["run"] for stage in stages] == ["r/first", "r/second"]
+    for stage in stages:
+        assert (tmp_path / stage["report"]).exists()
+        probe = tmp_path / stage["run"] / "probe.json"
+        assert stage["probe"] == (json.loads(probe.read_text()) if probe.exists() else None)
+
+
 def test_reports_are_there_though_nobody_reads_what_is_printed(polymask, tmp_path, unread):
     unread("gone")
     result = polymask(*WORDS, "--steps", "3")

@@ -47,6 +47,21 @@ def test_probe_prints_a_table_or_json(polymask, run):
     assert json.loads(Path(run, "probe.json").read_text()) == found
 
 
+def test_verbs_that_write_files_say_where_in_json(polymask):
+    def said(*argv):
+        done = polymask(*argv, "--json")
+        assert done.status == 0, done.err
+        return json.loads(done.out)
+
+    found = said("pretrain", "toy/mean", *TRAIN, "--out", "run")
+    assert found["run"] == "run" and found["report"] is None
+    assert found["probe"] == json.loads(Path("run/probe.json").read_text())
+    assert said("report", "run") == {"report": str(Path("run", "report.html"))}
+    exported = said("export", "run")
+    assert exported["files"] == sorted(path.name for path in Path(exported["out"]).iterdir())
+    assert said("look", "run", "-o", "m.png") == {"picture": "m.png"} and Path("m.png").exists()
+
+
 def test_probe_takes_all_samples_for_limit_null(polymask, run):
     assert json.loads(polymask("probe", run, "--json", "--limit", "null").out)["settings"]["limit"] is None
 
