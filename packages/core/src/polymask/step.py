@@ -21,7 +21,7 @@ _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
-Word = TypeVar("Word", int, Tensor)
+_Word = TypeVar("_Word", int, Tensor)
 """An integer of 64 bits; of a number of Python, which never overflows, its lowest 64."""
 
 
@@ -85,25 +85,25 @@ def gaussian(uniform: Tensor) -> Tensor:
     return 2**0.5 * torch.erfinv(2 * uniform - 1 + 2.0**-24)
 
 
-def _absorb(key: Word, words: Iterable[Word]) -> Word:
+def _absorb(key: _Word, words: Iterable[_Word]) -> _Word:
     for word in words:
         key = _mix(key + _spread(word))
     return key
 
 
-def _shift(x: Word, k: int) -> Word:
+def _shift(x: _Word, k: int) -> _Word:
     """Logical right shift; torch shifts int64 arithmetically."""
     return (x >> k) & ((1 << (64 - k)) - 1)
 
 
-def _spread(x: Word) -> Word:
+def _spread(x: _Word) -> _Word:
     """Neighbouring numbers far apart: distinct for distinct x."""
     # The xor is for torch.compile: without it Inductor folds what it multiplies into an expression of
     # loop indices. That overflows on purpose here; GCC takes it for impossible and drops the loop's end.
     return (x ^ 1) * _GAMMA
 
 
-def _mix(x: Word) -> Word:
+def _mix(x: _Word) -> _Word:
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)
