@@ -165,9 +165,12 @@ def draw(results: Mapping[str, Row], folder: Path) -> None:
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, middle, color=colour, linewidth=1.5, marker="o", markersize=3.5)
         if name in ("visible", "tokens", "batch"):
-            line = [middle[0] * at / x[0] for at in x]
-            axes.plot(x, line, color=charts.PAPER.muted, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate("in proportion", (x[-1], line[-1]), ha="right", va="bottom", fontsize=8)
+            muted = {"color": charts.PAPER.muted}
+            axes.plot([0, x[-1]], [0, middle[-1]], **muted, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                "in proportion", (0.6 * x[-1], 0.5 * middle[-1]), ha="left", va="top", fontsize=8, **muted
+            )
+            axes.locator_params("x", integer=x[-1] > 1)
             axes.set_xlim(left=0)
         else:
             axes.set_xticks(x)
@@ -193,7 +196,7 @@ def race(
     Args:
         samples: of a step, and of a batch that is read.
         rounds: counted steps or passes.
-        only: visible, tokens, batch, processes or workers; several with commas between, none to draw alone.
+        only: visible, tokens, batch, processes or workers; several with commas between; none draws anew.
         out: where to write the figures as JSON.
         pictures: folder to draw the curves in.
     """
