@@ -129,12 +129,12 @@ class Watch(pl.Callback):
 def train(count: int, samples: int, rounds: int, folder: str) -> None:
     """Be one of the processes; the first prints what its steps took."""
     torch.set_num_threads(1)
-    budget = {"steps": WARM_UP + rounds + 1, "checkpoint_every": 10**6, "workers": 0}
+    budget = {"steps": WARM_UP + rounds + 2, "checkpoint_every": 10**6, "workers": 0}
     device = {"devices": count, "accelerator": "cpu", "precision": "32"}
     watch = Watch()
     run = Run.create(RunConfig.resolve({**config(samples), **budget, **device}), folder)
     fit(run, callbacks=[watch], progress=False)
-    ends = watch.ends[WARM_UP:]
+    ends = watch.ends[WARM_UP:-1]  # the last step ends with what is written of the run
     if os.environ["RANK"] == "0":
         print(json.dumps([b - a for a, b in itertools.pairwise(ends)]), flush=True)
     if count > 1:
