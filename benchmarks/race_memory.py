@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -24,6 +22,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from command import command
+from processes import together
 from torch import Tensor
 
 from polymask import Run, RunConfig
@@ -87,26 +86,10 @@ def _train(name: str, batch: int) -> None:
 
 
 def _measure(name: str, batch: int) -> dict[str, Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "memory", "GROUP_RANK": 0}
     # memory that is given back is the system's again at once
-    env |= {"MALLOC_MMAP_THRESHOLD_": 1 << 16, "MALLOC_TRIM_THRESHOLD_": 1 << 16, "OMP_NUM_THREADS": 1}
-    env |= {"WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
+    at_once = {"MALLOC_MMAP_THRESHOLD_": 1 << 16, "MALLOC_TRIM_THRESHOLD_": 1 << 16}
     with tempfile.TemporaryDirectory() as folder:
-        running = [
-            subprocess.Popen(
-                [sys.executable, __file__, name, folder, str(batch)],
-                env={**os.environ, **{key: str(value) for key, value in {**env, **ranks}.items()}},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for ranks in ({"RANK": rank, "LOCAL_RANK": rank} for rank in range(PROCESSES))
-        ]
-        said = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
-        raise SystemExit(f"{name}: a process failed")
+        said = together([__file__, name, folder, str(batch)], PROCESSES, **at_once)
     found: dict[str, Any] = json.loads(said[0].splitlines()[-1])
     return found
 

@@ -8,7 +8,9 @@ device, in any batch, on any number of processes, before and after a resume.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,9 @@ from polymask.errors import UserError
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+_Word = TypeVar("_Word", int, Tensor)
+"""An integer of 64 bits; of a number of Python, which never overflows, its lowest 64."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,7 @@ class Step:
         Returns:
             int64 ``[B, sites]``, uniform over all 64-bit patterns.
         """
-        key = torch.zeros_like(ids)
-        for word in (self.seed, self.index, stream):
-            key = _mix(key + _spread(torch.full_like(ids, word)))
-        key = _mix(key ^ _mix(_spread(ids)))
+        key = _mix(self._key(ids, stream) ^ _mix(_spread(ids)))
         return _mix(key[:, None] + _spread(torch.arange(sites, device=ids.device)))
 
     def noise(self, ids: Tensor, sites: int, stream: int = 0) -> Tensor:
@@ -68,6 +70,13 @@ class Step:
         """Standard normal numbers, all finite: float32 ``[B, sites]``; arguments as :meth:`bits`."""
         return gaussian(self.noise(ids, sites, stream))
 
+    def _key(self, ids: Tensor, stream: int) -> int | Tensor:
+        """What all samples of a draw share, 64 bits: one number with a sign, or a tensor in a graph."""
+        words = (self.seed, self.index, stream)
+        if torch.compiler.is_compiling():
+            return _absorb(torch.zeros_like(ids), [torch.full_like(ids, word) for word in words])
+        return (_absorb(0, words) + (1 << 63)) % (1 << 64) - (1 << 63)
+
 
 def gaussian(uniform: Tensor) -> Tensor:
     """Standard normal numbers of what :meth:`Step.noise` gives; the largest is 5.42."""
@@ -76,19 +85,25 @@ def gaussian(uniform: Tensor) -> Tensor:
     return 2**0.5 * torch.erfinv(2 * uniform - 1 + 2.0**-24)
 
 
-def _shift(x: Tensor, k: int) -> Tensor:
+def _absorb(key: _Word, words: Iterable[_Word]) -> _Word:
+    for word in words:
+        key = _mix(key + _spread(word))
+    return key
+
+
+def _shift(x: _Word, k: int) -> _Word:
     """Logical right shift; torch shifts int64 arithmetically."""
     return (x >> k) & ((1 << (64 - k)) - 1)
 
 
-def _spread(x: Tensor) -> Tensor:
+def _spread(x: _Word) -> _Word:
     """Neighbouring numbers far apart: distinct for distinct x."""
     # The xor is for torch.compile: without it Inductor folds what it multiplies into an expression of
     # loop indices. That overflows on purpose here; GCC takes it for impossible and drops the loop's end.
     return (x ^ 1) * _GAMMA
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x: _Word) -> _Word:
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
@@ -177,8 +178,9 @@ def mono(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         raise BadSample("holds numbers that are not finite")
     if peak > LOUDEST:
         raise BadSample(f"reaches {peak:.4g}, and full scale is 1: divide it by what full scale is in it")
-    mean: npt.NDArray[np.float32] = values.mean(axis=1)
-    return mean
+    # many times faster than a mean over the few numbers of each row
+    total: npt.NDArray[np.float32] = functools.reduce(np.add, values.T)
+    return total / np.float32(values.shape[1])
 
 
 def reason(error: Exception) -> str:

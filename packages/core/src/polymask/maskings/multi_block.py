@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -81,7 +83,7 @@ class MultiBlock:
             hidden = block_at(grid, target, bits[:, stream], margin)
             return Mask(hidden, request.sites - math.prod(target))
         blocks = [block_at(grid, size, bits[:, i], margin) for i, size in enumerate(sizes)]
-        return Mask(~self._context(torch.stack(blocks, dim=1)))
+        return Mask(~self._context(blocks))
 
     def _sizes(self, grid: tuple[int, int], step: Step, draw: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width of a step's target blocks, and of its context block."""
@@ -96,13 +98,13 @@ class MultiBlock:
         aspect = self.aspect[0] + first * (self.aspect[1] - self.aspect[0])
         return size(self.scale, first, aspect), size(self.context, second, 1.0)
 
-    def _context(self, blocks: Tensor) -> Tensor:
-        """The context block without as many targets as leave enough of it: ``[B, 1 + T, N] -> [B, N]``."""
-        # taken[:, t]: covered by the first t targets
-        taken = torch.cat([torch.zeros_like(blocks[:, :1]), blocks[:, 1:]], dim=1).cumsum(dim=1) > 0
-        left = blocks[:, :1] & ~taken
-        enough = left.sum(dim=2) >= max(share(self.least, blocks.shape[2]), 1)
+    def _context(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Of the context block and those of targets, the first without as many of these as leave enough."""
+        context, *targets = blocks
+        # left[:, t]: without the first t targets
+        left = torch.stack([*accumulate(targets, lambda rest, block: rest & ~block, initial=context)], dim=1)
+        enough = left.sum(dim=2) >= max(share(self.least, context.shape[1]), 1)
         enough[:, 0] = True
-        order = torch.arange(1 + self.targets, device=blocks.device)
+        order = torch.arange(1 + self.targets, device=context.device)
         most = torch.where(enough, order, 0).amax(dim=1)
         return left[torch.arange(len(left), device=left.device), most]

@@ -191,7 +191,7 @@ class TextDataset:
             order = torch.tensor([piece for row in rows for piece in row], dtype=torch.int64)
             starts, stops, owner = starts[order], stops[order], owner[order]
             after = torch.tensor([len(row) for row in rows], dtype=torch.int64).cumsum(0)
-            spans = torch.stack([torch.cat([after.new_zeros(1), after[:-1]]), after], dim=1)
+            spans = torch.stack([torch.cat([after.new_zeros(1), after])[:-1], after], dim=1)
         if self.limit is not None and self.limit < len(spans):
             # evenly, so that sorted classes stay in proportion
             spans = spans[evenly(len(spans), self.limit)]

@@ -38,7 +38,8 @@ class Encoded:
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """One of the arrays."""
         if name not in self._open:
-            self._open[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            mapped = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            self._open[name] = mapped.view(np.ndarray)  # whose parts are cheaper to take
         return self._open[name]
 
     def cut(self, name: str, start: int, stop: int) -> Tensor:

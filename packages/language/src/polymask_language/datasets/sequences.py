@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class Sequences:
         tags: tell parts of speech.
         names: of the first document of each sample.
     """
+
+    random = False
+    """Nothing is drawn in reading them, see :class:`polymask.training.loader.Keyed`."""
 
     def __init__(
         self,
@@ -59,29 +63,28 @@ class Sequences:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        before, after = ([] if i is None else [i] for i in self.around)
-        text: list[Tensor] = []
-        begins: list[Tensor] = []
-        tags: list[Tensor] = []
-        for piece in range(*self.spans[index].tolist()):
-            a, b = int(self.starts[piece]), int(self.stops[piece])
-            lead, tail = torch.tensor(before, dtype=torch.int64), torch.tensor(after, dtype=torch.int64)
-            text.append(torch.cat([lead, self.encoded.cut("ids", a, b), tail]))
-            begin = self.encoded.cut("begins", a, b)
-            begin[:1] = 1  # a piece may begin within a word
-            begins.append(torch.cat([torch.ones_like(lead), begin, torch.ones_like(tail)]))
-            if self.tags:
-                other = len(TAGS) - 1
-                cut = self.encoded.cut("tags", a, b)
-                tags.append(torch.cat([torch.full_like(lead, other), cut, torch.full_like(tail, other)]))
-        sample = {"text": torch.cat(text), "word": torch.cat(begins).cumsum(0) - 1}
+        first, last = self.spans[index].tolist()
+        pieces = [*zip(self.starts[first:last].tolist(), self.stops[first:last].tolist(), strict=True)]
+        before, after = (np.array([] if i is None else [i], dtype=np.int64) for i in self.around)
+        ids, begins = self.encoded.array("ids"), self.encoded.array("begins")
+        text = _joined((before, ids[a:b], after) for a, b in pieces)
+        # a piece may begin within a word
+        lead, tail = np.ones(len(before) + 1, dtype=bool), np.ones(len(after), dtype=bool)
+        begin = _joined((lead, begins[a + 1 : b], tail) for a, b in pieces)
+        sample = {"text": text, "word": begin.cumsum(0) - 1}
         if self.packed:
-            sizes = torch.tensor([len(x) for x in text])
-            sample["document"] = torch.arange(len(text)).repeat_interleave(sizes)
+            sizes = torch.tensor([len(before) + b - a + len(after) for a, b in pieces])
+            sample["document"] = torch.arange(len(pieces)).repeat_interleave(sizes)
         if self.tags:
-            sample["part_of_speech"] = torch.cat(tags)
+            tags, other = self.encoded.array("tags"), len(TAGS) - 1
+            around = (np.full_like(before, other), np.full_like(after, other))
+            sample["part_of_speech"] = _joined((around[0], tags[a:b], around[1]) for a, b in pieces)
         return sample
+
+
+def _joined(pieces: Iterable[tuple[np.ndarray[Any, Any], ...]]) -> Tensor:
+    """The parts of all pieces one after another, int64."""
+    return torch.from_numpy(np.concatenate([part for piece in pieces for part in piece], dtype=np.int64))
 
 
 def cut(starts: Tensor, stops: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polymask import UserError
 from polymask.data import BadSample
-from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, by_area, scaled
+from polymask_pointcloud.datasets.raw import FEATURES, Array, Raw, by_area, finite, scaled
 
 Normalise = Literal["sphere", "centre", "none"]
 Augment = Literal["none", "move"]
@@ -105,13 +105,8 @@ class Preparation:
                 raise BadSample(
                     f"has {name} from {np.nanmin(x):g} to {np.nanmax(x):g}: known are 0 to 1, 255 or 65535"
                 )
-        label = raw.label
-        real = np.isfinite(np.concatenate([place, *features.values()], axis=1)).all(1)
-        if not real.any():
-            raise BadSample("no point is finite")
-        if not real.all():
-            place, features = place[real], {name: x[real] for name, x in features.items()}
-            label = None if label is None else label[real]
+        real = finite(Raw(place, features, label=raw.label))
+        place, features, label = real.points, {**real.features}, real.label
         origin = _origin(place) if self.normalise == "none" else None
         if self.points is not None and len(place) != self.points:
             which = _some(len(place), self.points, random)

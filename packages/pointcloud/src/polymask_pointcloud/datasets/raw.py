@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,7 @@ def checked(raw: Raw) -> Raw:
     """
     if np.iscomplexobj(raw.points):
         raise BadSample("its coordinates are complex numbers")
-    points = np.asarray(raw.points, dtype=np.float64)
+    points = np.array(raw.points, dtype=np.float64)  # out of the file, which may be mapped
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise BadSample(f"no points: found an array of shape {list(points.shape)}")
     features = {}
@@ -65,16 +66,32 @@ def checked(raw: Raw) -> Raw:
         if not np.isfinite(points[triangles]).all():
             raise BadSample("corners that are not finite")
         return Raw(points, features, triangles)
-    real = np.isfinite(np.concatenate([points, *features.values()], axis=1)).all(1)
-    if not real.any():
-        raise BadSample("no point is finite")
-    low, high = points[real].min(0), points[real].max(0)
+    label = None if raw.label is None else np.asarray(raw.label, dtype=np.int64)
+    kept = finite(Raw(points, features, label=label))
+    axes = np.ascontiguousarray(kept.points.T)
+    low, high = axes.min(1), axes.max(1)
     if (low == high).all():
         raise BadSample("all its points are at one place")
     if max(-low.min(), high.max()) > _FARTHEST:
         raise BadSample(f"its coordinates are {low.min():g} to {high.max():g}: squares of these overflow")
-    label = None if raw.label is None else np.asarray(raw.label, dtype=np.int64)[real]
-    return Raw(points[real], {name: x[real] for name, x in features.items()}, label=label)
+    return kept
+
+
+def finite(raw: Raw) -> Raw:
+    """A cloud without the points that have a number which is not finite, in place or features.
+
+    Raises:
+        BadSample: all of them have.
+    """
+    columns = np.concatenate([raw.points, *raw.features.values()], axis=1).T
+    # by columns, since it is slow to go over the few numbers of each row
+    real = functools.reduce(np.logical_and, np.isfinite(columns))
+    if real.all():
+        return raw
+    if not real.any():
+        raise BadSample("no point is finite")
+    features = {name: x[real] for name, x in raw.features.items()}
+    return Raw(raw.points[real], features, label=None if raw.label is None else raw.label[real])
 
 
 def _fitting(triangles: Array, corners: int) -> Array:
