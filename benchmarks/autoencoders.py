@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import polymask
 
-SIZE, PATCH, WIDTH, DEPTH, HEADS = 64, 16, 192, 6, 3
+SIZE, PATCH, WIDTH, DEPTH, HEADS = 28, 7, 192, 6, 3
 
 GRID = SIZE // PATCH
 
@@ -19,7 +19,7 @@ FAST = {"decoder": "cross", "decode_share": 0.5, "decoder_dim": 128, "decoder_de
 
 
 class Contestant(nn.Module):
-    """A masked autoencoder. The forward pass is the loss of images, float32 ``[B, 3, 64, 64]``."""
+    """A masked autoencoder. The forward pass is the loss of images, float32 ``[B, 3, 28, 28]``."""
 
     def features(self, x: Tensor) -> Tensor:
         """The mean over all patches of what the encoder makes of whole images, ``[B, D]``."""
@@ -46,15 +46,15 @@ class Polymask(Contestant):
 
 
 class Transformers(Contestant):
-    """transformers' ViTMAEForPreTraining, its target normalised."""
+    """transformers' ViTMAEForPreTraining; its target is not normalised by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
         size = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
         size |= {"intermediate_size": 4 * WIDTH, "image_size": SIZE, "patch_size": PATCH}
-        self.model = ViTMAEForPreTraining(ViTMAEConfig(**size, norm_pix_loss=True))
+        self.model = ViTMAEForPreTraining(ViTMAEConfig(**size, **options))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(pixel_values=x).loss
@@ -152,6 +152,8 @@ CONTESTANTS: dict[str, tuple[Callable[[], Contestant], str]] = {
     "birder": (lambda: Birder("mae_vit"), "birder"),
     "birder, CrossMAE": (lambda: Birder("crossmae"), "birder"),
 }
+
+UNTRAINED = {"untrained": CONTESTANTS["polymask"]}
 
 
 def vit() -> nn.Module:

@@ -1,14 +1,13 @@
 """Accuracy of features against seconds of training: polymask's masked autoencoders beside the peers'.
 
-Everybody trains the same encoder (a ViT of width 192 and 6 blocks) on the same 64-pixel photographs in
-patches of 16, for the same seconds of one process on one core, with the same optimiser, rate and schedule
-(AdamW, a cosine down to the last second); decoders and losses are everybody's own defaults. What was learned
-is asked by polymask's probes, of the mean over patches, and by fine-tuning, of all alike. Reading takes no
-part: all images lie in memory, and are cropped and flipped for all alike, outside the clock.
+Everybody trains the same encoder (a ViT of width 192 and 6 blocks) on the same images in 16 patches, for the
+same seconds of one process on one core, with the same optimiser, rate and schedule (AdamW, a cosine down to
+the last second); decoders and losses are everybody's own defaults. What was learned is asked by polymask's
+probes, of the mean over patches, and by fine-tuning, of all alike. Reading takes no part: all images lie in
+memory, and are cropped and flipped for all alike, outside the clock.
 
 Peers live in an environment of their own; those that are not installed are left out::
 
-    uv run benchmarks/photographs.py runs/photographs-64 --side 64
     python -m venv race
     race/bin/pip install polymask-vision transformers "lightly[timm]" stable-pretraining birder
     race/bin/python benchmarks/race_accuracy.py --out benchmarks/results/accuracy.json
@@ -27,23 +26,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from autoencoders import CONTESTANTS, DEPTH, FAST, PATCH, SIZE, WIDTH, Contestant
+from autoencoders import CONTESTANTS, DEPTH, FAST, PATCH, SIZE, UNTRAINED, WIDTH, Contestant
 from command import command
-from PIL import Image
 from torch import Tensor, nn
 
+from polymask.data import open_data
 from polymask.evaluation.classifiers import fit_linear, knn
 from polymask.evaluation.intervals import t_interval
 from polymask.files import read_json, write_json
 
 
 def race(
-    photographs: Path = Path("runs", "photographs-64"),
-    seconds: tuple[float, ...] = (60.0, 180.0, 540.0),
+    data: str = "vision/fashion",
+    seconds: tuple[float, ...] = (30.0, 90.0),
     seeds: int = 3,
-    batch: int = 64,
+    batch: int = 32,
     lr: float = 1e-3,
     tuning: int = 100,
     only: str | None = None,
@@ -52,39 +50,46 @@ def race(
     """Train every installed contestant for some seconds, and ask what it has learned.
 
     Args:
-        photographs: a folder that ``photographs.py`` wrote.
+        data: labelled images, as in ``--data``.
         seconds: of training, of this process; each is a run of its own, with a whole schedule.
         seeds: runs of each.
         batch: images per step.
         lr: peak learning rate, of all.
-        tuning: steps of fine-tuning, behind the longest runs.
+        tuning: steps of fine-tuning, behind the longest runs and without any.
         only: names of contestants, with semicolons between; all installed ones by default.
         out: file of the figures.
     """
     torch.set_num_threads(1)
-    data = {split: images_of(photographs / split) for split in ("train", "test")}
+    images = images_of(data)
     known = read_json(out, dict)["runs"] if out.is_file() else {}
     for seed in range(seeds):
-        for budget in sorted(seconds):
-            for name, (build, package) in CONTESTANTS.items():
+        for budget in (0.0, *sorted(seconds)):
+            for name, (build, package) in (CONTESTANTS if budget else UNTRAINED).items():
                 label = f"{name}; {budget:g} s; seed {seed}"
                 if label in known or not found(package) or (only and name not in only.split(";")):
                     continue
                 torch.manual_seed(seed)
                 model = build()
-                steps = train(model, data["train"][0], budget, batch, lr, seed)
-                steps_of_tuning = tuning if budget == max(seconds) else 0
+                steps = train(model, images["train"][0], budget, batch, lr, seed)
+                steps_of_tuning = tuning if budget in (0.0, max(seconds)) else 0
                 known[label] = {
                     "steps": steps,
-                    **probed(model, data),
-                    **tuned(model, data, steps_of_tuning, seed),
+                    **probed(model, images),
+                    **tuned(model, images, steps_of_tuning, seed),
                 }
                 print(label, known[label], flush=True)
                 packages = {"torch", "timm", *(package for _, package in CONTESTANTS.values())}
                 setup: dict[str, Any] = {
                     "encoder": f"ViT {WIDTH} x {DEPTH}, {SIZE} pixels in patches of {PATCH}"
                 }
-                setup |= {"batch": batch, "lr": lr, "threads": 1, "tuning": tuning, "fast": FAST}
+                setup |= {
+                    "data": data,
+                    "batch": batch,
+                    "lr": lr,
+                    "threads": 1,
+                    "tuning": tuning,
+                    "fast": FAST,
+                }
                 setup["versions"] = {p: version(p) for p in sorted(packages) if found(p)}
                 write_json(out, {"setup": setup, "results": rows(known), "runs": known})
 
@@ -94,18 +99,15 @@ def found(package: str) -> bool:
     return importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
-def images_of(folder: Path) -> tuple[Tensor, Tensor]:
-    """Normalised images, float32 ``[n, 3, 64, 64]``, and their classes, int64 ``[n]``."""
-    classes = sorted(path.name for path in folder.iterdir())
-    files = [
-        (path, number) for number, name in enumerate(classes) for path in sorted((folder / name).iterdir())
-    ]
-    images = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path, _ in files]).permute(
-        0, 3, 1, 2
-    )
-    x = images.float() / 255
-    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
-    return (x - mean) / std, torch.tensor([number for _, number in files])
+def images_of(name: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Normalised images of both splits, float32 ``[n, 3, 28, 28]``, and their classes, int64 ``[n]``."""
+    data = open_data(name, size=SIZE, channels=3)
+    found = {}
+    for split in ("train", "test"):
+        samples, labels = data.split(split), data.labels(split)
+        assert labels is not None
+        found[split] = torch.stack([samples[at]["image"] for at in range(len(samples))]), labels
+    return found
 
 
 def train(model: Contestant, images: Tensor, seconds: float, batch: int, lr: float, seed: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -190,14 +191,14 @@ def read_description(folder: Path) -> dict[str, dict[str, Any]]:
 @contextlib.contextmanager
 def without_report() -> Iterator[None]:
     """No table on the terminal of what transformers leaves out of a model: what is missing is refused."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    before = theirs.get_verbosity()
+    theirs.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        theirs.set_verbosity(before)
 
 
 def require_whole(name: str, missing: Iterable[str]) -> None:
