@@ -109,7 +109,10 @@ class PointMae(nn.Module):
             x = block(x + place)
 
         masks = self.mask_token.expand(*hidden.shape, -1)
-        x, place = torch.cat([self.norm(x), masks], dim=1), self.decoder_place(centre[rows, torch.cat([seen, hidden], 1)])
+        x, place = (
+            torch.cat([self.norm(x), masks], dim=1),
+            self.decoder_place(centre[rows, torch.cat([seen, hidden], 1)]),
+        )
         for block in self.decoder:
             x = block(x + place)
         guess = self.head(self.decoder_norm(x[:, -hidden.shape[1] :]))

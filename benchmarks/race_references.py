@@ -1,11 +1,12 @@
 """polymask beside what users of each field would run: a step, reading, and both together.
 
 In each pair all train models of the same sizes on the same files in the same order and batches, on one thread
-in float32, with the same optimiser, and take turns in one process. A step is forward, backward and optimiser on
-one batch; reading is from files to that batch. Who draws masks where differs (polymask within a step, scripts
-of transformers where they make a batch), so the two together are what training costs.
+in float32, with the same optimiser, and take turns in one process. A step is forward, backward and optimiser
+on one batch; reading is from files to that batch. polymask and torchaudio draw masks within a step, and with
+the batch scripts of transformers do, so the two together are what training costs.
 
-References are in ``references.py`` and ``point_mae.py``; those that are not installed are left out::
+References are in ``references.py``, ``speech_references.py`` and ``point_mae.py``; those not installed
+are left out::
 
     python -m venv references
     references/bin/pip install polymask-vision polymask-audio polymask-language polymask-pointcloud trl
@@ -17,7 +18,6 @@ The same command goes on where it was stopped: what is in the file is measured a
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,34 +27,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
 from command import command
-from PIL import Image
 from point_mae import DECODER, GROUPS, NEIGHBOURS, RATIO, PlainPointMae
 from race_systems import NAMED
-from references import (
+from reference_files import write_clouds, write_images, write_pairs, write_sounds, write_text
+from references import DEPTH, DIM, HEADS, LENGTH, Bert, Dpo, Reference, SimMim
+from speech_references import (
     CLUSTERS,
     CODE,
     CONVOLUTION,
-    DEPTH,
-    DIM,
-    HEADS,
-    LENGTH,
-    RATE,
-    Bert,
-    Dpo,
-    Reference,
-    SimMim,
     TorchaudioHubert,
     TransformersHubert,
     Wav2Vec2,
 )
-from turns import WARM_UP, in_turns, ratio
+from turns import in_turns, ratio
 
 from polymask import Batch, Run, RunConfig, Step
-from polymask.data import open_data
 from polymask.files import read_json, write_json
 from polymask.training.loader import Keyed, Loader
 from polymask.training.optimiser import make_optimiser
@@ -112,49 +101,6 @@ class Pair:
     references: Mapping[str, tuple[type[Reference], str]]
 
 
-def write_text(path: Path) -> None:
-    """Definitions of WordNet, one to a line."""
-    from polymask_language.datasets.glosses import read_built_in
-
-    texts = [gloss.text for gloss in read_built_in() if len(gloss.text) < LENGTH]
-    path.write_text("\n".join(texts[::8]))
-
-
-def write_pairs(path: Path) -> None:
-    """Pairs of definitions, one preferred to the other."""
-    from polymask_language.datasets.sentiment import sentiment
-
-    found = sentiment()
-    sides = zip(found.prompts, found.responses, found.rejected or (), strict=True)
-    rows = (dict(zip(("prompt", "chosen", "rejected"), side, strict=True)) for side in sides)
-    path.write_text("\n".join(map(json.dumps, rows)))
-
-
-def write_sounds(folder: Path) -> None:
-    """Spoken words at 16 kHz, each filled up to a second."""
-    folder.mkdir()
-    words = open_data("audio/words", rate=RATE, seconds=1.0, pad=True).split("train")
-    for i in range(len(words)):
-        soundfile.write(folder / f"{i:04}.wav", words[i]["audio"].numpy(), RATE)
-
-
-def write_images(folder: Path) -> None:
-    """Images of Fashion-MNIST as PNG."""
-    folder.mkdir()
-    images: Any = open_data("vision/fashion")
-    for i, image in enumerate(images.splits["train"].source.images[:, 0].numpy()):
-        Image.fromarray(image).save(folder / f"{i:05}.png")
-
-
-def write_clouds(folder: Path) -> None:
-    """Shapes of a thousand points, as arrays of numpy."""
-    folder.mkdir()
-    source: Any = open_data("pointcloud/shapes")
-    shapes = source.splits["train"]
-    for i in shapes.index.tolist():
-        np.save(folder / f"{i:04}.npy", shapes.source.read(i).points.astype(np.float32))
-
-
 PAIRS: dict[str, Pair] = {
     "language/mlm": Pair(
         "language/file:text.txt",
@@ -179,7 +125,7 @@ PAIRS: dict[str, Pair] = {
             "target": "audio/clusters",
             "target.file": f"random:{CLUSTERS}",
             "code_dim": CODE,
-            "batch_size": 16,
+            "batch_size": 8,
             **{f"encoder.{key}": value for key, value in CONVOLUTION.items()},
         },
         {
@@ -196,7 +142,7 @@ PAIRS: dict[str, Pair] = {
             "data.length": LENGTH,
             "encoder.architecture": "llama",
             "beta": 0.1,
-            "batch_size": 16,
+            "batch_size": 8,
         },
         {"TRL, DPOTrainer": (Dpo, "trl")},
     ),
@@ -233,7 +179,7 @@ PAIRS: dict[str, Pair] = {
 
 def race(
     only: str | None = None,
-    rounds: int = 15,
+    rounds: int = 5,
     files: Path = Path("runs", "references-files"),
     out: Path = Path("benchmarks", "results", "references.json"),
 ) -> None:
@@ -241,7 +187,7 @@ def race(
 
     Args:
         only: names of pairs, with commas between, measured anew; by default those that are not in the file.
-        rounds: counted ones, after three of warm-up.
+        rounds: counted ones, after one of warm-up.
         files: folder that what is read is written to.
         out: file of the figures.
     """
@@ -250,7 +196,9 @@ def race(
     known: dict[str, dict[str, Any]] = read_json(out, dict)["results"] if out.is_file() else {}
     for name, pair in PAIRS.items():
         there = any(label.startswith(f"{name} ") for label in known)
-        if (there if only is None else name not in only.split(",")) or not any(found(package) for _, package in pair.references.values()):
+        if (there if only is None else name not in only.split(",")) or not any(
+            found(package) for _, package in pair.references.values()
+        ):
             continue
         known |= measured(name, pair, files, rounds)
         setup = {"encoder": f"{DIM} x {DEPTH}", "rounds": rounds, "threads": 1, "device": "cpu"}
@@ -270,7 +218,7 @@ def measured(name: str, pair: Pair, files: Path, rounds: int) -> dict[str, dict[
     if not (files / file).exists():
         pair.write(files / file)
     ours = Ours({**pair.config, "data": {"name": kind, "source": str(files / file)}})
-    order = [[sample for _, sample in keys] for keys in islice(ours.batches(), 3 * (WARM_UP + rounds))]
+    order = [[sample for _, sample in keys] for keys in islice(ours.batches(), 2 * rounds + 9)]
     runners: dict[str, Ours | Reference] = {"polymask": ours}
     for label, (reference, package) in pair.references.items():
         if found(package):
@@ -290,7 +238,7 @@ def measured(name: str, pair: Pair, files: Path, rounds: int) -> dict[str, dict[
 
             return once
 
-        return in_turns({label: seconds(label) for label in runners}, rounds)
+        return in_turns({label: seconds(label) for label in runners}, rounds, warm_up=1)
 
     tasks: dict[str, Callable[[str, int], object]] = {
         "step": lambda label, turn: runners[label].step(first[label], turn),

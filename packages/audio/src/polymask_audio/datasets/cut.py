@@ -67,6 +67,7 @@ class Cut:
         return torch.full_like(out, self.most) if self.pad else out.clamp(max=self.most)
 
 
+@functools.lru_cache(maxsize=64)
 def ratio(old: int, new: int) -> Fraction:
     """Samples after resampling per sample before.
 

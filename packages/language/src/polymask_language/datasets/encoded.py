@@ -38,7 +38,8 @@ class Encoded:
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """One of the arrays."""
         if name not in self._open:
-            self._open[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            # a plain view of the mapped file: to cut one that knows of its file takes several times as long
+            self._open[name] = np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
         return self._open[name]
 
     def cut(self, name: str, start: int, stop: int) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from polymask.data.splits import Names
 from polymask_language.datasets.encoded import Encoded
 from polymask_language.tokenizers import TAGS
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
 
 
 class Sequences:
@@ -28,6 +32,8 @@ class Sequences:
         names: of the first document of each sample.
     """
 
+    random = False
+
     def __init__(
         self,
         encoded: Encoded,
@@ -41,7 +47,8 @@ class Sequences:
         names: Names | None = None,
     ) -> None:
         self.encoded, self.starts, self.stops, self.spans = encoded, starts, stops, spans
-        self.around, self.packed, self.tags, self._names = around, packed, tags, names
+        self.packed, self.tags, self._names = packed, tags, names
+        self._ends = [np.array([] if i is None else [i], dtype=np.int64) for i in around]
 
     def names(self) -> list[str] | None:
         """The name of the file that each sample begins in; None where documents have no files."""
@@ -53,35 +60,35 @@ class Sequences:
     @property
     def lengths(self) -> Tensor:
         """int64 ``[samples]``."""
-        size = self.stops - self.starts + sum(i is not None for i in self.around)
+        size = self.stops - self.starts + sum(map(len, self._ends))
         return torch.cat([size.new_zeros(1), size.cumsum(0)])[self.spans].diff(dim=1)[:, 0]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        before, after = ([] if i is None else [i] for i in self.around)
-        text: list[Tensor] = []
-        begins: list[Tensor] = []
-        tags: list[Tensor] = []
-        for piece in range(*self.spans[index].tolist()):
-            a, b = int(self.starts[piece]), int(self.stops[piece])
-            lead, tail = torch.tensor(before, dtype=torch.int64), torch.tensor(after, dtype=torch.int64)
-            text.append(torch.cat([lead, self.encoded.cut("ids", a, b), tail]))
-            begin = self.encoded.cut("begins", a, b)
-            begin[:1] = 1  # a piece may begin within a word
-            begins.append(torch.cat([torch.ones_like(lead), begin, torch.ones_like(tail)]))
-            if self.tags:
-                other = len(TAGS) - 1
-                cut = self.encoded.cut("tags", a, b)
-                tags.append(torch.cat([torch.full_like(lead, other), cut, torch.full_like(tail, other)]))
-        sample = {"text": torch.cat(text), "word": torch.cat(begins).cumsum(0) - 1}
+        first, last = self.spans[index].tolist()
+        starts, stops = self.starts[first:last].tolist(), self.stops[first:last].tolist()
+        pieces = [slice(a, b) for a, b in zip(starts, stops, strict=True)]
+        text = self._joined("ids", pieces, self._ends)
+        sizes = [piece.stop - piece.start + sum(map(len, self._ends)) for piece in pieces]
+        new, begins, at = np.ones_like(text, dtype=bool), self.encoded.array("begins"), len(self._ends[0])
+        for piece, size in zip(pieces, sizes, strict=True):
+            # what comes first of a piece, which may begin within a word, is new
+            new[at + 1 : at + piece.stop - piece.start] = begins[piece][1:]
+            at += size
+        sample = {"text": text, "word": new.cumsum() - 1}
         if self.packed:
-            sizes = torch.tensor([len(x) for x in text])
-            sample["document"] = torch.arange(len(text)).repeat_interleave(sizes)
+            sample["document"] = np.arange(len(pieces)).repeat(sizes)
         if self.tags:
-            sample["part_of_speech"] = torch.cat(tags)
-        return sample
+            other = [np.full_like(end, len(TAGS) - 1) for end in self._ends]
+            sample["part_of_speech"] = self._joined("tags", pieces, other)
+        return {key: torch.from_numpy(value) for key, value in sample.items()}
+
+    def _joined(self, name: str, pieces: Sequence[slice], ends: Sequence[Numbers]) -> Numbers:
+        """Pieces of one of the arrays, each between two ends, int64."""
+        array, (lead, tail) = self.encoded.array(name), ends
+        parts = [part for piece in pieces for part in (lead, array[piece], tail)]
+        return np.concatenate(parts, dtype=np.int64)
 
 
 def cut(starts: Tensor, stops: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
