@@ -82,7 +82,7 @@ class Keyed(Dataset[dict[str, torch.Tensor]]):
             ) from error
         if not isinstance(found, Mapping):
             raise UserError(f"sample {sample} is {type(found).__name__}, not a dict of tensors by name")
-        return {**found, **label, "id": torch.tensor(sample)}
+        return {**found, **label, "id": torch.scalar_tensor(sample, dtype=torch.int64)}
 
 
 class Loader:

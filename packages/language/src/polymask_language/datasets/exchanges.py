@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -200,6 +201,8 @@ class Pairs:
         decisive: bool ``[n]``, which tokens of the corpus decide.
     """
 
+    random = False
+
     def __init__(
         self,
         encoded: Encoded,
@@ -210,7 +213,9 @@ class Pairs:
         decisive: Tensor | None,
     ) -> None:
         self.encoded, self.numbers, self.sides = encoded, numbers, sides
-        self.around, self.length, self.decisive = around, length, decisive
+        self.length = length
+        self.decisive = None if decisive is None else decisive.numpy()
+        self._ends = [np.array([] if i is None else [i], dtype=np.int64) for i in around]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -218,11 +223,10 @@ class Pairs:
     @property
     def lengths(self) -> Tensor:
         """int64 ``[samples]``, of prompt and wanted response."""
-        ends = torch.from_numpy(np.array(self.encoded.array("ends")))
-        sizes = ends.diff(prepend=ends.new_zeros(1)).view(-1, self.sides)[self.numbers]
-        lead, tail = (int(i is not None) for i in self.around)
-        prompt = self._kept(sizes[:, 0], sizes[:, 1:].amax(1))
-        return (lead + prompt + sizes[:, 1] + tail).clamp(max=self.length)
+        sizes = np.diff(self.encoded.array("ends"), prepend=0).reshape(-1, self.sides)[self.numbers.numpy()]
+        prompt = self._kept(sizes[:, 0], sizes[:, 1:].max(1))
+        whole = prompt + sizes[:, 1] + sum(map(len, self._ends))
+        return torch.from_numpy(whole.clip(max=self.length))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
@@ -230,36 +234,34 @@ class Pairs:
         first = int(self.numbers[index]) * self.sides
         ends = self.encoded.array("ends")
         cuts = [0 if i == 0 else int(ends[i - 1]) for i in range(first, first + self.sides + 1)]
-        sizes = torch.tensor(cuts).diff()
-        prompt = int(self._kept(sizes[0], sizes[1:].amax()))
+        sizes = [stop - start for start, stop in itertools.pairwise(cuts)]
+        prompt = int(self._kept(sizes[0], max(sizes[1:])))
         sample: dict[str, Tensor] = {}
         for side, prefix in zip(range(1, self.sides), ("", "rejected_"), strict=False):
-            found = self._sequence((cuts[1] - prompt, cuts[1]), (cuts[side], cuts[side + 1]))
+            found = self._sequence(slice(cuts[1] - prompt, cuts[1]), slice(cuts[side], cuts[side + 1]))
             sample |= {f"{prefix}{key}": value for key, value in found.items()}
         return sample
 
-    def _sequence(self, prompt: tuple[int, int], response: tuple[int, int]) -> dict[str, Tensor]:
+    def _sequence(self, prompt: slice, response: slice) -> dict[str, Tensor]:
         """One side of an exchange."""
-        lead, tail = (torch.tensor([] if i is None else [i], dtype=torch.int64) for i in self.around)
-        parts = [self.encoded.cut("ids", *prompt), self.encoded.cut("ids", *response)]
-        begins = [self.encoded.cut("begins", *prompt), self.encoded.cut("begins", *response)]
-        for begin in begins:
-            begin[:1] = 1  # a prompt may begin within a word
-        one, other = torch.ones_like(lead), torch.ones_like(tail)
-        sample = {
-            "text": torch.cat([lead, *parts, tail]),
-            "word": torch.cat([one, *begins, other]).cumsum(0) - 1,
-            "response": torch.cat([0 * one, 0 * parts[0], torch.ones_like(parts[1]), other]).bool(),
-        }
+        lead, tail = self._ends
+        ids, begins = self.encoded.array("ids"), self.encoded.array("begins")
+        text = np.concatenate([lead, ids[prompt], ids[response], tail], dtype=np.int64)
+        new = np.ones_like(text, dtype=bool)
+        start, middle, stop = len(lead), len(lead) + prompt.stop - prompt.start, len(text) - len(tail)
+        # what comes first of a prompt, which may begin within a word, and of a response is new
+        new[start + 1 : middle] = begins[prompt][1:]
+        new[middle + 1 : stop] = begins[response][1:]
+        sample = {"text": text, "word": new.cumsum() - 1, "response": np.arange(len(text)) >= middle}
         if self.decisive is not None:
-            decides = self.decisive[slice(*response)]
-            sample["decisive"] = torch.cat([(0 * one).bool(), parts[0] < 0, decides, (0 * other).bool()])
-        return {key: value[: self.length] for key, value in sample.items()}
+            sample["decisive"] = np.zeros_like(new)
+            sample["decisive"][middle:stop] = self.decisive[response]
+        return {key: torch.from_numpy(value[: self.length]) for key, value in sample.items()}
 
-    def _kept(self, prompt: Tensor, response: Tensor) -> Tensor:
+    def _kept(self, prompt: Any, response: Any) -> Any:
         """Tokens of a prompt that are kept beside a response of so many."""
-        room = self.length - sum(i is not None for i in self.around)
-        return torch.minimum(prompt, (room - response).clamp(min=room // 2))
+        room = self.length - sum(map(len, self._ends))
+        return np.minimum(prompt, np.maximum(room - response, room // 2))
 
 
 def _some(numbers: np.ndarray[Any, Any], limit: int | None) -> Tensor:

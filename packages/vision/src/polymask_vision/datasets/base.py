@@ -152,6 +152,8 @@ class ImageDataset(FileDataset[Images]):
             self.provides["text"] = dict(words.texts.facts)
         known = ("size", "channels", "mean", "std", "range")
         self.provides["preparation"] = {key: self.provides[key] for key in known if key in self.provides}
+        # asked once: it takes as long as decoding a small image
+        self._more = any(isinstance(one.source, Mapped | Boxed) for one in (found.train, found.test))
         self.map_classes = source.map_classes if isinstance(source := found.train.source, Mapped) else None
         if self.map_classes:
             self.provides["map_classes"] = len(self.map_classes)
@@ -186,16 +188,16 @@ class ImageDataset(FileDataset[Images]):
                 stacklevel=2,
             )
         maps: dict[str, Tensor] = {}
-        if isinstance(source, Mapped):
+        if self._more and isinstance(source, Mapped):
             with reading(reason):
                 maps = source.maps(number)
-        if isinstance(source, Layered):
-            maps = {name: as_large(x, image) for name, x in maps.items()}
+            if isinstance(source, Layered):
+                maps = {name: as_large(x, image) for name, x in maps.items()}
         if wrong := [x.shape[-2:] for x in maps.values() if x.shape[-2:] != image.shape[1:]]:
             raise BadSample(f"its map is {_by(wrong[0])} pixels, and the image is {_by(image.shape[1:])}")
         prepared = self.preparation.prepare(image, maps, augment)
         first, maps = prepared.image, prepared.maps
-        if isinstance(source, Boxed):
+        if self._more and isinstance(source, Boxed):
             with reading(reason):
                 maps |= moved(source.objects(number), prepared, self.preparation.size)
         if self.words is not None:
