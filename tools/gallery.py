@@ -28,7 +28,7 @@ from polymask.report.look import MaskSheet, mask_sheet, usual_tokenizer
 
 SAMPLES, VIEWS, WIDTH = 4, 3, 560
 
-FEWER: Mapping[str, int] = {"text": 2, "vision/ga-dms": 2, "vision/previps": 2}
+FEWER: Mapping[str, int] = {"text": 2, "vision/ga-dms": 2, "vision/previps": 2, "vision/pose-tokenizer": 2}
 """Samples of a modality, or of a part, of which so many as of others could not be read on a phone."""
 
 DATA: Mapping[str, Any] = {
@@ -81,21 +81,24 @@ def photographs(folder: Path) -> dict[str, Any]:
     return {"name": "vision/folder", "source": str(folder), "size": 112}
 
 
-def of_system(part: Part, data: Mapping[str, Any], folder: Path) -> MaskSheet:
+def of_system(part: Part, data: Mapping[str, Any], folder: Path, **options: Any) -> MaskSheet:
     """What the masks of an untrained system hide."""
     preset = "small" if "small" in part.presets else "tiny"
     own: dict[str, Any] = {}
     if "image" in part.modality.split("+"):
         own["host.tokenizer.patch_size" if "host" in part.defaults else "tokenizer.patch_size"] = 8
-    own |= OPTIONS.get(part.full_name, {})
+    own |= {**OPTIONS.get(part.full_name, {}), **options}
     config = RunConfig.resolve({"system": part.full_name, "preset": preset, "data": data, **own})
     run = Run.create(config, folder)
     samples = FEWER.get(part.full_name, FEWER.get(part.modality, SAMPLES))
     return mask_sheet(run.system.eval(), run.data, samples=samples, draws=1, masks=samples)
 
 
-def of_masking(part: Part, data: Mapping[str, Any]) -> MaskSheet:
+def of_masking(part: Part, data: Mapping[str, Any], folder: Path) -> MaskSheet:
     """What a masking hides of tokens such as most systems of its modality have."""
+    if part.full_name == "language/words":  # systems of language tell which tokens make one
+        mlm = default_registry().find("systems", "language/mlm")
+        return of_system(mlm, data, folder, masking=part.full_name)
     options = dict(data)
     opened: Dataset = open_data(options.pop("name"), **options)
     tokenizer = usual_tokenizer(opened, default_registry()).build(opened.provides)
@@ -130,7 +133,7 @@ def main() -> None:
                     found = (
                         of_system(part, over, Path(temporary, "run"))
                         if kind == "systems"
-                        else of_masking(part, over)
+                        else of_masking(part, over, Path(temporary, "run"))
                     )
                 except UserError as error:
                     print(f"{part.full_name}: {error}")
