@@ -191,14 +191,13 @@ def read_description(folder: Path) -> dict[str, dict[str, Any]]:
 @contextlib.contextmanager
 def without_report() -> Iterator[None]:
     """No table on the terminal of what transformers leaves out of a model: what is missing is refused."""
-    from transformers.utils import logging as theirs
-
-    before = theirs.get_verbosity()
-    theirs.set_verbosity(logging.ERROR)
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        theirs.set_verbosity(before)
+        logger.setLevel(before)
 
 
 def require_whole(name: str, missing: Iterable[str]) -> None:
