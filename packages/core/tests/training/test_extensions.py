@@ -124,6 +124,18 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch, tmp_path):
         loggers_of(TrainOptions(logger="tensorboard"), tmp_path)
 
 
+class Needy(pl.Callback):
+    """Finds out late that it lacks a library."""
+
+    def setup(self, *args, **kwargs) -> None:
+        raise ModuleNotFoundError("psutil is not installed")
+
+
+def test_a_library_that_a_callback_lacks_is_named(trained):
+    with pytest.raises(UserError, match="a library is missing: psutil is not installed"):
+        trained(callbacks=f"{__name__}:Needy")
+
+
 class Late(pl.loggers.CSVLogger):
     """Refuses its place when it begins to write."""
 

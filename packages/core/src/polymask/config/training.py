@@ -62,7 +62,7 @@ class TrainOptions:
         probe_every: steps between probes of the encoder on the way, kept in metrics.csv; never if none.
         logger: where metrics go beside metrics.csv: tensorboard, wandb, mlflow, csv or a class of Lightning;
             several as [csv, wandb], with options as {wandb: {project: masks}}.
-        callbacks: Lightning callbacks to run along, by class, with their options: {DeviceStatsMonitor: {}}.
+        callbacks: Lightning callbacks to run along, by class, with their options: {LearningRateMonitor: {}}.
         data_changed: resume although the training data is no longer what the run was begun with.
 
     Raises:

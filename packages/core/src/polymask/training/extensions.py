@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def callbacks_of(options: TrainOptions) -> list[pl.Callback]:
         _made(_find(name, "lightning.pytorch.callbacks", f"--callbacks {name}"), given, name, pl.Callback)
         for name, given in _pairs(options.callbacks)
     ]
+
+
+@contextlib.contextmanager
+def missing_libraries_named() -> Iterator[None]:
+    """One line where a callback or a part finds out in training that it lacks a library."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"a library is missing: {error}") from error
 
 
 def _pairs(named: Named) -> list[tuple[str, Mapping[str, Any]]]:

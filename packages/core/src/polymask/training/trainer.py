@@ -32,7 +32,7 @@ from polymask.training import environment
 from polymask.training.checkpoint import AtomicIO, Checkpoints, check_same_run
 from polymask.training.collapse import CollapseMonitor
 from polymask.training.digest import digest
-from polymask.training.extensions import callbacks_of, log_options, loggers_of
+from polymask.training.extensions import callbacks_of, log_options, loggers_of, missing_libraries_named
 from polymask.training.finite_check import FiniteCheck
 from polymask.training.loader import Keyed
 from polymask.training.metrics import Measuring, MetricLogger, MetricsFile, read_metrics
@@ -137,7 +137,7 @@ def fit(
             held.enter_context(compiling(system))
         if options.recompute:
             held.enter_context(recomputing(system))
-        with signals.listening(trainer):
+        with signals.listening(trainer), missing_libraries_named():
             trainer.fit(module, ckpt_path=folder / CHECKPOINT if begun else None, weights_only=True)
         run.step = trainer.global_step
     if run.step < plan.total and not signals.received and not trainer.should_stop:
