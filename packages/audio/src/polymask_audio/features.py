@@ -21,7 +21,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from polymask import UserError, functional
 from polymask.data import length_key, valid_of
-from polymask.imports import require_whole, without_report
+from polymask.pretrained import require_whole, without_report
 from polymask.teachers import Frozen
 from polymask_audio.windows import energies, standardised, transform_size
 

@@ -11,7 +11,8 @@ import torchaudio
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from polymask import UserError
-from polymask.imports import Weights, require_whole, without_report
+from polymask.imports import Weights
+from polymask.pretrained import require_whole, without_report
 
 _HEADS = re.compile(
     r"(aux|masked_spec_embed|mask_generator|logit_generator|quantizer|project_q|project_hid)\b"

@@ -9,11 +9,8 @@ renames and resizes them, and ``extends``, options that may differ. Without, all
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,11 +52,6 @@ class Weights:
     changes: tuple[str, ...] = ()
     encoder: str | None = None
 
-
-_HEADS = re.compile(
-    r"(^|\.)(\w*head\w*|pooler|cls|classifier|decoder|lm_bias|mask_token|masked_spec_embed|predictions)(\.|$)"
-)
-"""Weights of models of transformers that no encoder is made of."""
 
 Importer: TypeAlias = Callable[[str, Mapping[str, Any]], Weights]
 """Reads a model of another library by its name there, given the facts about the data and its tokenizer."""
@@ -186,30 +178,6 @@ def read_description(folder: Path) -> dict[str, dict[str, Any]]:
         lambda saved: saved | {key: dict(saved[key]) for key in ("tokenizer", "encoder", "facts")},
         "export it again",
     )
-
-
-@contextlib.contextmanager
-def without_report() -> Iterator[None]:
-    """No table on the terminal of what transformers leaves out of a model: what is missing is refused."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def require_whole(name: str, missing: Iterable[str]) -> None:
-    """Refuse a model whose source lacks weights of an encoder, which its library draws at random then.
-
-    Args:
-        name: of the model.
-        missing: names of the weights that its source lacks.
-    """
-    lost = [weight for weight in missing if not _HEADS.search(weight)]
-    if lost:
-        raise UserError(f"{name} lacks {len(lost)} weights of its encoder:{some(lost)}")
 
 
 def _usable(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

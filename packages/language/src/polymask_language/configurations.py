@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from polymask import UserError
-from polymask.imports import require_whole, without_report
+from polymask.pretrained import require_whole, without_report
 from polymask_language.vocabulary import Vocabulary, vocabulary_of
 
 BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert"), ("gpt2", "llama")

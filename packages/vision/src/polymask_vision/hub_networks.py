@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.imports import require_whole, without_report
+from polymask.pretrained import require_whole, without_report
 from polymask_vision.networks import Activations, Images, Network
 
 _PROJECTIONS = {"query": "query", "q_proj": "query", "key": "key", "k_proj": "key"}

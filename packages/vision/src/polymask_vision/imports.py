@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.imports import Weights, require_options, require_whole, without_report
+from polymask.imports import Weights, require_options
+from polymask.pretrained import require_whole, without_report
 from polymask_vision.resizing import by, embed_patches, resize_bias, resize_positions
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, UserError
 from polymask.data import valid_of
-from polymask.imports import require_whole, without_report
+from polymask.pretrained import require_whole, without_report
 from polymask_vision.networks import Images
 from polymask_vision.pixel_scale import require_same_scale
 
