@@ -10,7 +10,7 @@ from polymask.config import UNSET, Option, PartConfig
 from polymask.parts import Part
 from polymask.registry import Registry
 
-JSON = Option("json", bool, UNSET, "print JSON", " ")
+JSON = Option("json", bool, UNSET, "print the result as JSON", " ")
 
 Groups = dict[str, dict[str, tuple[Option, object]]]
 
