@@ -18,18 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from command import command
+from installed import versions
 from processes import together
-from turns import Contestant, in_turns, seconds_per_step
+from turns import WARM_UP, Contestant, in_turns, seconds_per_step
 
 from polymask import Run, RunConfig
-from polymask.files import write_json
+from polymask.files import read_json, write_json
 from polymask.report import charts
 from polymask.training import fit
 
@@ -37,7 +37,6 @@ SIZES: Mapping[str, Any] = {"encoder": {"dim": 192, "depth": 6, "heads": 3}, "pr
 PATCH, SIDE, RATIO = 4, 14, 0.75
 """Pixels of a patch and patches of an image along each axis, share of hidden tokens."""
 
-WARM_UP = 3
 LAUNCHES = 2
 """How often each number of processes is started, in turns."""
 
@@ -82,17 +81,9 @@ def batch(samples: int, rounds: int) -> dict[float, Row]:
 
 def workers(samples: int, rounds: int, counts: Iterable[int] = (0, 1, 2)) -> dict[float, Row]:
     """Batches of photographs from disk, read in this process or by so many others."""
-    from race_input import photographs
+    from race_input import photographs, task
 
     files = 8 * samples
-
-    def task(make: Callable[[], Iterable[Any]]) -> Callable[[int], float]:
-        def run(turn: int) -> float:
-            start = time.perf_counter()
-            read = sum(1 for _ in make())
-            return (time.perf_counter() - start) / read
-
-        return run
 
     with tempfile.TemporaryDirectory() as folder:
         tasks = {}
@@ -100,7 +91,7 @@ def workers(samples: int, rounds: int, counts: Iterable[int] = (0, 1, 2)) -> dic
             below = Path(folder) / str(count)
             below.mkdir()
             readers = photographs(below, files, samples, count)
-            tasks[str(count)] = task(readers["photographs, jpg"]["polymask"])
+            tasks[str(count)] = task(readers["photographs, jpg"]["polymask"], 1, time.perf_counter)
         took = in_turns(tasks, rounds, warm_up=1)
     return {int(count): row(seconds, samples) for count, seconds in took.items()}
 
@@ -202,7 +193,7 @@ def race(
     """
     torch.set_num_threads(1)
     results: dict[str, Row] = {}
-    known = json.loads(out.read_text())["results"] if out is not None and out.exists() else {}
+    known = read_json(out, dict)["results"] if out is not None and out.is_file() else {}
     for name, (measure, title, _) in CURVES.items():
         if only is None or name in only.split(","):
             for at, one in measure(samples, rounds).items():
@@ -212,7 +203,7 @@ def race(
             results |= {label: one for label, one in known.items() if at_of(label, title)}
     if out is not None:
         setup: dict[str, Any] = {"samples": samples, "rounds": rounds, "threads": 1}
-        setup["versions"] = {name: version(name) for name in ("polymask", "torch", "timm", "lightning")}
+        setup["versions"] = versions("polymask", "torch", "timm", "lightning")
         write_json(out, {"setup": setup, "results": results})
     if pictures is not None:
         draw(results, pictures)

@@ -17,18 +17,17 @@ The same command goes on where it was stopped: what is in the file is not measur
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import statistics
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from autoencoders import CONTESTANTS, DEPTH, FAST, PATCH, SIZE, UNTRAINED, WIDTH, Contestant
 from command import command
+from installed import installed, versions
 from torch import Tensor, nn
 
 from polymask.data import open_data
@@ -66,7 +65,7 @@ def race(
         for budget in (0.0, *sorted(seconds)):
             for name, (build, package) in (CONTESTANTS if budget else UNTRAINED).items():
                 label = f"{name}; {budget:g} s; seed {seed}"
-                if label in known or not found(package) or (only and name not in only.split(";")):
+                if label in known or not installed(package) or (only and name not in only.split(";")):
                     continue
                 torch.manual_seed(seed)
                 model = build()
@@ -90,13 +89,8 @@ def race(
                     "tuning": tuning,
                     "fast": FAST,
                 }
-                setup["versions"] = {p: version(p) for p in sorted(packages) if found(p)}
+                setup["versions"] = versions(*sorted(packages))
                 write_json(out, {"setup": setup, "results": rows(known), "runs": known})
-
-
-def found(package: str) -> bool:
-    """Whether a package is installed."""
-    return importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
 def images_of(name: str) -> dict[str, tuple[Tensor, Tensor]]:

@@ -15,18 +15,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 from command import command
+from installed import versions
 from race_input import write_photographs
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
-from turns import in_turns, ratio
+from turns import in_turns, ratio, timed
 
 from polymask import build
 from polymask.data import open_data
@@ -74,12 +74,15 @@ def race(
         def by_hand() -> None:
             loop(theirs, folder / "photographs", folder / "theirs.npz", batch, workers)
 
-        tasks = {"polymask embed": by_polymask, "loop with timm": by_hand}
-        for task in tasks.values():
-            task()
+        by_polymask()
+        by_hand()
         one, other = (np.load(folder / f"{whose}.npz")["embedding"] for whose in ("ours", "theirs"))
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-2 * np.abs(other).max())
-        taken = in_turns({label: timed(task, clock) for label, task in tasks.items()}, rounds)
+        tasks: dict[str, Callable[[int], float]] = {
+            "polymask embed": lambda turn: timed(by_polymask, clock),
+            "loop with timm": lambda turn: timed(by_hand, clock),
+        }
+        taken = in_turns(tasks, rounds)
     rows = {
         label: {
             "images_per_second": count / statistics.median(seconds),
@@ -99,7 +102,7 @@ def race(
             "threads": threads,
             "device": "cpu",
             "seconds": "of the clock" if workers else "of the process",
-            "versions": {name: version(name) for name in ("polymask", "torch", "timm", "torchvision")},
+            "versions": versions("polymask", "torch", "timm", "torchvision"),
         }
         write_json(out, {"setup": setup, "results": rows})
 
@@ -111,17 +114,6 @@ SIZES = {
     "encoder.heads": 3,
 }
 """ViT-Ti/16."""
-
-
-def timed(task: Callable[[], None], clock: Callable[[], float]) -> Callable[[int], float]:
-    """Seconds that a task takes."""
-
-    def take(turn: int) -> float:
-        start = clock()
-        task()
-        return clock() - start
-
-    return take
 
 
 def loop(model: torch.nn.Module, folder: Path, out: Path, batch: int, workers: int) -> None:

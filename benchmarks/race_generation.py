@@ -18,16 +18,15 @@ from __future__ import annotations
 import itertools
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from command import command
+from installed import versions
 from torch import Tensor
-from turns import in_turns, ratio
+from turns import in_turns, ratio, timed
 
 from polymask import Run, RunConfig, Step, System
 from polymask.files import write_json
@@ -55,17 +54,6 @@ def contestants(system: Any, steps: list[int], shape: torch.Size) -> Iterator[tu
         for plain, light in ((0.5, 1), (0.0, 1), (0.0, 3)):
             name = f"recap, {t} steps, {plain:g} plain, {light} light"
             yield name, of(recap.generate, steps=t, temperature=1.0, plain=plain, light=light)
-
-
-def timed(generate: Generator, samples: int) -> Callable[[int], float]:
-    """Seconds of this process that some samples take."""
-
-    def task(turn: int) -> float:
-        start = time.process_time()
-        generate(samples, 0)
-        return time.process_time() - start
-
-    return task
 
 
 def tokens_through(system: Any, generate: Generator) -> int:
@@ -123,7 +111,11 @@ def race(
     images = opened.data.split("test")
     shape = images[0][opened.data.key].shape
     entries = dict(contestants(system, [int(t) for t in steps.split(",")], shape))
-    took = in_turns({name: timed(entries[name], samples) for name in entries}, rounds, warm_up=1)
+
+    def seconds(generate: Generator) -> Callable[[int], float]:
+        return lambda turn: timed(lambda: generate(samples, 0))
+
+    took = in_turns({name: seconds(entries[name]) for name in entries}, rounds, warm_up=1)
     names = list(entries)
     reference = next(name for name in reversed(names) if name.startswith("maskgit"))
     rows: dict[str, dict[str, Any]] = {}
@@ -161,7 +153,7 @@ def race(
             "threads": threads,
             "device": platform.processor() or "cpu",
             "reference": reference,
-            "versions": {name: version(name) for name in ("polymask", "torch", "timm")},
+            "versions": versions("polymask", "torch", "timm"),
         }
         write_json(out, {"setup": setup, "results": rows})
 

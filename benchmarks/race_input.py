@@ -22,7 +22,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,13 @@ import numpy as np
 import soundfile
 import torch
 from command import command
+from installed import versions
 from PIL import Image
 from plain_input import Clouds, Sounds, ids_kept, image_folder, read_npy, read_ply, tokenised
 from plyfile import PlyData, PlyElement
 from sklearn.datasets import load_sample_images
 from torch import Tensor
-from turns import in_turns, ratio
+from turns import in_turns, ratio, timed
 
 from polymask.config import TrainOptions
 from polymask.data import Dataset, open_data
@@ -70,12 +70,13 @@ def race(
     """
     torch.set_num_threads(threads)
     rows: dict[str, dict[str, float]] = {}
+    clock = time.perf_counter if workers else time.process_time
     for kind, readers in KINDS.items():
         if only is not None and kind not in only.split(","):
             continue
         with tempfile.TemporaryDirectory() as name:
             for what, contestants in readers(Path(name), count, batch, workers).items():
-                tasks = {label: task(make, batch, workers) for label, make in contestants.items()}
+                tasks = {label: task(make, batch, clock) for label, make in contestants.items()}
                 took = in_turns(tasks, rounds, warm_up=1)
                 own = took["polymask"]
                 for label, seconds in took.items():
@@ -87,18 +88,16 @@ def race(
         setup: dict[str, Any] = {"files": count, "batch": batch, "workers": workers, "threads": threads}
         packages = ("polymask", "torch", "torchvision", "torchaudio", "soundfile", "transformers", "datasets")
         setup |= {"rounds": rounds, "seconds": "of the clock" if workers else "of the process"}
-        setup["versions"] = {name: version(name) for name in (*packages, "numpy", "plyfile")}
+        setup["versions"] = versions(*packages, "numpy", "plyfile")
         write_json(out, {"setup": setup, "results": rows})
 
 
-def task(make: Reader, batch: int, workers: int) -> Callable[[int], float]:
+def task(make: Reader, batch: int, clock: Callable[[], float]) -> Callable[[int], float]:
     """Seconds per sample of one pass, starting the workers included."""
-    clock = time.perf_counter if workers else time.process_time
 
     def run(turn: int) -> float:
-        start = clock()
-        batches = sum(1 for _ in make())
-        return (clock() - start) / (batches * batch)
+        batches: list[int] = []
+        return timed(lambda: batches.extend(1 for _ in make()), clock) / (len(batches) * batch)
 
     return run
 
@@ -112,7 +111,15 @@ def ours(data: Dataset, batch: int, workers: int, lengths: Tensor | None = None)
 
 
 def photographs(folder: Path, count: int, batch: int, workers: int) -> dict[str, dict[str, Reader]]:
-    """Crops of scikit-learn's two photographs."""
+    """Crops of photographs, of two classes."""
+    write_photographs(folder, count)
+    data = open_data(f"vision/folder:{folder}", size=224, augment="crop-flip", test=0)
+    own, plain = ours(data, batch, workers), image_folder(folder)
+    return {"photographs, jpg": {"polymask": own, "torchvision": loader(plain, batch, workers)}}
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """JPEGs of 500 x 375 pixels, crops of scikit-learn's two photographs, in a folder for each."""
     images = [Image.fromarray(image) for image in load_sample_images().images]
     generator = torch.Generator().manual_seed(0)
     for index in range(count):
@@ -120,9 +127,6 @@ def photographs(folder: Path, count: int, batch: int, workers: int) -> dict[str,
         path = folder / ("china", "flower")[index % 2] / f"{index:05}.jpg"
         path.parent.mkdir(exist_ok=True)
         images[index % 2].crop((left, top, left + 500, top + 375)).save(path, quality=90)
-    data = open_data(f"vision/folder:{folder}", size=224, augment="crop-flip", test=0)
-    own, plain = ours(data, batch, workers), image_folder(folder)
-    return {"photographs, jpg": {"polymask": own, "torchvision": loader(plain, batch, workers)}}
 
 
 def sound(folder: Path, count: int, batch: int, workers: int) -> dict[str, dict[str, Reader]]:

@@ -14,14 +14,14 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from command import command
-from turns import in_turns, ratio
+from installed import installed, versions
+from turns import in_turns, ratio, timed
 
 import polymask
 from polymask import Request, Step
@@ -67,7 +67,7 @@ def contestants(batch: int, device: str, dinov2: Path | None, ijepa: Path | None
     }
     blocks: dict[str, Draw] = {"polymask core/block": ours("core/block", ratio=BLOCKS)}
     multi: dict[str, Draw] = {"polymask core/multi-block": ours("core/multi-block", 1 + TARGETS)}
-    if importlib.util.find_spec("lightly"):
+    if installed("lightly"):
         from lightly.data import IJEPAMaskCollator
         from lightly.models import utils
 
@@ -79,13 +79,13 @@ def contestants(batch: int, device: str, dinov2: Path | None, ijepa: Path | None
             size, 1.0, BLOCKS, BLOCKS, device=device
         )
         multi["lightly IJEPAMaskCollator"] = collated(IJEPAMaskCollator, batch)
-    if importlib.util.find_spec("transformers"):
+    if installed("transformers"):
         from transformers.models.vit_mae.modeling_vit_mae import ViTMAEEmbeddings
 
         sequence = torch.zeros(batch, SITES, 1, device=device)
         fake = SimpleNamespace(config=SimpleNamespace(mask_ratio=0.75))
         random["transformers ViTMAE"] = lambda: ViTMAEEmbeddings.random_masking(fake, sequence)
-    if importlib.util.find_spec("stable_pretraining"):
+    if installed("stable-pretraining"):
         from stable_pretraining.backbone import IJEPAMasking, PatchMasking
 
         patches = torch.zeros(batch, SITES, 1, device=device)
@@ -122,18 +122,16 @@ def loaded(path: Path) -> Any:
     return module
 
 
-def timed(draw: Draw, device: str) -> Callable[[int], float]:
+def drawn(draw: Draw, device: str) -> Callable[[int], float]:
     """Seconds of one draw: of this process on a CPU, by the clock on a GPU."""
     clock = time.process_time if device == "cpu" else time.perf_counter
 
-    def task(turn: int) -> float:
-        start = clock()
+    def batch() -> None:
         draw()
         if device == "cuda":
             torch.cuda.synchronize()
-        return clock() - start
 
-    return task
+    return lambda turn: timed(batch, clock)
 
 
 def race(
@@ -159,7 +157,7 @@ def race(
     torch.set_num_threads(threads)
     rows: dict[str, dict[str, float]] = {}
     for kind in contestants(batch, device, dinov2, ijepa):
-        took = in_turns({name: timed(draw, device) for name, draw in kind.items()}, rounds)
+        took = in_turns({name: drawn(draw, device) for name, draw in kind.items()}, rounds)
         own = next(iter(took.values()))
         for name, seconds in took.items():
             rows[name] = {"ms": 1e3 * statistics.median(seconds), **ratio(seconds, own)}
@@ -167,9 +165,8 @@ def race(
     if out is not None:
         setup: dict[str, Any] = {"batch": batch, "sites": SITES, "rounds": rounds, "threads": threads}
         packages = ("polymask", "torch", "lightly", "transformers", "stable-pretraining")
-        installed = [name for name in packages if importlib.util.find_spec(name.replace("-", "_"))]
-        versions = {name: version(name) for name in installed}
-        write_json(out, {"setup": setup | {"device": device, "versions": versions}, "results": rows})
+        setup |= {"device": device, "versions": versions(*packages)}
+        write_json(out, {"setup": setup, "results": rows})
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from command import command
+from installed import versions
 from processes import together
 from torch import Tensor
 
@@ -114,7 +114,7 @@ def race(batch: int = 8, only: str | None = None, out: Path | None = None) -> No
             print(name, rows[name], flush=True)
     if out is not None:
         setup: dict[str, Any] = {"processes": PROCESSES, "threads": 1, "batch": batch, "precision": "float32"}
-        setup["versions"] = {name: version(name) for name in ("polymask", "torch", "lightning")}
+        setup["versions"] = versions("polymask", "torch", "lightning")
         write_json(out, {"setup": setup, "results": rows})
 
 

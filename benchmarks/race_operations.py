@@ -12,16 +12,15 @@ that has no such operation on a CPU has no row.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from command import command
+from installed import installed, versions
 from scipy.spatial import cKDTree
 from sklearn.neighbors import KDTree
 from torch import Tensor
@@ -110,7 +109,7 @@ def contestants(points: Tensor, other: Tensor, centres: int, k: int, radius: flo
             "scipy cKDTree, numpy eigh": loop(axes),
         },
     }
-    if importlib.util.find_spec("torch_points_kernels"):
+    if installed(KERNELS):
         import torch_points_kernels as kernels
 
         mine = f"{OURS}, {KERNELS}' trees"
@@ -168,7 +167,6 @@ def race(
             rows[f"{operation}: {name}"] = row
             print(f"{operation + ': ' + name:52}{row['cpu_ms']:10.2f} ms{row['ratio']:8.2f}", flush=True)
     if out is not None:
-        names = ("torch", "scipy", "scikit-learn", KERNELS)
         setup = {
             "clouds": clouds,
             "points": points,
@@ -177,13 +175,9 @@ def race(
             "radius": radius,
             "rounds": rounds,
             "threads": threads,
-            "versions": {name: version(name) for name in names if importlib.util.find_spec(_module(name))},
+            "versions": versions("torch", "scipy", "scikit-learn", KERNELS),
         }
         write_json(out, {"setup": setup, "results": rows})
-
-
-def _module(name: str) -> str:
-    return {"scikit-learn": "sklearn"}.get(name, name.replace("-", "_"))
 
 
 if __name__ == "__main__":

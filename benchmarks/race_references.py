@@ -17,18 +17,16 @@ The same command goes on where it was stopped: what is in the file is measured a
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from command import command
+from installed import installed, versions
 from point_mae import DECODER, GROUPS, NEIGHBOURS, RATIO, PlainPointMae
 from race_systems import NAMED
 from reference_files import write_clouds, write_images, write_pairs, write_sounds, write_text
@@ -41,7 +39,7 @@ from speech_references import (
     TransformersHubert,
     Wav2Vec2,
 )
-from turns import in_turns, ratio
+from turns import advance, in_turns, ratio, timed
 
 from polymask import Batch, Run, RunConfig, Step
 from polymask.files import read_json, write_json
@@ -76,12 +74,7 @@ class Ours:
 
     def step(self, batch: Batch, number: int) -> None:
         """Forward, backward, optimiser."""
-        step = Step(number, STEPS, 0)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.stack([*self.system(batch, step).values()]).sum().backward()
-        self.system.after_backward(step)
-        self.optimiser.step()
-        self.system.after_step(step)
+        advance(self.system, batch, self.optimiser, Step(number, STEPS, 0))
 
 
 @dataclass(frozen=True)
@@ -197,19 +190,13 @@ def race(
     for name, pair in PAIRS.items():
         there = any(label.startswith(f"{name} ") for label in known)
         if (there if only is None else name not in only.split(",")) or not any(
-            found(package) for _, package in pair.references.values()
+            installed(package) for _, package in pair.references.values()
         ):
             continue
         known |= measured(name, pair, files, rounds)
         setup = {"encoder": f"{DIM} x {DEPTH}", "rounds": rounds, "threads": 1, "device": "cpu"}
         packages = ("polymask", "torch", "transformers", "torchaudio", "trl")
-        versions = {package: version(package) for package in packages if found(package)}
-        write_json(out, {"setup": {**setup, "versions": versions}, "results": known})
-
-
-def found(package: str) -> bool:
-    """Whether a package is installed."""
-    return importlib.util.find_spec(package) is not None
+        write_json(out, {"setup": {**setup, "versions": versions(*packages)}, "results": known})
 
 
 def measured(name: str, pair: Pair, files: Path, rounds: int) -> dict[str, dict[str, Any]]:
@@ -221,7 +208,7 @@ def measured(name: str, pair: Pair, files: Path, rounds: int) -> dict[str, dict[
     order = [[sample for _, sample in keys] for keys in islice(ours.batches(), 2 * rounds + 9)]
     runners: dict[str, Ours | Reference] = {"polymask": ours}
     for label, (reference, package) in pair.references.items():
-        if found(package):
+        if installed(package):
             runners[label] = reference(files / file, ours.run)
     readers = {
         label: runner.loader() if isinstance(runner, Ours) else runner.loader(order)
@@ -229,16 +216,8 @@ def measured(name: str, pair: Pair, files: Path, rounds: int) -> dict[str, dict[
     }
     first = {label: next(reader) for label, reader in readers.items()}
 
-    def timed(task: Callable[[str, int], object]) -> dict[str, list[float]]:
-        def seconds(label: str) -> Callable[[int], float]:
-            def once(turn: int) -> float:
-                start = time.process_time()
-                task(label, turn)
-                return time.process_time() - start
-
-            return once
-
-        return in_turns({label: seconds(label) for label in runners}, rounds, warm_up=1)
+    def seconds(task: Callable[[str, int], object], label: str) -> Callable[[int], float]:
+        return lambda turn: timed(lambda: task(label, turn))
 
     tasks: dict[str, Callable[[str, int], object]] = {
         "step": lambda label, turn: runners[label].step(first[label], turn),
@@ -247,7 +226,7 @@ def measured(name: str, pair: Pair, files: Path, rounds: int) -> dict[str, dict[
     }
     batch, rows = int(pair.config["batch_size"]), dict[str, dict[str, Any]]()
     for what, task in tasks.items():
-        took = timed(task)
+        took = in_turns({label: seconds(task, label) for label in runners}, rounds, warm_up=1)
         for label in runners.keys() - {"polymask"}:
             row = {
                 "polymask, samples per second": batch / statistics.median(took["polymask"]),

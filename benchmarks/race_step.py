@@ -20,18 +20,17 @@ from __future__ import annotations
 
 import functools
 import gc
-import importlib.util
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from command import command
+from installed import installed, versions
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -192,7 +191,7 @@ def race(
     x = torch.randn(batch, 3, 224, 224, device=device)
     models: dict[str, nn.Module] = {}
     for name, (build, package) in CONTESTANTS.items():
-        if (only is None or name in only.split(",")) and importlib.util.find_spec(package.replace("-", "_")):
+        if (only is None or name in only.split(",")) and installed(package):
             models[name] = build().to(device).train()
 
     def once(model: nn.Module) -> float:
@@ -247,7 +246,7 @@ def race(
             "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or device,
             "precision": precision,
             "compile": compile,
-            "versions": {package: version(package) for package in packages},
+            "versions": versions(*packages),
         }
         write_json(out, {"setup": setup, "results": rows})
 

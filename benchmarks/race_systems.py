@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import platform
 import statistics
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from command import command
+from installed import versions
 from turns import Contestant, ratio, seconds_per_step
 
 from polymask import Run, RunConfig, default_registry
@@ -130,7 +130,7 @@ def race(
             "threads": threads,
             "device": platform.processor() or "cpu",
             "reference": reference,
-            "versions": {name: version(name) for name in ("polymask", "torch", "timm")},
+            "versions": versions("polymask", "torch", "timm"),
         }
         write_json(out, {"setup": setup, "results": rows})
 

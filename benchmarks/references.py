@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,7 @@ SIZE: dict[str, Any] = {
 }
 
 
-class Reference:
+class Reference(ABC):
     """A model, and samples of the same files by number.
 
     Args:
@@ -46,8 +47,8 @@ class Reference:
 
     model: nn.Module
 
-    def __init__(self, files: Path, run: Run) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, files: Path, run: Run) -> None: ...
 
     @property
     def samples(self) -> Any:
@@ -58,9 +59,9 @@ class Reference:
         """Samples to a batch."""
         return torch.utils.data.default_collate(list(samples))
 
+    @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """What is trained on."""
-        raise NotImplementedError
 
     @cached_property
     def optimiser(self) -> torch.optim.Optimizer:

@@ -10,13 +10,22 @@ from typing import Any
 
 import torch
 
-from polymask import Run, RunConfig, Step
+from polymask import Run, RunConfig, Step, System
 from polymask.protocols import Batch
 from polymask.report import views
 from polymask.supervision import labels_for
 from polymask.training.optimiser import make_optimiser
 
 WARM_UP = 3
+
+
+def advance(system: System, batch: Batch, optimiser: torch.optim.Optimizer, step: Step) -> None:
+    """One step of training: forward, backward, optimiser, teachers."""
+    optimiser.zero_grad(set_to_none=True)
+    torch.stack([*system(batch, step).values()]).sum().backward()
+    system.after_backward(step)
+    optimiser.step()
+    system.after_step(step)
 
 
 class Contestant:
@@ -38,14 +47,15 @@ class Contestant:
         self.system.train()
 
     def step(self, step: Step) -> float:
-        """Seconds of this process that one step takes: forward, backward, optimiser, teachers."""
-        self.optimiser.zero_grad(set_to_none=True)
-        start = time.process_time()
-        torch.stack([*self.system(self.batch, step).values()]).sum().backward()
-        self.system.after_backward(step)
-        self.optimiser.step()
-        self.system.after_step(step)
-        return time.process_time() - start
+        """Seconds of this process that one step takes."""
+        return timed(lambda: advance(self.system, self.batch, self.optimiser, step))
+
+
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """Seconds that a call takes, of this process or of another clock."""
+    start = clock()
+    call()
+    return clock() - start
 
 
 def in_turns(
