@@ -21,7 +21,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from polymask import UserError, functional
 from polymask.data import length_key, valid_of
-from polymask.pretrained import require_whole, without_report
+from polymask.pretrained import from_pretrained, require_whole
 from polymask.teachers import Frozen
 from polymask_audio.windows import energies, standardised, transform_size
 
@@ -226,7 +226,7 @@ def _torchaudio(name: str) -> tuple[Any, ...]:
         transformer.layer_norm.normalized_shape[0],
         len(transformer.layers),
         hop,
-        (int(bundle.sample_rate)),
+        int(bundle.sample_rate),
     )
 
 
@@ -238,9 +238,8 @@ def _run_torchaudio(model: Any, audio: Tensor, length: Tensor | None) -> tuple[l
 def _transformers(name: str) -> tuple[Any, ...]:
     from transformers import AutoFeatureExtractor, AutoModel
 
-    with without_report():
-        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
-    require_whole(name, loading["missing_keys"])
+    model, missing = from_pretrained(AutoModel, name)
+    require_whole(name, missing)
     inputs: Any = AutoFeatureExtractor.from_pretrained(name)  # type: ignore[no-untyped-call]
     config: Any = model.config
     run = functools.partial(_run_transformers, normalise=bool(getattr(inputs, "do_normalize", False)))

@@ -12,7 +12,7 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
 from polymask import UserError
 from polymask.imports import Weights
-from polymask.pretrained import require_whole, without_report
+from polymask.pretrained import from_pretrained, require_whole
 
 _HEADS = re.compile(
     r"(aux|masked_spec_embed|mask_generator|logit_generator|quantizer|project_q|project_hid)\b"
@@ -35,7 +35,9 @@ def from_torchaudio(name: str, facts: Mapping[str, Any]) -> Weights:
         raise UserError(f"torchaudio cannot load {name!r}: {error}") from error
     # a bundle whose waveforms are normalised wraps its model
     standardise = hasattr(model, "normalize_waveform") and bool(model.normalize_waveform)
-    return _weights(name, getattr(model, "model", model), bundle.sample_rate, standardise)
+    model = getattr(model, "model", model)
+    _require_norms(name, model)
+    return _weights(model, bundle.sample_rate, standardise)
 
 
 def from_transformers(name: str, facts: Mapping[str, Any]) -> Weights:
@@ -51,14 +53,12 @@ def from_transformers(name: str, facts: Mapping[str, Any]) -> Weights:
             "transformers is not installed: pip install 'polymask-audio[transformers]'"
         ) from error
     try:
-        model: Any
-        with without_report():
-            model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        model, missing = from_pretrained(AutoModel, name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load {name!r}: {error}") from error
     if type(model).__name__ not in ("Wav2Vec2Model", "HubertModel"):
         raise UserError(f"{name} is a {type(model).__name__}: audio/transformer is a wav2vec 2.0 or a HuBERT")
-    require_whole(name, loading["missing_keys"])
+    require_whole(name, missing)
     found = import_huggingface_model(model)
     _require_norms(name, found)
     try:
@@ -68,11 +68,10 @@ def from_transformers(name: str, facts: Mapping[str, Any]) -> Weights:
             f"{name} does not say at which rate it hears, and whether recordings are standardised: save its "
             f"feature extractor beside it ({error})"
         ) from error
-    return _weights(name, found, inputs.sampling_rate, bool(inputs.do_normalize))
+    return _weights(found, inputs.sampling_rate, bool(inputs.do_normalize))
 
 
-def _weights(name: str, model: Any, rate: int, standardise: bool) -> Weights:
-    _require_norms(name, model)
+def _weights(model: Any, rate: int, standardise: bool) -> Weights:
     layers, transformer = model.feature_extractor.conv_layers, model.encoder.transformer
     first, conv = transformer.layers[0], transformer.pos_conv_embed.conv
     options = {

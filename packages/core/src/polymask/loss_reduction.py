@@ -50,11 +50,12 @@ def mean(total: Tensor, count: Tensor) -> Tensor:
     Counts with gradient (learned soft masks) stay as they are, and so do all in a compiled forward.
     """
     if torch.compiler.is_compiling() or _share is None or count.requires_grad:
-        return _divided(total, count)
-    value = _divided(total, _share(len(_means), count))
+        return divided(total, count)
+    value = divided(total, _share(len(_means), count))
     _means.append(Mean(count, value))
     return value
 
 
-def _divided(total: Tensor, divisor: Tensor) -> Tensor:
+def divided(total: Tensor, divisor: Tensor) -> Tensor:
+    """A sum divided by a count; 0 over none."""
     return total / torch.where(divisor > 0, divisor, 1.0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polymask.errors import UserError
-from polymask.loss_reduction import mean
+from polymask.loss_reduction import divided, mean
 from polymask.tokens import Tokens
 
 T = TypeVar("T", Tensor, Tokens)
@@ -178,7 +178,7 @@ class Mask:
         hard = self.hidden.dtype == torch.bool
         total = (torch.where(self.hidden, loss, 0.0) if hard else weight * loss).sum()
         count = weight.sum()
-        return mean(total, count) if self.count is None else total / torch.where(count > 0, count, 1.0)
+        return mean(total, count) if self.count is None else divided(total, count)
 
     # ------------------------------------------------------------------ inside
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import Any
 
 from polymask.checkpoints import some
 from polymask.errors import UserError
@@ -16,16 +16,22 @@ _HEADS = re.compile(
 """Weights of models of transformers that no encoder is made of."""
 
 
-@contextlib.contextmanager
-def without_report() -> Iterator[None]:
-    """No table on the terminal of what transformers leaves out of a model: what is missing is refused."""
+def from_pretrained(kind: Any, name: str, **options: Any) -> tuple[Any, list[str]]:
+    """A model of transformers, without its table on the terminal, and which weights its source lacks.
+
+    Args:
+        kind: class of transformers, or one of its auto classes.
+        name: on the Hugging Face hub, or path of a folder.
+        options: of ``from_pretrained``.
+    """
     logger = logging.getLogger("transformers")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        model, loading = kind.from_pretrained(name, **options, output_loading_info=True)
     finally:
         logger.setLevel(before)
+    return model, list(loading["missing_keys"])
 
 
 def require_whole(name: str, missing: Iterable[str]) -> None:

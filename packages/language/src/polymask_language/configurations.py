@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from polymask import UserError
-from polymask.pretrained import require_whole, without_report
+from polymask.pretrained import from_pretrained, require_whole
 from polymask_language.vocabulary import Vocabulary, vocabulary_of
 
 BIDIRECTIONAL, CAUSAL = ("bert", "roberta", "roberta-prelayernorm", "modernbert"), ("gpt2", "llama")
@@ -116,15 +116,12 @@ def load(name: str, kind: Any, tokenizer_file: str | None = None) -> Any:
     if tokenizer_file is not None:
         _confirm_vocabulary(where, tokenizer_file)
     try:
-        with without_report():
-            model, loading = kind.from_pretrained(
-                where, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-            )
+        model, missing = from_pretrained(kind, where, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model {name!r} can be loaded, neither from a folder nor from the hub: {error}"
         ) from error
-    require_whole(name, loading["missing_keys"])
+    require_whole(name, missing)
     return model
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.pretrained import require_whole, without_report
+from polymask.pretrained import from_pretrained, require_whole
 from polymask_vision.networks import Activations, Images, Network
 
 _PROJECTIONS = {"query": "query", "q_proj": "query", "key": "key", "k_proj": "key"}
@@ -36,10 +36,8 @@ class HubNetwork(Network):
             # fused attention does not give its weights
             eager = {"attn_implementation": "eager"}
             if pretrained:
-                with without_report():
-                    loaded: Any = AutoModel.from_pretrained(name, **eager, output_loading_info=True)
-                model = loaded[0]
-                require_whole(name, loaded[1]["missing_keys"])
+                model, lacking = from_pretrained(AutoModel, name, **eager)
+                require_whole(name, lacking)
             else:
                 model = AutoModel.from_config(AutoConfig.from_pretrained(name), **eager)  # type: ignore[no-untyped-call]
         except (ImportError, OSError, RuntimeError, ValueError) as error:

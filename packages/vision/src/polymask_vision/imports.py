@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.imports import Weights, require_options
-from polymask.pretrained import require_whole, without_report
+from polymask.pretrained import from_pretrained, require_whole
 from polymask_vision.resizing import by, embed_patches, resize_bias, resize_positions
 
 if TYPE_CHECKING:
@@ -112,11 +112,7 @@ def from_transformers(name: str, facts: Facts) -> Weights:
             "transformers is not installed: pip install 'polymask-vision[transformers]'"
         ) from error
     try:
-        model: Any
-        with without_report():
-            model, loading = transformers.AutoModel.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True
-            )
+        model, drawn = from_pretrained(transformers.AutoModel, name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load {name!r}: {error}") from error
     config = model.config
@@ -141,7 +137,6 @@ def from_transformers(name: str, facts: Facts) -> Weights:
         changes = ("normalisation: none was saved beside the model, that of the data stays",)
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
     grid = tuple(n // config.patch_size for n in size)
-    drawn = loading["missing_keys"]
     require_whole(name, drawn)
     state = {weight: value for weight, value in model.state_dict().items() if weight not in drawn}
     return Weights(state, options, {**known, "grid": grid}, changes=changes)
@@ -210,14 +205,14 @@ def adapt_swin(encoder: Swin, weights: Weights, facts: Facts) -> Weights:
         name.startswith("layers.0.downsample") for name in state
     ):  # some merge patches at the end of a stage, timm at the start of the next
         state = merged(state, 1)
-    resized = False
+    resized = {}
     for name, value in own.items():
         table = state.get(name)
         if name.endswith("relative_position_bias_table") and table is not None and table.shape != value.shape:
             block = encoder.swin.get_submodule(name.rpartition(".")[0])
-            state[name] = resize_bias(table, block.window_size, tuple(value.shape))
-            resized = True
+            resized[name] = resize_bias(table, block.window_size, tuple(value.shape))
     if resized:
+        state |= resized
         changes.append("relative positions: interpolated to the windows of this grid")
     embed_patches(state, weights, facts, changes)
     return Weights(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, UserError
 from polymask.data import valid_of
-from polymask.pretrained import require_whole, without_report
+from polymask.pretrained import from_pretrained, require_whole
 from polymask_vision.networks import Images
 from polymask_vision.pixel_scale import require_same_scale
 
@@ -136,10 +136,8 @@ class CLIPGuide(Guide):
         try:
             from transformers import AutoImageProcessor, CLIPModel
 
-            clip: Any = CLIPModel
-            with without_report():
-                self.model, loading = clip.from_pretrained(name, output_loading_info=True)
-            require_whole(name, loading["missing_keys"])
+            self.model, lacking = from_pretrained(CLIPModel, name)
+            require_whole(name, lacking)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             missing = getattr(error, "name", None) == "transformers"
             hint = "; pip install 'polymask-vision[transformers]'" if missing else ""

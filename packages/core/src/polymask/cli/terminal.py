@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from polymask.config import plain
@@ -70,6 +71,14 @@ def plain_warnings() -> Iterator[None]:
 def print_json(value: Any) -> None:
     """Print for a program; mappings, tuples and sets of declarations become plain."""
     print(json.dumps(plain(value), indent=2))
+
+
+def print_written(path: Path, as_json: bool, **said: Any) -> None:
+    """Print where something was written, or what is said of it as JSON."""
+    if as_json:
+        print_json(said)
+    else:
+        print(path)
 
 
 def print_result(found: Any, as_json: bool) -> None:

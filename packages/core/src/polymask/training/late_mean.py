@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,19 +43,24 @@ class LateMean:
         self.count += mean.count
         return {name: value * (mean.count / self.unit)}
 
-    def end(self, total: Tensor) -> None:
-        """Know the count of all parts on all processes."""
-        self.scale = torch.where(total > 0, self.unit * self.parts / total, 1.0)
+    def logged(self, loss: Tensor, total: Tensor | None) -> Tensor:
+        """What to log for a part, so that the mean over parts is the loss of the step.
 
-    def logged(self, loss: Tensor, *, last: bool) -> Tensor:
-        """What to log for a part, so that the mean over parts is the loss of the step."""
+        Args:
+            loss: of the part, as :meth:`add` gave it.
+            total: count of all parts on all processes, which the last part knows.
+        """
         before, self.sum = self.sum, self.sum + loss
-        return self.scale * self.sum - before if last else loss
+        if total is None:
+            return loss
+        self.scale = torch.where(total > 0, self.unit * self.parts / total, 1.0)
+        return self.scale * self.sum - before
 
     def correct(self, parameters: Iterable[Tensor]) -> None:
         """Scale the gradients of the step."""
-        gradients = [getattr(p.grad, "_local_tensor", p.grad) for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, self.scale)
+        gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
+        own = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # of sharded ones
+        torch._foreach_mul_(own, self.scale)
 
 
 def alone(terms: Mapping[str, Tensor], means: Sequence[Mean]) -> bool:

@@ -112,10 +112,8 @@ class Training(pl.LightningModule):
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.loss = loss.detach()
         if self._late is not None:
-            last = part == options.accumulate - 1
-            if last:
-                self._late.end(self._total(self._late.count))
-            self.loss = self._late.logged(self.loss, last=last)
+            total = self._total(self._late.count) if part == options.accumulate - 1 else None
+            self.loss = self._late.logged(self.loss, total)
             self.terms = dict.fromkeys(terms, self.loss)
         self._watch(self.loss)
         return loss

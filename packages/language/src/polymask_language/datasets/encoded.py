@@ -42,9 +42,10 @@ class Encoded:
             self._open[name] = mapped.view(np.ndarray)  # whose parts are cheaper to take
         return self._open[name]
 
-    def cut(self, name: str, start: int, stop: int) -> Tensor:
-        """A part of one of the arrays, int64."""
-        return torch.from_numpy(self.array(name)[start:stop].astype(np.int64))
+
+def ends_of(around: tuple[int | None, int | None]) -> tuple[np.ndarray[Any, Any], ...]:
+    """Ids before and after a text, each an array of one or none."""
+    return tuple(np.array([] if i is None else [i], dtype=np.int64) for i in around)
 
 
 def encode(texts: Sequence[str], vocabulary: Vocabulary, corpus: str, tags: bool) -> Encoded:

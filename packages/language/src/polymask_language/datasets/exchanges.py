@@ -16,7 +16,7 @@ from polymask import Tokens, UserError
 from polymask.data import Samples, Skipped, SplitName, evenly
 from polymask.types import Count, Share
 from polymask_language.datasets.base import Corpus, held_out
-from polymask_language.datasets.encoded import Encoded, describe, encode, statistics_of
+from polymask_language.datasets.encoded import Encoded, describe, encode, ends_of, statistics_of
 from polymask_language.datasets.sequences import Sequences, pack
 from polymask_language.drawing import draw_text
 from polymask_language.vocabulary import hash_of, vocabulary_of
@@ -215,7 +215,7 @@ class Pairs:
         self.encoded, self.numbers, self.sides = encoded, numbers, sides
         self.length = length
         self.decisive = None if decisive is None else decisive.numpy()
-        self._ends = [np.array([] if i is None else [i], dtype=np.int64) for i in around]
+        self._ends = ends_of(around)
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.data.splits import Names
-from polymask_language.datasets.encoded import Encoded
+from polymask_language.datasets.encoded import Encoded, ends_of
 from polymask_language.tokenizers import TAGS
 
 
@@ -45,7 +45,7 @@ class Sequences:
         names: Names | None = None,
     ) -> None:
         self.encoded, self.starts, self.stops, self.spans = encoded, starts, stops, spans
-        self.around, self.packed, self.tags, self._names = around, packed, tags, names
+        self._ends, self.packed, self.tags, self._names = ends_of(around), packed, tags, names
 
     def names(self) -> list[str] | None:
         """The name of the file that each sample begins in; None where documents have no files."""
@@ -57,7 +57,7 @@ class Sequences:
     @property
     def lengths(self) -> Tensor:
         """int64 ``[samples]``."""
-        size = self.stops - self.starts + sum(i is not None for i in self.around)
+        size = self.stops - self.starts + sum(map(len, self._ends))
         return torch.cat([size.new_zeros(1), size.cumsum(0)])[self.spans].diff(dim=1)[:, 0]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class Sequences:
             raise IndexError(f"sample {index} of {len(self)}")
         first, last = self.spans[index].tolist()
         pieces = [*zip(self.starts[first:last].tolist(), self.stops[first:last].tolist(), strict=True)]
-        before, after = (np.array([] if i is None else [i], dtype=np.int64) for i in self.around)
+        before, after = self._ends
         ids, begins = self.encoded.array("ids"), self.encoded.array("begins")
         text = _joined((before, ids[a:b], after) for a, b in pieces)
         # a piece may begin within a word

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.terminal import Arguments, print_json, warn_broken
+from polymask.cli.terminal import Arguments, print_written, warn_broken
 from polymask.registry import default_registry
 
 
@@ -32,8 +32,5 @@ def run(argv: list[str]) -> int:
     require_own(out)
     out = export(run, args.format, out, head=not args.no_head)
     write_card(run, args.format, out, head=not args.no_head)
-    if args.json:
-        print_json({"out": str(out), "files": sorted(path.name for path in out.iterdir())})
-    else:
-        print(out)
+    print_written(out, args.json, out=str(out), files=sorted(path.name for path in out.iterdir()))
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from polymask.cli.help import JSON, about, help_text, run_options
 from polymask.cli.parse import Command, parse
-from polymask.cli.terminal import print_json, say, warn_broken
+from polymask.cli.terminal import print_written, say, warn_broken
 from polymask.cli.verbs.pretrain import require_data, sources_of
 from polymask.config import Option, PartConfig, Resolved, RunConfig, Source, resolve_part, resolve_system
 from polymask.config.options import table
@@ -58,7 +58,8 @@ def run(argv: list[str]) -> int:
     if not command.words and not wants_help:
         raise UserError("look at what? the first argument should be a masking, a system or a run")
     if command.words and Path(command.words[0]).is_dir():
-        _say_where(_draw_run(command, registry, out), as_json)
+        picture = _draw_run(command, registry, out)
+        print_written(picture, as_json, picture=str(picture))
         return 0
     part = _find(command.words[0], registry) if command.words else None
     resolved = Resolved(PartConfig(None, {"data": DATA, **OPTIONS}))
@@ -67,15 +68,9 @@ def run(argv: list[str]) -> int:
     if wants_help:
         print(_help(part, resolved, registry))
         return 0
-    _say_where(_draw(resolved, registry, out), as_json)
+    picture = _draw(resolved, registry, out)
+    print_written(picture, as_json, picture=str(picture))
     return 0
-
-
-def _say_where(picture: Path, as_json: bool) -> None:
-    if as_json:
-        print_json({"picture": str(picture)})
-    else:
-        print(picture)
 
 
 def _resolve(part: Part, command: Command, registry: Registry, check: bool) -> Resolved:

@@ -62,11 +62,10 @@ def run(argv: list[str]) -> int:
     probes = stage.probes()
     if as_json:
         found_of = {name: found.to_json() for name, found in probes.items()}
-        folders = [done.folder for done in stage.done]
         print_json(
             [
-                {"run": str(run), "report": str(path), "probe": found_of.get(run.name)}
-                for run, path in zip(folders, reports, strict=True)
+                {"run": str(path.parent), "report": str(path), "probe": found_of.get(path.parent.name)}
+                for path in reports
             ]
         )
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polymask.cli.terminal import Arguments, print_json, warn_broken
+from polymask.cli.terminal import Arguments, print_written, warn_broken
 from polymask.registry import default_registry
 
 
@@ -22,8 +22,5 @@ def run(argv: list[str]) -> int:
     if args.folder.is_dir():
         require_writable(args.folder)
     page = write_report(args.folder) if holds_run(args.folder) else write_index(args.folder)
-    if args.json:
-        print_json({"report": str(page)})
-    else:
-        print(page)
+    print_written(page, args.json, report=str(page))
     return 0
