@@ -15,8 +15,6 @@ SIZE, PATCH, WIDTH, DEPTH, HEADS = 28, 7, 192, 6, 3
 
 GRID = SIZE // PATCH
 
-FAST = {"decoder": "cross", "decode_share": 0.5, "decoder_dim": 128, "decoder_depth": 2, "decoder_heads": 4}
-
 
 class Contestant(nn.Module):
     """A masked autoencoder. The forward pass is the loss of images, float32 ``[B, 3, 28, 28]``."""
@@ -27,13 +25,13 @@ class Contestant(nn.Module):
 
 
 class Polymask(Contestant):
-    """vision/mae, with its own decoder or another."""
+    """vision/mae as it is by default, or a preset of it."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, preset: str | None = None) -> None:
         super().__init__()
         size = {"encoder.dim": WIDTH, "encoder.depth": DEPTH, "encoder.heads": HEADS}
         size["tokenizer.patch_size"] = PATCH
-        self.system = polymask.build("vision/mae", facts={"size": SIZE}, **size, **options)
+        self.system = polymask.build("vision/mae", preset=preset, facts={"size": SIZE}, **size)
         self.at = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +142,7 @@ class Birder(Contestant):
 
 CONTESTANTS: dict[str, tuple[Callable[[], Contestant], str]] = {
     "polymask": (Polymask, "polymask"),
-    "polymask, fast": (lambda: Polymask(**FAST), "polymask"),
+    "polymask, fast": (lambda: Polymask("fast"), "polymask"),
     "transformers": (Transformers, "transformers"),
     "lightly": (Lightly, "lightly"),
     "stable-pretraining": (lambda: StablePretraining("MAE"), "stable-pretraining"),

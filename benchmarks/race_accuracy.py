@@ -2,9 +2,10 @@
 
 Everybody trains the same encoder (a ViT of width 192 and 6 blocks) on the same images in 16 patches, for the
 same seconds of one process on one core, with the same optimiser, rate and schedule (AdamW, a cosine down to
-the last second); decoders and losses are everybody's own defaults. What was learned is asked by polymask's
-probes, of the mean over patches, and by fine-tuning, of all alike. Reading takes no part: all images lie in
-memory, and are cropped and flipped for all alike, outside the clock.
+the last second); decoders and losses are everybody's own defaults, and polymask's preset ``fast`` beside its
+own. What was learned is asked by polymask's probes, of the mean over patches, and by fine-tuning, of all
+alike. Reading takes no part: all images lie in memory, and are cropped and flipped for all alike, outside
+the clock.
 
 Peers live in an environment of their own; those that are not installed are left out::
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from autoencoders import CONTESTANTS, DEPTH, FAST, PATCH, SIZE, UNTRAINED, WIDTH, Contestant
+from autoencoders import CONTESTANTS, DEPTH, PATCH, SIZE, UNTRAINED, WIDTH, Contestant
 from command import command
 from installed import installed, versions
 from torch import Tensor, nn
@@ -87,7 +88,6 @@ def race(
                     "lr": lr,
                     "threads": 1,
                     "tuning": tuning,
-                    "fast": FAST,
                 }
                 setup["versions"] = versions(*sorted(packages))
                 write_json(out, {"setup": setup, "results": rows(known), "runs": known})

@@ -151,6 +151,9 @@ class StablePretraining(nn.Module):
         return self.model(x).loss
 
 
+FAST = {"decoder": "cross", "decode_share": 0.5, "decoder_dim": 256, "decoder_depth": 1, "decoder_heads": 8}
+"""The decoder of the preset ``fast``, as wide beside this encoder as it is there."""
+
 CROSS = {"decoder": "cross", "decode_share": 0.25}
 """Hidden tokens attend to visible ones alone, a quarter of them at a step: CrossMAE's decoder."""
 
@@ -158,6 +161,7 @@ CONTESTANTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "floor": (Floor, "timm"),
     "polymask": (Polymask, "polymask"),
     "polymask cross": (functools.partial(Polymask, **CROSS), "polymask"),
+    "polymask fast": (functools.partial(Polymask, **FAST), "polymask"),
     "transformers": (Transformers, "transformers"),
     "lightly": (Lightly, "lightly"),
     "stable-pretraining": (StablePretraining, "stable-pretraining"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
+from polymask import Run, RunConfig, Step
 from polymask.registry import default_registry
+from polymask.report import views
 
 ADAM, MASKED = (0.9, 0.999), (0.9, 0.95)
 
@@ -427,3 +431,15 @@ def test_a_paper_preset_trains_as_published(name: str) -> None:
         unit = "warmup_epochs" if "epochs" in published else "warmup_steps"
         assert preset[unit] == pytest.approx(published.pop("warmup"))
     assert published == {key: preset.get(OPTIONS.get(key, key)) for key in published}
+
+
+@pytest.mark.parametrize("name", ["vision/mae", "audio/mae", "pointcloud/mae"])
+def test_the_decoder_of_fast_costs_little_beside_its_encoder(name: str, tmp_path: Path) -> None:
+    data = {"vision": "fashion", "audio": "audio/words", "pointcloud": "shapes"}[name.partition("/")[0]]
+    run = Run.create(RunConfig.resolve({"system": name, "preset": "fast", "data": data}), tmp_path)
+    with FlopCounterMode(display=False) as counter:
+        run.system(views.batch_of(run.data.split("train"), range(2), None), Step())
+    encoder, decoder = (
+        sum(counter.get_flop_counts()[f"MAE.{part}"].values()) for part in ("encoder", "decoder")
+    )
+    assert 0 < decoder < 0.15 * encoder

@@ -66,6 +66,19 @@ MAE: Presets = {
         "decoder_depth": 1,
         "decoder_heads": 4,
     },
+    # nearly all of a step is the encoder: one light block from half of the hidden patches to the visible ones
+    "fast": {
+        **_SMALL_PATCHES,
+        **_MAE_TRAINING,
+        "encoder.dim": 192,
+        "encoder.depth": 6,
+        "encoder.heads": 3,
+        "decoder": "cross",
+        "decode_share": 0.5,
+        "decoder_dim": 128,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+    },
     "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
 }
 

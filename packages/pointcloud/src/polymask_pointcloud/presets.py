@@ -59,6 +59,17 @@ MAE: Presets = {
         "tokenizer.neighbours": 16,
         **_SMALL,
     },
+    # nearly all of a step is the encoder: one light block from half of the hidden groups to the visible ones
+    "fast": {
+        "tokenizer.groups": 64,
+        "tokenizer.neighbours": 16,
+        **_SMALL,
+        "encoder.dim": 192,
+        "encoder.depth": 6,
+        "encoder.heads": 3,
+        "decoder": "cross",
+        "decode_share": 0.5,
+    },
     # the same of GeoMAE's tokens and share of them, to compare with that
     "small-voxels": {
         **_VOXELS,

@@ -51,6 +51,19 @@ MAE: Presets = {
         "weight_decay": 0.05,
     },
     "small": {**_SMALL, "decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4},
+    # nearly all of a step is the encoder: one light block from half of the hidden patches to the visible ones
+    "fast": {
+        **_SMALL,
+        "encoder.dim": 192,
+        "encoder.depth": 6,
+        "encoder.heads": 3,
+        "decoder": "cross",
+        "decode_share": 0.5,
+        "decoder_dim": 128,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "batch_size": 32,
+    },
     "tiny": {**_TINY, "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 2},
 }
 
