@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from polymask import functional
 from polymask.data import Dataset, Renderer, Samples, SplitName, collate, sample_of
 from polymask.errors import UserError
 from polymask.mask import Mask
+from polymask.parts import slot_kind
 from polymask.protocols import Batch, Masking, Target, Tokenizer
 from polymask.report.drawing import Pixels, blank, overlay, scale, to_pixels
 from polymask.report.statistics import MaskStatistics, describe
@@ -94,9 +96,10 @@ def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = No
     """Views of a masking over the tokens of a tokenizer; several where the masking has ``views``."""
     count: int = getattr(masking, "views", 1)
     names = ["mask"] if count == 1 else [f"view {k + 1}" for k in range(count)]
+    cut = _kept(tokenizer)
 
     def views(batch: Batch, step: Step) -> dict[str, View]:
-        tokens = tokenizer(batch)
+        tokens = cut(batch)
         return {
             name: _view(functional.draw_mask(masking, tokens, batch, step, score, stream), tokens)
             for stream, name in enumerate(names)
@@ -106,13 +109,35 @@ def of_masking(masking: Masking, tokenizer: Tokenizer, score: Target | None = No
 
 
 def of_system(system: System) -> MaskFunction:
-    """Views of the masks that a system's ``forward`` draws."""
+    """Views of the masks that a system's ``forward`` draws; a batch seen twice in a row is cut once."""
+    tokenizers = [
+        m for name, m in system.named_modules() if slot_kind(name.rpartition(".")[2]) == "tokenizers"
+    ]
+    cuts = [_kept(tokenizer.forward) for tokenizer in tokenizers]
 
     def views(batch: Batch, step: Step) -> dict[str, View]:
-        masks = system.masks(batch, step)
+        for tokenizer, cut in zip(tokenizers, cuts, strict=True):
+            vars(tokenizer)["forward"] = cut
+        try:
+            masks = system.masks(batch, step)
+        finally:
+            for tokenizer in tokenizers:
+                del vars(tokenizer)["forward"]
         return {name: _view(found.mask, found.tokens, found.batch) for name, found in masks.items()}
 
     return views
+
+
+def _kept(cut: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+    """A tokenizer that remembers its last batch: statistics draw from few samples many times."""
+    last: list[tuple[Batch, Any]] = []
+
+    def kept(batch: Batch) -> Any:
+        if not last or last[0][0] is not batch:
+            last[:] = [(batch, cut(batch))]
+        return last[0][1]
+
+    return kept
 
 
 def explanation(system: System, batch: Batch, step: Step) -> View | None:
