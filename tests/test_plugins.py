@@ -197,7 +197,7 @@ def test_its_own_tests_pass(acme: Path, tmp_path: Path) -> None:
     ids=["its-system", "its-masking-and-target-in-ours"],
 )
 def test_it_trains(acme: Path, tmp_path: Path, choice: list[str]) -> None:
-    size = ["--preset", "tiny", "--steps", "3", "--batch_size", "16", "--data", "digits"]
+    size = ["--preset", "tiny", "--steps", "3", "--batch_size", "16", "--data", "digits", "--no-report"]
     patch = ["--tokenizer.patch_size", "2"]
     polymask(acme, "pretrain", *choice, *size, *patch, "--out", str(tmp_path / "run"), cwd=tmp_path)
     config = (tmp_path / "run" / "config.yaml").read_text()

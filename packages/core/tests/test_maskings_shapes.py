@@ -115,6 +115,7 @@ def test_the_count_is_reached_though_blocks_be_unlucky(monkeypatch: pytest.Monke
     assert (mask.hidden.sum(1) == 32).all()
 
 
+@pytest.mark.slow
 def test_enough_blocks_are_drawn() -> None:
     """Without the block over the whole grid that closes every draw, hardly one in a hundred falls short."""
     for ratio, options in ((0.4, {}), (0.9, {"scale": (0.05, 0.05)}), (0.8, {"side": 1})):

@@ -445,6 +445,7 @@ def test_parametrize_says_why_a_plugin_is_broken() -> None:
         parametrize_parts(registry=registry, plugin="sad")
 
 
+@pytest.mark.slow
 def test_the_suite_needs_no_pytest() -> None:
     script = "import sys; sys.modules['pytest'] = None; import polymask.testing as t; print(len(t.CHECKS))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

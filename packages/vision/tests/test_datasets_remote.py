@@ -125,6 +125,7 @@ def images(data: Any) -> torch.Tensor:
     return torch.stack([data.split("train")[i]["image"] for i in range(len(data.split("train")))])
 
 
+@pytest.mark.slow
 def test_far_shards_hold_what_local_ones_hold(server: Server) -> None:
     local = open_data(f"wds:{server.folder}/{{0..1}}.tar")
     far = open_data(f"wds:{server.url}/{{0..1}}.tar?signature=secret")
@@ -140,6 +141,7 @@ def length(span: str) -> int:
     return int(last) - int(start) + 1
 
 
+@pytest.mark.slow
 def test_a_shard_is_indexed_once_and_again_where_it_changed(server: Server) -> None:
     source = f"wds:{server.url}/{{0..1}}.tar"
     first = images(open_data(source, test=0))

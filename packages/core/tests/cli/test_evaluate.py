@@ -54,6 +54,7 @@ def test_help_lists_options_of_the_evaluation(polymask):
         assert "--scale" in polymask("evaluate", *words, "--help").out
 
 
+@pytest.mark.slow
 def test_variants_are_compared_by_an_evaluation(polymask, tmp_path):
     words = (
         "compare",

@@ -37,6 +37,7 @@ def test_by_what_opens_a_run(opened):
     assert opened("export", "run") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*have collapsed:UserWarning")
 def test_by_a_comparison(opened):
     """Of two variants with two seeds each, begun, gone on with and repeated."""
@@ -48,6 +49,7 @@ def test_by_a_comparison(opened):
     assert opened(*argv, "--seeds", "3") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*have collapsed:UserWarning")
 def test_once_by_all_stages_of_a_recipe_that_ask_for_the_same(opened):
     assert opened("recipe", "twice", "--data", "toy/shapes", "--out", "r") == 1

@@ -103,6 +103,7 @@ def test_killed_in_its_second_stage_it_ends_as_if_it_had_not_been(polymask, toy,
     assert (tmp_path / "r" / "found.txt").read_text() == (tmp_path / "whole" / "found.txt").read_text()
 
 
+@pytest.mark.slow
 def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):
     assert polymask(*WORDS).status == 0
     result = polymask(*WORDS, "--steps", "4")
@@ -113,6 +114,7 @@ def test_another_recipe_does_not_go_into_the_same_folder(polymask, tmp_path):
     assert result.status == 2 and "holds something else than a recipe" in result.err
 
 
+@pytest.mark.slow
 def test_a_recipe_killed_before_its_first_file_begins_anew_and_has_one_process(polymask, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / ".recipe.json.123.partial").write_text("{")

@@ -157,7 +157,7 @@ def test_origins_of_values(toys, tmp_path):
         ),
         ("masking: random\nmasking.name: block\n", "masking.name is given twice"),
         ("data: {x.y: 1, x: {y: 2}}\n", "data.x.y is given twice"),
-        ("[" * 5000, "cannot read"),
+        pytest.param("[" * 5000, "cannot read", id="deep"),
         ("- 1\n", "not a configuration"),
         (None, "No such file"),
         ("data: [shapes]\n", r"--data takes NAME\[:SOURCE\], got \['shapes'\]"),

@@ -140,6 +140,7 @@ def test_when_nothing_can_be_read_training_stops_with_the_reason():
     assert len(reads) == 101
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "forkserver"])
 def test_what_workers_find_broken_the_main_process_reports(start, tmp_path, monkeypatch):
     shutil.copy(__file__, tmp_path / "own_numbers.py")  # which a process that starts afresh can import

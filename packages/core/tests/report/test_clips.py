@@ -93,6 +93,7 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_stands(clips, tmp_
     assert "What the encoder learned" in page and "Configuration" in page
 
 
+@pytest.mark.slow
 def test_a_part_that_ends_the_program_ends_no_report(clips, tmp_path, monkeypatch):
     run = train(tmp_path / "run", "clips/mae")
     monkeypatch.setattr(type(run.system), "preview", lambda *args: sys.exit(3))

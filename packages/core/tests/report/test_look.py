@@ -26,6 +26,7 @@ def test_a_picture_is_written_in_the_form_its_name_says(tmp_path, gradients, pix
     assert path.read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_each_time(tmp_path, gradients, pixels):
     paths = [
         look(Random(ratio=0.5), gradients(), tmp_path / f"{k}.png", tokenizer=pixels, masks=40) for k in "ab"

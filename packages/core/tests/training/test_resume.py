@@ -40,6 +40,7 @@ def same(toy, system, folder, whole):
 
 
 # 24 parts in all: before, at and after checkpoints, within and between steps
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", sorted({1, 10, 23, *random.Random(0).sample(range(2, 23), 2)}))
 def test_killed_after_any_part(toy, launch, tmp_path, whole, parts):
     assert launch(tmp_path, kill={"parts": parts}, **HARD) == [-signal.SIGKILL]

@@ -126,6 +126,7 @@ def test_what_a_worker_says_comes_without_its_traceback(toy, tmp_path):
     assert str(caught.value) == "no sample\ncan be read"
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_stops_at_once(toy, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises((KeyboardInterrupt, SystemExit)):

@@ -338,6 +338,7 @@ def spread(system: Any) -> float:
     return float(target_BND.flatten(0, 1).std(0).mean())
 
 
+@pytest.mark.slow
 def test_predictions_of_held_out_digits_beat_zero_and_targets_stay_apart() -> None:
     system = trained(60, momentum=0.98, final_momentum=0.99)
     batch = {"image": digits()[1200:], "id": torch.arange(597)}
@@ -349,6 +350,7 @@ def test_predictions_of_held_out_digits_beat_zero_and_targets_stay_apart() -> No
     assert set(monitored) == {"prediction", "target"} and monitored["target"].shape == (597, 32)
 
 
+@pytest.mark.slow
 def test_targets_shrink_without_norms_and_average() -> None:
     free = {"layer_norm": "none", "target_norm": "none", "momentum": 0.0, "final_momentum": 0.0}
     before, after = (spread(trained(steps, **free)) for steps in (0, 60))

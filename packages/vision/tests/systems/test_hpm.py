@@ -213,6 +213,7 @@ def test_the_ranker_ranks_held_out_patches_it_has_not_seen(trained: Any) -> None
     assert accuracy(guess, cost) > 0.75 > accuracy(variance, cost) > 0.6
 
 
+@pytest.mark.slow
 def test_the_teacher_ranks_better_than_chance_and_best_what_it_does_not_see(
     trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -415,6 +415,7 @@ def test_compiles_without_graph_breaks_and_once_for_all_steps() -> None:
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
 def test_training_beats_the_trivial_predictors(on_one_pattern: Any) -> None:
     options = {"tokenizer.patch_size": 2, "target.patch_norm": False, "masking.ratio": 0.5}
     system = make(8, 1, **options, decoder_dim=32, decoder_depth=1)
@@ -509,6 +510,7 @@ def test_options_of_the_cross_decoder_need_it() -> None:
         build("vision/mae", facts={"size": (16, 16), "channels": 3}, encoder=conv, **options)
 
 
+@pytest.mark.slow
 def test_the_cross_decoder_learns_too(on_one_pattern: Any) -> None:
     options = {"tokenizer.patch_size": 2, "target.patch_norm": False, "masking.ratio": 0.5}
     system = make(8, 1, decoder="cross", decode_share=0.5, **options)

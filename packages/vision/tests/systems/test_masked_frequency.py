@@ -158,6 +158,7 @@ def test_baselines_score_all_bins_and_draw_no_mask(corruption: str) -> None:
     torch.testing.assert_close(system(batch, STEP)["spectrum"], expected)
 
 
+@pytest.mark.slow
 def test_it_learns_what_copying_the_input_cannot_know() -> None:
     """On held-out pictures, for low and high apart, better than 0 in the place of hidden bins."""
     system = make(facts={**FACTS, "channels": 1, "mean": (0.5,), "std": (0.3,)})

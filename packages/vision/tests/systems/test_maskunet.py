@@ -205,6 +205,7 @@ def test_what_is_no_denoiser_or_has_no_weights_is_refused() -> None:
         make(masking="core/random")
 
 
+@pytest.mark.slow
 def test_the_recipe_masks_the_denoiser_that_it_trained(tmp_path: Path) -> None:
     data = {"name": "vision/digits", "limit": 40}
     with mock.patch("polymask.recipes.probe"):

@@ -546,6 +546,7 @@ def test_the_recipe_sees_first_what_its_teachers_lack(tmp_path: Path) -> None:
     assert not list((tmp_path / "a").glob("*/config.yaml"))
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_a_system_that_answers_without_heads(tmp_path: Path) -> None:
     data = {"name": "vision/scenes", "count": 40, "pixels": 16, "text_vocab": "bpe"}
     options = {"preset": "tiny", "steps": 1, "patch_size": 4}

@@ -220,6 +220,7 @@ def recipe(planet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_recipe_distils_the_ensemble_into_a_network_of_the_image(recipe: Path) -> None:
     student: Any = Run.open(recipe / "student").system
     teacher: Any = Run.open(recipe / "ensemble").system

@@ -281,6 +281,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (folder / "a").rename(folder / "moved")
 
 
+@pytest.mark.slow
 def test_the_recipe_masks_the_classifier_that_it_trained(recipe: Path) -> None:
     base: Any = Run.open(recipe / "base").system
     run = Run.open(recipe / "masks")

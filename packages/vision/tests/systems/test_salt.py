@@ -115,6 +115,7 @@ def test_hidden_pixels_reach_targets_and_not_the_student() -> None:
         assert (moved > 1e-4).all()  # of visible tokens too: the teacher sees the whole
 
 
+@pytest.mark.slow
 def test_the_teacher_stays_bit_for_bit_while_the_student_learns() -> None:
     system, batch = make(**{"encoder.drop_path": 0.2}), clips()
     before = copy.deepcopy(system.teacher.state_dict())
@@ -233,12 +234,14 @@ def learned(targets_of: Any, steps: int = 220) -> tuple[float, float, float, Any
     return loss, float(torch.stack(costs).mean()), spread, system
 
 
+@pytest.mark.slow
 def test_the_loss_falls_below_the_best_constant_of_each_position_and_features_do_not_collapse() -> None:
     loss, constant, spread, _ = learned(lambda n: torch.arange(n))
     assert loss < 0.93 * constant
     assert spread > 0.05
 
 
+@pytest.mark.slow
 def test_with_the_targets_of_another_clip_nothing_is_learned_beyond_positions() -> None:
     loss, constant, _, _ = learned(lambda n: (torch.arange(n) + 1) % n)
     assert loss > 0.98 * constant

@@ -443,6 +443,7 @@ def test_compiles_without_graph_breaks_and_once_for_all_steps(options: dict[str,
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
 def test_training_beats_the_trivial_predictors(on_one_pattern: Any) -> None:
     options = {"tokenizer.patch_size": 2, "masking.cell": 1, "masking.ratio": 0.5}
     learned, guesses = on_one_pattern(make(VIT, 8, 1, **options))
