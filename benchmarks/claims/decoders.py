@@ -19,9 +19,9 @@ def decoders(name: str, **more: Any) -> Claim:
     """
     config = {"system": name, "preset": "fast", "steps": 300, "schedule": "constant", "probe_every": 60}
     return Claim(
-        text="Half of the hidden tokens, asked by one light block of cross-attention, teach an encoder more in "
-        "as many steps than all of them in four blocks as wide as the encoder, which no one claims: that it "
-        "is no less would do (CrossMAE, arXiv 2401.14391)",
+        text="Half of the hidden tokens, asked by one light block of cross-attention, teach an encoder as "
+        "much in as many steps as all of them in four blocks as wide as the encoder "
+        "(CrossMAE, arXiv 2401.14391)",
         config={**config, "batch_size": 32, **more.pop("config")},
         variants={ALL: {"decoder": "self", "decode_share": 1.0, **DEEP}, FAST: {}},
         rows={ALL: 32, FAST: 32},
