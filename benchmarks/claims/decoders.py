@@ -33,7 +33,9 @@ def decoders(name: str, **more: Any) -> Claim:
 DEEP = {"decoder_dim": 192, "decoder_depth": 4, "decoder_heads": 3}
 
 CLAIMS: dict[str, Claim] = {
-    "vision/mae-fast": decoders("vision/mae", config={"data": "vision/fashion"}),
-    "pointcloud/mae-fast": decoders("pointcloud/mae", config={"data": CAD}, probe=FEW, measure="linear"),
+    "vision/mae-fast": decoders("vision/mae", config={"data": "vision/fashion", "tokenizer.patch_size": 7}),
+    "pointcloud/mae-fast": decoders(
+        "pointcloud/mae", config={"data": CAD, "tokenizer.groups": 32}, probe=FEW, measure="linear"
+    ),
     "audio/mae-fast": decoders("audio/mae", config={"data": "audio/words"}),
 }
