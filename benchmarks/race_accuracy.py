@@ -1,4 +1,4 @@
-"""Accuracy of features against seconds of training: polymask's masked autoencoders beside the peers'.
+r"""Accuracy of features against seconds of training: polymask's masked autoencoders beside the peers'.
 
 Everybody trains the same encoder (a ViT of width 192 and 6 blocks) on the same images in 16 patches, for the
 same seconds of one process on one core, with the same optimiser, rate and schedule (AdamW, a cosine down to
@@ -11,7 +11,8 @@ Peers live in an environment of their own; those that are not installed are left
 
     python -m venv race
     race/bin/pip install polymask-vision transformers "lightly[timm]" stable-pretraining birder
-    race/bin/python benchmarks/race_accuracy.py --out benchmarks/results/accuracy.json
+    race/bin/python benchmarks/race_accuracy.py --out benchmarks/results/accuracy.json \
+        --picture docs/assets/accuracy-seconds.svg
 
 The same command goes on where it was stopped: what is in the file is not measured again.
 """
@@ -35,6 +36,7 @@ from polymask.data import open_data
 from polymask.evaluation.classifiers import fit_linear, knn
 from polymask.evaluation.intervals import t_interval
 from polymask.files import read_json, write_json
+from polymask.report import charts
 
 
 def race(
@@ -46,6 +48,7 @@ def race(
     tuning: int = 100,
     only: str | None = None,
     out: Path = Path("benchmarks", "results", "accuracy.json"),
+    picture: Path | None = None,
 ) -> None:
     """Train every installed contestant for some seconds, and ask what it has learned.
 
@@ -58,6 +61,7 @@ def race(
         tuning: steps of fine-tuning, behind the longest runs and without any.
         only: names of contestants, with semicolons between; all installed ones by default.
         out: file of the figures.
+        picture: file to draw the curves in.
     """
     torch.set_num_threads(1)
     images = images_of(data)
@@ -91,6 +95,8 @@ def race(
                 }
                 setup["versions"] = versions(*sorted(packages))
                 write_json(out, {"setup": setup, "results": rows(known), "runs": known})
+    if picture is not None:
+        draw(known, picture)
 
 
 def images_of(name: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -194,6 +200,26 @@ def rows(known: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
                 row[measure] = f"{values[0]:.3f}"
         table[label] = row
     return table
+
+
+def draw(known: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Mean accuracy of both probes against seconds; every line begins with the untrained encoder."""
+    seen: dict[str, dict[float, list[Mapping[str, float]]]] = {}
+    for label, run in known.items():
+        name, seconds, _ = label.split("; ")
+        seen.setdefault(name, {}).setdefault(float(seconds.split()[0]), []).append(run)
+    begin = seen.pop("untrained")
+    made = charts.figure(7.6, 3.0)
+    for axes, measure in zip(made.subplots(1, 2), ("linear", "kNN"), strict=True):
+        charts.style(axes, charts.PAPER, "seconds of training on one core", f"accuracy, {measure}")
+        curves = {
+            name: [statistics.mean(run[measure] for run in runs) for runs in (begin | points).values()]
+            for name, points in seen.items()
+        }
+        charts.curves(axes, charts.PAPER, list(begin | next(iter(seen.values()))), curves)
+        axes.get_legend().remove()
+    charts.legend(axes, charts.PAPER, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    charts.save(made, path)
 
 
 if __name__ == "__main__":

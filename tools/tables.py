@@ -116,7 +116,10 @@ def race(path: str) -> str:
     columns = list(next(iter(rows.values())))
     table = markdown(
         ["", *(column.replace("_", " ") for column in columns)],
-        [[name, *(figure(row[column]) for column in columns)] for name, row in rows.items()],
+        [
+            [name, *(figure(row[column]) if column in row else "" for column in columns)]
+            for name, row in rows.items()
+        ],
     )
     return f"{setup}{'; ' if versions else ''}{versions}\n\n{table}"
 
@@ -256,8 +259,10 @@ def masks_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(head, rows)
 
 
-def figure(value: float) -> str:
-    """A measured number: whole ones in full, others to four digits."""
+def figure(value: float | str) -> str:
+    """A measured number: whole ones in full, others to four digits; what is text already stays."""
+    if isinstance(value, str):
+        return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
