@@ -48,6 +48,7 @@ def test_a_graph_gives_the_features_for_batches_of_any_size(
     assert {name: found["shape"] for name, found in description["inputs"].items()} == inputs
     assert description["facts"] == {"mean": [0.5]}
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert {x.name: x.shape for x in session.get_inputs()} == inputs
     features = Features(tokenizer=made.tokenizer, encoder=made.backbone).eval()
     batch = made.tokenizer.example(7, seed=3)
     if "length" in str(inputs):

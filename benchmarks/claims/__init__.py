@@ -1,6 +1,6 @@
 """What papers claim, by package: each name is that of a file under ``benchmarks/evidence/``."""
 
-from claims import audio, decoders, generation, language, pointcloud, scenes, vision
+from claims import audio, generation, language, pointcloud, scenes, vision
 from claims.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
@@ -10,7 +10,6 @@ CLAIMS: dict[str, Claim] = {
     **audio.CLAIMS,
     **language.CLAIMS,
     **pointcloud.CLAIMS,
-    **decoders.CLAIMS,
 }
 
 __all__ = ["CLAIMS", "Claim"]

@@ -96,6 +96,32 @@ CLAIMS: dict[str, Claim] = {
         variants={name: {"masking": name} for name in ("core/random", "core/block", "core/color")},
         about=("core/color", "core/block"),
     ),
+    "vision/mae-fast": Claim(
+        text="Half of the hidden tokens, asked by one light block of cross-attention, teach an encoder as "
+        "much in as many steps as all of them in four blocks as wide as the encoder "
+        "(CrossMAE, arXiv 2401.14391)",
+        config={
+            **CURVES,
+            "system": "vision/mae",
+            "preset": "fast",
+            "tokenizer.patch_size": 7,
+            "steps": 300,
+            "probe_every": 60,
+            "batch_size": 32,
+        },
+        rows=dict.fromkeys(("four blocks over all tokens", "decoder of the preset fast"), 32),
+        variants={
+            "four blocks over all tokens": {
+                "decoder": "self",
+                "decode_share": 1.0,
+                "decoder_dim": 192,
+                "decoder_depth": 4,
+                "decoder_heads": 3,
+            },
+            "decoder of the preset fast": {},
+        },
+        about=("decoder of the preset fast",),
+    ),
     "vision/mae-finetune": Claim(
         text="Fine-tuned with labels, an encoder is better where patches at random were hidden from it than "
         "where blocks were, at the same share and at a smaller one (MAE, arXiv 2111.06377, table 1f)",

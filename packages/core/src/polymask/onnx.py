@@ -79,8 +79,7 @@ def write_graph(graph: Graph, out: Path, what: str) -> dict[str, Any]:
             importlib.import_module(library)
         except ImportError as error:
             raise UserError(f"{library} is not installed: pip install 'polymask[onnx]'") from error
-    rows, auto = {0: torch.export.Dim.AUTO}, torch.export.Dim.AUTO
-    shapes = {name: rows | ({1: auto} if name in graph.lengths else {}) for name in graph.names}
+    shapes = {name: {0: "batch"} | ({1: "length"} if name in graph.lengths else {}) for name in graph.names}
     with _quiet():
         try:
             program: Any = torch.onnx.export(
@@ -159,7 +158,7 @@ def _check(graph: Graph, file: Path) -> None:
 
 def _named(shape: torch.Size, free: Mapping[int, Any]) -> Iterator[int | str]:
     for axis, size in enumerate(shape):
-        yield ("batch", "length")[axis] if axis in free else size
+        yield free.get(axis, size)
 
 
 def _reason(error: BaseException) -> str:
