@@ -41,7 +41,7 @@ from polymask.report import charts
 
 def race(
     data: str = "vision/fashion",
-    seconds: tuple[float, ...] = (30.0, 90.0),
+    seconds: tuple[float, ...] = (40.0, 120.0),
     seeds: int = 3,
     batch: int = 32,
     lr: float = 1e-3,

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from polymask import Mask, Step, UserError
 from polymask.maskings import Color, Random
+from polymask.report import views
 from polymask.report.panels import panels_of
 from polymask.report.statistics import describe, mask_statistics, neighbour_correlation
 
@@ -168,3 +170,26 @@ def test_a_site_that_a_soft_mask_hides_in_part_counts_in_part():
     found = describe(torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 1.0, 0.5, 0.5]]), (2, 2))
     assert found.count.tolist() == [1.0, 3.0] and found.to_json()["hidden"] == [1, 3]
     assert panels_of(found)[1].note == "1 to 3 of 4 sites"
+
+
+@pytest.mark.parametrize("viewed", ["system", "masking"])
+def test_few_samples_are_cut_once_however_many_masks_are_drawn(pixels, gradients, looker, viewed):
+    class Counting(nn.Module):
+        key, count = pixels.key, 0
+
+        def forward(self, batch):
+            self.count += 1
+            return pixels(batch)
+
+    tokenizer, samples = Counting(), gradients(20).split("train")
+    system = looker(Random(ratio=0.5), tokenizer).eval()
+    viewer = views.of_system(system) if viewed == "system" else system.viewer
+    with torch.no_grad():
+        (found,) = views.statistics_of(viewer, samples, Step(), masks=200).values()
+        assert tokenizer.count == 1 and found.masks == 200
+        # another batch is another's tokens
+        for rows in (range(3), range(3, 6)):
+            (view,) = viewer(views.batch_of(samples, rows), Step()).values()
+            assert torch.equal(view.tokens.values, pixels(views.batch_of(samples, rows)).values)
+        system.tokenizer(views.batch_of(samples, range(2)))
+    assert tokenizer.count == 4
