@@ -36,6 +36,7 @@ class Size(NamedTuple):
 SIZES = {
     (MAE, "paper"): Size(False, 1024, 0, 64),
     (MAE, "small"): Size(False, 1024, 0, 64),
+    (MAE, "fast"): Size(False, 1024, 0, 64),
     (MAE, "small-voxels"): Size(False, 1024, 0, (0.25, 0.25, 0.25)),
     (GEOMAE, "paper"): Size(True, None, 1, (0.256, 0.256, 8.0)),
     (GEOMAE, "small"): Size(False, 1024, 0, (0.25, 0.25, 0.25)),
