@@ -26,7 +26,7 @@ import torch
 from command import command
 from installed import versions
 from processes import together
-from turns import WARM_UP, Contestant, in_turns, seconds_per_step
+from turns import WARM_UP, Contestant, in_turns, seconds_per_step, timed
 
 from polymask import Run, RunConfig
 from polymask.files import read_json, write_json
@@ -80,20 +80,28 @@ def batch(samples: int, rounds: int) -> dict[float, Row]:
 
 
 def workers(samples: int, rounds: int, counts: Iterable[int] = (0, 1, 2)) -> dict[float, Row]:
-    """Batches of photographs from disk, read in this process or by so many others."""
-    from race_input import photographs, task
+    """Batches of photographs from disk, read in this process or by so many others that have started."""
+    from race_input import Reader, photographs
 
-    files = 8 * samples
+    batches = 48
+
+    def seconds(make: Reader) -> Callable[[int], float]:
+        def once(turn: int) -> float:
+            read = iter(make())
+            next(read)
+            return timed(lambda: sum(1 for _ in read), time.perf_counter) / (batches - 1)
+
+        return once
 
     with tempfile.TemporaryDirectory() as folder:
         tasks = {}
         for count in counts:
             below = Path(folder) / str(count)
             below.mkdir()
-            readers = photographs(below, files, samples, count)
-            tasks[str(count)] = task(readers["photographs, jpg"]["polymask"], 1, time.perf_counter)
+            readers = photographs(below, batches * samples, samples, count)
+            tasks[str(count)] = seconds(readers["photographs, jpg"]["polymask"])
         took = in_turns(tasks, rounds, warm_up=1)
-    return {int(count): row(seconds, samples) for count, seconds in took.items()}
+    return {int(count): row(taken, samples) for count, taken in took.items()}
 
 
 def processes(samples: int, rounds: int, counts: Iterable[int] = (1, 2)) -> dict[float, Row]:
@@ -138,7 +146,7 @@ CURVES: Mapping[str, tuple[Callable[[int, int], dict[float, Row]], str, str]] = 
     "tokens": (tokens, "tokens of an image", "a step"),
     "batch": (batch, "samples of a step", "a step"),
     "processes": (processes, "processes", "a step, by the clock"),
-    "workers": (workers, "processes that read", "reading a batch, by the clock"),
+    "workers": (workers, "processes that read", "a batch, by the clock"),
 }
 """What measures each curve, what varies along it, and what is measured."""
 
