@@ -151,7 +151,7 @@ class StablePretraining(nn.Module):
         return self.model(x).loss
 
 
-FAST = {"decoder": "cross", "decode_share": 0.5, "decoder_dim": 256, "decoder_depth": 1, "decoder_heads": 8}
+FAST = {"preset": "fast", "tokenizer.patch_size": 16, "decoder_dim": 256, "decoder_heads": 8}
 """The decoder of the preset ``fast``, as wide beside this encoder as it is there."""
 
 CROSS = {"decoder": "cross", "decode_share": 0.25}

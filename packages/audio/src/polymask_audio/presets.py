@@ -66,7 +66,7 @@ MAE: Presets = {
         "decoder_depth": 1,
         "decoder_heads": 4,
     },
-    # nearly all of a step is the encoder: one light block from half of the hidden patches to the visible ones
+    # little of a step is the decoder: one light block from half of the hidden patches to the visible ones
     "fast": {
         **_SMALL_PATCHES,
         **_MAE_TRAINING,

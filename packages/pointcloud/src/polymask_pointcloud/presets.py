@@ -59,7 +59,7 @@ MAE: Presets = {
         "tokenizer.neighbours": 16,
         **_SMALL,
     },
-    # nearly all of a step is the encoder: one light block from half of the hidden groups to the visible ones
+    # little of a step is the decoder: one light block from half of the hidden groups to the visible ones
     "fast": {
         "tokenizer.groups": 64,
         "tokenizer.neighbours": 16,

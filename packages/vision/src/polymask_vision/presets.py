@@ -51,7 +51,7 @@ MAE: Presets = {
         "weight_decay": 0.05,
     },
     "small": {**_SMALL, "decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4},
-    # nearly all of a step is the encoder: one light block from half of the hidden patches to the visible ones
+    # little of a step is the decoder: one light block from half of the hidden patches to the visible ones
     "fast": {
         **_SMALL,
         "encoder.dim": 192,
