@@ -58,7 +58,7 @@ def race(
         seeds: runs of each.
         batch: images per step.
         lr: peak learning rate, of all.
-        tuning: steps of fine-tuning, behind the longest runs and without any.
+        tuning: steps of fine-tuning behind each run.
         only: names of contestants, with semicolons between; all installed ones by default.
         out: file of the figures.
         picture: file to draw the curves in.
@@ -75,11 +75,10 @@ def race(
                 torch.manual_seed(seed)
                 model = build()
                 steps = train(model, images["train"][0], budget, batch, lr, seed)
-                steps_of_tuning = tuning if budget in (0.0, max(seconds)) else 0
                 known[label] = {
                     "steps": steps,
                     **probed(model, images),
-                    **tuned(model, images, steps_of_tuning, seed),
+                    **tuned(model, images, tuning, seed),
                 }
                 print(label, known[label], flush=True)
                 packages = {"torch", "timm", *(package for _, package in CONTESTANTS.values())}
@@ -149,6 +148,7 @@ def cropped(x: Tensor, chance: torch.Generator) -> Tensor:
 
 
 Split = tuple[Tensor, Tensor]
+MEASURES = ("kNN", "linear", "fine-tuned")
 
 
 @torch.no_grad()
@@ -163,8 +163,6 @@ def probed(model: Contestant, data: Mapping[str, Split]) -> dict[str, float]:
 
 def tuned(model: Contestant, data: Mapping[str, Split], steps: int, seed: int) -> dict[str, float]:
     """Accuracy after some steps of training encoder and head with labels."""
-    if not steps:
-        return {}
     (images, labels), (test, answers) = data.values()
     head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, int(labels.max()) + 1))
     optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], 5e-4, weight_decay=0.05)
@@ -191,26 +189,26 @@ def rows(known: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     table = {}
     for label, runs in groups.items():
         row: dict[str, Any] = {"seeds": len(runs), "steps": statistics.median(run["steps"] for run in runs)}
-        for measure in ("kNN", "linear", "fine-tuned"):
-            values = [run[measure] for run in runs if measure in run]
+        for measure in MEASURES:
+            values = [run[measure] for run in runs]
             if len(values) > 1:
                 interval = t_interval(values)
                 row[measure] = f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
-            elif values:
+            else:
                 row[measure] = f"{values[0]:.3f}"
         table[label] = row
     return table
 
 
 def draw(known: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Mean accuracy of both probes against seconds; every line begins with the untrained encoder."""
+    """Mean accuracy against seconds, in each measure; every line begins with the untrained encoder."""
     seen: dict[str, dict[float, list[Mapping[str, float]]]] = {}
     for label, run in known.items():
         name, seconds, _ = label.split("; ")
         seen.setdefault(name, {}).setdefault(float(seconds.split()[0]), []).append(run)
     begin = seen.pop("untrained")
-    made = charts.figure(7.6, 3.0)
-    for axes, measure in zip(made.subplots(1, 2), ("linear", "kNN"), strict=True):
+    made = charts.figure(9.6, 3.0)
+    for axes, measure in zip(made.subplots(1, len(MEASURES)), MEASURES, strict=True):
         charts.style(axes, charts.PAPER, "seconds of training on one core", f"accuracy, {measure}")
         curves = {
             name: [statistics.mean(run[measure] for run in runs) for runs in (begin | points).values()]

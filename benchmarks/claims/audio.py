@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from claims.claim import Claim
+from claims.decoders import light_decoder
 from polymask.codebooks import fit
 from polymask.recipes import Stage
 from polymask_audio.fitting import fit_multi, fit_units
@@ -115,6 +116,12 @@ CLAIMS: dict[str, Claim] = {
         measure="word linear",
         evaluation=WHAT_AND_WHO,
         prepare=units,
+    ),
+    "audio/mae-fast": light_decoder(
+        "audio/mae",
+        config={"data": "audio/words", "steps": 400, "batch_size": 16},
+        measure="word linear",
+        evaluation=WHAT_AND_WHO,
     ),
     "audio/openbeats": Claim(
         text="Predicting acoustic tokens of hidden patches teaches more than regressing their spectra, and "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from claims.claim import Claim
+from claims.decoders import light_decoder
 
 NONE = {
     "centroid_weights": (0.0, 0.0, 0.0),
@@ -62,6 +63,12 @@ CLAIMS: dict[str, Claim] = {
         about=("all four",),
         evaluation=DENSE,
         measure="mIoU",
+    ),
+    "pointcloud/mae-fast": light_decoder(
+        "pointcloud/mae",
+        config={"data": CAD, "steps": 400, "batch_size": 16},
+        probe=FEW,
+        measure="linear",
     ),
     "pointcloud/msm": Claim(
         text="Predicting features of another view teaches more when something is hidden, and most when whole "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from claims.claim import Claim, trained
+from claims.decoders import FAST, FULL, light_decoder
 from polymask import RunConfig
 from polymask.run import open_data_of
 from polymask_vision.codes import fit_codes
@@ -96,31 +97,10 @@ CLAIMS: dict[str, Claim] = {
         variants={name: {"masking": name} for name in ("core/random", "core/block", "core/color")},
         about=("core/color", "core/block"),
     ),
-    "vision/mae-fast": Claim(
-        text="Half of the hidden tokens, asked by one light block of cross-attention, teach an encoder as "
-        "much in as many steps as all of them in four blocks as wide as the encoder "
-        "(CrossMAE, arXiv 2401.14391)",
-        config={
-            **CURVES,
-            "system": "vision/mae",
-            "preset": "fast",
-            "tokenizer.patch_size": 7,
-            "steps": 300,
-            "probe_every": 60,
-            "batch_size": 32,
-        },
-        rows=dict.fromkeys(("four blocks over all tokens", "decoder of the preset fast"), 32),
-        variants={
-            "four blocks over all tokens": {
-                "decoder": "self",
-                "decode_share": 1.0,
-                "decoder_dim": 192,
-                "decoder_depth": 4,
-                "decoder_heads": 3,
-            },
-            "decoder of the preset fast": {},
-        },
-        about=("decoder of the preset fast",),
+    "vision/mae-fast": light_decoder(
+        "vision/mae",
+        config={**CURVES, "tokenizer.patch_size": 7, "steps": 300, "probe_every": 60, "batch_size": 32},
+        rows=dict.fromkeys((FULL, FAST), 32),
     ),
     "vision/mae-finetune": Claim(
         text="Fine-tuned with labels, an encoder is better where patches at random were hidden from it than "
