@@ -101,26 +101,24 @@ def locked(folder: Path) -> Iterator[None]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
-        if hasattr(os, "register_at_fork"):  # workers outlive a process that is killed, and so would its lock
-            os.register_at_fork(after_in_child=file.close)
-        # of a process that was killed; below checkpoints too, not in runs of others that lie in the folder
-        for left in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")):
-            left.unlink(missing_ok=True)
-        try:
+    try:
+        with writing(folder):
+            if hasattr(os, "register_at_fork"):  # workers outlive a process that is killed; so would its lock
+                os.register_at_fork(after_in_child=file.close)
+            # of a process that was killed; below checkpoints too, not in others' runs that lie in the folder
+            for left in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")):
+                left.unlink(missing_ok=True)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-        except OSError:  # a full disk
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir() if made else None
-            raise
-    try:
         yield
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-        file.close()
+            if made:
+                folder.rmdir()  # which only an empty one allows: nothing was done
+        with contextlib.suppress(OSError):  # a full disk, whose words were not written
+            file.close()
 
 
 def contents(folder: Path) -> list[str]:

@@ -117,7 +117,7 @@ def test_callbacks_run_along(trained, monkeypatch):
 def test_what_is_wrong_is_said_before_training(trained, options, message, tmp_path):
     with pytest.raises(UserError, match=message):
         trained(**options)
-    assert not (tmp_path / "run/metrics.csv").exists() and not (tmp_path / "run/config.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch, tmp_path):
