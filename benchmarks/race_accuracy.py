@@ -70,7 +70,11 @@ def race(
         for budget in (0.0, *sorted(seconds)):
             for name, (build, package) in (CONTESTANTS if budget else UNTRAINED).items():
                 label = f"{name}; {budget:g} s; seed {seed}"
-                if label in known or not installed(package) or (only and name not in only.split(";")):
+                if (
+                    label in known
+                    or not installed(package)
+                    or (only and budget and name not in only.split(";"))
+                ):
                     continue
                 torch.manual_seed(seed)
                 model = build()
