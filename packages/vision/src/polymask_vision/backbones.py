@@ -28,6 +28,7 @@ from polymask.types import Count, Fact, ModelArguments
 from polymask_vision.export import for_timm, timm_config
 from polymask_vision.imports import rest_of, timm_model
 from polymask_vision.positions import grid_index
+from polymask_vision.tokenizers import require_picture
 
 Facts = Mapping[str, Any]
 
@@ -59,13 +60,9 @@ class Backbone(nn.Module):
         arguments: ModelArguments = None,
     ) -> None:
         super().__init__()
-        if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
-            raise UserError(
-                f"backbones of timm take square patches of pixels, and tokens of {in_dim} numbers on a grid "
-                f"of {grid} are none: use vision/patches"
-            )
+        self.grid = require_picture("a backbone of timm", in_dim, grid, patch_size, channels)
         self.name, self.patch_size, self.channels = model, patch_size, channels
-        self.grid, self.size = (grid[0], grid[1]), (grid[0] * patch_size, grid[1] * patch_size)
+        self.size = self.grid[0] * patch_size, self.grid[1] * patch_size
         self.options = {**(arguments or {}), "in_chans": channels, "num_classes": 0}
         try:
             self.net: Any = self._create(timm.create_model, model)

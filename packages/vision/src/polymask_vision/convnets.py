@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.types import Count, Fact
-from polymask_vision.tokenizers import patches_of, picture_of
+from polymask_vision.tokenizers import patches_of, picture_of, require_picture
 
 
 class UNet(nn.Module):
@@ -49,14 +49,11 @@ class UNet(nn.Module):
         dilations: tuple[Count, ...] = (1, 2, 4, 8, 16, 32),
     ) -> None:
         super().__init__()
-        if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
-            raise UserError(
-                f"UNet puts pictures together from square patches of pixels, and tokens of {in_dim} numbers "
-                f"on a grid of {grid} are none: use vision/patches or vision/layer-patches"
-            )
+        use = "vision/patches or vision/layer-patches"
+        self.grid = require_picture("UNet", in_dim, grid, patch_size, channels, use)
         if not dilations:
             raise UserError("dilations: give one number or more, [1] for an ordinary U-Net")
-        self.grid, self.patch_size = (grid[0], grid[1]), patch_size
+        self.patch_size = patch_size
         self.dim, self.out_dim = in_dim, width * patch_size**2
         self.down = Down(channels, width, levels)
         self.bottom = Dilated(width * 2 ** (levels - 1), width * 2**levels, dilations)

@@ -24,6 +24,7 @@ from polymask.imports import WEIGHTS, Weights
 from polymask.types import Count, Fact, ModelArguments
 from polymask_vision.export import timm_config
 from polymask_vision.resnet import Stages
+from polymask_vision.tokenizers import require_picture
 
 
 class PatchResNet(Stages):
@@ -62,12 +63,8 @@ class PatchResNet(Stages):
         stages: Count = 3,
         small_stem: bool = False,
     ) -> None:
-        if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
-            raise UserError(
-                f"a ResNet takes square patches of pixels, and tokens of {in_dim} numbers on a grid of "
-                f"{grid} are none: use vision/patches"
-            )
-        super().__init__((grid[0], grid[1]), patch_size, channels, stages)
+        grid = require_picture("a ResNet", in_dim, grid, patch_size, channels)
+        super().__init__(grid, patch_size, channels, stages)
         self.small_stem = small_stem
         self.options = {**(arguments or {}), "in_chans": channels, "num_classes": 0}
         self.model = model

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polymask import UserError
 from polymask.types import Count, Fact, Share, Whole
+from polymask_vision.tokenizers import require_picture
 
 
 class Stages(nn.Module):
@@ -118,11 +119,7 @@ class ResNet(Stages):
         small_stem: bool = False,
         drop_path: Share = 0.0,
     ) -> None:
-        if len(grid) != 2 or in_dim != patch_size**2 * channels:
-            raise UserError(
-                f"ResNet puts pictures together from square patches of pixels, and tokens of {in_dim} "
-                f"numbers on a grid of {tuple(grid)} are none: use vision/patches"
-            )
+        size = require_picture("a ResNet", in_dim, grid, patch_size, channels)
         stride = (1 if small_stem else 4) * 2 ** (len(depths) - 1)
         downsample = stride // patch_size
         if stride % patch_size or any(n % downsample for n in grid):
@@ -132,7 +129,7 @@ class ResNet(Stages):
                 f"patches of {patch_size}: choose a --tokenizer.patch_size that divides {stride} and an "
                 f"image size that {stride} divides, other depths, or a small stem"
             )
-        super().__init__((grid[0], grid[1]), patch_size, channels, len(depths))
+        super().__init__(size, patch_size, channels, len(depths))
         self.downsample = downsample
         self.net = timm.models.ResNet(
             Bottleneck if bottleneck else BasicBlock,  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -177,3 +177,32 @@ def picture_of(values: Tensor, grid: tuple[int, int], p: int) -> Tensor:
     b, (h, w), c = values.shape[0], grid, values.shape[2] // p**2
     patches = values.reshape(b, h, w, p, p, c).permute(0, 5, 1, 3, 2, 4)
     return patches.reshape(b, c, h * p, w * p)
+
+
+def require_picture(
+    encoder: str,
+    in_dim: int,
+    grid: Sequence[int] | None,
+    patch_size: int,
+    channels: int,
+    use: str = "vision/patches",
+) -> tuple[int, int]:
+    """The grid of tokens of which :func:`picture_of` makes pictures again, for encoders of whole ones.
+
+    Args:
+        encoder: what needs them, for the message.
+        in_dim: numbers of a token.
+        grid: of the tokens, if they are on one.
+        patch_size: pixels of a patch along each side.
+        channels: of the image.
+        use: tokenizers that have such tokens, for the message.
+
+    Raises:
+        UserError: they are no square patches of pixels in two dimensions.
+    """
+    if grid is None or len(grid) != 2 or in_dim != patch_size**2 * channels:
+        raise UserError(
+            f"{encoder} takes square patches of pixels, and tokens of {in_dim} numbers on a grid of {grid} "
+            f"are none: use {use}"
+        )
+    return grid[0], grid[1]
