@@ -115,12 +115,13 @@ def test_a_few_files_beside_class_folders_are_told(made: Made) -> None:
     assert data.classes is None
 
 
-@pytest.mark.parametrize("held", ["test", "val", "valid", "validation", "Test"])
+@pytest.mark.parametrize("held", ["test", "val", "valid", "validation", "Test", "testing", "dev", "eval"])
 def test_train_and_held_out(made: Made, held: str) -> None:
-    made.add("train/a/1", "train/b/2", f"{held}/a/3", f"{held}/c/4")
+    train = "training" if held == "testing" else "train"
+    made.add(f"{train}/a/1", f"{train}/b/2", f"{held}/a/3", f"{held}/c/4")
     data = made.open()
     assert data.classes == ["a", "b", "c"]
-    assert made.found(data, "train") == {"train/a/1": "a", "train/b/2": "b"}
+    assert made.found(data, "train") == {f"{train}/a/1": "a", f"{train}/b/2": "b"}
     assert made.found(data, "test") == {f"{held}/a/3": "a", f"{held}/c/4": "c"}
 
 
@@ -129,7 +130,7 @@ def test_a_flat_test_folder_gives_way_to_one_with_classes(made: Made) -> None:
     data = made.open()
     assert data.classes == ["a", "b"]
     assert made.found(data, "test") == {"val/a/3": "a", "val/b/4": "b"}
-    assert made.skipped(data) == {"test": "a split beside val, which is held out"}
+    assert made.skipped(data) == {"test/": "val/ is held out"}
 
 
 def test_a_flat_test_folder_alone_has_unknown_labels(made: Made) -> None:
@@ -149,6 +150,28 @@ def test_val_alone_is_divided_and_is_no_class(made: Made) -> None:
 def test_val_beside_classes_is_one_of_them(made: Made) -> None:
     made.add("val/1", "val/2", "cat/3", "cat/4")
     assert made.open().classes == ["cat", "val"]
+
+
+def test_splits_may_lie_within_classes(made: Made) -> None:
+    made.add("a/train/1", "a/train/2", "a/test/3", "b/train/4", "b/test/5", "b/val/6")
+    data = made.open()
+    assert data.classes == ["a", "b"]
+    assert made.found(data, "train") == {"a/train/1": "a", "a/train/2": "a", "b/train/4": "b"}
+    assert made.found(data, "test") == {"a/test/3": "a", "b/test/5": "b"}
+    assert made.skipped(data) == {"b/val/": "test/ is held out"}
+
+
+def test_folders_beside_splits_are_told(made: Made) -> None:
+    made.add("train/1", "train/2", "test/3", "extra/4")
+    (made.root / "annotations").mkdir()
+    data = made.open()
+    assert len(made.found(data, "train")) == 2
+    assert made.skipped(data) == {"extra/": "it lies beside train/"}
+
+
+def test_a_class_may_be_called_train(made: Made) -> None:
+    made.add(*(f"{vehicle}/{i}" for vehicle in ("bus", "train") for i in range(5)))
+    assert made.open().classes == ["bus", "train"]
 
 
 def test_one_class_is_a_class(made: Made) -> None:

@@ -6,7 +6,6 @@ The same for every modality; a package says which suffixes it reads and how it l
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 import warnings
@@ -20,17 +19,10 @@ import torch
 from torch import Tensor
 
 from polymask.data.findings import Findings, Identity
+from polymask.data.places import UNLABELED, places
 from polymask.data.reading import BadSample, exhausted
 from polymask.data.splits import S, Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.errors import UserError
-
-TRAIN = "train"
-
-HELD_OUT = ("test", "val", "valid", "validation")
-"""Folders of held-out files, the first that there is."""
-
-UNLABELED = ("unlabeled", "unlabelled")
-"""Folders beside class folders that are no class."""
 
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
@@ -83,11 +75,12 @@ def read_folder(
 ) -> Folder[T]:
     """The files at any depth of a folder.
 
-    A subfolder ``train`` holds the training files, and ``test``, ``val``, ``valid`` or ``validation`` beside
-    it the held-out ones, a year behind the name or not; of several, the first that has class folders, if any
-    has. Where there is nothing but such folders and no ``train``, the first counts as the one to train on.
-    Within each, where every file lies in a subfolder, the subfolders right below are the classes; elsewhere
-    labels are unknown. ``unlabeled`` is no class. Links are followed, hidden files and folders ignored.
+    A subfolder ``train`` or ``training`` holds the training files, and ``test``, ``val`` or another of
+    :data:`~polymask.data.places.HELD_OUT` beside it the held-out ones, a year behind the name or not; of
+    several, the first that has class folders, if any has. Where there is nothing but such folders and no
+    ``train``, the first counts as the one to train on. Within each, where every file lies in a subfolder, the
+    subfolders right below are the classes; elsewhere labels are unknown. Splits may also lie within classes,
+    ``cat/train`` and ``cat/test``. ``unlabeled`` is no class. Links are followed, hidden files ignored.
 
     Args:
         source: the folder.
@@ -110,8 +103,8 @@ def read_folder(
     looks: list[T] = []
     sides: list[bool] = []
     labels: list[str | None] = []
-    places = _places(root, suffixes, skipped)
-    for side, place in enumerate(places):
+    found_places = places(root, suffixes, skipped)
+    for side, place, of in found_places:
         candidates, identities, since = list[str](), list[Identity](), time.time_ns()
         files = sorted(_walk(root, place, skipped))
         for name, state in zip(files, _each(root, files, _state(suffixes, what)), strict=True):
@@ -130,13 +123,17 @@ def read_folder(
             else:
                 mine.append(name)
                 looks.append(found)
-        if not side and not mine:
-            raise UserError(_nothing(root / place, what, suffixes, sorted(skipped)))
-        own = _classes(mine, place)
-        _tell_classes(root / place, mine, own, place, what)
         names += mine
         sides += [side > 0] * len(mine)
-        labels += own
+        if of is None:
+            own = _classes(mine, place)
+            _tell_classes(root / place, mine, own, place, what)
+            labels += own
+        else:
+            labels += [of] * len(mine)
+    if all(sides):
+        below = "" if found_places[0].of else found_places[0].folder
+        raise UserError(_nothing(root / below, what, suffixes, sorted(skipped)))
     classes = class_names(labels) or None
     return Folder(
         root=root,
@@ -144,31 +141,9 @@ def read_folder(
         looks=looks,
         labels=None if classes is None else class_numbers(labels, classes),
         classes=classes,
-        test=torch.tensor(sides) if len(places) == 2 else None,
+        test=torch.tensor(sides) if any(place.side for place in found_places) else None,
         skipped=sorted(skipped),
     )
-
-
-def _places(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[str]:
-    """Where to look for training files and, if that is another place, for those to test on."""
-    visible = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    files = any(path.suffix.lower() in suffixes and not path.is_dir() for path in visible)
-    known = [path.name for path in visible if path.is_dir()]
-    # COCO's are called train2017 and val2017; a plain name comes first
-    folders = {re.sub(r"\d{4}$", "", name.lower()): name for name in reversed(known)}
-    held = [folders[name] for name in HELD_OUT if name in folders]
-    held.sort(key=lambda name: not _has_classes(root / name))
-    if TRAIN in folders:
-        found = [folders[TRAIN], *held]
-    else:
-        found = [] if files or len(held) < len(known) else held
-    skipped.extend((name, f"a split beside {found[1]}, which is held out") for name in found[2:])
-    return found[:2] or [""]
-
-
-def _has_classes(folder: Path) -> bool:
-    inside = [path.name.lower() for path in folder.iterdir() if path.is_dir()]
-    return any(not name.startswith(".") and name not in UNLABELED for name in inside)
 
 
 def _walk(root: Path, under: str, skipped: Skipped) -> Iterator[str]:
