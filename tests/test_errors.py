@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from polymask import Run, RunConfig
 from polymask.cli import main
+from polymask.data import as_dataset
 
 TINY = ("--preset", "tiny", "--data", "digits", "--workers", "0")
 """16 tokens of 2 x 2 pixels."""
@@ -93,6 +96,11 @@ class TestNames:
             ((*MAE, "--decoder_dmi", "3"), ("--decoder_dmi", "--decoder_dim")),
             ((*MAE, "--masking.rato", "0.5"), ("--masking.rato", "--masking.ratio", "--masking.cell")),
             ((*MAE, "--patch_size", "4"), ("--patch_size", "--tokenizer.patch_size")),
+            ((*MAE, "--data", "digits:photos"), ("vision/digits takes no source", ":photos")),
+            (
+                ("pretrain", "language/climb", *TINY, "--host", "vision/mae"),
+                ("hosts no vision/mae", "--host"),
+            ),
             (("pretrain", *TINY), ("which system", "vision/mae", "vision/simmim")),
             (("pretrain", "vision/mae"), ("which data", "--data NAME", "vision/digits")),
             (("show", "colour"), ("'colour'", "core/random")),
@@ -256,6 +264,24 @@ class TestRuns:
     )
     def test_no_run(self, refused, argv):
         refused(*argv, naming=("none", "config.yaml"))
+
+    def test_a_name_that_is_none(self, refused):
+        for key in ("system", "preset"):
+            Path("c.yaml").write_text(yaml.safe_dump({"system": "vision/mae", key: ["tiny"]}))
+            refused("pretrain", "--config", "c.yaml", naming=(f"{key} takes a name", "['tiny']", "c.yaml"))
+
+    def test_resume_on_data_given_in_python(self, refused):
+        config = {"system": "vision/mae", "preset": "tiny", "steps": 1, "workers": 0}
+        config |= {"warmup_steps": 0, "tokenizer.patch_size": 2}
+        Run.create(
+            RunConfig.resolve(config), "own", data=as_dataset(list(torch.rand(20, 1, 8, 8)))
+        ).save_config()
+        refused("pretrain", "--resume", "own", naming=("own was trained on a data set given in Python",))
+
+    def test_resume_without_a_checkpoint_is_said(self, run, capsys):
+        Path(run, "checkpoints/last.ckpt").unlink()
+        assert main(["pretrain", "--resume", str(run), "--no-report"]) == 0
+        assert "there is no checkpoint yet: training from the first step" in capsys.readouterr().err
 
     def test_resume_of_nothing(self, refused):
         refused("pretrain", "--resume", naming=("--resume DIR",))

@@ -191,7 +191,7 @@ def fit_units(
         features: by name, see :mod:`polymask_audio.features`; a relative ``run:FOLDER`` is beside the file.
         layers: of them.
         how: fits one to ``[n, D]``.
-        frames: at most so many are fit to.
+        frames: how many to fit, at most.
         seed: of the draw of recordings.
     """
     kind, _, folder = features.partition(":")

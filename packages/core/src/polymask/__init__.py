@@ -67,11 +67,16 @@ __all__ = [
 ]
 
 
+_MODULES = ("data", "evaluation", "export", "recipes", "report", "testing", "training")
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"polymask.{name}")
     raise AttributeError(f"module 'polymask' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted([*__all__, *_MODULES, "__version__"])

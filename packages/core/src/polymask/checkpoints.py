@@ -32,10 +32,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = f" ({error.strerror})" if isinstance(error, PermissionError) else ""
         raise UserError(
-            f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged or none at all: {reason}. "
-            "Put back a copy, or start anew with another --out"
+            f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged or none at all{why}: put back a "
+            "copy, or start anew with another --out"
         ) from error
     if not isinstance(checkpoint, dict) or not {"polymask", "state_dict"} <= checkpoint.keys():
         raise UserError(f"{path} is a checkpoint, but not one of polymask's")

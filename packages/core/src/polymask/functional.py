@@ -92,7 +92,7 @@ def require_subset_encoder(system: str, encoder: Encoder) -> None:
     if encoder.needs_grid:
         raise UserError(
             f"{system} leaves hidden tokens out, and {type(encoder).__name__} encodes whole grids only: "
-            "use an encoder of any subset of tokens here, or simmim with this one"
+            "use an encoder of any subset of tokens here, such as a ViT, or simmim with this one"
         )
 
 

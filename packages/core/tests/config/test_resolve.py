@@ -567,10 +567,17 @@ def test_a_system_in_a_slot_is_built_with_its_own_slots_and_remembered(registry:
     assert known is not None and known["host"]["name"] == "toy/toy" and known["host"]["size"] == 64
 
 
+@pytest.mark.parametrize("name", [5, {"ratio": 0.5}, None])
+def test_what_is_built_has_a_name(registry: Registry, name: Any) -> None:
+    with pytest.raises(UserError, match="which of the maskings. give its name, or a mapping"):
+        build(name, "maskings", registry=registry)
+
+
 def test_the_package_lists_what_it_offers() -> None:
     assert {"build", "Run", "RunConfig", "Step", "System", "Mask"} <= set(dir(polymask))
     assert set(polymask.__all__) <= set(dir(polymask))
-    assert all(getattr(polymask, name) is not None for name in polymask.__all__)
+    assert all(getattr(polymask, name) is not None for name in dir(polymask))
+    assert polymask.training.fit and not {"Any", "annotations", "_LAZY"} & set(dir(polymask))
 
 
 def test_data_of_another_modality_is_refused(registry: Registry) -> None:

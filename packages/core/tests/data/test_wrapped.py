@@ -118,6 +118,22 @@ class Stream(IterableDataset):
         (Stream(), {}, "the data is a Stream, whose samples cannot be had by number; give a map-style"),
         (iter(IMAGES), {}, "whose samples cannot be had by number"),
         ([], {}, "the data is empty"),
+        ("folder:photos", {}, "the data is 'folder:photos'; a name goes into the configuration"),
+        (
+            {"train": IMAGES, "test": IMAGES},
+            {},
+            r"the data is a dict of several: give as_dataset\(",
+        ),
+        (
+            (Plain(*IMAGES), Plain(*IMAGES)),
+            {},
+            r"is a tuple of several: give as_dataset\(train",
+        ),
+        (
+            [{"image": IMAGES[0], "labels": 1}],
+            {},
+            "as 'labels'; .* the class of a sample is called 'label'",
+        ),
         (["a", "b"], {}, "sample 0 has a str as 'image'; text needs a vocabulary"),
         ([{"image": IMAGES[0], "name": "x"}], {}, "sample 0 has a str as 'name'"),
         ([object()], {}, "sample 0 has an object as 'image'; give a tensor"),
@@ -142,6 +158,16 @@ class Stream(IterableDataset):
 def test_what_cannot_be_trained_on_is_refused(samples, options, reason):
     with pytest.raises(UserError, match=reason):
         as_dataset(samples, **options)
+
+
+def test_what_a_sample_raises_names_the_sample():
+    class Broken(Plain):
+        def __getitem__(self, index):
+            return IMAGES[index] // (index != 3 or 1 // 0)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        as_dataset(Broken(*range(9)), test=0.0).split("train")[3]
+    assert caught.value.__notes__ == ["raised by the data: sample 3"]
 
 
 def test_images_of_several_sizes_are_refused_where_they_show():

@@ -23,7 +23,7 @@ class Words:
 
     Args:
         ratio: share of the tokens to hide, in (0, 1).
-        most: hide at most so many tokens of a sample (PROP: 60); None for no such bound.
+        most: tokens of a sample to hide, at most (PROP: 60); None for no bound.
     """
 
     def __init__(self, *, ratio: float = 0.15, most: int | None = None) -> None:

@@ -66,7 +66,7 @@ class MinimalPairs:
     knows how often each token occurs in the training data, and no context.
 
     Args:
-        limit: at most so many pairs of each kind, evenly spaced.
+        limit: pairs of each kind at most, evenly spaced.
         stride: hide every so-many-th token at once; fewer passes, and a little harder.
         batch_size: texts per batch.
     """

@@ -35,7 +35,7 @@ class Perplexity:
     count. The rival knows how often each token occurs in the training data, and no context.
 
     Args:
-        limit: at most so many samples, evenly spaced.
+        limit: samples at most, evenly spaced.
         stride: hide every so-many-th token at once instead; fewer passes, and a little harder.
         batch_size: samples per batch.
     """

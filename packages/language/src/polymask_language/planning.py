@@ -38,7 +38,7 @@ class Planning:
     Args:
         steps: denoising steps.
         eta: noise that is added again at each step.
-        limit: at most so many plans, evenly spaced; None for all.
+        limit: plans at most, evenly spaced; None for all.
         batch_size: plans at a time.
         seed: of the plans.
     """

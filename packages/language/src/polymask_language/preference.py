@@ -40,7 +40,7 @@ class Preference:
     what to compare strengths at, as larger weights act like a larger beta.
 
     Args:
-        limit: at most so many pairs, evenly spaced.
+        limit: pairs at most, evenly spaced.
         batch_size: pairs per batch.
     """
 

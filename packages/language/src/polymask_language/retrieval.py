@@ -38,8 +38,8 @@ class Retrieval:
     as BERT is fine-tuned to rank. The row ``untrained`` learns from these labels alone.
 
     Args:
-        queries: at most so many, evenly spaced.
-        documents: at most so many, evenly spaced; those of the queries among them.
+        queries: how many, at most, evenly spaced.
+        documents: how many, at most, evenly spaced; those of the queries among them.
         depth: how many documents BM25 hands on.
         k: places that nDCG and MRR look at.
         split: documents of ``test`` or ``train``.
@@ -117,7 +117,7 @@ class Retrieval:
         Args:
             queries: what each document answers.
             documents: to search.
-            most: at most so many queries; ``queries`` of the options if none.
+            most: queries at most; ``queries`` of the options if none.
         """
         kept = evenly(len(documents), self.documents)
         pool, own = [documents[i] for i in kept], [queries[i] for i in kept]

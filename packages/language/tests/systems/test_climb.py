@@ -54,6 +54,12 @@ def at(share: float, by: Any = "ids", **options: Any) -> Vocabulary:
     return Vocabulary(by=by, schedule=Schedule(share, share), **settings)
 
 
+def test_word_classes_need_whole_masks() -> None:
+    system = make(class_masking="language/constant-weight")
+    with pytest.raises(UserError, match="hides them in part"):
+        system.classify(batch_of(system), STEP)
+
+
 def test_evaluations_ask_the_host() -> None:
     system = make("language/meap")
     batch = batch_of(system, 3)

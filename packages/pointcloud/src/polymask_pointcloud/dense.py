@@ -43,7 +43,7 @@ class Dense:
     around it lies and bends, by the principal axes of its neighbourhoods (Weinmann et al. 2015).
 
     Args:
-        scenes: at most so many of each split, evenly spaced.
+        scenes: how many of each split, at most, evenly spaced.
         points: labelled points of each scene, drawn at random; all where there are fewer.
         seed: of the draws.
         batch_size: scenes per batch.

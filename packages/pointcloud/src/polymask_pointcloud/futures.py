@@ -49,7 +49,7 @@ class Futures:
         futures: completions of each motion (paper: 50).
         steps: denoising steps; None for the system's own.
         alike: largest distance between poses that count as alike.
-        limit: at most so many motions, evenly spaced; None for all.
+        limit: motions at most, evenly spaced; None for all.
         batch_size: motions at a time.
         seed: of the completions.
     """

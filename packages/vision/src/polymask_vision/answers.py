@@ -40,7 +40,7 @@ class Answers:
     and the same untrained. Each topic of questions has a figure of its own; captions are left out.
 
     Args:
-        limit: at most so many test samples, evenly spaced.
+        limit: test samples at most, evenly spaced.
         batch_size: samples at a time.
     """
 

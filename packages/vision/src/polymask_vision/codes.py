@@ -111,7 +111,7 @@ def fit_codes(
         data: whose training split is read, without augmentation, in random order until there are enough.
         tokenizer: what cuts patches.
         codes: how many.
-        patches: at most so many are fit to.
+        patches: how many to fit, at most.
         seed: of the order and of k-means.
 
     Raises:
@@ -137,7 +137,7 @@ def fitted(stage: Stage, config: RunConfig, *, codes: int, patches: int) -> str:
         stage: of the recipe.
         config: of the run that takes the codes.
         codes: how many.
-        patches: at most so many are fit to.
+        patches: how many to fit, at most.
 
     Returns:
         The option ``file`` of parts that read the codes.

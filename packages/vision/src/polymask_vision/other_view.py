@@ -43,7 +43,7 @@ class OtherView:
     loses by the exchange; one that has not, or that has not been trained, does not mind.
 
     Args:
-        limit: at most so many samples, evenly spaced.
+        limit: samples at most, evenly spaced.
         batch_size: samples per batch; the sample before it in a batch is the other one.
         seed: of the masks.
     """

@@ -45,7 +45,7 @@ class PlantedWords:
 
     Args:
         evidence: what words are scored by, each in turn.
-        limit: at most so many captions, evenly spaced.
+        limit: captions at most, evenly spaced.
         batch_size: captions at a time.
     """
 

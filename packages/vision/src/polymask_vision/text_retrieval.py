@@ -47,7 +47,7 @@ class TextRetrieval:
     whose caption says the same. Chance is that of an order at random. Nothing is trained.
 
     Args:
-        limit: at most so many pairs, evenly spaced, which are each other's candidates.
+        limit: pairs at most, evenly spaced, which are each other's candidates.
         batch_size: pairs embedded at a time.
         split: pairs of ``test`` or ``train``.
     """

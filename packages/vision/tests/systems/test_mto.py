@@ -27,11 +27,13 @@ STEP = Step(3, 10, seed=1)
 OFF = {"embedding": 0.0, "depth": 0.0, "sparsity": 0.0}
 
 
+FACTS = {"size": (16, 16), "channels": 3}
+
+
 def make(name: str = "simmim", **options: Any) -> Any:
     torch.manual_seed(0)
     host = {f"host.{key}": value for key, value in HOSTS[name].items()}
-    facts = {"size": (16, 16), "channels": 3}
-    system: Any = build("vision/mto", facts=facts, host=f"vision/{name}", **(host | options))
+    system: Any = build("vision/mto", facts=FACTS, host=f"vision/{name}", **(host | options))
     return system
 
 
@@ -367,6 +369,9 @@ def test_hooks_are_silent_outside_and_follow_a_copy() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UserError, match="no blocks of System see one: take vision/simmim"):
         build("vision/mto", host=System())
+    for host in ("ijepa", "cae", "mto"):
+        with pytest.raises(UserError, match="no blocks of .* see one: take vision/simmim or mae"):
+            build("vision/mto", preset="tiny", facts=FACTS, host=f"vision/{host}")
     swin = {"encoder": "vision/swin", "encoder.depths": (1, 1), "encoder.heads": (1, 1), "encoder.window": 2}
     options = {f"host.{k}": v for k, v in (swin | {"encoder.dim": 16, "tokenizer.patch_size": 4}).items()}
     with pytest.raises(UserError, match="Swin does not let it"):

@@ -227,7 +227,7 @@ def spear(
         audio_codebooks: of it (paper: 8).
         codes: of each codebook.
         quantiser_steps: to train codebooks for (paper: 70,000).
-        frames: at most so many are fit to.
+        frames: how many to fit, at most.
         preset: of all stages.
         steps: of each run; by default the preset's.
     """

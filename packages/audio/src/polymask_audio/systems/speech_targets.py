@@ -57,7 +57,7 @@ def speech_targets(
         layers: blocks of each encoder that the next clusters are of, from 1; by default the middle one.
         codes: how many clusters of a layer, or codes of a stage (paper: 500).
         stages: of residual quantisation; 1 is plain clustering.
-        frames: at most so many are clustered (paper: of a tenth of the recordings).
+        frames: how many to cluster, at most (paper: of a tenth of the recordings).
         preset: of all encoders.
         steps: of each encoder; by default the preset's (paper: 250,000, then 400,000).
         system: what is trained; it has a slot ``target`` for class numbers.

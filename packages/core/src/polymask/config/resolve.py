@@ -88,8 +88,12 @@ def resolve_system(
     given = [source if isinstance(source, Source) else Source("arguments", source) for source in sources]
     head: dict[str, Any] = {}
     for source in given:
-        head |= {key: source.options[key] for key in _HEAD if source.options.get(key) is not None}
-    if not isinstance(head.get("system"), str):
+        said = {key: source.options[key] for key in _HEAD if source.options.get(key) is not None}
+        for key, value in said.items():
+            if not isinstance(value, str):
+                raise UserError(f"{key} takes a name, got {value!r}{source.place}")
+        head |= said
+    if "system" not in head:
         systems = ", ".join(part.full_name for part in registry.parts("systems"))
         raise UserError(f"which system? give one of {systems}")
     part = registry.find("systems", head["system"])
@@ -182,6 +186,8 @@ class _Resolver:
                 elif isinstance(value, Mapping) and any(one.startswith(f"{key}.") for one in known):
                     # options that a verb groups, as probe.draws
                     items += [(f"{key}.{inner}", one) for inner, one in value.items()]
+                elif key == "source" and path == "data":
+                    self.wrong.append(f"{name} takes no source: leave out :{value} behind its name")
                 else:
                     self.unknown.append((f"{prefix}{key}", source.label, name))
         for key, fillings in slots.items():
@@ -228,6 +234,9 @@ class _Resolver:
         if isinstance(chosen, Part):
             if path.count(".") > _DEEPEST:
                 raise UserError(f"{chosen.full_name} holds itself without end: --{path}")
+            if option.slot == "systems" and chosen not in self.registry.fitting("systems"):
+                foreign = f"{chosen.full_name}, a system of {chosen.modality}"
+                self.wrong.append(f"{self.name} hosts no {foreign}: choose another --{path}")
             if option.slot == "datasets":
                 kept = [self._fitting(chosen, *one) for one in kept]
             return self.part(chosen, kept, self._preset_of(chosen, replaced, given, path), {}, path)
@@ -254,9 +263,8 @@ class _Resolver:
         missing = [key for key in options if key not in options_of(part)]
         if not source.is_preset or not missing:
             return source, options
-        self.notes.append(
-            f"{part.full_name} has no {', '.join(missing)}, which the preset asks for: left out"
-        )
+        lacks = f"{part.full_name} has no {', '.join(missing)}"
+        self.notes.append(f"{lacks}, which the preset asks for: left out")
         return source, {key: value for key, value in options.items() if key not in missing}
 
     def _checked(self, option: Option, value: Any, source: Source, prefix: str) -> Any:
@@ -285,9 +293,7 @@ class _Resolver:
             close = close or [known for known in self.known if known.rpartition(".")[2] == last][:3]
             listed = owner or label == "arguments"  # Python has no --help
             siblings = [known for known in self.known if listed and known.rpartition(".")[0] == owner]
-            lines = [f"{name}{f', the {owner},' if owner else ''} has no option --{key} (from the {label})"]
-            if close:
-                lines.append(f"did you mean {' or '.join(f'--{known}' for known in close)}?")
+            line = f"{name}{f', the {owner},' if owner else ''} has no option --{key} (from the {label})"
+            meant = f"\ndid you mean {' or '.join(f'--{known}' for known in close)}?" if close else ""
             names = ", ".join(f"--{known}" for known in siblings)
-            lines.append(f"it has {names}" if siblings else "--help lists all options")
-            yield "\n".join(lines)
+            yield f"{line}{meant}\n" + (f"it has {names}" if siblings else "--help lists all options")

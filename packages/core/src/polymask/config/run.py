@@ -135,9 +135,11 @@ def build(
         UserError: unknown names or options, or values that a constructor refuses.
     """
     registry = registry or default_registry()
-    if not isinstance(name, str):
+    if isinstance(name, Mapping):
         options = {**name, **options}
-        name = str(options.pop("name"))
+        name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise UserError(f"which of the {kind}? give its name, or a mapping with a 'name', got {name!r}")
     part = registry.find(kind, name)
     resolved = resolve_part(part, Source("arguments", options), registry=registry, preset=preset)
     return resolved.require().build(facts)

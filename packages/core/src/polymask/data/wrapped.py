@@ -152,6 +152,11 @@ class _Side:
 
     def __init__(self, samples: Any, key: str, what: str) -> None:
         self.samples, self.key, self.what = samples, key, what
+        if isinstance(samples, str):
+            raise UserError(f"{what} is {samples!r}; a name goes into the configuration, as its 'data'")
+        splits = isinstance(samples, Mapping) and 0 not in samples
+        if splits or (isinstance(samples, list | tuple) and samples and _is_samples(samples[0])):
+            raise UserError(f"{what} is {_article(samples)} of several: give as_dataset(train, test=test)")
         if isinstance(samples, IterableDataset) or not hasattr(samples, "__getitem__"):
             raise UserError(
                 f"{what} is {_article(samples)}, whose samples cannot be had by number; give a map-style "
@@ -168,8 +173,12 @@ class _Side:
         return len(self.samples)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        found = self.samples[number]
         where = f"{self.what}: sample {number}"
+        try:
+            found = self.samples[number]
+        except Exception as error:
+            error.add_note(f"raised by {where}")
+            raise
         if isinstance(found, tuple | list):
             if not 1 <= len(found) <= 2:
                 raise UserError(f"{where} has {len(found)} parts; give x, (x, label) or a dict of tensors")
@@ -215,6 +224,12 @@ def labels_of(samples: Any) -> Tensor | None:
     return torch.tensor([int(label) for label in found], dtype=torch.int64)
 
 
+def _is_samples(some: Any) -> bool:
+    """Whether these are samples by number, and not one of them."""
+    one = isinstance(some, list | tuple | str | Mapping | Tensor | np.ndarray)
+    return not one and hasattr(some, "__getitem__") and hasattr(some, "__len__")
+
+
 def _label(sample: Any) -> Any:
     if isinstance(sample, Mapping):
         return sample.get("label")
@@ -235,7 +250,9 @@ def _tensor(found: Any, name: str, where: str) -> Tensor:
     x = torch.from_numpy(found) if isinstance(found, np.ndarray) and found.dtype != object else found
     if not isinstance(x, Tensor):
         advice = "give a tensor (torchvision's ToImage makes one of an image)"
-        if isinstance(x, str):
+        if _is_number(x):
+            advice = "give tensors; the class of a sample is called 'label'"
+        elif isinstance(x, str):
             advice = "text needs a vocabulary: open it with polymask-language, as file:PATH or jsonl:PATH"
         raise UserError(f"{where} has {_article(x)} as {name!r}; {advice}")
     if name == "image":

@@ -43,7 +43,7 @@ class ConstantBaseline:
     Args:
         by_position: report the best constant of each position too, of systems that say where what they
             predict lies.
-        limit: at most so many samples, evenly spaced.
+        limit: samples at most, evenly spaced.
         batch_size: samples per batch; intervals are over batches.
         seed: of the masks.
     """

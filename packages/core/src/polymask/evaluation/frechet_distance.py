@@ -40,7 +40,7 @@ REAL = "training samples"
 DISTANCE, COST = "Fréchet distance", "ms per sample"
 
 NUMBERS = 768
-"""The samples themselves are averaged over neighbours to at most so many numbers."""
+"""The samples themselves are averaged over neighbours to this many numbers at most."""
 
 
 class FrechetDistance:

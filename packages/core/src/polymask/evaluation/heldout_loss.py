@@ -33,7 +33,7 @@ class HeldoutLoss:
 
     Args:
         masking: what to hide.
-        limit: at most so many samples, evenly spaced.
+        limit: samples at most, evenly spaced.
         batch_size: samples per batch.
         seed: of the masks.
     """

@@ -232,10 +232,9 @@ class MetricLogger(pl.Callback):
             else f"{' and '.join(constant)} was exactly 0 in the last {self._steps} steps"
         )
         warnings.warn(
-            f"{what}, and taught nothing. Where no site was scored, mask more, or give longer samples or "
-            "larger batches (polymask look shows what is masked); where samples lack what is to be told, a "
-            "label or a distance for example, give data that have it; a term that counts only what a teacher "
-            "is sure of may begin later",
+            f"{what}, and taught nothing. Either no token was scored: mask more, or give longer samples or "
+            "larger batches (polymask look shows what is masked). Or samples lack what this loss needs, such "
+            "as labels or distances. Or it begins later, as a loss does that waits for a teacher to be sure",
             stacklevel=2,
         )
 

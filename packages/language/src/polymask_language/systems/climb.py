@@ -44,6 +44,7 @@ from torch import Tensor
 
 from polymask import Batch, Host, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, sample_ids
 from polymask.corruption import STREAM, corrupt, maskable
+from polymask.functional import require_hard_mask
 from polymask.protocols import Masking, Objective, Target
 from polymask.schedules import Curve, Schedule
 from polymask.systems.host import implementing
@@ -164,9 +165,10 @@ class CLIMB(Host):
 
     def draw_classes(self, tokens: Tokens, batch: Batch, step: Step) -> Mask:
         """The mask of word classes."""
-        return draw(
+        mask = draw(
             self.class_masking, tokens, batch, step, self.special_ids, self.class_score, stream=CLASSES
         )
+        return require_hard_mask("climb", self.class_masking, mask)
 
     def class_states(self, tokens: Tokens, mask: Mask, batch: Batch, step: Step) -> Tokens:
         """States ``[B, N, D]`` of that copy, with hidden and unknown words replaced."""

@@ -69,7 +69,7 @@ def ball(
         query: ``[B, M, 3]``.
         points: ``[B, N, 3]``.
         radius: inclusive.
-        k: at most so many.
+        k: how many, at most.
         valid: bool ``[B, N]``, at least one True per row.
 
     Returns:

@@ -215,7 +215,7 @@ def cae(
     Args:
         stage: trains a run.
         codes: how many (paper: 8,192, of DALL-E's tokenizer).
-        patches: at most so many are clustered.
+        patches: how many to cluster, at most.
         preset: of the system.
         system: what is trained; it has slots ``target`` and ``objective``.
         steps: of training; by default the preset's.

@@ -262,7 +262,7 @@ def maskgit(
     Args:
         stage: trains a run.
         codes: how many (paper: 1,024, of a VQGAN).
-        patches: at most so many are clustered.
+        patches: how many to cluster, at most.
         preset: of the system.
         steps: of training; by default the preset's.
     """

@@ -34,6 +34,7 @@ from polymask import Batch, Host, Losses, Mask, Preview, Step, System, Tokens, U
 from polymask.decoders import LightDecoder
 from polymask.functional import require_hard_mask
 from polymask_vision.attention import Gate, add_bias, gate_bias
+from polymask_vision.decoders import LatentPredictor
 from polymask_vision.heterogeneity import heterogeneity
 
 Result = TypeVar("Result")
@@ -166,7 +167,10 @@ def stack_of(host: System) -> Any:
     """
     decoders = [module for module in host.modules() if isinstance(module, LightDecoder)]
     stack = decoders[0] if len(decoders) == 1 else getattr(host, "encoder", None)
-    if len(decoders) > 1 or not (decoders or hasattr(host, "mask_token")):
+    # an encoder that leaves hidden tokens out sees no mask token, and a predictor of latents several masks
+    fills = hasattr(host, "mask_token") and not host.leaves_out
+    wrong = len(decoders) > 1 or isinstance(stack, LatentPredictor) or isinstance(host, MTO)
+    if wrong or not (decoders or fills):
         name = type(host).__name__
         raise UserError(
             f"mto optimises a mask token, and no blocks of {name} see one: take vision/simmim or mae"

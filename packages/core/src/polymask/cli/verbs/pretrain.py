@@ -53,6 +53,11 @@ def run(argv: list[str]) -> int:
     if wants_help:
         print(_help(registry, resolved))
         return 0
+    if resume and resolved.tree.options.get("data") is None:
+        raise UserError(
+            f"{resume} was trained on a data set given in Python, which no name opens again: go on with it "
+            "there, fit(Run.create(RunConfig.load(folder), folder, data=...), resume=True)"
+        )
     require_data(resolved, registry)
     config = RunConfig.of(resolved)
     from polymask.run import Run
@@ -107,6 +112,7 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def _train(run: Run, resume: bool, report: bool, as_json: bool) -> int:
+    from polymask.checkpoints import CHECKPOINT
     from polymask.distributed import rank
     from polymask.training import fit
     from polymask.training.sanity_check import sanity_check
@@ -116,7 +122,11 @@ def _train(run: Run, resume: bool, report: bool, as_json: bool) -> int:
         assert run.config is not None and run.config.data is not None
         if run.initial is not None:
             say(str(run.initial))
-        say(f"{'resuming' if resume else 'training'} {run.name} on {run.config.data.name} in {run.folder}")
+        verb = "training"
+        if resume:
+            there = (run.folder / CHECKPOINT).is_file()
+            verb = "resuming" if there else "there is no checkpoint yet: training from the first step,"
+        say(f"{verb} {run.name} on {run.config.data.name} in {run.folder}")
     os.environ[FOLDER] = str(run.folder)
     try:
         fit(run, resume=resume)
