@@ -600,3 +600,19 @@ def test_what_a_data_set_says_it_skipped_is_pairs(skipped: Any) -> None:
     data = Part(name="d", target=f"{__name__}:Skips", summary="d", modality="image").of("toy", "datasets")
     with pytest.raises(UserError, match=r"toy/d says that it skipped .*, and not \(path, reason\) of each"):
         construct(data, {"skipped": skipped})
+
+
+class Reads:
+    """Asks its tokenizer for what not all tell."""
+
+    def __init__(self, *, tokenizer: Any) -> None:
+        self.vocabulary = tokenizer.provides["vocabulary"]
+
+
+def test_parts_that_do_not_go_together_are_named() -> None:
+    system = Part(name="reads", target=f"{__name__}:Reads", summary="s").of("toy", "systems")
+    message = (
+        r"toy/reads: these parts do not go together \(KeyError: 'vocabulary'\): choose among --tokenizer"
+    )
+    with pytest.raises(UserError, match=message):
+        construct(system, {"tokenizer": Cutter()})

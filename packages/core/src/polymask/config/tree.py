@@ -143,6 +143,11 @@ def construct(part: Part, arguments: Mapping[str, Any], folder: str | os.PathLik
                 f"{part.full_name} does not fit into memory with {_largest(values)}: choose less"
             ) from error
         kind = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
+        slots = ", ".join(f"--{name}" for name in values if slot_kind(name))
+        if slots and isinstance(error, KeyError | AttributeError):
+            raise UserError(
+                f"{part.full_name}: these parts do not go together ({kind}{error}): choose among {slots}"
+            ) from error
         raise UserError(f"{part.full_name}: {kind}{error}") from error
     if part.kind == "datasets":
         _tell_left_out(part, built)
