@@ -51,6 +51,12 @@ def test_some_tokens_are_answered_as_among_all(block: Block) -> None:
     torch.testing.assert_close(block(x[:, some], real, x), block(x, real)[:, some], rtol=1e-5, atol=1e-6)
 
 
+def test_where_no_token_asks_none_is_answered(block: Block) -> None:
+    x = torch.randn(2, 7, 16, requires_grad=True)
+    assert block(x[:, :0], None, x).shape == (2, 0, 16)
+    assert block(x[:, :0]).shape == (2, 0, 16)
+
+
 def test_what_is_barred_changes_nothing(block: Block) -> None:
     x, real = torch.randn(2, 7, 16), torch.ones(1, 7, dtype=torch.bool)
     real[:, 5:] = False

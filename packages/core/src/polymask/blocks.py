@@ -69,13 +69,14 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, context: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """``[B, M, dim]`` and ``[B, N, dim]`` to ``[B, M, dim]``."""
         b, m, d = query.shape
+        heads = self.heads, d // self.heads  # where there is no token, -1 could be any number
         if context is query:
-            q, k, v = self.qkv(query).view(b, m, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = self.qkv(query).view(b, m, 3, *heads).permute(2, 0, 3, 1, 4).unbind(0)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(query, weight[:d], bias[:d]).view(b, m, self.heads, -1).transpose(1, 2)
+            q = F.linear(query, weight[:d], bias[:d]).view(b, m, *heads).transpose(1, 2)
             kv = F.linear(context, weight[d:], bias[d:])
-            k, v = kv.view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+            k, v = kv.view(b, context.shape[1], 2, *heads).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, m, d))
         return out

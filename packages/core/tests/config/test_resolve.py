@@ -611,8 +611,6 @@ class Reads:
 
 def test_parts_that_do_not_go_together_are_named() -> None:
     system = Part(name="reads", target=f"{__name__}:Reads", summary="s").of("toy", "systems")
-    message = (
-        r"toy/reads: these parts do not go together \(KeyError: .vocabulary.\): choose among --"
-    )
+    message = r"toy/reads: these parts do not go together \(KeyError: .vocabulary.\): choose among --"
     with pytest.raises(UserError, match=message):
         construct(system, {"tokenizer": Cutter()})
