@@ -17,7 +17,7 @@ import yaml
 from polymask import RunConfig
 from polymask.cli import main
 from polymask.parts import KINDS
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask_vision.datasets.layers import example_source
 
 HEAVY = {"torch", "lightning", "timm", "transformers", "matplotlib", "sklearn", "torchvision", "PIL"}

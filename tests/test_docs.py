@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask import Mask, Request, Step, Tokens, hookspecs
-from polymask.decoders import LightDecoder
+from polymask import Mask, Request, Step, Tokens
 from polymask.maskings import Disjoint, Random, TopScore
+from polymask.nn.decoders import LightDecoder
+from polymask.nn.teachers import EMATeacher, Frozen
 from polymask.objectives import MSE, CrossEntropy, SmoothL1
 from polymask.objectives import Cosine as CosineDistance
-from polymask.teachers import EMATeacher, Frozen
+from polymask.plugins import hookspecs
 from polymask.training.sanity_check import sanity_check
 from polymask_vision.encoders import ViT
 from polymask_vision.targets import Pixels

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 HEAVY = {"torch", "timm", "torchaudio", "torchvision", "transformers", "lightning", "matplotlib", "sklearn"}
 LIGHT = ["polymask", "polymask.cli", "polymask.config", "polymask.errors", "polymask.files"]
-LIGHT += ["polymask.hookspecs", "polymask.parts", "polymask.registry", "polymask.types"]
+LIGHT += ["polymask.plugins.hookspecs", "polymask.parts", "polymask.plugins.registry", "polymask.types"]
 
 
 def project(package: Path) -> dict[str, Any]:

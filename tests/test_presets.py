@@ -10,7 +10,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from polymask import Run, RunConfig, Step
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.report import views
 
 ADAM, MASKED = (0.9, 0.999), (0.9, 0.95)

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from polymask import Step, UserError
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.testing.loop import optimiser, total
 from polymask.testing.subject import Subject, seeded
 from polymask.training.sharding import reached_into, shard

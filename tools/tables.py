@@ -22,7 +22,7 @@ from typing import Any
 
 from polymask.cli import VERBS
 from polymask.parts import KINDS, Part
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 from polymask.report.comparison import Comparison
 from polymask.report.curves import Curves
 from polymask.testing import TAGS

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchaudio.models.wav2vec2 import components
 
 from polymask import Request, Step, UserError
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask_audio.maskings import Bands, HubertSpan
 
 

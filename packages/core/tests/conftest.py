@@ -5,5 +5,5 @@ from __future__ import annotations
 import multiprocessing
 
 multiprocessing.set_forkserver_preload(
-    ["polymask.training.trainer", "polymask.training.sharding", "polymask.teachers"]
+    ["polymask.training.trainer", "polymask.training.sharding", "polymask.nn.teachers"]
 )

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from polymask import Mask, Request, Step, UserError, spectra
+from polymask import Mask, Request, Step, UserError
 from polymask.maskings import Random
 from polymask.maskings.frequency import PAPER, Frequency
+from polymask.nn import spectra
 from polymask.objectives import MSE
 from polymask.objectives.spectral import Spectral
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from polymask import Batch, Host, Losses, MaskView, Step, System, UserError
 from polymask.mask import Mask
 from polymask.maskings import Random
+from polymask.nn.teachers import Frozen
 from polymask.protocols import Request
 from polymask.systems.host import HOOKS, implementing
-from polymask.teachers import Frozen
 from polymask.testing.subject import StandIn
 
 STEP = Step(1, 10, 0)

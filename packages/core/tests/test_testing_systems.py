@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from polymask import Batch, Generation, Mask, MaskView, Preview, Request, Step, System, Tokens
 from polymask.mask import require_over
+from polymask.nn.teachers import EMATeacher, Frozen
 from polymask.protocols import Masking, Target, Tokenizer
-from polymask.teachers import EMATeacher, Frozen
 from polymask.testing import CHECKS, CheckResult, check_part
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens
-from polymask.teachers import Frozen
+from polymask.nn.teachers import Frozen
 from polymask.testing import CHECKS, check_part
 from polymask.types import Fact
 

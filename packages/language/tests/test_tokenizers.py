@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from polymask import Request, Step, UserError
-from polymask.corruption import maskable
 from polymask.maskings import Color, Random, Span, TopScore
+from polymask.nn.corruption import maskable
 from polymask.protocols import Masking
 from polymask_language.tokenizers import TokenIds, documents, draw
 

@@ -11,7 +11,7 @@ import torch
 
 from polymask.config import RunConfig
 from polymask.data import collate
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask_pointcloud import presets
 
 MAE, GEOMAE, MSM = "pointcloud/mae", "pointcloud/geomae", "pointcloud/msm"

@@ -12,7 +12,7 @@ import torch
 
 from polymask import UserError
 from polymask.data import open_data
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 from polymask.testing import check_part
 from polymask_vision.datasets import recorded_poses
 from polymask_vision.poses import JOINTS

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from polymask import Mask, Tokens
-from polymask.decoders import LightDecoder
-from polymask.positions import coordinates
+from polymask.nn.decoders import LightDecoder
+from polymask.nn.positions import coordinates
 from polymask_vision.decoders import LatentPredictor, MemoryDecoder
 
 GRID, N = (4, 5), 20

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polymask import Tokens
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask_vision.depth import (
     INFORMATION,
     RANK,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from polymask import Mask, UserError, build, functional
-from polymask.positions import sincos
+from polymask.nn.positions import sincos
 from polymask_vision.dit import DiT, ModulatedBlock, ModulatedDecoder
 from polymask_vision.tokenizers import Patches
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask_vision.encoders import Swin, ViT
 from polymask_vision.tokenizers import Patches
 

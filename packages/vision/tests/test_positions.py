@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from polymask.positions import coordinates, sincos
+from polymask.nn.positions import coordinates, sincos
 from polymask_vision.positions import grid_index
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Mask, UserError
-from polymask.positions import coordinates, sincos
+from polymask.nn.positions import coordinates, sincos
 from polymask_vision.rebuilder import Rebuilder, over, patch, times_of
 
 GRID = (4, 4)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polymask import Batch, Request, Step, Tokens, UserError, build
 from polymask.maskings import TopScore
-from polymask.teachers import Frozen
+from polymask.nn.teachers import Frozen
 from polymask_vision.text_guide import Guide, RandomGuide
 from polymask_vision.tokenizers import Patches, Tubelets
 from polymask_vision.video_scores import Motion, TextSimilarity, heat

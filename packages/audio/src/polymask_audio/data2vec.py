@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import Convolutions, PostNorm, initialise
+from polymask.nn.blocks import Convolutions, PostNorm, initialise
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_audio.encoders import Transformer, passed_over
 

@@ -13,9 +13,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import Stack, initialise
 from polymask.imports import Importer, Weights
-from polymask.positions import check_width, sincos
+from polymask.nn.blocks import Stack, initialise
+from polymask.nn.positions import check_width, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_audio import imports
 

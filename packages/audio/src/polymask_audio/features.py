@@ -21,8 +21,8 @@ from torchaudio.transforms import MelSpectrogram
 
 from polymask import UserError, functional
 from polymask.data import length_key, valid_of
+from polymask.nn.teachers import Frozen
 from polymask.pretrained import from_pretrained, require_whole
-from polymask.teachers import Frozen
 from polymask_audio.windows import energies, standardised, transform_size
 
 WINDOW, HOP = 0.025, 0.010

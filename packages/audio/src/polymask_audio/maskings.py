@@ -10,7 +10,7 @@ from polymask import Mask, Request, UserError
 from polymask.maskings.block import enough
 from polymask.maskings.choose import check_ratio, share, unique_keys
 from polymask.maskings.ranking import Ranking
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.types import Count, Whole
 
 _LAST = torch.iinfo(torch.int64).max

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polymask import Tokens, UserError
 from polymask.data import length_key
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.types import Count, Fact, Positive
 from polymask_audio.windows import Mel, Sound, in_samples, standardised
 

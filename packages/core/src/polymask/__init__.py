@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from polymask.config import RunConfig, build
 from polymask.errors import UserError
-from polymask.hookspecs import hookimpl
 from polymask.parts import Part
-from polymask.registry import Registry, default_registry
+from polymask.plugins.hookspecs import hookimpl
+from polymask.plugins.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     from polymask.mask import Mask

@@ -26,8 +26,8 @@ from polymask.config import build, built_from, plain
 from polymask.errors import UserError
 from polymask.files import atomic, write_json, writing
 from polymask.imports import DESCRIPTION, WEIGHTS, read_description
+from polymask.plugins.registry import Registry, default_registry
 from polymask.protocols import Batch, Encoder, Tokenizer
-from polymask.registry import Registry, default_registry
 from polymask.run import Run
 from polymask.systems.base import System
 from polymask.systems.supervised import pooler_of

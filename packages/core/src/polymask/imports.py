@@ -22,7 +22,7 @@ from polymask.checkpoints import CHECKPOINT, differences, read_checkpoint, read_
 from polymask.config import RUN, RunConfig, build, built_from, options_of, plain
 from polymask.errors import UserError
 from polymask.files import read_json
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.systems.base import System
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "polymask.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from polymask.hookspecs import hookimpl
 from polymask.parts import Part
+from polymask.plugins.hookspecs import hookimpl
 
 POLYMASK_API = "1.0"
 

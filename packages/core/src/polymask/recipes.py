@@ -22,7 +22,7 @@ from polymask.errors import UserError
 from polymask.evaluation.probe import labelled, probe
 from polymask.evaluation.result import ProbeResult, read_probe
 from polymask.files import contents, read_json, write_json
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 from polymask.run import Run, holds_run, locked_together
 from polymask.training import fit
 from polymask.training.sanity_check import sanity_check

@@ -31,7 +31,7 @@ from polymask.distributed import rank
 from polymask.errors import UserError
 from polymask.files import locked, read_json, read_yaml, write_json, write_yaml
 from polymask.imports import Initial, load_initial
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 from polymask.systems.base import System
 
 INITIAL = "initial.json"

@@ -13,7 +13,7 @@ import torch
 
 from polymask import hookimpl
 from polymask.cli import main
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.systems.base import Explains, Generates
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from polymask.parts import KINDS
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def test_every_part_has_one_line_under_its_kind(polymask):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from polymask.parts import KINDS
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def test_a_system(polymask):

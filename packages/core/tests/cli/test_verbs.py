@@ -9,7 +9,7 @@ import pytest
 from polymask import Part, hookimpl
 from polymask.config import built_from
 from polymask.config.options import inspect_options
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 TRAIN = ("--preset", "small", "--data", "shapes", "--workers", "0", "--no-report")
 

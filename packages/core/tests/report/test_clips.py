@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 from polymask import Request, Run, RunConfig, Step, UserError, build
 from polymask.maskings import Random
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.report import write_report
 from polymask.report.look import look, mask_sheet
 from polymask.training import fit

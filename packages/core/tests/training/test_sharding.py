@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from polymask import Run
-from polymask.blocks import Block
+from polymask.nn.blocks import Block
 from polymask.training.sharding import copied, reached_into
 
 

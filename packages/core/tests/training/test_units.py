@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from polymask.blocks import Block, CrossBlock
 from polymask.checkpoints import read_checkpoint
-from polymask.decoders import LightDecoder
+from polymask.nn.blocks import Block, CrossBlock
+from polymask.nn.decoders import LightDecoder
 from polymask.training.units import blocks_of, compiling, recomputing
 
 

@@ -21,8 +21,8 @@ from torch import nn
 
 from polymask import Mask, System, Tokens, UserError, distributed
 from polymask.data import valid_of
+from polymask.nn.teachers import EMATeacher
 from polymask.run import Run
-from polymask.teachers import EMATeacher
 from polymask.training import TrainOptions, fit
 
 

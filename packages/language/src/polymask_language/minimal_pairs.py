@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymask import UserError
-from polymask.corruption import maskable
 from polymask.data import collate, evenly
 from polymask.evaluation import Measurement
 from polymask.evaluation.features import Picked, evaluating, on_device
 from polymask.evaluation.intervals import accuracy_interval
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.nn.corruption import maskable
 from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_language.capabilities import ScoresTokens

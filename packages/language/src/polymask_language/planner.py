@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.positions import sincos
+from polymask.nn.positions import sincos
 
 LEVELS = (1, 2, 4)
 """Widths of the levels over that of the first."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Mask, Step, Tokens, UserError, functional
-from polymask.corruption import maskable
 from polymask.data import valid_of
+from polymask.nn.corruption import maskable
 from polymask.protocols import Masking, Media, Target
 from polymask.types import Count, Fact, Whole
 from polymask_language import display

@@ -340,7 +340,7 @@ def test_the_loss_of_classes_is_that_of_hidden_tokens_with_nothing_else_seen() -
     logits, classes = system.class_head(states), system.class_target(batch, tokens)
     expected = F.cross_entropy(logits[mask.hidden], classes[mask.hidden])
     torch.testing.assert_close(system(batch, STEP)["word classes"], expected)
-    from polymask.corruption import STREAM, corrupt
+    from polymask.nn.corruption import STREAM, corrupt
 
     stream = {"stream": STREAM - CLASSES, "mask_id": 4, "vocabulary": V, "special_ids": SPECIAL}
     shown = corrupt(tokens.ids, mask, STEP, batch["id"], **stream)

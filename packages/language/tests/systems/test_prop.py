@@ -12,8 +12,8 @@ from scipy.stats import poisson
 from torch import nn
 
 from polymask import Batch, Step, UserError
-from polymask.corruption import maskable
 from polymask.data import collate, valid_of
+from polymask.nn.corruption import maskable
 from polymask.objectives import CrossEntropy
 from polymask_language.datasets.base import Corpus, TextDataset
 from polymask_language.encoders import Causal, Transformer

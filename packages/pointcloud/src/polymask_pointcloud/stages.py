@@ -12,7 +12,7 @@ from timm.layers.drop import drop_path
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import Block
+from polymask.nn.blocks import Block
 from polymask_pointcloud.operations.sparse import (
     Level,
     Pairs,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.positions import sincos
+from polymask.nn.positions import sincos
 from polymask.types import Count, Fact, Positive, Share
 
 

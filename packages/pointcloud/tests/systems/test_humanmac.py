@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Mask, Step, UserError, build, default_registry
-from polymask.diffusion import times_of
+from polymask.nn.diffusion import times_of
 from polymask_pointcloud.systems.humanmac import HumanMAC, cosines, hold, visible
 
 FACTS = {"frames": 20, "joints": 5}

@@ -12,8 +12,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import initialise
-from polymask.positions import SinCos, check_width
+from polymask.nn.blocks import initialise
+from polymask.nn.positions import SinCos, check_width
 from polymask.types import Count, Fact, Positive, Whole
 from polymask_vision.positions import grid_index
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Mask, Tokens
-from polymask.blocks import Block, CrossAttention
-from polymask.decoders import LightDecoder, placed
+from polymask.nn.blocks import Block, CrossAttention
+from polymask.nn.decoders import LightDecoder, placed
 
 
 class MemoryBlock(Block):

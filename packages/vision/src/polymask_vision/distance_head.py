@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Mask, UserError
-from polymask.blocks import Block
+from polymask.nn.blocks import Block
 
 DistanceLoss = Literal["smooth-l1", "gaussian-nll"]
 

@@ -11,10 +11,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import Mask
-from polymask.blocks import initialise
 from polymask.export import Exporter
 from polymask.imports import Importer, Weights
-from polymask.positions import SinCos, sincos
+from polymask.nn.blocks import initialise
+from polymask.nn.positions import SinCos, sincos
 from polymask.types import Count, Fact, Positive, Share
 from polymask_vision.encoders import ViT
 

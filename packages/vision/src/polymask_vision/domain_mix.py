@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from polymask import Batch, Step, UserError
 from polymask.maskings import ranks
-from polymask.teachers import EMATeacher
+from polymask.nn.teachers import EMATeacher
 from polymask_vision.datasets.maps import LABELS
 from polymask_vision.views import OTHER
 

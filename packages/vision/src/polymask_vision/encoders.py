@@ -13,10 +13,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import PostNorm, Stack, initialise
 from polymask.export import Classifier, Exporter
 from polymask.imports import Importer, Weights
-from polymask.positions import coordinates, sincos
+from polymask.nn.blocks import PostNorm, Stack, initialise
+from polymask.nn.positions import coordinates, sincos
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_vision import imports, to_transformers
 from polymask_vision.embedding import TokenEmbed

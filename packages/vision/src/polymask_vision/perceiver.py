@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import CrossBlock
+from polymask.nn.blocks import CrossBlock
 
 
 class PerceiverHead(nn.Module):

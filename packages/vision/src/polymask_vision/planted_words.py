@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, UserError
-from polymask.corruption import maskable
 from polymask.evaluation.features import evaluating
 from polymask.evaluation.heldout_loss import batches
 from polymask.evaluation.measurements import Measurement
 from polymask.evaluation.result import TRAINED, UNTRAINED
+from polymask.nn.corruption import maskable
 from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_vision.datasets.texts import PLANTED

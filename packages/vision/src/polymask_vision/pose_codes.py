@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Tokens, UserError
-from polymask.blocks import Block, initialise
-from polymask.positions import coordinates
+from polymask.nn.blocks import Block, initialise
+from polymask.nn.positions import coordinates
+from polymask.nn.teachers import Frozen
 from polymask.run import Run
-from polymask.teachers import Frozen
 from polymask.types import Count, Fact, Place
 from polymask_vision.ema_codebook import EMACodebook
 from polymask_vision.poses import Figures, Poses

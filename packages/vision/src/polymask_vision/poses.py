@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Tokens
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.types import Count, Fact
 
 JOINTS = (

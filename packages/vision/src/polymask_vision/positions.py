@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 
 
 class RelativeBias(nn.Module):

@@ -17,8 +17,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import Mask, UserError
-from polymask.blocks import initialise
-from polymask.positions import coordinates, sincos
+from polymask.nn.blocks import initialise
+from polymask.nn.positions import coordinates, sincos
 
 
 class Rebuilder(nn.Module):

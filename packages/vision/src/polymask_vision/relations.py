@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.teachers import Frozen
+from polymask.nn.teachers import Frozen
 from polymask.types import Count, Fact, Place
 from polymask_vision.feature_cache import FeatureCache, cached
 from polymask_vision.networks import open_network

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Generation, Mask, Step, Tokens, UserError, sample_ids
-from polymask.diffusion import ddim_states
 from polymask.mask import require_over
+from polymask.nn.diffusion import ddim_states
 from polymask.types import Count, NotNegative, Share
 from polymask_vision.either import nothing_hidden
 

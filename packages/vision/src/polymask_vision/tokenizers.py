@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Tokens, UserError
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.types import Count, Fact
 
 

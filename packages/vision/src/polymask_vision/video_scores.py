@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Tokens, UserError
-from polymask.teachers import Frozen
+from polymask.nn.teachers import Frozen
 from polymask.types import Count, Fact, Place
 from polymask_vision.text_guide import TEXT, Guide, open_guide
 

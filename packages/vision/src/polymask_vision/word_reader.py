@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from polymask import UserError
-from polymask.blocks import Block, CrossAttention
+from polymask.nn.blocks import Block, CrossAttention
 from polymask.types import Count, Whole
 
 

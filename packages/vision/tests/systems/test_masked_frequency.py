@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.fft import fft2, fftshift, ifft2, ifftshift
 
-from polymask import Mask, Request, Step, Tokens, UserError, build, default_registry, spectra
+from polymask import Mask, Request, Step, Tokens, UserError, build, default_registry
 from polymask.maskings import Random
 from polymask.maskings.frequency import Frequency
+from polymask.nn import spectra
 from polymask.objectives.spectral import Spectral
 from polymask.testing.outputs import check_system_masks
 from polymask.testing.subject import Subject

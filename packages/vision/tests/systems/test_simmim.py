@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask import Mask, Step, build
 from polymask.functional import unfold
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask_vision.positions import RelativeBias
 
 VIT = {

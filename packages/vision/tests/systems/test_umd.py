@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Mask, Step, UserError, build
-from polymask.diffusion import add_noise
 from polymask.maskings import Random
+from polymask.nn.diffusion import add_noise
 from polymask.protocols import Request
 
 STEP = Step(3, 10, seed=1)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
 from polymask.config import relative_to_run
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Step, System, Tokens, UserError, distributed, functional
-from polymask.blocks import Block
-from polymask.positions import SinCos
+from polymask.nn.blocks import Block
+from polymask.nn.positions import SinCos
+from polymask.nn.teachers import Frozen
 from polymask.protocols import Encoder, Objective, Target, Tokenizer
 from polymask.run import Run
-from polymask.teachers import Frozen
 from polymask.types import Count, Fact, NotNegative, Place, Share, Whole
 from polymask_audio.encoders import ViT
 

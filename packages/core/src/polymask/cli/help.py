@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from polymask.cli.terminal import HelpFormatter, show_value
 from polymask.config import UNSET, Option, PartConfig
 from polymask.parts import Part
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 
 JSON = Option("json", bool, UNSET, "print the result as JSON", " ")
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from polymask.config import plain
 from polymask.errors import Ended, UserError
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 
 
 class Unread:

@@ -19,7 +19,7 @@ from polymask.config.training import ALTERNATIVES
 from polymask.config.tree import PartConfig
 from polymask.errors import UserError
 from polymask.parts import Part, holds_nan
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 
 Given = tuple[Source, Mapping[str, Any]]
 """Options of one part, nested, and the source they are from."""

@@ -13,7 +13,7 @@ from polymask.config.resolve import Resolved, resolve_part, resolve_system
 from polymask.config.training import TrainOptions
 from polymask.config.tree import PartConfig, path_beside, plain
 from polymask.errors import UserError
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 
 CONFIG = "config.yaml"
 

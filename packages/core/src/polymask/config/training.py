@@ -32,8 +32,8 @@ class TrainOptions:
         steps: optimiser steps; or give epochs.
         epochs: passes over the training data, fractions allowed; 100 when neither is given.
         batch_size: samples per optimiser step, over all devices and accumulated parts together.
-        batch_tokens: token budget per optimiser step, padding included; replaces batch_size. Batches hold samples
-            of similar length, counted as the data set counts it: ids of text, audio samples.
+        batch_tokens: token budget per optimiser step, padding included; replaces batch_size. Batches hold
+            samples of similar length, counted as the data set counts it: ids of text, audio samples.
         base_lr: peak learning rate per 256 samples: the peak is base_lr * batch_size / 256.
         lr: peak learning rate as it is; replaces base_lr.
         min_lr: learning rate that the cosine ends at.

@@ -6,7 +6,7 @@ from typing import Any
 
 from polymask.config import build
 from polymask.data.protocols import Dataset
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 
 
 def open_data(spec: str, /, registry: Registry | None = None, **options: Any) -> Dataset:

@@ -24,7 +24,7 @@ from polymask.errors import UserError
 from polymask.evaluation.intervals import accuracy_interval, jackknife_interval, t_interval
 from polymask.evaluation.result import CAVEAT, is_current
 from polymask.files import read_json, require_writable, write_json
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     from rich.table import Table

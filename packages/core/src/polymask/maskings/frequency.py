@@ -19,7 +19,7 @@ class Frequency:
     """Hide the low or the high frequencies of a spectrum (Xie et al. 2022, arXiv 2206.07706).
 
     Sites are the bins of a centred spectrum of any number of axes, the zero frequency at ``n // 2``
-    of each (:mod:`polymask.spectra`). A sample keeps either the frequencies nearer to zero than the
+    of each (:mod:`polymask.nn.spectra`). A sample keeps either the frequencies nearer to zero than the
     radius, or the others. With ``outer`` there is a ring between both radii, and a sample loses the
     ring or keeps nothing else.
 

@@ -17,7 +17,7 @@ from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, read_probe
 from polymask.export import as_probed, formats
 from polymask.files import atomic, contents, write_text
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, png, sheet
 from polymask.report.finetuned import read_all

@@ -20,8 +20,8 @@ from polymask.errors import UserError
 from polymask.evaluation.features import evaluating, on_device
 from polymask.files import atomic, contents, require_writable
 from polymask.mask import Mask
+from polymask.plugins.registry import Registry, default_registry
 from polymask.protocols import Batch, Masking
-from polymask.registry import Registry, default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, png, sheet, to_pixels
 from polymask.run import Run

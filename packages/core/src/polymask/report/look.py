@@ -20,8 +20,8 @@ from polymask.data import Dataset, evenly
 from polymask.errors import UserError
 from polymask.evaluation.features import evaluating
 from polymask.files import require_writable
+from polymask.plugins.registry import Registry, default_registry
 from polymask.protocols import Masking, Target, Tokenizer
-from polymask.registry import Registry, default_registry
 from polymask.report import views
 from polymask.report.drawing import Pixels, frames, sheet
 from polymask.report.statistics import MaskStatistics

@@ -22,8 +22,8 @@ from polymask.evaluation.finetuning import Finetuned
 from polymask.evaluation.measurements import Measurements, read_scores
 from polymask.evaluation.result import CAVEAT, METHODS, ProbeResult, read_probe
 from polymask.files import read_json, read_yaml, write_text
+from polymask.plugins.registry import default_registry
 from polymask.protocols import Batch
-from polymask.registry import default_registry
 from polymask.report import charts, progress, views
 from polymask.report.charts import PAGE
 from polymask.report.drawing import Pixels, in_rows, png, scale, sheet, to_pixels

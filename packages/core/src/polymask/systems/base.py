@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from polymask import functional
 from polymask.mask import Mask
+from polymask.nn.teachers import Frozen
 from polymask.parts import slot_kind
 from polymask.protocols import Batch, Encoder, Losses, Media, Target, Tokenizer
 from polymask.step import Step
-from polymask.teachers import Frozen
 from polymask.tokens import Tokens
 
 

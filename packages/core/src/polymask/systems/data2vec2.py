@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
-from polymask.decoders import ConvDecoder
+from polymask.nn.decoders import ConvDecoder
+from polymask.nn.teachers import EMATeacher, Norm, normalise, record, recorded
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer, sample_ids
-from polymask.teachers import EMATeacher, Norm, normalise, record, recorded
 from polymask.types import Count, NotNegative, Positive, Share
 
 NOISE = 1 << 32

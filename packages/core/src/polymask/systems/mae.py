@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
-from polymask.decoders import decoder_of
+from polymask.nn.decoders import decoder_of
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Share, Whole
 

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Step, System, Tokens, UserError, functional
-from polymask.blocks import CrossBlock, initialise
-from polymask.mixup import Mixup, require_grid
+from polymask.nn.blocks import CrossBlock, initialise
+from polymask.nn.mixup import Mixup, require_grid
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Encoder, Tokenizer, sample_ids
-from polymask.teachers import EMATeacher
 from polymask.types import Count, Fact, NotNegative, Share
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from polymask.errors import UserError
 from polymask.parts import KINDS
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 from polymask.testing.subject import Subject
 from polymask.testing.suite import Check, Skip, checks_for, confirm_names
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from polymask.config import PartConfig, Source, options_of, resolve_part
 from polymask.errors import UserError
 from polymask.parts import Part, slot_kind
+from polymask.plugins.registry import FIRST_PARTY, Registry
 from polymask.protocols import Batch, Tokenizer
-from polymask.registry import FIRST_PARTY, Registry
 from polymask.tokens import Tokens
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from polymask.errors import UserError
 from polymask.parts import KINDS, Part
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 from polymask.testing.subject import Subject, seeded
 
 Outcome = Literal["passed", "failed", "skipped", "expected"]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from polymask import distributed
 from polymask.data import valid_of
+from polymask.nn.teachers import EMATeacher
 from polymask.step import Step
-from polymask.teachers import EMATeacher
 from polymask.testing.encoders import confirm_gradients
 from polymask.testing.loop import FIRST, STEPS, built, loss, optimiser, restored, same, total, train
 from polymask.testing.processes import PROCESSES, buffers_after, buffers_of_processes
@@ -112,7 +112,7 @@ def check_system_leaves_frozen_parts(subject: Subject) -> None:
             require(not moved, f"{name}.{moved and moved[0]} moved otherwise than by the rule of the teacher")
     for name, x in _frozen(system):
         still = torch.equal(x, before[id(x)])
-        require(still, f"{name} is frozen and moved; a teacher that moves is a polymask.teachers.EMATeacher")
+        require(still, f"{name} is frozen and moved; teachers that move are an EMATeacher")
     moves = any(not torch.equal(p, before[id(p)]) for p in system.parameters() if p.requires_grad)
     require(moves, "an optimiser step moves nothing")
 

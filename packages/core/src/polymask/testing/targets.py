@@ -64,7 +64,9 @@ def check_target_has_no_gradient(subject: Subject) -> None:
     target, batch = subject.make(), subject.batch()
     if isinstance(target, nn.Module):
         trainable = [name for name, p in target.named_parameters() if p.requires_grad]
-        require(not trainable, f"{', '.join(trainable)} would train: hold them in polymask.teachers.Frozen")
+        require(
+            not trainable, f"{', '.join(trainable)} would train: hold them in polymask.nn.teachers.Frozen"
+        )
     tokens = subject.tokenizer(batch)
     traced = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in batch.items()}
     values = tokens.values.clone()

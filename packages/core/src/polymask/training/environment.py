@@ -15,7 +15,7 @@ from torch import nn
 
 from polymask import __version__
 from polymask.config import TrainOptions
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def device_kind(accelerator: str) -> str:

@@ -43,8 +43,8 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Host, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, sample_ids
-from polymask.corruption import STREAM, corrupt, maskable
 from polymask.functional import require_hard_mask
+from polymask.nn.corruption import STREAM, corrupt, maskable
 from polymask.protocols import Masking, Objective, Target
 from polymask.schedules import Curve, Schedule
 from polymask.systems.host import implementing

@@ -43,10 +43,10 @@ from polymask import (
     UserError,
     sample_ids,
 )
-from polymask.diffusion import add_noise, ddim_step, signal_levels, times_of
 from polymask.mask import require_over
+from polymask.nn.diffusion import add_noise, ddim_step, signal_levels, times_of
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Tokenizer
-from polymask.teachers import EMATeacher
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_language.planner import Planner
 

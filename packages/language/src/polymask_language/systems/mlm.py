@@ -42,7 +42,7 @@ from polymask import (
     functional,
     sample_ids,
 )
-from polymask.corruption import corrupt, maskable
+from polymask.nn.corruption import corrupt, maskable
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Fact, Whole
 from polymask_language.curricula import Known, every_word

@@ -46,7 +46,7 @@ from polymask import (
     functional,
     sample_ids,
 )
-from polymask.corruption import STREAM, corrupt, maskable
+from polymask.nn.corruption import STREAM, corrupt, maskable
 from polymask.protocols import Encoder, Masking, Media, Objective, Tokenizer
 from polymask.types import Count, Fact, NotNegative, Positive, Whole
 from polymask_language.curricula import Known, every_word

@@ -44,8 +44,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError
+from polymask.nn.teachers import Frozen
 from polymask.protocols import Masking, Media, Target, Tokenizer
-from polymask.teachers import Frozen
 from polymask.types import Fact
 from polymask_language.display import weighted
 from polymask_language.encoders import Causal

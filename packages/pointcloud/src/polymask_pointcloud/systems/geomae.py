@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
 from polymask.objectives import BinaryCrossEntropy
 from polymask.protocols import Encoder, Masking, Media, Objective, Target, Tokenizer
 from polymask.types import Count, Positive, Whole

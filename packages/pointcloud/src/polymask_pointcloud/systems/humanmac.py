@@ -41,10 +41,10 @@ from polymask import (
     UserError,
     sample_ids,
 )
-from polymask.diffusion import Noising, add_noise, ddim_states, signal_levels
 from polymask.mask import require_over
+from polymask.nn.diffusion import Noising, add_noise, ddim_states, signal_levels
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
-from polymask.teachers import EMATeacher
 from polymask.types import Count, Fact, Positive, Share, Whole
 from polymask_pointcloud.animation import Animation
 from polymask_pointcloud.skeleton import Skeleton

@@ -40,9 +40,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
-from polymask.blocks import MLP
+from polymask.nn.blocks import MLP
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
-from polymask.teachers import EMATeacher
 from polymask.types import Fact, NotNegative, Share
 from polymask_pointcloud.boxes import relative
 from polymask_pointcloud.colours import Colours, by_cell

@@ -29,10 +29,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
-from polymask.blocks import MLP, CrossAttention, initialise
 from polymask.config import RunConfig
-from polymask.decoders import placed
-from polymask.positions import SinCos
+from polymask.nn.blocks import MLP, CrossAttention, initialise
+from polymask.nn.decoders import placed
+from polymask.nn.positions import SinCos
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, NotNegative, Positive, Share, Whole

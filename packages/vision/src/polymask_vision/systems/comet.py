@@ -34,10 +34,10 @@ from torch.func import functional_call
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
 from polymask.config import relative_to_run
+from polymask.nn.teachers import Frozen
 from polymask.protocols import Encoder, Tokenizer
 from polymask.recipes import Stage
 from polymask.systems.supervised import Supervised
-from polymask.teachers import Frozen
 from polymask.types import Count, Fact, NotNegative, Place, Share
 from polymask_vision import presets
 from polymask_vision.selectors import Selector, selector_of

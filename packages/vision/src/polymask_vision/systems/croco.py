@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, functional
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Whole
 from polymask_vision.decoders import MemoryDecoder

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, MaskView, Preview, Step, System, Tokens, UserError, functional
-from polymask.blocks import initialise
-from polymask.decoders import LightDecoder
+from polymask.nn.blocks import initialise
+from polymask.nn.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Positive, Whole
 

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Step, Tokens, UserError
-from polymask.blocks import Block, initialise
+from polymask.nn.blocks import Block, initialise
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.teachers import EMATeacher
 from polymask.types import Count, Share
 from polymask_vision.systems.ijepa import IJEPA
 

@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Preview, Step, System, Tokens, functional
+from polymask.nn.teachers import Frozen
 from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Objective, Tokenizer
-from polymask.teachers import Frozen
 from polymask.types import Count
 from polymask_vision.datasets.texts import IDENTITY, words_of
 from polymask_vision.video_scores import heat

@@ -49,7 +49,7 @@ from polymask import (
     functional,
     sample_ids,
 )
-from polymask.corruption import STREAM, corrupt, maskable
+from polymask.nn.corruption import STREAM, corrupt, maskable
 from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.types import Count, Fact, NotNegative, Share, Whole

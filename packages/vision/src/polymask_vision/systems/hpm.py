@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Request, Step, System, Tokens, UserError, functional
-from polymask.decoders import LightDecoder
 from polymask.maskings import Disjoint, Random
+from polymask.nn.decoders import LightDecoder
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.teachers import EMATeacher
 from polymask.types import Count, Whole
 
 PASSES = 4

@@ -41,9 +41,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
-from polymask.blocks import initialise
 from polymask.config import relative_to_run
 from polymask.maskings.choose import hide_last, share, unique_keys
+from polymask.nn.blocks import initialise
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, NotNegative, Share

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, functional
+from polymask.nn.teachers import EMATeacher, normalise
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.teachers import EMATeacher, normalise
 from polymask.types import Count, Share
 from polymask_vision.decoders import LatentPredictor
 

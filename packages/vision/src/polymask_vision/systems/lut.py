@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
+from polymask.nn.teachers import EMATeacher
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
-from polymask.teachers import EMATeacher
 from polymask.types import Count, NotNegative, Share, Whole
 from polymask_vision.depth import lines_by_depth
 from polymask_vision.views import other_view

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
-from polymask.blocks import initialise
 from polymask.config import relative_to_run
+from polymask.nn.blocks import initialise
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, NotNegative, Positive

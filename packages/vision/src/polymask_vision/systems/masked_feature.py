@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, distributed
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.protocols import Encoder, Masking, sample_ids
 from polymask.types import Count, Fact, ModelArguments, NotNegative, Share, Whole
 from polymask_vision.datasets.maps import LABELS

@@ -42,8 +42,8 @@ from polymask import (
     UserError,
     functional,
     sample_ids,
-    spectra,
 )
+from polymask.nn import spectra
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.types import Fact
 from polymask_vision.corruptions import CORRUPTIONS

@@ -42,11 +42,11 @@ from polymask import (
     UserError,
     sample_ids,
 )
-from polymask.blocks import initialise
 from polymask.config import RunConfig
 from polymask.mask import require_over
 from polymask.maskings.choose import hide_last_valid
 from polymask.maskings.drawn_ratio import Curve
+from polymask.nn.blocks import initialise
 from polymask.protocols import Encoder, Masking, Objective, Tokenizer
 from polymask.recipes import Stage
 from polymask.types import Count, Fact, NotNegative, Positive

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError
 from polymask.data import length_key
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.protocols import Objective, sample_ids
 from polymask.types import Count, Fact, ModelArguments, NotNegative, Positive, Share
 from polymask_vision.boxes import BOXES, POLYGONS

@@ -46,7 +46,7 @@ from polymask import (
     functional,
     sample_ids,
 )
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Whole
 from polymask_vision.attention import add_bias, keep_top, logits

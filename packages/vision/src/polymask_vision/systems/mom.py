@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, MaskView, Preview, Step, System, Tokens, UserError, functional
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
 from polymask.protocols import Encoder, Masking, Objective, Target
 from polymask.schedules import Schedule
 from polymask.types import Count, Fact, ModelArguments, NotNegative, Share, Whole

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polymask import Batch, Host, Losses, Mask, Preview, Step, System, Tokens, UserError
-from polymask.decoders import LightDecoder
 from polymask.functional import require_hard_mask
+from polymask.nn.decoders import LightDecoder
 from polymask_vision.attention import Gate, add_bias, gate_bias
 from polymask_vision.decoders import LatentPredictor
 from polymask_vision.heterogeneity import heterogeneity

@@ -51,9 +51,9 @@ from polymask import (
     functional,
 )
 from polymask.config import relative_to_run
+from polymask.nn.teachers import Frozen
 from polymask.protocols import Encoder, Masking, sample_ids
 from polymask.recipes import Stage
-from polymask.teachers import Frozen
 from polymask.types import Count, Fact, NotNegative, Place
 from polymask_vision.layers import LayerPatches
 from polymask_vision.pixel_scale import Scales, require_same_scales

@@ -37,11 +37,11 @@ import torch
 from torch import Tensor
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
-from polymask.blocks import initialise
 from polymask.config import relative_to_run
+from polymask.nn.blocks import initialise
+from polymask.nn.teachers import EMATeacher, Frozen, normalise
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage, divided
-from polymask.teachers import EMATeacher, Frozen, normalise
 from polymask.types import Count, Fact, Place, Share
 from polymask_vision.decoders import LatentPredictor
 from polymask_vision.pixel_scale import require_same_scale

@@ -32,7 +32,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
-from polymask.blocks import initialise
+from polymask.nn.blocks import initialise
 from polymask.protocols import Encoder, Masking, Target, Tokenizer
 from polymask.types import Count, Share
 from polymask_vision.positions import grid_index

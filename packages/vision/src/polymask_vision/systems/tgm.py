@@ -37,11 +37,11 @@ from torch import Tensor, nn
 
 from polymask import Batch, Losses, Mask, Preview, Step, System, Tokens, UserError, functional
 from polymask.config import relative_to_run
-from polymask.decoders import LightDecoder
+from polymask.nn.decoders import LightDecoder
+from polymask.nn.teachers import Frozen
 from polymask.objectives.matching import require_matching
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.recipes import Stage, divided
-from polymask.teachers import Frozen
 from polymask.types import Count, Fact, NotNegative, Place, Share
 from polymask_vision.datasets.texts import IDENTITY
 from polymask_vision.text_guide import TEXT, open_guide

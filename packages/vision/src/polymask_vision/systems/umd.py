@@ -48,8 +48,8 @@ from polymask import (
     functional,
     sample_ids,
 )
-from polymask.decoders import decoder_of
-from polymask.diffusion import Noising, add_noise, clean_of, signal_levels
+from polymask.nn.decoders import decoder_of
+from polymask.nn.diffusion import Noising, add_noise, clean_of, signal_levels
 from polymask.protocols import Encoder, Masking, Objective, Target, Tokenizer
 from polymask.types import Count, Fact, Share
 from polymask_vision.dit import DiT, ModulatedDecoder

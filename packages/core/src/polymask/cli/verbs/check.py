@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from polymask.cli.terminal import Arguments, columns, print_json, warn_broken
 from polymask.parts import KINDS
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 if TYPE_CHECKING:
     from polymask.testing import CheckResult

@@ -15,7 +15,7 @@ from polymask.config import UNSET, Option, PartConfig, Resolved, resolve_system
 from polymask.config.layers import TRAINING
 from polymask.config.options import table
 from polymask.errors import UserError
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 
 Options = dict[str, Any]
 

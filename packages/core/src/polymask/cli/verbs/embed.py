@@ -12,7 +12,7 @@ from polymask.config import RUN, UNSET, Option, PartConfig, Source, built_from, 
 from polymask.config.options import options_of, table
 from polymask.config.resolve import DATA
 from polymask.errors import UserError
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 from polymask.types import Count, Whole
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from polymask.cli.terminal import print_result, warn_broken
 from polymask.config import CONFIG, PartConfig, Resolved, RunConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def run(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from polymask.cli.terminal import Arguments, print_written, warn_broken
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def run(argv: list[str]) -> int:

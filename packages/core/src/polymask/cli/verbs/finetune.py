@@ -13,7 +13,7 @@ from polymask.config import UNSET, Option, PartConfig, Source
 from polymask.config.layers import TRAINING
 from polymask.config.options import table
 from polymask.errors import UserError
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.types import Share
 
 OPTIONS = table(

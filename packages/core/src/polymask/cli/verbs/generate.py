@@ -11,7 +11,7 @@ from polymask.config import UNSET, Option, PartConfig, resolve_part
 from polymask.config.options import generation_options, table
 from polymask.errors import UserError
 from polymask.files import locked
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.types import Count
 
 OPTIONS = table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from polymask.cli.terminal import Arguments, columns, print_json, warn_broken
 from polymask.errors import UserError
 from polymask.parts import KINDS
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def run(argv: list[str]) -> int:

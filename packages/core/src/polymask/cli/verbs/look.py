@@ -15,7 +15,7 @@ from polymask.config.options import table
 from polymask.config.resolve import DATA
 from polymask.errors import UserError
 from polymask.parts import Part
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 from polymask.types import Count
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from polymask.cli.terminal import Arguments, columns, print_json
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 
 def run(argv: list[str]) -> int:

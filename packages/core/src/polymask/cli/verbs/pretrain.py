@@ -15,7 +15,7 @@ from polymask.config import CONFIG, UNSET, Option, PartConfig, Resolved, RunConf
 from polymask.config.layers import TRAINING
 from polymask.errors import UserError
 from polymask.files import writing
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     from polymask.run import Run

@@ -8,7 +8,7 @@ from polymask.cli.terminal import print_result, warn_broken
 from polymask.config import Option, PartConfig, resolve_part
 from polymask.config.options import table
 from polymask.errors import UserError
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 from polymask.types import Count
 
 OPTIONS = table(

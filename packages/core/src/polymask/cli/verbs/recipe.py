@@ -13,7 +13,7 @@ from polymask.config import Option, PartConfig, resolve_part
 from polymask.config.layers import TRAINING
 from polymask.config.resolve import DATA
 from polymask.errors import UserError
-from polymask.registry import default_registry
+from polymask.plugins.registry import default_registry
 
 SHARED = {
     name: replace(TRAINING[name], group="all stages")

@@ -10,7 +10,7 @@ from polymask.config import UNSET, options_of, plain
 from polymask.config.layers import nest
 from polymask.config.options import description_of
 from polymask.parts import KINDS, Part
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,7 +21,7 @@ from polymask.config.options import without_facts
 from polymask.errors import UserError
 from polymask.imports import DESCRIPTION, read_description
 from polymask.parts import Part
-from polymask.registry import Registry, default_registry
+from polymask.plugins.registry import Registry, default_registry
 from polymask.run import restore_config
 
 PRESET = "finetune"

@@ -29,7 +29,7 @@ from polymask.evaluation.finetuning.result import STARTS, Finetuned, share_text
 from polymask.evaluation.probe import labels_of
 from polymask.evaluation.result import TRAINED
 from polymask.files import contents, read_json, write_json
-from polymask.registry import Registry
+from polymask.plugins.registry import Registry
 from polymask.run import INITIAL, Run, holds_run, locked_together
 from polymask.training import fit
 from polymask.training.sanity_check import sanity_check

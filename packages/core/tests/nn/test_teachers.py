@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from polymask import Step, UserError
-from polymask.teachers import EMATeacher, Frozen, normalise, record, recorded
+from polymask.nn.teachers import EMATeacher, Frozen, normalise, record, recorded
 
 
 def net() -> nn.Module:

@@ -17,9 +17,9 @@ from typing import Any
 
 import pluggy
 
-from polymask import hookspecs
-from polymask.import_guard import heavy_imports
 from polymask.parts import KINDS, Part
+from polymask.plugins import hookspecs
+from polymask.plugins.import_guard import heavy_imports
 
 MOST = 1000
 """How many parts a plugin may declare."""

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.blocks import CrossBlock, initialise
-from polymask.decoders.light import Decoder, LightDecoder, check_size, placed
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.positions import SinCos
+from polymask.nn.blocks import CrossBlock, initialise
+from polymask.nn.decoders.light import Decoder, LightDecoder, check_size, placed
+from polymask.nn.positions import SinCos
 from polymask.protocols import Encoder, Tokenizer
 from polymask.tokens import Tokens
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polymask.blocks import Block, initialise
 from polymask.errors import UserError
 from polymask.mask import Mask
-from polymask.positions import SinCos
+from polymask.nn.blocks import Block, initialise
+from polymask.nn.positions import SinCos
 from polymask.protocols import Encoder, Tokenizer
 from polymask.tokens import Tokens
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.positions import SinCos, coordinates, sincos
+from polymask.nn.positions import SinCos, coordinates, sincos
 
 
 def test_columns_come_first_on_any_grid() -> None:

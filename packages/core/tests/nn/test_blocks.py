@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from polymask import UserError
-from polymask.blocks import Block, Convolutions
+from polymask.nn.blocks import Block, Convolutions
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import itertools
 
 from torch import Tensor, nn
 
-from polymask.blocks import Convolutions
 from polymask.mask import Mask
+from polymask.nn.blocks import Convolutions
 from polymask.tokens import Tokens
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Mask, UserError
-from polymask.decoders import ConvDecoder, CrossDecoder, LightDecoder
-from polymask.positions import coordinates
+from polymask.nn.decoders import ConvDecoder, CrossDecoder, LightDecoder
+from polymask.nn.positions import coordinates
 
 GRID, N = (4, 5), 20
 

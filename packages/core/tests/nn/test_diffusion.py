@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask import Step, UserError
-from polymask.diffusion import (
+from polymask.nn.diffusion import (
     add_noise,
     clean_of,
     ddim_states,

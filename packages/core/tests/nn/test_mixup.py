@@ -9,8 +9,8 @@ import torch
 from scipy.stats import beta, kstest
 
 from polymask import Step, Tokens, UserError
-from polymask.mixup import Mixup, require_grid
-from polymask.positions import coordinates
+from polymask.nn.mixup import Mixup, require_grid
+from polymask.nn.positions import coordinates
 
 STEP = Step(3, 10, seed=5)
 

@@ -22,10 +22,10 @@ from importlib.metadata import Distribution, EntryPoint, distributions, entry_po
 from types import MappingProxyType
 from typing import Any, Literal
 
-from polymask import hookspecs
-from polymask.declarations import declared, declared_apart, load_light, words
 from polymask.errors import UserError
 from polymask.parts import KINDS, Part
+from polymask.plugins import hookspecs
+from polymask.plugins.declarations import declared, declared_apart, load_light, words
 
 Status = Literal["ok", "disabled", "conflict", "broken"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polymask import Mask, Step, UserError
-from polymask.corruption import corrupt
+from polymask.nn.corruption import corrupt
 
 V, MASK, SPECIAL = 20, 7, (0, 1, 7, 19)
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from polymask import Part, Registry, UserError, hookimpl
-from polymask.hookspecs import API
-from polymask.import_guard import HEAVY
-from polymask.registry import FIRST_PARTY
+from polymask.plugins.hookspecs import API
+from polymask.plugins.import_guard import HEAVY
+from polymask.plugins.registry import FIRST_PARTY
 
 GOOD = """
     @hookimpl
@@ -132,7 +132,7 @@ def test_what_a_plugin_prints_goes_nowhere(
     entry: Entries, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     # it declares in a child process where no other thread runs, as those of a test runner do
-    monkeypatch.setattr("polymask.registry.threading.active_count", lambda: 1)
+    monkeypatch.setattr("polymask.plugins.registry.threading.active_count", lambda: 1)
     prints = "import os; [os.write(number, b'noise' * 4000) for number in (1, 2)]"
     source = f"{prints}\n{textwrap.dedent(GOOD)}"
     if where == "as it declares":
@@ -198,7 +198,8 @@ def test_no_plugin_ends_hangs_or_disturbs_the_process(entry: Entries, tmp_path: 
 import json, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from importlib.metadata import EntryPoint
-from polymask import Registry, registry
+from polymask import Registry
+from polymask.plugins import registry
 registry.SECONDS = 0.7
 made = Registry({{}}, [EntryPoint(*each, "polymask") for each in {values!r}.items()])
 assert [part.full_name for part in made.parts("maskings")] == ["loud/stripes"]
@@ -320,7 +321,7 @@ import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from importlib.metadata import EntryPoint
 from polymask import Registry
-from polymask.import_guard import HEAVY
+from polymask.plugins.import_guard import HEAVY
 assert not HEAVY.intersection(sys.modules)
 print(Registry({{}}, [EntryPoint("slow", {value!r}, "polymask")]).plugins[0].error)
 """
@@ -482,7 +483,7 @@ def test_get_imports_the_class(registry: Registry) -> None:
 def test_importing_polymask_its_command_line_and_every_plugin_is_light() -> None:
     script = """
 import sys
-import polymask, polymask.cli, polymask.registry
+import polymask, polymask.cli, polymask.plugins.registry
 from importlib.metadata import entry_points
 modules = [e.load() for e in entry_points(group="polymask")]
 print(len(modules), *sorted(sys.modules))

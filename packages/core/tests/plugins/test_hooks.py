@@ -7,8 +7,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from polymask import Part, Registry, hookimpl, hookspecs
+from polymask import Part, Registry, hookimpl
 from polymask.parts import KINDS
+from polymask.plugins import hookspecs
 
 SURFACE = {
     "polymask_register_datasets": [],

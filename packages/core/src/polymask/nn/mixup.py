@@ -16,7 +16,7 @@ from scipy.special import betaincinv
 from torch import Tensor, nn
 
 from polymask.errors import UserError
-from polymask.positions import coordinates
+from polymask.nn.positions import coordinates
 from polymask.step import Step
 from polymask.tokens import Tokens
 

@@ -1,0 +1,1 @@
+"""Networks, and what goes into them: blocks, decoders, teachers, positions, corruption, diffusion."""
