@@ -13,7 +13,7 @@ from torch import Tensor
 from polymask import Mask, Run, RunConfig, Step, UserError, build
 from polymask.data import open_data
 from polymask_language.datasets import openings, plans
-from polymask_language.planning import COMMONEST, FILTERED, TRUE, Planning, commonest, scores
+from polymask_language.evaluations.planning import COMMONEST, FILTERED, TRUE, Planning, commonest, scores
 from polymask_language.systems.masked_pdpp import MaskedPDPP
 
 A, C, SEEN, T = 12, 3, 6, 4

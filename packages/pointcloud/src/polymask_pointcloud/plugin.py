@@ -334,13 +334,13 @@ def polymask_register_evaluations() -> Iterable[Part]:
     return [
         Part(
             name="dense",
-            target="polymask_pointcloud.dense:Dense",
+            target="polymask_pointcloud.evaluations.dense:Dense",
             summary="accuracy and mean IoU of a linear classifier of points, with raw points as baseline",
             modality="points",
         ),
         Part(
             name="futures",
-            target="polymask_pointcloud.futures:Futures",
+            target="polymask_pointcloud.evaluations.futures:Futures",
             summary="how near, how different and how plausible several completions of motions are",
             modality="motion",
         ),

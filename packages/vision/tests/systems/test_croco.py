@@ -13,8 +13,8 @@ from torch import Tensor
 from polymask import Batch, Mask, Run, RunConfig, Step, Tokens, UserError, build
 from polymask.training import fit
 from polymask_vision.datasets.maps import VALUES
-from polymask_vision.dense import Dense
-from polymask_vision.other_view import OtherView
+from polymask_vision.evaluations.dense import Dense
+from polymask_vision.evaluations.other_view import OtherView
 
 TINY = {
     "tokenizer.patch_size": 4,

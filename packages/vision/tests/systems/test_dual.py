@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polymask import Batch, Step, UserError, build
-from polymask_vision.text_retrieval import EmbedsPairs
+from polymask_vision.evaluations.text_retrieval import EmbedsPairs
 
 pytest.importorskip("polymask_language")
 

@@ -14,9 +14,9 @@ from polymask import Batch, Run, RunConfig, Step, UserError, build
 from polymask.maskings import Bernoulli
 from polymask.training import fit
 from polymask_vision.datasets import persons
-from polymask_vision.planted_words import PlantedWords, below
+from polymask_vision.evaluations.planted_words import PlantedWords, below
+from polymask_vision.evaluations.text_retrieval import TextRetrieval, chance, places
 from polymask_vision.systems.ga_dms import NOISE
-from polymask_vision.text_retrieval import TextRetrieval, chance, places
 
 pytest.importorskip("polymask_language")
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from polymask import Batch, Mask, Step, System, UserError, build
-from polymask_vision.removal import GREY, LEFT_OUT, MEAN, NOISE, Removal
+from polymask_vision.evaluations.removal import GREY, LEFT_OUT, MEAN, NOISE, Removal
 from polymask_vision.systems.layer_masking import ridge_weights, without
 
 STEP = Step(3, 10, seed=1)

@@ -17,9 +17,9 @@ from polymask.checkpoints import read_state
 from polymask.export import export
 from polymask.recipes import run_recipe
 from polymask.training import fit
-from polymask_vision.answers import Answers
+from polymask_vision.evaluations.answers import Answers
+from polymask_vision.evaluations.layer_embeddings import LayerEmbeddings, linear_map
 from polymask_vision.interleaved import Interleaved
-from polymask_vision.layer_embeddings import LayerEmbeddings, linear_map
 from polymask_vision.perceiver import PerceiverHead
 
 pytest.importorskip("polymask_language")

@@ -16,8 +16,8 @@ from polymask.evaluation.measurements import Measurement
 from polymask.export import export
 from polymask.recipes import run_recipe
 from polymask_vision.datasets import earth
-from polymask_vision.dense import Dense
-from polymask_vision.mask_ensemble import ALL, ALONE, CONSTANT, ONE, MaskEnsemble, alone, told
+from polymask_vision.evaluations.dense import Dense
+from polymask_vision.evaluations.mask_ensemble import ALL, ALONE, CONSTANT, ONE, MaskEnsemble, alone, told
 
 STEP = Step(3, 10, seed=1)
 SIZE = 8

@@ -24,7 +24,7 @@ from polymask.systems.supervised import Supervised
 from polymask.training import fit
 from polymask.training.optimiser import parameter_groups
 from polymask_vision.bases import fit_classifier
-from polymask_vision.retention import Retention
+from polymask_vision.evaluations.retention import Retention
 from polymask_vision.systems.r_amt import gate
 from polymask_vision.weights import apply_masks
 

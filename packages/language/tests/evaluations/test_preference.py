@@ -13,8 +13,8 @@ from torch import Tensor
 
 from polymask import UserError, build
 from polymask.data import open_data
-from polymask_language.facts import Facts, single_words
-from polymask_language.preference import Preference
+from polymask_language.evaluations.facts import Facts, single_words
+from polymask_language.evaluations.preference import Preference
 
 
 @pytest.fixture
@@ -133,10 +133,10 @@ def glosses() -> Any:
 def test_facts_are_found_by_one_who_reads_and_not_by_one_who_guesses(
     glosses: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polymask_language.facts.evaluating", nullcontext)
+    monkeypatch.setattr("polymask_language.evaluations.facts.evaluating", nullcontext)
     asked: list[Any] = []
     beside = lambda **options: lambda run: asked.append(run) or []  # noqa: E731
-    monkeypatch.setattr("polymask_language.facts.Perplexity", beside)
+    monkeypatch.setattr("polymask_language.evaluations.facts.Perplexity", beside)
     reader, blind = Reader(True), Reader(False)
     reader.between = glosses.vocabulary.encode(["is"])[0].ids
     opened: Any = SimpleNamespace(name="x", system=reader, data=glosses, untrained=lambda: blind)

@@ -13,7 +13,7 @@ from polymask import Batch, Run, RunConfig, Step, System, UserError
 from polymask.evaluation.intervals import jackknife_interval
 from polymask.evaluation.result import TRAINED
 from polymask_vision.boxes import boxes_of
-from polymask_vision.distance import (
+from polymask_vision.evaluations.distance import (
     CONSTANT,
     SIZE,
     Distance,

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from polymask import UserError
 from polymask.data import open_data
-from polymask_vision.segmentation import Segmentation
+from polymask_vision.evaluations.segmentation import Segmentation
 
 
 class Network(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from polymask import UserError, build
 from polymask_language.datasets.base import TextDataset
 from polymask_language.datasets.lines import lines
-from polymask_language.minimal_pairs import RULES, MinimalPairs, Pair, scores, spoiled
+from polymask_language.evaluations.minimal_pairs import RULES, MinimalPairs, Pair, scores, spoiled
 
 CASES = {
     "a": {"the act of a owner in an act": "the act of an owner in an act", "vitamin a": None, "an owl": None},

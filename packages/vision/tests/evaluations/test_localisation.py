@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask import Batch, Step, System, UserError
-from polymask_vision.localisation import CENTRE, FLAT, Localisation, precisions
+from polymask_vision.evaluations.localisation import CENTRE, FLAT, Localisation, precisions
 
 
 def test_precision_is_averaged_over_recall() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from polymask import Run, RunConfig, UserError
 from polymask.maskings import Random
-from polymask_pointcloud.futures import Futures, distances, plausible
+from polymask_pointcloud.evaluations.futures import Futures, distances, plausible
 from polymask_pointcloud.skeleton import Skeleton
 
 # two motions of four frames and one joint, of which the last two frames are hidden

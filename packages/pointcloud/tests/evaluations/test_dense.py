@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polymask import Batch, System, Tokens, UserError
 from polymask.data import collate
 from polymask.evaluation import dense as probe
-from polymask_pointcloud.dense import LABEL, Dense, at_points, of_surfaces, truth
+from polymask_pointcloud.evaluations.dense import LABEL, Dense, at_points, of_surfaces, truth
 from polymask_pointcloud.tokenizers import UNIT
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polymask import Batch, System, Tokens, UserError
 from polymask_language.datasets.base import Corpus, TextDataset
+from polymask_language.evaluations.retrieval import Retrieval
 from polymask_language.ranking import (
     bm25,
     ndcg,
@@ -23,7 +24,6 @@ from polymask_language.ranking import (
     words_of,
 )
 from polymask_language.reranking import Reranker, fine_tune, padded
-from polymask_language.retrieval import Retrieval
 
 DOCUMENTS = ["a red fish swims", "red red wine", "the fish and the fish soup", "of the and"]
 

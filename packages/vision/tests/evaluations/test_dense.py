@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask import Batch, System, Tokens, UserError
 from polymask.cli import main
-from polymask_vision.dense import Dense, at_pixels, on_grid, truth
+from polymask_vision.evaluations.dense import Dense, at_pixels, on_grid, truth
 
 
 @pytest.mark.parametrize(

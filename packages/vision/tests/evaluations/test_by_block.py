@@ -12,8 +12,8 @@ from polymask import Run, RunConfig, UserError
 from polymask.data import collate
 from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.training import fit
-from polymask_vision.by_block import ByBlock
 from polymask_vision.depth import RANK, SPAN, lines_by_depth
+from polymask_vision.evaluations.by_block import ByBlock
 
 CONFIG: dict[str, Any] = {
     "system": "vision/mae",
@@ -51,6 +51,6 @@ def test_an_encoder_whose_blocks_cannot_be_run_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run: Any = Run.create(RunConfig.resolve(CONFIG), tmp_path / "run")
-    monkeypatch.setattr("polymask_vision.by_block.lines_by_depth", lambda *_: {})
+    monkeypatch.setattr("polymask_vision.evaluations.by_block.lines_by_depth", lambda *_: {})
     with pytest.raises(UserError, match="ViT does not let its blocks be run .* this is for vision/vit"):
         list(ByBlock()(run))

@@ -14,8 +14,8 @@ from polymask import Run, RunConfig, UserError, default_registry
 from polymask.cli.verbs import embed
 from polymask.config import Source
 from polymask.evaluation.measurements import Measurement
+from polymask_vision.evaluations.instances import WHOLE, Instances, fits, hits, matched, polygon_overlaps
 from polymask_vision.instance_masks import Detections, outline_of
-from polymask_vision.instances import WHOLE, Instances, fits, hits, matched, polygon_overlaps
 
 
 def bars(*rows: tuple[int, int], width: int = 10) -> Tensor:
@@ -131,7 +131,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_run_is_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymask_vision.instances.matched", lambda *_: torch.tensor([3, 4, 6]))
+    monkeypatch.setattr("polymask_vision.evaluations.instances.matched", lambda *_: torch.tensor([3, 4, 6]))
     found: dict[tuple[str, str], Measurement] = {(m.row, m.metric): m for m in Instances(score=0.1)(run)}
     rows = {row for row, _ in found}
     assert rows == {"pre-trained", "untrained", WHOLE}

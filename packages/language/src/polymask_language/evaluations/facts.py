@@ -16,7 +16,7 @@ from polymask.evaluation.result import TRAINED, UNTRAINED
 from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_language.capabilities import PredictsNext
-from polymask_language.perplexity import Perplexity
+from polymask_language.evaluations.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from polymask.run import Run

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from polymask import UserError, build
-from polymask_language.perplexity import Perplexity, interval
+from polymask_language.evaluations.perplexity import Perplexity, interval
 
 
 def test_interval_of_a_ratio() -> None:

@@ -26,7 +26,7 @@ from polymask.nn.corruption import maskable
 from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_language.capabilities import ScoresTokens
-from polymask_language.perplexity import log_shares
+from polymask_language.evaluations.perplexity import log_shares
 from polymask_language.speech import tag
 from polymask_language.tokenizers import TAGS
 

@@ -17,7 +17,7 @@ from polymask.evaluation.result import RAW, TRAINED, UNTRAINED
 from polymask.systems.host import implementing
 from polymask.types import Count
 from polymask_vision.datasets.maps import LABELS, VALUES
-from polymask_vision.other_view import TwoPictures
+from polymask_vision.evaluations.other_view import TwoPictures
 from polymask_vision.views import OTHER
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Measures of runs, beside the probes that all have."""
