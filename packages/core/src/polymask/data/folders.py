@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from polymask.data.findings import Findings, Identity
-from polymask.data.places import UNLABELED, places
+from polymask.data.places import UNLABELED, is_folder, places
 from polymask.data.reading import BadSample, exhausted
 from polymask.data.splits import S, Skipped, Splits, class_names, class_numbers, divide, whole
 from polymask.errors import UserError
@@ -164,8 +164,7 @@ def _walk(root: Path, under: str, skipped: Skipped) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # asked of a link that leads to itself, an entry raises
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            if is_folder(entry):
                 yield from enter(before + entry.name, above | {identity})
             else:
                 yield before + entry.name

@@ -61,6 +61,8 @@ def _splits(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[str]:
     plain = {re.sub(r"\d{4}$", "", path.name.lower()): path for path in reversed(there)}
     train = [plain[name] for name in TRAIN if name in plain][:1]
     held = [plain[name] for name in HELD_OUT if name in plain]
+    if not train and not held:
+        return []
     others = [path for path in there if path not in (*train, *held) and _holds(path, suffixes)]
     if not train and (others or _holds(root, suffixes, deep=False)):
         return []
@@ -75,7 +77,13 @@ def _splits(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[str]:
 
 def _folders(root: Path) -> list[Path]:
     with os.scandir(root) as entries:
-        return sorted(Path(e) for e in entries if not e.name.startswith(".") and os.path.isdir(e))
+        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and is_folder(e))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one, without a look at a million files."""
+    # asked of a link that leads to itself, an entry raises
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _has_classes(folder: Path) -> bool:
