@@ -253,6 +253,7 @@ def test_a_folder_has_one_writer_and_what_a_kill_left_there_is_nothing(
     with locked(tmp_path / "o"), pytest.raises(UserError, match="process"):
         finetune(pretrained, tmp_path / "o", options=FEW, progress=False)
     # of a process that was killed before its first file
+    (tmp_path / "o").mkdir()
     for name in (LOCK, f".finetune.json.1{PARTIAL}"):
         (tmp_path / "o" / name).touch()
     found = finetune(pretrained, tmp_path / "o", seeds=1, scratch=False, options=FEW, progress=False)
