@@ -42,21 +42,21 @@ def places(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[Place]
         suffixes: of the files to take, lower case.
         skipped: takes the folders that are left out, with the reason.
     """
-    found = [Place(*each) for each in enumerate(_splits(root, suffixes, skipped))]
-    classes = [path for path in _folders(root) if path.name.lower() not in UNLABELED]
+    there = _folders(root)
+    found = [Place(*each) for each in enumerate(_splits(root, there, suffixes, skipped))]
+    classes = [path for path in there if path.name.lower() not in UNLABELED]
     # splits within classes; this does not read a folder of a million files
     if not found and all(any((path / name).is_dir() for name in TRAIN) for path in classes):
         for path in classes:
             below: Skipped = []
-            for side, name in enumerate(_splits(path, suffixes, below)):
+            for side, name in enumerate(_splits(path, _folders(path), suffixes, below)):
                 found.append(Place(side, f"{path.name}/{name}", path.name))
             skipped.extend((f"{path.name}/{name}", why) for name, why in below)
     return found or [Place(0, "")]
 
 
-def _splits(root: Path, suffixes: Sequence[str], skipped: Skipped) -> list[str]:
-    """The folder of training files and, if there is one, that of held-out ones; nothing without splits."""
-    there = _folders(root)
+def _splits(root: Path, there: Sequence[Path], suffixes: Sequence[str], skipped: Skipped) -> list[str]:
+    """Of the folders there, that of training files and, if any, of held-out ones; nothing without splits."""
     # COCO's are called train2017 and val2017; a plain name comes first
     plain = {re.sub(r"\d{4}$", "", path.name.lower()): path for path in reversed(there)}
     train = [plain[name] for name in TRAIN if name in plain][:1]
